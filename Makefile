@@ -1,0 +1,71 @@
+# Every target sets up what it needs in .venv. Choose the host with AUTO_LIRPA: a pip requirement or a local checkout,
+#   make test AUTO_LIRPA=git+https://github.com/Verified-Intelligence/auto_LiRPA.git
+#   make test AUTO_LIRPA=../auto_LiRPA
+PYTHON ?= python3
+AUTO_LIRPA ?= auto_LiRPA==0.3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+# pip's prefix for a local checkout. It is copied first: building leaves files behind, and it may be read-only.
+HOST_COPY := $(VENV)/host-source
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all bench lint format clean setup FORCE
+
+help:
+	@echo "make demo      compare RecurJac with CROWN on the shipped digits networks"
+	@echo "make test      the tests of a few minutes"
+	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
+	@echo "make bench     speed against the host"
+	@echo "make lint      ruff and mypy"
+	@echo "make format    let ruff sort imports and format"
+	@echo "make clean     remove .venv and everything generated"
+	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON))"
+
+demo: setup
+	$(BIN)/recurjac compare examples/data/digits_relu.onnx examples/data/digits_relu_mid.vnnlib --plot demo.png
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m pytest benchmarks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo.png .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: $(VENV)/.host
+
+$(VENV)/.packages: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The stamp holds the host it was made for, so that another AUTO_LIRPA replaces the installed one. Without build
+# isolation: the host's setup script looks at the torch that is installed.
+$(VENV)/.host: $(VENV)/.packages FORCE
+	@if [ "$$(cat $@ 2>/dev/null)" != '$(AUTO_LIRPA)' ]; then \
+	    set -e; source='$(AUTO_LIRPA)'; \
+	    if [ -d "$$source" ]; then \
+	        rm -rf $(HOST_COPY); mkdir $(HOST_COPY); \
+	        cp -R "$$source"/setup.py "$$source"/README.md "$$source"/auto_LiRPA $(HOST_COPY); \
+	        chmod -R u+w $(HOST_COPY); source=./$(HOST_COPY); \
+	    fi; \
+	    echo "installing the host: $(AUTO_LIRPA)"; \
+	    $(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall "$$source"; \
+	    printf '%s' '$(AUTO_LIRPA)' > $@; \
+	fi

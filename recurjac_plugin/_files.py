@@ -1,0 +1,54 @@
+"""Reading problem files: plain or gzip-compressed, under the name listed or with ``.gz`` added or dropped."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from os import PathLike
+from pathlib import Path
+
+from .errors import FileError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def locate(path: str | PathLike[str], kind: str) -> Path:
+    """The file that `path` means: itself, or its neighbour with ``.gz`` added or dropped.
+
+    VNN-COMP lists ``net.onnx`` in `instances.csv` where the repository holds ``net.onnx.gz``.
+
+    Args:
+        path: as given by the user or listed in `instances.csv`.
+        kind: what the file should be, for the message, e.g. ``"an ONNX network"``.
+
+    Raises:
+        FileError: neither exists.
+    """
+    given = Path(path)
+    other = given.with_suffix("") if given.suffix == ".gz" else given.with_name(given.name + ".gz")
+    for candidate in (given, other):
+        if candidate.is_file():
+            return candidate
+    what = "is a directory" if given.is_dir() else "does not exist"
+    raise FileError(f"`{given}` {what}: expected {kind}; check the path.")
+
+
+def read_bytes(path: str | PathLike[str], kind: str) -> bytes:
+    """Contents of a file, decompressed if it is gzip (told by its first bytes, not by its name).
+
+    Args:
+        path: the file; see `locate`.
+        kind: what the file should be, for the message.
+
+    Raises:
+        FileError: the file is missing, unreadable, empty, or its compression is damaged.
+    """
+    found = locate(path, kind)
+    try:
+        raw = found.read_bytes()
+        content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise FileError(f"`{found}` cannot be read as {kind}: {error}; fetch the file again.") from error
+    if not content:
+        raise FileError(f"`{found}` is empty: expected {kind}; fetch the file again.")
+    return content

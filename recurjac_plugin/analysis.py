@@ -1,0 +1,165 @@
+"""From a host's model and a perturbed input to bounds of all gradients: what every public quantity starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .gains import compute_gains
+from .graph import Graph, build_graph
+from .host import BoundedModule
+from .host_bounds import host_bounds
+from .host_graph import read_graph
+from .methods import Method
+from .recursion import BackwardOrder, backward_order
+from .region import Region, read_region
+from .undetermined import classify
+
+DEFAULT_MEMORY_BUDGET = 512 * 2**20
+"""Bytes that one chunk of rows or columns may take; bounds do not depend on it."""
+
+Intervals = Mapping[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """The bounds of one model over one batch of regions, for one method and one set of rows.
+
+    Attributes:
+        region: where the input lies.
+        input_shape: shape of the input per sample.
+        order: the recursion's bounds.
+        center_value: ``C f(center)``, shape (b, k).
+        host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
+    """
+
+    region: Region
+    input_shape: tuple[int, ...]
+    order: BackwardOrder
+    center_value: Tensor
+    host_output: tuple[Tensor, Tensor] | None
+
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, (b, k, columns)."""
+        return self.order.jacobian()
+
+
+def analyse(
+    model: Any,
+    x: Any,
+    method: Method,
+    C: Tensor | None,
+    *,
+    intermediate_bounds: Intervals | None = None,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    to_input: bool = True,
+) -> Analysis:
+    """Bound the gradients of ``C f`` at every undetermined neuron.
+
+    Args:
+        model: the host's `BoundedModule`.
+        x: a `BoundedTensor`.
+        method: a parsed method with a rule.
+        C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
+        intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
+        memory_budget: bytes that one chunk may take.
+        to_input: whether the gains up to the input are needed.
+
+    Raises:
+        InputError: model, input or C do not fit together.
+        UnsupportedError: parts of the network have no rule.
+    """
+    rule = method.upper_line
+    region, graph, center_output = _read(model, x)
+    rows = specification(C, center_output)
+    names = {step.preactivation: step for step in graph.activations}
+    given = dict(intermediate_bounds or {})
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError(
+            f"`intermediate_bounds` names {', '.join(f'`{name}`' for name in unknown)}, which no activation reads; "
+            f"pre-activations are {', '.join(f'`{name}`' for name in names)}."
+        )
+    host_output = None
+    if method.with_host_output or len(given) < len(names):
+        wanted = [name for name in names if name not in given]
+        computed, host_output = host_bounds(model, x, method.host, rows, wanted)
+        given |= computed
+    derivatives = {
+        step.name: classify(step, *_checked(step.preactivation, given[step.preactivation], graph, step.source, region))
+        for step in graph.activations
+    }
+    output_shape = graph.shapes[graph.output]
+    gains = compute_gains(
+        graph,
+        derivatives,
+        rows.reshape(*rows.shape[:2], *output_shape),
+        len(region.center),
+        memory_budget,
+        to_input,
+    )
+    return Analysis(
+        region,
+        graph.shapes[graph.input],
+        backward_order(gains, rule, memory_budget),
+        (rows @ center_output.flatten(1).unsqueeze(2)).squeeze(2),
+        host_output,
+    )
+
+
+def _read(model: Any, x: Any) -> tuple[Region, Graph, Tensor]:
+    if not isinstance(model, BoundedModule):
+        raise InputError(
+            f"`model` must be auto_LiRPA's `BoundedModule`, got {type(model).__name__}; wrap it as "
+            "`BoundedModule(model, example_input)`."
+        )
+    region = read_region(x)
+    parameter = next(model.parameters(), None)
+    if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
+        raise InputError(
+            f"`x` is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; move one of them."
+        )
+    host = read_graph(model, region.scaled(1.0))
+    return region, build_graph(host.nodes, host.input_name, host.output_name, host.input_shape), host.output
+
+
+def specification(C: Tensor | None, output: Tensor) -> Tensor:
+    """The matrix C for an output of shape (b, *output_shape), as (b, k, n_out).
+
+    Raises:
+        InputError: C has another shape, dtype or device, or contains NaN.
+    """
+    batch, size = len(output), output[0].numel()
+    if C is None:
+        return torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, size, size)
+    if not isinstance(C, Tensor) or C.dim() < 3 or len(C) not in (1, batch) or C[0, :1].numel() != size:
+        came = tuple(C.shape) if isinstance(C, Tensor) else type(C).__name__
+        raise InputError(f"`C` must have shape ({batch} or 1, k, {size}) for this model, got {came}.")
+    if C.dtype != output.dtype or C.device != output.device:
+        raise InputError(
+            f"`C` is {C.dtype} on {C.device}, but the model's output is {output.dtype} on {output.device}; use the same."
+        )
+    if not bool(C.isfinite().all()):
+        raise InputError("`C` contains NaN or infinite values; a specification must be finite.")
+    return C.flatten(2).expand(batch, -1, -1)
+
+
+def _checked(
+    name: str, bounds: tuple[Tensor, Tensor], graph: Graph, source: str, region: Region
+) -> tuple[Tensor, Tensor]:
+    """Pre-activation bounds in the shape, dtype and device of the region."""
+    shape = (len(region.center), *graph.shapes[source])
+    lower, upper = bounds
+    if lower.numel() != upper.numel() or lower.numel() not in (torch.Size(shape).numel(), torch.Size(shape[1:]).numel()):
+        raise InputError(
+            f"The bounds of `{name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
+        )
+    return (
+        lower.to(region.center).reshape(-1, *shape[1:]).expand(shape),
+        upper.to(region.center).reshape(-1, *shape[1:]).expand(shape),
+    )

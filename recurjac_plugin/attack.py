@@ -1,0 +1,182 @@
+"""Search for counterexamples by projected gradient descent.
+
+For one box and one disjunct ``A y <= b`` the loss is ``max(A f(x) - b)``; wherever it is at most 0 the property is
+violated. Many starts descend at once, each towards its own (box, disjunct) pair, with Adam (Kingma and Ba, ICLR 2015)
+in coordinates that run from 0 to 1 across the box. Only what `witness.check` confirms is returned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .onnx_model import OnnxNetwork
+from .spec import Spec
+from .witness import Session, Witness, check, representable_bounds
+
+_TRIES = 8  # random points per start, of which the best is taken
+_CHECKS = 4  # candidates confirmed by onnxruntime per step at most
+_ELEMENTS = 1 << 16  # inputs of a batch taken together
+_LEAST, _MOST = 16, 1024  # starts in a batch
+_LENGTHS = 4  # many short descents find some counterexamples, a few long ones others: both take turns
+_RATES = (0.1, 0.005)  # Adam's step at the beginning and at the end, in widths of the box
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """All (box, disjunct) pairs of a property; shorter conjunctions are filled up with rows that always hold."""
+
+    lower: Tensor  # [t, n_inputs]
+    upper: Tensor  # [t, n_inputs]
+    A: Tensor  # [t, m, n_outputs]
+    b: Tensor  # [t, m]
+
+    @classmethod
+    def of(cls, spec: Spec, dtype: torch.dtype, device: torch.device) -> _Targets:
+        pairs = [(i, polytope) for i, box in enumerate(spec.boxes) for polytope in box.disjuncts]
+        rows = max(len(polytope.b) for _, polytope in pairs)
+        A = np.zeros((len(pairs), rows, spec.n_outputs))
+        b = np.full((len(pairs), rows), np.inf)
+        for target, (_, polytope) in enumerate(pairs):
+            A[target, : len(polytope.b)] = polytope.A
+            b[target, : len(polytope.b)] = polytope.b
+        numpy_type = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+        bounds = [representable_bounds(box, numpy_type) for box in spec.boxes]
+        # Where no number lies between the bounds, both become the one nearest to them.
+        ends = [(np.minimum(lo, hi), np.where(lo <= hi, hi, np.minimum(lo, hi))) for lo, hi in bounds]
+        index = [i for i, _ in pairs]
+        lower, upper = (np.stack([end[side] for end in ends])[index] for side in (0, 1))
+        return cls(*(torch.from_numpy(a).to(device, dtype) for a in (lower, upper, A, b)))
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def take(self, index: Tensor) -> _Targets:
+        return _Targets(self.lower[index], self.upper[index], self.A[index], self.b[index])
+
+    def points(self, z: Tensor) -> Tensor:  # z: [t, n_inputs] in [0, 1] -> x: [t, n_inputs]
+        return torch.clamp(self.lower + (self.upper - self.lower) * z, self.lower, self.upper)
+
+    def loss(self, y: Tensor) -> Tensor:  # y: [t, n_outputs] -> [t]
+        worst = ((self.A @ y.unsqueeze(-1)).squeeze(-1) - self.b).amax(1)
+        return torch.where(worst.isnan(), torch.inf, worst)
+
+
+def attack(
+    network: OnnxNetwork,
+    spec: Spec,
+    session: Session,
+    *,
+    seconds: float = 5.0,
+    rounds: int | None = None,
+    steps: int = 30,
+    seed: int = 0,
+) -> Witness | None:
+    """Look for an input that violates a property.
+
+    Args:
+        network: as `load_onnx` returns it; it is evaluated and differentiated, not changed.
+        spec: the property.
+        session: the same network on onnxruntime, which has the last word.
+        seconds: stop after this time.
+        rounds: stop after this many rounds of new starts; None means only `seconds` counts.
+        steps: gradient steps of the first round; the next ones take 2, 4 and 8 times as many, then it starts over.
+        seed: of the random starts; the centre of every box is a start of the first round.
+
+    Returns:
+        A confirmed counterexample, or None if none was found, which proves nothing.
+
+    Raises:
+        InputError: the property is not about a network with these numbers of inputs and outputs.
+    """
+    n_inputs = int(np.prod(network.input_shape))
+    if (spec.n_inputs, spec.n_outputs) != (n_inputs, network.n_outputs):
+        raise InputError(
+            f"`spec` has {spec.n_inputs} inputs and {spec.n_outputs} outputs: expected {n_inputs} and "
+            f"{network.n_outputs} as the network; give the property that belongs to it."
+        )
+    search = _Search(network, spec, session, time.monotonic() + seconds, seed)
+    number = 0
+    while time.monotonic() < search.deadline and (rounds is None or number < rounds):
+        found = search.round(number, steps * 2 ** (number % _LENGTHS))
+        if found is not None:
+            return found
+        number += 1
+    return None
+
+
+class _Search:
+    """One attack: the targets, the generator of starts, and the time at which to stop."""
+
+    def __init__(self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int) -> None:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
+        self.targets = _Targets.of(spec, network.dtype, device)
+        self.random = torch.Generator().manual_seed(seed)
+        self.size = min(max(_ELEMENTS // spec.n_inputs, _LEAST), _MOST)
+
+    def round(self, number: int, steps: int) -> Witness | None:
+        """Descend from one batch of starts; batches go through the targets in turn."""
+        index = (torch.arange(self.size) + number * self.size) % len(self.targets)
+        targets = self.targets.take(index.to(self.targets.b.device))
+        z, found = self._starts(targets, centre=number * self.size < len(self.targets))
+        if found is not None:
+            return found
+        z.requires_grad_(True)
+        optimizer = torch.optim.Adam([z], lr=_RATES[0])
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (_RATES[1] / _RATES[0]) ** (1 / steps))
+        for _ in range(steps):
+            if time.monotonic() > self.deadline:
+                return None
+            x = targets.points(z)
+            loss = targets.loss(self._outputs(x))
+            found = self._confirmed(x.detach(), loss.detach())
+            if found is not None:
+                return found
+            (z.grad,) = torch.autograd.grad(loss.sum(), z)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                z.clamp_(0.0, 1.0)
+        return None
+
+    def _starts(self, targets: _Targets, centre: bool) -> tuple[Tensor, Witness | None]:
+        """The best of some random points and corners for every target, or a witness met on the way."""
+        shape = (len(targets), self.spec.n_inputs)
+        best = torch.full(shape, 0.5).to(targets.b)
+        least = torch.full((len(targets),), torch.inf).to(targets.b)
+        for attempt in range(_TRIES):
+            z = torch.rand(shape, generator=self.random)
+            if attempt % 2:
+                z = z.round()
+            if centre and attempt == 0:
+                z[: len(self.targets)] = 0.5
+            z = z.to(targets.b)
+            x = targets.points(z)
+            with torch.no_grad():
+                loss = targets.loss(self._outputs(x))
+            found = self._confirmed(x, loss)
+            if found is not None or time.monotonic() > self.deadline:
+                return best, found
+            better = loss < least
+            best[better], least[better] = z[better], loss[better]
+        return best, None
+
+    def _outputs(self, x: Tensor) -> Tensor:  # x: [t, n_inputs] -> [t, n_outputs]
+        x = x.reshape(-1, *self.network.input_shape)
+        return self.network(x) if self.network.takes_batches else torch.cat([self.network(row) for row in x.split(1)])
+
+    def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
+        """A witness among the points of loss at most 0, the smallest first."""
+        for i in loss.argsort()[:_CHECKS].tolist():
+            if loss[i] > 0:
+                return None
+            found = check(self.spec, self.session, x[i].cpu().numpy())
+            if found is not None:
+                return found
+        return None

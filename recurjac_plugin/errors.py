@@ -1,0 +1,40 @@
+"""Exceptions of the package: each message is one sentence that says what, where, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class RecurJacError(ValueError):
+    """Base of every error the package raises for bad input; the command line turns it into exit code 2."""
+
+
+class HostError(RecurJacError, ImportError):
+    """auto_LiRPA is missing, or is a version the package does not support."""
+
+
+class MethodError(RecurJacError):
+    """An unknown method name, or a method that the requested quantity does not have."""
+
+
+class InputError(RecurJacError):
+    """An input region, specification matrix or option of the wrong kind, shape, device or value."""
+
+
+class FileError(RecurJacError):
+    """A file that is missing, malformed, or says something the package does not accept."""
+
+
+class UnsupportedError(RecurJacError):
+    """Parts of a network that have no rule here; `offenders` lists all of them.
+
+    Args:
+        subject: what was read, e.g. ``"the network"``.
+        offenders: one entry per unsupported part, each naming the part and the reason.
+        remedy: what the reader can do.
+    """
+
+    def __init__(self, subject: str, offenders: Iterable[str], remedy: str) -> None:
+        self.offenders = tuple(offenders)
+        listed = "; ".join(self.offenders)
+        super().__init__(f"{subject} has {len(self.offenders)} unsupported part(s): {listed}. {remedy}")

@@ -1,0 +1,169 @@
+"""Gains: the exact part of a network between its undetermined neurons.
+
+Once the undetermined neurons are set apart, everything else is linear: with the derivatives of the stable neurons
+inserted, the chain rule between two undetermined neurons is a number, their *gain*. With ``d`` the unknown
+derivatives, ``y_m`` the derivative of a row with respect to the outputs of the undetermined neurons of layer m, and
+layers in topological order,
+
+    y_m = gain(rows, m) + sum over l > m of gain(l, m)^T (d_l y_l),
+
+and the Jacobian is the same expression with the input in place of m. This is the chain rule of the network with
+everything certain multiplied out, so the methods (which bound products ``d y``) see only these small matrices, and
+share them: they depend neither on the method nor, apart from the last row of blocks, on the output rows.
+
+The gains are computed by pulling the unit rows of each layer's undetermined neurons back towards the input, through
+the transposed linear maps. Dead and undetermined neurons pass nothing on, so a row only meets what is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .graph import ActivationStep, Graph
+from .undetermined import Layer
+
+ROWS = "rows"
+"""Key of the output rows among the gains' later ends."""
+INPUT = "input"
+"""Key of the input among the gains' earlier ends."""
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """All gains of a graph over a batch of regions.
+
+    Attributes:
+        layers: names of the activation steps with undetermined neurons, in topological order.
+        derivatives: their derivative ranges.
+        blocks: ``(later, earlier) -> (b or 1, u_later, u_earlier)``, where `later` is a layer or `ROWS` and `earlier`
+            a layer or `INPUT`; a missing block is zero (no path, or only through dead neurons).
+        batch: number of regions b.
+        rows: number of output rows k.
+        columns: number of input coordinates.
+        reference: a tensor of the dtype and device of the gains.
+    """
+
+    layers: tuple[str, ...]
+    derivatives: Mapping[str, Layer]
+    blocks: Mapping[Key, Tensor]
+    batch: int
+    rows: int
+    columns: int
+    reference: Tensor
+
+    def count(self, end: str) -> int:
+        """Number of neurons (or input coordinates, or rows) at one end."""
+        if end == INPUT:
+            return self.columns
+        return self.rows if end == ROWS else self.derivatives[end].count
+
+    def block(self, later: str, earlier: str) -> Tensor:
+        """The block, as zeros where there is none."""
+        found = self.blocks.get((later, earlier))
+        if found is None:
+            found = self.reference.new_zeros(1, self.count(later), self.count(earlier))
+        return found
+
+
+def compute_gains(
+    graph: Graph,
+    derivatives: Mapping[str, Layer],
+    rows: Tensor,  # shape: (b or 1, k, *output_shape)
+    batch: int,
+    memory_budget: int,  # bytes
+    to_input: bool = True,
+) -> Gains:
+    """Pull the output rows and the unit rows of all undetermined neurons back through the graph.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every activation step.
+        rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
+        batch: number of regions.
+        memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
+        to_input: whether the blocks that end at the input are wanted.
+    """
+    layers = tuple(step for step in graph.activations if derivatives[step.name].count)
+    largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
+    chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
+    stop_at = None if to_input or not layers else layers[0].name
+    pulls = _Pull(graph, derivatives, stop_at)
+    blocks: dict[Key, Tensor] = {}
+
+    def store(later: str, parts: list[dict[str, Tensor]]) -> None:
+        for earlier in parts[0]:
+            blocks[later, earlier] = torch.cat([part[earlier] for part in parts], 1)
+
+    store(ROWS, [pulls(graph.output, part) for part in rows.split(chunk, 1)])
+    for step in layers:
+        index = derivatives[step.name].index
+        if step.name != stop_at:
+            store(step.name, [pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
+    return Gains(
+        layers=tuple(step.name for step in layers),
+        derivatives=derivatives,
+        blocks=blocks,
+        batch=batch,
+        rows=rows.shape[1],
+        columns=torch.Size(graph.shapes[graph.input]).numel(),
+        reference=rows,
+    )
+
+
+class _Pull:
+    """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
+
+    def __init__(self, graph: Graph, derivatives: Mapping[str, Layer], stop_at: str | None) -> None:
+        self.graph, self.derivatives, self.stop_at = graph, derivatives, stop_at
+        self.position = {step.name: i for i, step in enumerate(graph.steps)}
+
+    def units(self, start: str, index: Tensor, like: Tensor) -> dict[str, Tensor]:
+        """Pull the unit rows at `index`, shape (b or 1, u), of the flattened output of `start`."""
+        batch, count = index.shape
+        flat = index.reshape(-1)
+        step = self.graph.steps[self.position[start]] if start in self.position else None
+        if step is not None and not isinstance(step, ActivationStep) and len(step.sources) == 1:
+            source, linear = step.sources[0]
+            return self(source, linear.pull_units(flat, like).reshape(batch, count, *linear.input_shape))
+        shape = self.graph.shapes[start]
+        units = like.new_zeros(len(flat), torch.Size(shape).numel()).scatter(1, flat.unsqueeze(1), 1.0)
+        return self(start, units.reshape(batch, count, *shape))
+
+    def __call__(self, start: str, rows: Tensor) -> dict[str, Tensor]:
+        """Pull rows of shape (b or 1, r, *shape) given at `start`.
+
+        Returns:
+            For each layer met, the rows' entries at its undetermined neurons, and for `INPUT` at the input.
+        """
+        pending = {start: rows}
+        found: dict[str, Tensor] = {}
+
+        def pass_on(name: str, value: Tensor) -> None:
+            pending[name] = pending[name] + value if name in pending else value
+
+        for step in reversed(self.graph.steps[: self.position.get(start, -1) + 1]):
+            value = pending.pop(step.name, None)
+            if value is None:
+                continue
+            if isinstance(step, ActivationStep):
+                layer = self.derivatives[step.name]
+                if layer.count:
+                    found[step.name] = layer.select(value.flatten(2))
+                if step.name == self.stop_at:
+                    return found
+                if layer.stable is not None:
+                    pass_on(step.source, value * layer.stable.reshape(-1, 1, *value.shape[2:]))
+                continue
+            batch, count = value.shape[:2]
+            flat = value.flatten(0, 1)
+            for source, linear in step.sources:
+                pass_on(source, linear.pull(flat).reshape(batch, count, *linear.input_shape))
+        if self.graph.input in pending:
+            found[INPUT] = pending[self.graph.input].flatten(2)
+        return found

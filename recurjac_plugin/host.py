@@ -1,0 +1,55 @@
+"""The host library: the only module of the package that imports auto_LiRPA.
+
+Everything else takes `BoundedModule`, `BoundedTensor` and `PerturbationLpNorm` from here. Importing this module imports
+the host, on 0.3 with the fixes that current torch needs (`_host_fixes`), and leaves logging and warning filters alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import ExitStack
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from . import _host_fixes
+from ._host_import import INSTALL_LINES, process_state_kept, require_host
+from .errors import HostError
+
+
+def import_host() -> ModuleType:
+    """Import auto_LiRPA and return it.
+
+    Returns:
+        The package auto_LiRPA, 0.3 or 0.4 to 0.7; on 0.3 made to run on current torch.
+
+    Raises:
+        HostError: auto_LiRPA is missing, is a version that is not supported, or lacks a module it imports itself.
+    """
+    found = require_host()
+    with ExitStack() as stack:
+        stack.enter_context(process_state_kept())
+        if found.is_03:
+            stack.enter_context(_host_fixes.names_missing_on_import())
+        try:
+            module = importlib.import_module("auto_LiRPA")
+        except ImportError as error:
+            raise HostError(
+                f"`auto_LiRPA` {found.version} at {found.folder} does not import: {error}. Install what it misses, "
+                f"or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
+            ) from error
+    if found.is_03:
+        _host_fixes.patch_after_import(module)
+    return module
+
+
+_host = import_host()
+
+if TYPE_CHECKING:
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+else:
+    BoundedModule = _host.BoundedModule
+    BoundedTensor = _host.BoundedTensor
+    PerturbationLpNorm = _host.PerturbationLpNorm
+
+VERSION: str = _host.__version__
+IS_03: bool = require_host().is_03

@@ -1,0 +1,102 @@
+"""Bounds by the host's own methods: what the Jacobian pass starts from, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import UnsupportedError
+from .host import IS_03, VERSION, BoundedModule
+from .host_graph import preserved
+
+_HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds  # `register` wraps it in the class; the package itself does not need that
+
+Interval = tuple[Tensor, Tensor]
+
+
+def host_bounds(
+    model: Any,
+    x: Any,
+    method: str,
+    rows: Tensor,  # shape: (b, k, n_out)
+    names: Iterable[str],
+) -> tuple[dict[str, Interval], Interval]:
+    """Run one of the host's own methods.
+
+    Args:
+        model: the `BoundedModule`.
+        x: its perturbed input.
+        method: name of the method, as the host spells it.
+        rows: specification matrix C.
+        names: nodes whose bounds are wanted.
+
+    Returns:
+        The bounds of the named nodes, and those of ``C f(x)``, each of shape (b, k).
+
+    Raises:
+        UnsupportedError: the host leaves some of the named nodes without bounds, or cannot bound an operator.
+    """
+    _match_tables(model, rows.dtype)
+    with preserved(model), _default_dtype(rows.dtype):
+        try:
+            lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
+        except _HOST_FAILURES as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+            raise UnsupportedError(
+                "The network",
+                [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
+                "Try other pre-activation bounds, e.g. `IBP+RecurJac`, or a newer auto_LiRPA.",
+            ) from error
+        intervals = {name: (model[name].lower, model[name].upper) for name in names}
+        missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
+    if missing:
+        raise UnsupportedError(
+            "The network",
+            [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
+            f"Try other pre-activation bounds than `{method}`, e.g. `IBP+RecurJac`.",
+        )
+    return intervals, (lower, upper)
+
+
+# What the host raises for operators and shapes it cannot bound: it has no exception of its own.
+_HOST_FAILURES = (NotImplementedError, AssertionError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+
+_TANGENTS_03 = {
+    "BoundTanh": (torch.tanh, "dtanh"),
+    "BoundSigmoid": (torch.sigmoid, "dsigmoid"),
+    "BoundAtan": (torch.arctan, "darctan"),
+}
+
+
+def _match_tables(model: Any, dtype: torch.dtype) -> None:
+    """Rebuild the host's tables of tangent points in another dtype, once per model.
+
+    The host makes them for S-shaped functions in torch's default dtype when the model is built, and cannot bound a
+    network of any other dtype with them. Casting would carry the rounding of float32 into bounds of float64.
+    """
+    for node in model._modules.values():
+        table = getattr(node, "d_lower", None)
+        if not isinstance(table, Tensor) or table.dtype == dtype or not hasattr(node, "step_pre"):
+            continue
+        with _default_dtype(dtype):
+            if IS_03:
+                function, derivative = _TANGENTS_03[type(node).__name__]
+                node.precompute_relaxation(type(node).__name__, function, getattr(node, derivative))
+            else:
+                node.precompute_relaxation(node.act_func, node.d_act_func)
+                node.precompute_dfunc_values(node.act_func, node.d_act_func)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The host creates tables and optimisation variables in torch's default dtype, whatever the model's is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

@@ -1,0 +1,124 @@
+"""Reading the host's computational graph, without leaving a trace in it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError, UnsupportedError
+from .node import Node
+
+
+@dataclass(frozen=True, eq=False)
+class HostGraph:
+    """The host's graph over one input, as plain nodes.
+
+    Attributes:
+        nodes: the nodes that depend on the perturbed input, in topological order.
+        input_name, output_name: names of the perturbed input and of the output.
+        input_shape: shape of the input, batch dimension included.
+        output: value of the output at the given input, shape (b, *output_shape).
+    """
+
+    nodes: tuple[Node, ...]
+    input_name: str
+    output_name: str
+    input_shape: tuple[int, ...]
+    output: Tensor
+
+
+def read_graph(model: Any, x: Any) -> HostGraph:
+    """Read the graph of a `BoundedModule`, its shapes and constants taken at the perturbed input `x`.
+
+    Raises:
+        UnsupportedError: several inputs or parameters are perturbed.
+        InputError: the output does not depend on the input, or the weights contain NaN or infinite values.
+    """
+    with preserved(model):
+        output = model.forward(x)
+        final = model.final_node()
+        order = _topological(final)
+        roots = [node for node in order if not node.inputs and node.perturbed]
+        if len(roots) > 1:
+            names = [f"`{node.name}` ({type(node).__name__.removeprefix('Bound')})" for node in roots]
+            raise UnsupportedError("The model", names, "Exactly one perturbed input, and no perturbed weights, is supported.")
+        if not final.perturbed or not roots:
+            raise InputError("The output of the model does not depend on its perturbed input: there is nothing to bound.")
+        values = {node.name: model.get_forward_value(node) for node in order if not node.perturbed}
+        _require_finite(values)
+        nodes = tuple(_plain(node, values) for node in order if node.perturbed and node.inputs)
+        return HostGraph(nodes, roots[0].name, final.name, tuple(x.shape), output)
+
+
+def _topological(final: Any) -> list[Any]:
+    """All nodes the final one is computed from, each after its inputs."""
+    order, done, stack = [], set(), [(final, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node.name in done:
+            continue
+        if ready:
+            done.add(node.name)
+            order.append(node)
+            continue
+        stack.append((node, True))
+        stack.extend((source, False) for source in node.inputs if source.name not in done)
+    return order
+
+
+def _require_finite(values: dict[str, Any]) -> None:
+    bad = [
+        name
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if bad:
+        listed = ", ".join(f"`{name}`" for name in bad)
+        raise InputError(f"The weights or constants {listed} contain NaN or infinite values; bounds need finite ones.")
+
+
+def _plain(node: Any, values: dict[str, Any]) -> Node:
+    """One node as plain data."""
+    simple = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))
+    return Node(
+        name=node.name,
+        kind=type(node).__name__,
+        inputs=tuple(source.name for source in node.inputs),
+        perturbed=tuple(bool(source.perturbed) for source in node.inputs),
+        constants=tuple(values.get(source.name) for source in node.inputs),
+        input_shapes=tuple(_shape(source) for source in node.inputs),
+        output_shape=_shape(node),
+        attributes={key: value for key, value in vars(node).items() if isinstance(value, simple)},
+        training=node.training,
+        forward=node.forward,
+    )
+
+
+def _shape(node: Any) -> tuple[int, ...]:
+    return tuple(node.output_shape) if node.output_shape is not None else ()
+
+
+@contextmanager
+def preserved(model: Any) -> Iterator[None]:
+    """Put back what the host writes to the model and its nodes (bounds, intervals, perturbation marks, ...)."""
+
+    def copied(state: dict[str, Any]) -> dict[str, Any]:
+        # One level deep: the host replaces values and adds to its lists and dictionaries, but does not edit tensors.
+        return {
+            key: copy.copy(value) if isinstance(value, (list, dict, set)) else value for key, value in state.items()
+        }
+
+    modules = (model, *model._modules.values())
+    states = [copied(vars(module)) for module in modules]
+    try:
+        yield
+    finally:
+        for module, state in zip(modules, states, strict=True):
+            vars(module).clear()
+            vars(module).update(state)

@@ -1,0 +1,58 @@
+"""Bounds of every element of a network's Jacobian over an input region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .analysis import DEFAULT_MEMORY_BUDGET, Intervals, analyse
+from .bounds import Bounds
+from .methods import parse
+
+
+def jacobian_bounds(
+    model: Any,
+    x: Any,
+    *,
+    method: str = "RecurJac",
+    C: Tensor | None = None,
+    intermediate_bounds: Intervals | None = None,
+    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+) -> Bounds:
+    r"""Bound the Jacobian of ``C f`` over the region of `x`.
+
+    For every region b, row k and input coordinate r,
+
+    .. math:: L_{bkr} \le \sum_i C_{bki} \frac{\partial f_i}{\partial x_r}(x) \le U_{bkr}
+        \quad \text{for all } x \text{ in region } b.
+
+    At kinks (ReLU at 0) the bounds hold for every element of Clarke's generalised derivative.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape).
+        method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`, with a prefix for the pre-activation bounds (`IBP+`, ...);
+            see `recurjac_plugin.methods`.
+        C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
+        intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
+        memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it.
+
+    Returns:
+        Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
+        weights where the host's pre-activation bounds are.
+
+    Raises:
+        InputError: model, input or C do not fit together, NaN, or an empty region.
+        MethodError: unknown method, or one without Jacobian bounds.
+        UnsupportedError: the network has parts without a rule; all of them are listed.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1.
+    """
+    analysis = analyse(
+        model, x, parse(method), C, intermediate_bounds=intermediate_bounds, memory_budget=memory_budget
+    )
+    lower, upper = analysis.jacobian()
+    shape = (*lower.shape[:2], *analysis.input_shape)
+    return Bounds(lower.reshape(shape), upper.reshape(shape))

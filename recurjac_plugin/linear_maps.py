@@ -1,0 +1,237 @@
+"""Linear maps per sample, and their transposes.
+
+The Jacobian pass only needs the linear part of a node: how a perturbation of its input moves its output (`push`)
+and how a row of sensitivities of its output becomes one of its input (`pull`, the transpose). Both act on any
+number of samples at once,
+
+    push: (n, *input_shape) -> (n, *output_shape),        pull: (n, *output_shape) -> (n, *input_shape),
+
+and ``<push t, g> = <t, pull g>`` for all t and g. Biases and other constants added on drop out. Shapes are per
+sample, without the batch dimension. A map knows its shapes, never where it stands in a graph.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Shape = tuple[int, ...]
+
+
+class LinearMap(abc.ABC):
+    """One linear map per sample."""
+
+    input_shape: Shape
+    output_shape: Shape
+
+    @abc.abstractmethod
+    def push(self, tangent: Tensor) -> Tensor:
+        """(n, *input_shape) -> (n, *output_shape)."""
+
+    @abc.abstractmethod
+    def pull(self, rows: Tensor) -> Tensor:
+        """(n, *output_shape) -> (n, *input_shape), the transpose of `push`."""
+
+    def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
+        """Rows of the map's matrix: the pull of the unit vectors at `index`.
+
+        Args:
+            index: positions in the flattened output, shape (n,).
+            like: a tensor of the dtype and device to work in.
+
+        Returns:
+            Shape (n, *input_shape).
+        """
+        units = like.new_zeros(len(index), _size(self.output_shape))
+        units = units.scatter(1, index.unsqueeze(1), 1.0)
+        return self.pull(units.reshape(-1, *self.output_shape))
+
+
+def _size(shape: Shape) -> int:
+    return int(torch.Size(shape).numel())
+
+
+@dataclass(frozen=True, eq=False)
+class Broadcast(LinearMap):
+    """x -> sign x, repeated to the output's shape (adding or subtracting something, expanding, identity)."""
+
+    sign: int
+    input_shape: Shape
+    output_shape: Shape
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing happens."""
+        return self.sign == 1 and self.input_shape == self.output_shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        out = aligned(tangent, self.output_shape).expand(-1, *self.output_shape)
+        return out if self.sign == 1 else -out
+
+    def pull(self, rows: Tensor) -> Tensor:
+        rows = summed(rows, self.input_shape)
+        return rows if self.sign == 1 else -rows
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(LinearMap):
+    """x -> x placed at `offset` along `axis` in zeros: one operand of a concatenation."""
+
+    axis: int  # counted with the batch dimension, so 1 is the first one of a sample
+    offset: int
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        length, total = self.input_shape[self.axis - 1], self.output_shape[self.axis - 1]
+        behind = len(self.output_shape) - self.axis
+        return functional.pad(tangent, (0, 0) * behind + (self.offset, total - self.offset - length))
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return rows.narrow(self.axis, self.offset, self.input_shape[self.axis - 1])
+
+
+@dataclass(frozen=True, eq=False)
+class View(LinearMap):
+    """x -> x.reshape(output_shape): flatten, squeeze, unsqueeze, reshape."""
+
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        return tangent.reshape(-1, *self.output_shape)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return rows.reshape(-1, *self.input_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearMap):
+    """x -> x W^T over the last dimension."""
+
+    weight: Tensor  # shape: (out, in)
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        return tangent @ self.weight.T
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return rows @ self.weight
+
+    def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
+        if len(self.output_shape) == 1:  # no product needed: the rows of the matrix are there to read
+            return self.weight[index]
+        return super().pull_units(index, like)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(LinearMap):
+    """x -> factor x, element-wise; the smaller of the two shapes is broadcast."""
+
+    factor: Tensor  # broadcasts with (1, *input_shape)
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        return aligned(tangent, self.output_shape) * self.factor
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return summed(rows * self.factor, self.input_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(LinearMap):
+    """Convolution without bias, in one, two or three dimensions."""
+
+    weight: Tensor  # shape: (out_channels, in_channels / groups, *kernel)
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.weight.dim() - 3]
+        return convolve(
+            tangent, self.weight, None, tuple(self.stride), tuple(self.padding), tuple(self.dilation), self.groups
+        )
+
+    def pull(self, rows: Tensor) -> Tensor:
+        transpose = (
+            functional.conv_transpose1d,
+            functional.conv_transpose2d,
+            functional.conv_transpose3d,
+        )[self.weight.dim() - 3]
+        # Input positions behind the last full stride are not seen by the convolution: they come back as zeros.
+        behind = tuple(
+            size - ((out - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+            for size, out, stride, padding, dilation, kernel in zip(
+                self.input_shape[1:], self.output_shape[1:], self.stride, self.padding, self.dilation,
+                self.weight.shape[2:], strict=True,
+            )
+        )  # fmt: skip
+        return transpose(
+            rows, self.weight, None, tuple(self.stride), tuple(self.padding), behind, self.groups,
+            tuple(self.dilation),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed(LinearMap):
+    """The transpose of another map (a transposed convolution is that of a convolution)."""
+
+    of: LinearMap
+
+    @property
+    def input_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.output_shape
+
+    @property
+    def output_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.input_shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        return self.of.pull(tangent)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return self.of.push(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Function(LinearMap):
+    """The linear part of a function that is affine in each sample: its derivative, taken by autograd.
+
+    Exact for slices, gathers, pads, poolings, sums and the like, which need no rule of their own.
+    """
+
+    function: Callable[[Tensor], Tensor]  # (n, *input_shape) -> (n, *output_shape)
+    input_shape: Shape
+    output_shape: Shape
+
+    def push(self, tangent: Tensor) -> Tensor:
+        # An affine function has the same derivative everywhere.
+        return torch.func.jvp(self.function, (torch.zeros_like(tangent),), (tangent,))[1]
+
+    def pull(self, rows: Tensor) -> Tensor:
+        at = rows.new_zeros(len(rows), *self.input_shape)
+        return torch.func.vjp(self.function, at)[1](rows)[0]
+
+
+def aligned(tangent: Tensor, output_shape: Shape) -> Tensor:
+    """Insert dimensions of size 1 behind the batch so that per-sample shapes broadcast from the right."""
+    missing = len(output_shape) - (tangent.dim() - 1)
+    return tangent.reshape(len(tangent), *(1,) * missing, *tangent.shape[1:]) if missing > 0 else tangent
+
+
+def summed(rows: Tensor, input_shape: Shape) -> Tensor:
+    """The transpose of broadcasting: sum (n, *output_shape) down to (n, *input_shape)."""
+    missing = rows.dim() - 1 - len(input_shape)
+    rows = rows.sum_to_size(len(rows), *(1,) * missing, *input_shape)
+    return rows.reshape(len(rows), *input_shape)

@@ -1,0 +1,94 @@
+"""The methods by name: one table for the API, the command line, the tests and the documentation.
+
+A name is ``[PREFIX+]RULE[+CROWN]``, in any case:
+
+* the rule is `RecurJac`, `RecurJac-Linear` or `Fast-Lip`;
+* the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
+* ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
+
+A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is a method for output bounds only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import MethodError
+from .rules import UpperLine, fast_lip, recurjac, recurjac_linear
+
+RULES: dict[str, UpperLine] = {
+    "RecurJac": recurjac,
+    "RecurJac-Linear": recurjac_linear,
+    "Fast-Lip": fast_lip,
+}
+"""Rule names, as documented, and what they do at an undetermined neuron."""
+
+METHODS: tuple[str, ...] = tuple(RULES)
+"""The methods that bound Jacobians."""
+
+HOST_METHODS: tuple[str, ...] = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
+"""The host's methods that can stand before a rule, and by themselves for output bounds."""
+
+_RULES = {name.lower(): name for name in RULES}
+_HOST = {name.lower(): name for name in HOST_METHODS} | {"crown-optimized": "alpha-CROWN"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A parsed method name.
+
+    Attributes:
+        name: canonical spelling.
+        rule: the rule's name, or None for a method of the host alone.
+        host: the host's method that bounds the pre-activations, and the output where that is wanted.
+        with_host_output: whether output bounds include the host's.
+    """
+
+    name: str
+    rule: str | None
+    host: str
+    with_host_output: bool
+
+    @property
+    def upper_line(self) -> UpperLine:
+        """What the rule does.
+
+        Raises:
+            MethodError: a method of the host alone.
+        """
+        if self.rule is None:
+            raise MethodError(
+                f"`{self.name}` gives no Jacobian bounds; choose one of {', '.join(METHODS)}, optionally after "
+                f"{' or '.join(f'`{name}+`' for name in HOST_METHODS)}."
+            )
+        return RULES[self.rule]
+
+
+def is_method(name: object) -> bool:
+    """Whether a method name is meant for this package rather than for the host alone."""
+    return isinstance(name, str) and any(rule in name.lower() for rule in _RULES)
+
+
+def parse(name: str) -> Method:
+    """Read a method name.
+
+    Raises:
+        MethodError: not a known name; the message lists what is.
+    """
+    parts = name.lower().split("+") if isinstance(name, str) else []
+    if len(parts) == 1 and parts[0] in _HOST:
+        return Method(_HOST[parts[0]], None, _HOST[parts[0]], True)
+    prefix = _HOST.get(parts[0]) if parts else None
+    rest = parts[1:] if prefix else parts
+    rule = _RULES.get(rest[0]) if rest else None
+    tail = rest[1:]
+    if rule is None or tail not in ([], ["crown"]):
+        raise MethodError(
+            f"Unknown method `{name}`; known are {', '.join(METHODS)}, each optionally with a prefix for the "
+            f"pre-activation bounds ({', '.join(f'{host}+' for host in HOST_METHODS)}) and with `+CROWN` for output "
+            f"bounds, and {', '.join(HOST_METHODS)} alone for output bounds."
+        )
+    canonical = "+".join([*([prefix] if prefix else []), rule, *(["CROWN"] if tail else [])])
+    host = prefix or "CROWN"
+    # CROWN over intervals from IBP is what the host calls CROWN-IBP.
+    return Method(canonical, rule, "CROWN-IBP" if host == "IBP" and tail else host, bool(tail))

@@ -1,0 +1,285 @@
+"""ONNX networks: as torch modules that auto_LiRPA can trace, and as onnxruntime sessions that check them.
+
+onnx2pytorch does the conversion. Its result is used only after its outputs were compared with onnxruntime's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._onnx_graph import OnnxFile, describe, prepare, read_onnx
+from .errors import FileError, UnsupportedError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Largest difference from onnxruntime that is put down to rounding, relative to max(1, largest output).
+_TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
+_BATCH = 3  # of the comparison that finds out whether a network takes batches
+# onnx2pytorch has no error type of its own: what it raises for a graph it cannot take is whatever went wrong in it.
+_CONVERTER_ERRORS = (
+    NotImplementedError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    RuntimeWarning,
+    TypeError,
+    ValueError,
+)
+
+
+class OnnxNetwork(nn.Module):
+    """A converted ONNX network; calling it with ``x[b, *input_shape]`` gives ``[b, n_outputs]``.
+
+    Attributes:
+        input_shape: shape of one input, without the batch dimension.
+        n_outputs: number of outputs, flattened.
+        dtype: floating-point type of inputs, weights and outputs.
+        max_difference: largest absolute difference between its outputs and onnxruntime's, found on loading.
+        takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.input_shape = input_shape
+        self.dtype = dtype
+        self.n_outputs = 0
+        self.max_difference = float("nan")
+        self.takes_batches = False
+
+    def forward(self, x: Tensor) -> Tensor:  # x: [b, *input_shape] -> [b, n_outputs]
+        """Evaluate the network on a batch."""
+        y = self.network(x)
+        return y if y.dim() == 2 else y.flatten(1)
+
+    def extra_repr(self) -> str:
+        """Shapes and type, for `repr`."""
+        return f"input_shape={self.input_shape}, n_outputs={self.n_outputs}, dtype={self.dtype}"
+
+
+class OnnxSession:
+    """An ONNX network evaluated by onnxruntime, one input at a time, as VNN-COMP replays counterexamples.
+
+    Attributes:
+        input_shape: shape of one input, without the batch dimension.
+        dtype: numpy type of inputs and outputs.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        import onnxruntime
+
+        self._file = file
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only; they are raised as well
+        try:
+            self._session = onnxruntime.InferenceSession(
+                file.content, options, providers=["CPUExecutionProvider"]
+            )
+        except _onnxruntime_errors() as error:
+            raise FileError(
+                f"`{file.path}` is not accepted by onnxruntime: {_one_line(error)}; export it again."
+            ) from error
+        self.input_shape = file.input_shape
+        self.dtype = file.dtype
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
+        """Outputs of every input, each evaluated on its own; `x` is converted to the network's type."""
+        x = np.asarray(x, dtype=self.dtype)
+        single = self._file.single_shape
+        return np.stack([self._run(row.reshape(single)) for row in x])
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        try:
+            (y,) = self._session.run(None, {self._file.input_name: x})
+        except _onnxruntime_errors() as error:
+            raise FileError(
+                f"`{self._file.path}` fails in onnxruntime: {_one_line(error)}; export it again."
+            ) from error
+        return np.asarray(y).reshape(-1)
+
+
+def onnx_session(path: str | PathLike[str]) -> OnnxSession:
+    """Open an ONNX file (or ``.gz``) in onnxruntime.
+
+    Raises:
+        FileError: the file is missing, malformed, not a network with one float input and one output, or onnxruntime
+            does not accept it.
+        UnsupportedError: it uses operators outside the standard ONNX domain.
+    """
+    return OnnxSession(read_onnx(path))
+
+
+def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
+    """Read an ONNX file (or ``.gz``) as a torch module in evaluation mode.
+
+    The outputs are compared with onnxruntime's on zeros, ones and random inputs; `max_difference` reports the result.
+    Networks without a batch dimension get one where their operators allow it.
+
+    Args:
+        path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
+
+    Raises:
+        FileError: the file is missing, malformed, not a network with one float input and one output, or its
+            conversion disagrees with onnxruntime.
+        UnsupportedError: operators without a conversion, all of them listed.
+    """
+    file = read_onnx(path)
+    network = _convert(file)
+    network.eval()
+    _compare(network, OnnxSession(file), file)
+    return network
+
+
+def _convert(file: OnnxFile) -> OnnxNetwork:
+    model = prepare(file)
+    dtype = torch.float64 if file.dtype == np.float64 else torch.float32
+    with _converter_warnings():
+        onnx2pytorch = _import_onnx2pytorch()
+        try:
+            converted = onnx2pytorch.ConvertModel(model)
+        except _CONVERTER_ERRORS as error:
+            raise UnsupportedError(
+                f"`{file.path}`",
+                _unconvertible(prepare(file)) or [f"the graph ({type(error).__name__}: {_one_line(error)})"],
+                "Export it with operators that onnx2pytorch converts.",
+            ) from error
+    _simplify(converted)
+    return OnnxNetwork(converted, file.input_shape, dtype)
+
+
+def _unconvertible(model: ModelProto) -> list[str]:
+    """Every node that onnx2pytorch refuses when it is given that node alone."""
+    from onnx import helper
+    from onnx2pytorch.convert.model import get_opset_version
+    from onnx2pytorch.convert.operations import convert_operations
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    offenders = []
+    for node in model.graph.node:
+        constants = [stored[name] for name in node.input if name in stored]
+        alone = helper.make_graph([node], "one node", [], [], constants)
+        try:
+            list(convert_operations(alone, get_opset_version(model), 0, False))
+        except _CONVERTER_ERRORS as error:
+            offenders.append(f"{describe(node)} ({_one_line(error)})")
+    return offenders
+
+
+class _Reshape(nn.Module):
+    """Reshape to a shape known when the file is read."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor, _shape: Tensor | None = None) -> Tensor:
+        return x.reshape(self.shape)
+
+
+def _simplify(network: nn.Module) -> None:
+    """Replace modules of onnx2pytorch that trace into shape arithmetic by what they amount to."""
+    from onnx2pytorch.operations import Flatten, Pad, Reshape
+
+    for name, module in list(network.named_children()):
+        if type(module) is Flatten and module.start_dim == 1:
+            setattr(network, name, nn.Flatten(1))
+        elif type(module) is Reshape and module.shape is not None and 0 not in module.shape:
+            setattr(network, name, _Reshape(tuple(int(size) for size in module.shape)))
+        elif type(module) is Pad and module.padding is not None and not any(module.padding):
+            setattr(network, name, nn.Identity())
+
+
+def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None:
+    """Set the attributes of `network` that follow from running it, refusing one that disagrees with onnxruntime."""
+    probes = _probes(file)
+    expected = session(probes)
+    scale = max(1.0, float(np.abs(expected).max()))
+    network.n_outputs = expected.shape[1]
+    groups = [probes[i : i + 1] for i in range(len(probes))]
+    outputs = np.concatenate([_evaluate(network, group, file) for group in groups])
+    difference = np.abs(outputs.reshape(len(outputs), -1) - expected) if outputs.size == expected.size else np.inf
+    network.max_difference = float(np.max(difference))
+    if not network.max_difference <= _TOLERANCE[file.dtype] * scale:  # NaN is refused too
+        raise FileError(
+            f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest difference "
+            f"{network.max_difference:.3g}, expected at most {_TOLERANCE[file.dtype] * scale:.3g}); simplify the export."
+        )
+    network.takes_batches = _agrees_on_batch(network, probes[:_BATCH], outputs[:_BATCH], _TOLERANCE[file.dtype] * scale)
+
+
+def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray:
+    try:
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).numpy()
+    except _CONVERTER_ERRORS as error:
+        hint = "simplify the export" if file.has_batch else "export it with a leading batch dimension of 1"
+        raise FileError(
+            f"`{file.path}` does not run on an input of shape {list(x.shape)} when converted by onnx2pytorch "
+            f"({_one_line(error)}); {hint}."
+        ) from error
+
+
+def _agrees_on_batch(network: OnnxNetwork, x: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    try:
+        with torch.no_grad():
+            y = network(torch.from_numpy(x)).numpy()
+    except _CONVERTER_ERRORS:
+        return False
+    return y.shape == expected.shape and bool(np.abs(y - expected).max() <= tolerance)
+
+
+def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
+    """Zeros, ones, and random inputs of both signs and in [0, 1]; the same ones for every call."""
+    random = np.random.default_rng(0)
+    shape = (2, *file.input_shape)
+    signed, unsigned = random.standard_normal(shape), random.random(shape)
+    return np.concatenate([signed, np.zeros(shape)[:1], np.ones(shape)[:1], unsigned]).astype(file.dtype)
+
+
+@contextmanager
+def _converter_warnings() -> Iterator[None]:
+    """Turn onnx2pytorch's guesses into errors, and silence what it or torchvision says about unused features."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
+        warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
+        yield
+
+
+def _import_onnx2pytorch() -> Any:
+    """Import onnx2pytorch, which needs torchvision importable.
+
+    A torchvision whose compiled part does not fit the installed torch (PyPI's beside a CPU build) fails on import
+    because two operators are not declared. They are not used here: declaring them lets it load.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in ("torchvision::nms", "torchvision::qnms"):
+            torch.library.define(name, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import onnx2pytorch
+
+    return onnx2pytorch
+
+
+def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """onnxruntime's exceptions, which have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,182 @@
+"""Backward-order RecurJac on the gains of a network.
+
+The layers are processed from the output back to the input, the paper's backward order (Zhang, Zhang, Hsieh, AAAI
+2019, arXiv:1810.11783, Algorithm 1). The bounds of ``y_m`` (the derivative of every row with respect to the outputs of
+the undetermined neurons of layer m) come from one pass forwards over the later layers: with coefficients ``c`` of the
+columns at layer l, every product ``c d y`` is replaced by a line of the rule (`rules`), its slope is pushed on through
+the gains to the layers behind, its constant is added up. Lower bounds are ``-upper(-c)``: the pass is written for the
+upper bound and runs on ``c`` and ``-c`` together. The last pass has the input coordinates as its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gains import INPUT, ROWS, Gains
+from .rules import Lines, UpperLine, both_lines
+
+
+@dataclass(frozen=True, eq=False)
+class BackwardOrder:
+    """Bounds of the gradients at every undetermined neuron, ready for passes from any source.
+
+    Attributes:
+        gains: the exact part.
+        lines: for each layer, the rule's lines for its products ``d y``.
+        gradients: for each layer, lower and upper bound of ``y``, shape (b, k, u).
+        memory_budget: largest number of bytes for one chunk of columns.
+    """
+
+    gains: Gains
+    lines: Mapping[str, Lines]
+    gradients: Mapping[str, tuple[Tensor, Tensor]]
+    memory_budget: int
+
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        return _bounds(self.gains, self.lines, INPUT, self.memory_budget)
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k, as one column pushed once.
+
+        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
+
+        Returns:
+            Shape (b, k).
+        """
+        start = {
+            layer: torch.einsum("bkr,bur->bku", weights, self.gains.block(layer, INPUT).expand(len(weights), -1, -1))
+            for layer in self.gains.layers
+            if (layer, INPUT) in self.gains.blocks
+        }
+        exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)
+        columns = {layer: value[:, :, None, None, :] for layer, value in start.items()}
+        return _upper(self.gains, self.lines, columns, exact[:, :, None, None])[:, :, 0, 0]
+
+
+def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
+    """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
+    lines: dict[str, Lines] = {}
+    gradients: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer in reversed(gains.layers):
+        lower, upper = _bounds(gains, lines, layer, memory_budget)
+        gradients[layer] = lower, upper
+        derivative = gains.derivatives[layer]
+        lines[layer] = both_lines(
+            rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
+        )
+    return BackwardOrder(gains, lines, gradients, memory_budget)
+
+
+def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:
+    """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
+    later = [layer for layer in gains.layers if layer in lines and (layer, source) in gains.blocks]
+    exact = gains.block(ROWS, source)
+    if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
+        exact = exact.expand(gains.batch, -1, -1)
+        return exact, exact
+    width = sum(gains.count(layer) for layer in gains.layers if layer in lines)
+    per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
+    parts = []
+    for chosen in _chunks(gains.count(source), max(1, budget // per_column)):
+        # (b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
+        columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
+        parts.append(_upper(gains, lines, columns, _both_signs(exact[:, :, None, chosen])))
+    both = torch.cat(parts, 3)
+    return -both[:, :, 1], both[:, :, 0]
+
+
+def _both_signs(value: Tensor) -> Tensor:
+    """Stack c and -c along the side dimension (2): the upper bound of the second is minus the lower bound."""
+    return torch.cat((value, -value), 2)
+
+
+def _chunks(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, total, size))
+
+
+def _upper(
+    gains: Gains,
+    lines: Mapping[str, Lines],
+    columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
+    exact: Tensor,  # shape: (b or 1, k, side, r)
+) -> Tensor:
+    """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+
+    Returns:
+        Shape (b, k, side, r).
+    """
+    total = exact.expand(gains.batch, -1, -1, -1)
+    for position, layer in enumerate(gains.layers):
+        c = columns.pop(layer, None)
+        if c is None:
+            continue
+        line, rows = lines[layer], gains.block(ROWS, layer)
+        # The line's constant is final, and so is what its slope meets on the exact way to the rows.
+        positive = c.clamp(min=0)
+        total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
+        total = total + _contracted(c - positive, line.lower_slope * rows + line.lower_constant)
+        targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
+        carriers = _carriers(line) if targets else None
+        if carriers is None:
+            continue
+        pushed = _pushed(c, line, carriers)
+        for later in targets:
+            step = _propagated(pushed, gains.blocks[later, layer], carriers)
+            columns[later] = columns[later] + step if later in columns else step
+    return total
+
+
+def _carriers(line: Lines) -> Tensor | None:
+    """Neurons whose line has a slope in some region and row; the others became constants and carry nothing on."""
+    carries = ((line.upper_slope != 0) | (line.lower_slope != 0)).flatten(0, 1).any(0)
+    index = carries.nonzero().squeeze(1)
+    return index if len(index) else None
+
+
+def _pushed(c: Tensor, line: Lines, carriers: Tensor) -> Tensor:
+    """Slope times coefficient at the carriers: the upper line's for c >= 0, the lower line's for c < 0.
+
+    Returns:
+        Shape (b, k, side, r, carriers).
+    """
+    upper, lower = line.upper_slope, line.lower_slope
+    if len(carriers) < c.shape[-1]:
+        c, upper, lower = (value.index_select(-1, carriers) for value in (c, upper, lower))
+    return c * torch.where(c >= 0, upper[:, :, None, None, :], lower[:, :, None, None, :])
+
+
+def _propagated(
+    pushed: Tensor,  # shape: (b, k, side, r, carriers)
+    block: Tensor,  # shape: (b or 1, u_later, u)
+    carriers: Tensor,  # shape: (carriers,)
+) -> Tensor:
+    """Columns arriving at a later layer: (b, k, side, r, u_later)."""
+    if len(carriers) < block.shape[2]:
+        block = block.index_select(2, carriers)
+    flat = pushed.flatten(0, 3) if len(block) == 1 else pushed.flatten(1, 3)
+    return (flat @ (block[0] if len(block) == 1 else block).mT).reshape(*pushed.shape[:4], -1)
+
+
+def _contracted(
+    c: Tensor,  # shape: (b or 1, k or 1, side, r, u)
+    weights: Tensor,  # shape: (b, k, u)
+) -> Tensor:
+    """``sum_j c_j weights_j`` for every row: (b, k, side, r)."""
+    side, count = c.shape[2:4]
+    if c.shape[1] == weights.shape[1]:
+        return (c.flatten(2, 3) @ weights.unsqueeze(3)).reshape(-1, weights.shape[1], side, count)
+    # The columns are still the same for all rows: one product of (columns, u) and (u, k).
+    flat = c[:, 0].flatten(1, 2)
+    if len(flat) == 1:
+        product = (weights.flatten(0, 1) @ flat[0].T).reshape(*weights.shape[:2], -1)
+    else:
+        product = weights @ flat.mT
+    return product.reshape(*weights.shape[:2], side, count)

@@ -1,0 +1,127 @@
+"""Input regions: what a perturbed input of the host says about where the input lies.
+
+The package has no notion of a region of its own: it reads the perturbation of the host's `BoundedTensor`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .host import BoundedTensor, PerturbationLpNorm
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One l_p ball, or box, per sample.
+
+    Attributes:
+        center: the middle of the region, shape (b, *input_shape).
+        norm: p of the ball; inf for boxes.
+        radius: half side lengths of a box (norm inf) of shape (b, columns); otherwise the ball's radius of shape (b, 1).
+    """
+
+    center: Tensor
+    norm: float
+    radius: Tensor
+
+    @property
+    def dual_norm(self) -> float:
+        """q with 1/p + 1/q = 1."""
+        if self.norm == math.inf:
+            return 1.0
+        return math.inf if self.norm == 1 else self.norm / (self.norm - 1)
+
+    def scaled(self, fraction: float) -> Any:
+        """The same region shrunk about its centre, as a perturbed input of the host."""
+        if self.norm == math.inf:
+            reach = fraction * self.radius.reshape(self.center.shape)
+            perturbation = PerturbationLpNorm(norm=self.norm, x_L=self.center - reach, x_U=self.center + reach)
+        else:
+            reach = fraction * self.radius.reshape(-1, *(1,) * (self.center.dim() - 1))
+            perturbation = PerturbationLpNorm(norm=self.norm, eps=reach)
+        return BoundedTensor(self.center, perturbation)
+
+
+def read_region(x: Any) -> Region:
+    """Read the region of a perturbed input.
+
+    Raises:
+        InputError: not a `BoundedTensor`, another perturbation than an l_p ball or a box, NaN, a negative radius, or an
+            empty box.
+    """
+    if not isinstance(x, BoundedTensor):
+        raise InputError(
+            f"`x` must be a `BoundedTensor` with an l_p perturbation, got {type(x).__name__}; wrap it as "
+            "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
+        )
+    perturbation = getattr(x, "ptb", None)
+    if type(perturbation) is not PerturbationLpNorm:
+        raise InputError(
+            f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
+        )
+    if not x.is_floating_point():
+        raise InputError(f"`x` must hold floating-point numbers, got {x.dtype}.")
+    norm = float(perturbation.norm)
+    if not norm >= 1:
+        raise InputError(f"The norm of the perturbation must be at least 1, got {norm}.")
+    center = x.detach().as_subclass(Tensor) if not x.requires_grad else x.as_subclass(Tensor)
+    if norm == math.inf:
+        return _box(center, perturbation)
+    radius = _as_tensor(perturbation.eps, center)
+    if radius.numel() not in (1, len(center)):
+        raise InputError(
+            f"`eps` of an l_{norm:g} ball must be one number, or one per sample ({len(center)}), got shape "
+            f"{tuple(radius.shape)}."
+        )
+    radius = radius.reshape(-1, 1).expand(len(center), 1)
+    _check(center, radius, f"`eps` {_extreme(radius):g}")
+    return Region(center, norm, radius)
+
+
+def _box(x: Tensor, perturbation: Any) -> Region:
+    lower, upper = perturbation.x_L, perturbation.x_U
+    eps = None if lower is not None and upper is not None else _as_tensor(perturbation.eps, x)
+    lower = x - eps if lower is None else lower
+    upper = x + eps if upper is None else upper
+    for name, bound in (("x_L", lower), ("x_U", upper)):
+        if bound.device != x.device or bound.dtype != x.dtype:
+            raise InputError(
+                f"`{name}` is {bound.dtype} on {bound.device}, but `x` is {x.dtype} on {x.device}; use the same."
+            )
+        try:
+            torch.broadcast_shapes(bound.shape, x.shape)
+        except RuntimeError as error:
+            raise InputError(
+                f"`{name}` has shape {tuple(bound.shape)}, but `x` has shape {tuple(x.shape)}; they must agree."
+            ) from error
+    lower, upper = lower.expand_as(x), upper.expand_as(x)
+    what = "the box" if eps is None else f"`eps` {_extreme(eps):g}"
+    center, radius = (lower + upper) / 2, (upper - lower).flatten(1) / 2
+    _check(center, radius, what)
+    # The middle of a box is rounded: the radius must reach both ends from there.
+    radius = torch.maximum(upper - center, center - lower).flatten(1)
+    return Region(center, math.inf, radius)
+
+
+def _as_tensor(value: Any, like: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _extreme(value: Tensor) -> float:
+    return float(value.detach().min())
+
+
+def _check(center: Tensor, radius: Tensor, what: str) -> None:
+    if not bool(center.isfinite().all() & radius.isfinite().all()):
+        raise InputError("`x` or its region contains NaN or infinite values; regions must be finite.")
+    if bool((radius < 0).any()):
+        raise InputError(
+            f"The region is empty: {what} gives a negative radius ({_extreme(radius):g}); radii must be at least 0 and "
+            "lower bounds must not exceed upper bounds."
+        )

@@ -1,0 +1,110 @@
+"""RecurJac as a method of the host: names for `BoundedModule.compute_bounds` and `compute_jacobian_bounds`.
+
+`register` wraps the two methods of the host's class; a method name of this package is answered here, every other call
+goes to the host untouched. `unregister` puts the class back exactly as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from .errors import InputError, MethodError
+from .host import BoundedModule
+from .jacobian import jacobian_bounds
+from .methods import is_method
+from .output_bounds import output_bounds
+
+_WRAPPED = ("compute_bounds", "compute_jacobian_bounds")
+_ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
+_originals: dict[str, Any] = {}
+
+
+
+def register() -> None:
+    """Add the method names to the host's `BoundedModule`. Calling it again changes nothing.
+
+    Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
+    ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape).
+    """
+    if _originals:
+        return
+    for name in _WRAPPED:
+        _originals[name] = vars(BoundedModule).get(name)
+    BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
+    BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
+        getattr(BoundedModule, "compute_jacobian_bounds", None)
+    )
+
+
+def unregister() -> None:
+    """Put the host's class back as it was before `register`. Calling it again changes nothing."""
+    for name, original in _originals.items():
+        if original is None:
+            delattr(BoundedModule, name)
+        else:
+            setattr(BoundedModule, name, original)
+    _originals.clear()
+
+
+def _wrapped_compute_bounds(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def compute_bounds(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        method = given.get("method")
+        if not is_method(method):
+            return original(self, *args, **kwargs)
+        _refuse_other_options(signature, given)
+        want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
+        if not want_lower and not want_upper:
+            raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
+        lower, upper = output_bounds(self, _only_input(given.get("x")), method=method, C=given.get("C"))
+        return (lower if want_lower else None), (upper if want_upper else None)
+
+    return compute_bounds
+
+
+def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
+    def compute_jacobian_bounds(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        method = kwargs.get("method")
+        if not is_method(method):
+            if original is None:
+                raise MethodError(
+                    "This version of auto_LiRPA has no Jacobian bounds of its own; name a method, e.g. "
+                    f"`method='RecurJac'`, got {method!r}."
+                )
+            return original(self, x, *args, **kwargs)
+        if args:
+            raise InputError("`compute_jacobian_bounds` takes keyword arguments only when `method` is given.")
+        return tuple(jacobian_bounds(self, _only_input(x), **kwargs))
+
+    return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
+
+
+def _only_input(x: Any) -> Any:
+    if isinstance(x, (tuple, list)):
+        if len(x) != 1:
+            raise InputError(f"`x` must hold exactly one input, got {len(x)}; models with several are not supported.")
+        return x[0]
+    if not isinstance(x, Tensor):
+        raise InputError(f"`x` must be a `BoundedTensor` or a tuple of one, got {type(x).__name__}.")
+    return x
+
+
+def _refuse_other_options(signature: inspect.Signature, given: dict[str, Any]) -> None:
+    """Options of the host that these methods do not have must not be ignored silently."""
+    other = [
+        name
+        for name, value in given.items()
+        if name != "self" and name not in _ANSWERED and value is not signature.parameters[name].default
+    ]
+    if other:
+        raise InputError(
+            f"`compute_bounds` has no option {', '.join(f'`{name}`' for name in other)} with this method; it takes "
+            f"{', '.join(f'`{name}`' for name in sorted(_ANSWERED))}."
+        )

@@ -1,0 +1,102 @@
+"""Which neurons are undetermined over a region, and the exact derivative of those that are not.
+
+A neuron whose derivative range is a single value (``dl = du``: a stable ReLU, a linear piece) is *stable*, and *dead*
+if that value is 0. The recursion needs columns only for the *undetermined* ones. In a batch the number of them differs
+per region: they are listed up to the largest number, the rest of a list being filled with neurons of range [0, 0].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .graph import ActivationStep
+
+# Bounds come from floating-point sums whose rounding is proportional to the layer's magnitudes, not to the bound
+# itself: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that is negative in truth. Without
+# slack such a neuron counts as stable and the Jacobian misses an entire branch. In units of the layer's largest bound
+# times the machine epsilon; where the derivative is continuous, being off by the rounding itself is all that happens.
+_SLACK_AT_KINKS = 16
+_SLACK_SMOOTH = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The derivatives of one activation layer over a batch of regions.
+
+    Attributes:
+        index: the undetermined neurons, shape (b or 1, u); (1, u) if they are the same in all regions.
+        lower, upper: their derivative ranges, shape (b, u).
+        stable: derivative of the stable neurons and 0 for the undetermined ones, shape (b, n), or None if all are 0.
+    """
+
+    index: Tensor
+    lower: Tensor
+    upper: Tensor
+    stable: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Largest number of undetermined neurons in one region."""
+        return self.index.shape[1]
+
+    def select(self, rows: Tensor) -> Tensor:
+        """Entries of the undetermined neurons: (b or 1, r, n) -> (b or 1, r, u)."""
+        if len(self.index) == 1:
+            return rows if self.count == rows.shape[2] else rows.index_select(2, self.index[0])
+        rows = rows.expand(len(self.index), -1, -1)
+        return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
+
+
+def widened(lower: Tensor, upper: Tensor, slack: float) -> tuple[Tensor, Tensor]:
+    """Order bounds of shape (b, n) that rounding has inverted, and widen them by the rounding of the layer."""
+    low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    scale = torch.maximum(low.detach().abs(), high.detach().abs())
+    scale = torch.where(scale.isfinite(), scale, 0.0).amax(1, keepdim=True) if scale.shape[1] else scale
+    margin = slack * torch.finfo(lower.dtype).eps * scale
+    return low - margin, high + margin
+
+
+def classify(step: ActivationStep, lower: Tensor, upper: Tensor) -> Layer:
+    """Split one activation layer into undetermined and stable neurons.
+
+    Args:
+        step: the activation.
+        lower, upper: bounds of its pre-activations, shape (b, *shape).
+
+    Raises:
+        InputError: the bounds contain NaN.
+    """
+    if bool((lower.isnan() | upper.isnan()).any()):
+        raise InputError(
+            f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
+            "NaN or infinite values."
+        )
+    slack = _SLACK_AT_KINKS if step.activation.has_kinks(step.parameters) else _SLACK_SMOOTH
+    low, high = widened(lower.flatten(1), upper.flatten(1), slack)
+    shape = lower.shape
+    dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)
+    dl, du = dl.flatten(1), du.flatten(1)
+    open_ = dl < du
+    index = _indices(open_)
+    valid = open_.gather(1, index.expand(len(open_), -1))
+    full = index.expand(len(dl), -1)
+    zero = dl.new_zeros(())
+    stable = torch.where(open_, zero, dl)
+    return Layer(
+        index,
+        torch.where(valid, dl.gather(1, full), zero),
+        torch.where(valid, du.gather(1, full), zero),
+        stable if bool((stable != 0).any()) else None,
+    )
+
+
+def _indices(mask: Tensor) -> Tensor:
+    """Positions of True in each row of (b, n), padded to the longest row with positions of False."""
+    if len(mask) == 1 or bool((mask == mask[:1]).all()):
+        return mask[0].nonzero().T
+    longest = int(mask.sum(1).max())
+    return mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest]

@@ -1,0 +1,51 @@
+"""Reading VNN-LIB files, versions 1.0 and 2.x, as a `Spec`."""
+
+from __future__ import annotations
+
+from os import PathLike
+
+import numpy as np
+
+from ._files import locate, read_bytes
+from ._vnnlib_ast import boxes_of, parse
+from ._vnnlib_v1 import as_version_2, is_version_1
+from .errors import FileError
+from .spec import Box, Polytope, Spec
+
+__all__ = ["Box", "Polytope", "Spec", "load_vnnlib"]
+
+KIND = "a VNN-LIB property"
+
+
+def load_vnnlib(path: str | PathLike[str]) -> Spec:
+    """Read a VNN-LIB file, version 1.0 or 2.x, plain or ``.gz``.
+
+    Numbers are read as the nearest double. ``==`` gives two rows; ``!=`` gives two cases with strict rows; strict rows
+    stay marked, so that a proof may use the closed set and a counterexample is compared exactly.
+
+    Args:
+        path: the file; ``p.vnnlib`` also finds ``p.vnnlib.gz``.
+
+    Raises:
+        FileError: the file is missing or malformed, or says something that is not a union of boxes with linear output
+            conditions for one network; the message names line and variable where they are known.
+
+    Source: VNN-LIB standard 2.0; https://www.vnnlib.org.
+    """
+    found = locate(path, KIND)
+    try:
+        text = read_bytes(found, KIND).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
+    old = is_version_1(text)
+    query = parse(as_version_2(text, found) if old else text, found, old)
+    boxes = boxes_of(query, found, old)
+    (network,) = query.networks
+    shape, outputs = tuple(network.inputs[0].shape), tuple(network.outputs[0].shape)
+    return Spec(
+        boxes,
+        n_inputs=int(np.prod(shape)),
+        n_outputs=int(np.prod(outputs)),
+        version="1.0" if old else "2.0",
+        input_shape=None if old else shape,
+    )

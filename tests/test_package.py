@@ -1,0 +1,115 @@
+"""The package as a whole: who may import whom, what an import costs, which version it is."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import recurjac_plugin
+
+PACKAGE = Path(recurjac_plugin.__file__).parent
+ROOT = PACKAGE.parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = {"onnx", "onnx2pytorch", "onnxruntime", "torchvision", "vnnlib", "matplotlib", "typer", "rich"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages a module imports, anywhere in it, by statement or by `import_module("...")`."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found |= {str(a.value).partition(".")[0] for a in node.args if isinstance(a, ast.Constant)}
+    return found
+
+
+def calls(path: Path, function: str) -> list[int]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
+    return [call.lineno for call in names if call.func.id == function]
+
+
+def test_only_the_host_module_imports_auto_lirpa():
+    assert [name_of(path) for path in MODULES if "auto_LiRPA" in imports(path)] == ["host.py"]
+
+
+# These are plain Python or torch and can be used and tested without auto_LiRPA.
+BELOW_THE_HOST = ("errors", "_host_fixes", "_host_import", "methods")
+
+
+def relative_imports(path: Path) -> set[str]:
+    """Modules of this package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level > 0:
+            found |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_have_no_cycles():
+    """Data flows one way: no module imports, even inside a function, one that imports it."""
+    known = {path.stem for path in PACKAGE.glob("*.py")}
+    graph = {
+        path.stem: relative_imports(path) & known for path in PACKAGE.glob("*.py") if path.stem != "__init__"
+    }
+    while graph:
+        leaves = {module for module, needs in graph.items() if not needs & graph.keys()}
+        assert leaves, f"these modules import each other in a circle: {sorted(graph)}"
+        graph = {module: needs for module, needs in graph.items() if module not in leaves}
+
+
+@pytest.mark.parametrize("module", BELOW_THE_HOST)
+def test_modules_below_the_host_do_not_need_it(module):
+    assert "host" not in relative_imports(PACKAGE / f"{module}.py")
+
+
+def test_nothing_is_printed_outside_the_command_line():
+    printing = {
+        name_of(path): calls(path, "print") for path in MODULES if not name_of(path).startswith("cli")
+    }
+    assert {name: lines for name, lines in printing.items() if lines} == {}
+
+
+def test_import_is_cheap():
+    code = f"""
+import sys, numpy, torch, torch.onnx  # older torch.onnx loads onnx and onnxruntime itself
+before = set(sys.modules)
+import recurjac_plugin
+print(*({HEAVY!r} & (set(sys.modules) - before)))
+"""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.split() == []
+
+
+def test_version_is_that_of_the_project_file():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    stated = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    assert stated is not None
+    assert recurjac_plugin.__version__ == stated[1]
+
+
+def test_public_names_exist():
+    missing = [name for name in recurjac_plugin.__all__ if not hasattr(recurjac_plugin, name)]
+    assert missing == []
+    assert len(set(recurjac_plugin.__all__)) == len(recurjac_plugin.__all__)
