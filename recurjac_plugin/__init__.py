@@ -1,17 +1,38 @@
-"""RecurJac bounds of neural network Jacobians, as a method of auto_LiRPA."""
+"""RecurJac bounds of neural network Jacobians, as a method of auto_LiRPA.
+
+Everything public is named here; all else may change. On auto_LiRPA 0.3 import this package before the host.
+"""
 
 from __future__ import annotations
 
-from . import host
-from .activations import register_activation, unregister_activation
-from .bounds import Bounds
+from typing import Any
+
 from .errors import FileError, HostError, InputError, MethodError, RecurJacError, UnsupportedError
-from .jacobian import jacobian_bounds
-from .lipschitz import local_lipschitz
-from .methods import METHODS
-from .operators import register_operator, unregister_operator
-from .output_bounds import output_bounds
-from .registration import register, unregister
+
+try:
+    from . import host
+except HostError as error:
+    # Without a host nothing but `recurjac doctor` works, and that must be able to say so: the error waits for the
+    # first use of a name.
+    _host_error = error
+
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            raise _host_error
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+else:
+    from .activations import register_activation, unregister_activation
+    from .bounds import Bounds
+    from .jacobian import jacobian_bounds
+    from .lipschitz import local_lipschitz
+    from .methods import METHODS
+    from .onnx_model import load_onnx
+    from .operators import register_operator, unregister_operator
+    from .output_bounds import output_bounds
+    from .registration import register, unregister
+    from .spec import Spec
+    from .vnnlib_spec import load_vnnlib
 
 __version__ = "0.1.0"
 
@@ -23,9 +44,12 @@ __all__ = [
     "InputError",
     "MethodError",
     "RecurJacError",
+    "Spec",
     "UnsupportedError",
     "host",
     "jacobian_bounds",
+    "load_onnx",
+    "load_vnnlib",
     "local_lipschitz",
     "output_bounds",
     "register",

@@ -1,9 +1,9 @@
 """From the official VNN-LIB parser's syntax tree to boxes with output polytopes.
 
-Every assertion is brought into disjunctive normal form; the cross product of these forms gives cases, each a box of
-inputs with a conjunction of output rows; cases with equal boxes are put together. (The parser's own
-`vnnlib.compat.transform` is not used: it loses one side of ``==`` and mishandles a disjunction over inputs combined
-with one over outputs, as in ACAS Xu property 6.)
+Every assertion is brought into disjunctive normal form; the cross product of these forms gives cases, each a
+box of inputs with a conjunction of output rows; cases with equal boxes are put together. (The parser's own
+`vnnlib.compat.transform` is not used: it loses one side of ``==`` and mishandles a disjunction over inputs
+combined with one over outputs, as in ACAS Xu property 6.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from ._vnnlib_v1 import original_names
 from .errors import FileError
 from .spec import Box, Polytope
 
-_MOST_CASES = 100_000  # of a normal form or of their product; more is taken for a mistake
+_MOST_CASES = 10_000  # of a normal form or of their product; more is taken for a mistake
 
-# Per comparison its alternatives, each a conjunction of rows ``sign * lhs <= sign * rhs`` given as (sign, strict).
+# Per comparison its alternatives, each a conjunction of rows ``sign * lhs <= sign * rhs`` given as (sign,
+# strict).
 _ALTERNATIVES: dict[str, tuple[tuple[tuple[float, bool], ...], ...]] = {
     "LessEqual": (((1.0, False),),),
     "LessThan": (((1.0, True),),),
@@ -63,7 +64,9 @@ def _parser_message(text: str) -> str:
         errors = json.loads(text)["errors"]
     except ValueError:  # syntax errors come as plain text, type errors as JSON
         return " ".join(text.split())
-    return "; ".join(f"line {e['line']}: {e['message']} `{e['offendingSymbol']}` ({e['hint']})" for e in errors)
+    return "; ".join(
+        f"line {e['line']}: {e['message']} `{e['offendingSymbol']}` ({e['hint']})" for e in errors
+    )
 
 
 def boxes_of(query: Any, path: Path, old: bool) -> tuple[Box, ...]:
@@ -75,9 +78,9 @@ def boxes_of(query: Any, path: Path, old: bool) -> tuple[Box, ...]:
         old: whether messages name ``X_i``.
 
     Raises:
-        FileError: several networks, inputs or outputs; hidden nodes; types other than floats; a comparison that is not
-            linear, mixes inputs and outputs, or bounds no single input; an input without both bounds; an empty box; a
-            case that constrains no output.
+        FileError: several networks, inputs or outputs; hidden nodes; types other than floats; a comparison
+            that is not linear, mixes inputs and outputs, or bounds no single input; an input without both
+            bounds; an empty box; a case that constrains no output.
     """
     reader = _Reader.of(query, path, old)
     forms = [reader.normal_form(assertion.expr) for assertion in query.assertions]
@@ -85,7 +88,9 @@ def boxes_of(query: Any, path: Path, old: bool) -> tuple[Box, ...]:
     groups: dict[bytes, list[Case]] = {}
     for case in cases:
         if not case.rows:
-            raise reader.refuse("allows inputs whatever their outputs are", "expected a condition on outputs", None)
+            raise reader.refuse(
+                "allows inputs whatever their outputs are", "expected a condition on outputs", None
+            )
         groups.setdefault(case.key(), []).append(case)
     return tuple(_box(group, reader.n_outputs) for group in groups.values())
 
@@ -116,7 +121,9 @@ class _Reader:
     def of(cls, query: Any, path: Path, old: bool) -> _Reader:
         if len(query.networks) != 1:
             names = ", ".join(network.name for network in query.networks)
-            raise FileError(f"`{path}` declares {len(query.networks)} networks ({names}): expected one; split the file.")
+            raise FileError(
+                f"`{path}` declares {len(query.networks)} networks ({names}): expected one; split the file."
+            )
         (network,) = query.networks
         for kind, found, expected in (
             ("inputs", network.inputs, 1),
@@ -125,12 +132,14 @@ class _Reader:
         ):
             if len(found) != expected:
                 names = ", ".join(definition.name for definition in found) or "none"
-                raise FileError(f"`{path}` declares {len(found)} {kind} ({names}): expected {expected}; rewrite it.")
+                raise FileError(
+                    f"`{path}` declares {len(found)} {kind} ({names}): expected {expected}; rewrite it."
+                )
         for definition in (network.inputs[0], network.outputs[0]):
             if definition.dtype.name not in ("Real", "F32", "F64"):
                 raise FileError(
-                    f"`{path}` declares `{definition.name}` of type {definition.dtype.name}: expected real, float32 or "
-                    "float64; rewrite it."
+                    f"`{path}` declares `{definition.name}` of type {definition.dtype.name}: expected real, "
+                    "float32 or float64; rewrite it."
                 )
         return cls(path, old, network.inputs[0], network.outputs[0])
 
@@ -154,14 +163,18 @@ class _Reader:
     def normal_form(self, expression: Any) -> Form:
         """Disjunction of conjunctions of atoms; a `!=` splits its conjunction in two."""
         if _size(expression) > _MOST_CASES:
-            raise self.refuse("has an assertion of too many cases", f"expected at most {_MOST_CASES}", _line(expression))
+            raise self.refuse(
+                "has an assertion of too many cases", f"expected at most {_MOST_CASES}", _line(expression)
+            )
         conjunctions = []
         split = False
         for comparisons in expression.to_dnf():
             choices = [self.atoms(comparison) for comparison in comparisons]
             split = split or any(len(choice) > 1 for choice in choices)
             if math.prod(map(len, choices)) > _MOST_CASES:
-                raise self.refuse("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
+                raise self.refuse(
+                    "has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None
+                )
             conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
         return Form(tuple(conjunctions), split)
 
@@ -178,7 +191,9 @@ class _Reader:
             left, right = comparison.lhs.to_linear_expr(), comparison.rhs.to_linear_expr()
         except vnnlib.VNNLibException as error:
             message = f"has a comparison that is not linear ({error})"
-            raise self.refuse(message, "expected sums of variables times numbers", _line(comparison)) from error
+            raise self.refuse(
+                message, "expected sums of variables times numbers", _line(comparison)
+            ) from error
         coefficients: dict[int, float] = {}
         kinds = set()
         line = None
@@ -190,7 +205,11 @@ class _Reader:
                 index = int(np.ravel_multi_index(variable.indices, variable.shape)) if variable.indices else 0
                 coefficients[index] = coefficients.get(index, 0.0) + side * term.coeff
         if len(kinds) != 1:
-            what = "mixes inputs and outputs in one comparison" if kinds else "compares numbers without a variable"
+            what = (
+                "mixes inputs and outputs in one comparison"
+                if kinds
+                else "compares numbers without a variable"
+            )
             raise self.refuse(what, "expected inputs only or outputs only", line or _line(comparison))
         on_inputs = kinds == {vnnlib.SymbolKind.Input}
         constant = sign * right.constant - sign * left.constant

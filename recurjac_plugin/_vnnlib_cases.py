@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .errors import FileError
+
+_ARRAYS = ("lower", "upper", "lower_open", "upper_open", "lower_line", "upper_line")  # of a `Case`
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Atom:
 
 @dataclass(frozen=True)
 class Form:
-    """A disjunction of conjunctions of atoms; `split` if a `!=` made some of them, which may then be empty."""
+    """A disjunction of conjunctions of atoms; `split` if a `!=` made some of them, which may be empty."""
 
     conjunctions: tuple[tuple[Atom, ...], ...]
     split: bool
@@ -53,21 +55,15 @@ class Case:
         bound, is_open, line = np.full(n_inputs, np.inf), np.zeros(n_inputs, bool), np.zeros(n_inputs, int)
         return cls(-bound, bound, is_open, is_open, line, line)
 
-    def restricted(self, atoms: Iterable[Atom]) -> Case:
-        """This case with further bounds and rows; of two bounds the tighter one, and an open one before a closed one."""
-        case = Case(
-            *(a.copy() for a in (self.lower, self.upper, self.lower_open, self.upper_open)),
-            self.lower_line.copy(),
-            self.upper_line.copy(),
-            self.rows,
-        )
-        rows = []
-        for atom in atoms:
-            if atom.on_inputs:
-                case._bound(atom)
-            else:
-                rows.append(atom)
-        return replace(case, rows=(*self.rows, *rows))
+    def restricted(self, atoms: Sequence[Atom]) -> Case:
+        """This case with further bounds and rows; of two bounds the tighter one, open before closed."""
+        bounds = [atom for atom in atoms if atom.on_inputs]
+        case = replace(self, rows=(*self.rows, *(atom for atom in atoms if not atom.on_inputs)))
+        if bounds:  # else the arrays are shared
+            case = replace(case, **{name: getattr(self, name).copy() for name in _ARRAYS})
+        for atom in bounds:
+            case._bound(atom)
+        return case
 
     def _bound(self, atom: Atom) -> None:
         ((i, coefficient),) = atom.coefficients.items()
@@ -103,8 +99,8 @@ def cross_product(
 ) -> list[Case]:
     """All cases of a conjunction of forms.
 
-    A combination of several disjunctions may well be empty and is left out. What a single conjunction makes empty
-    together with the bounds that always hold is a mistake in the file, unless a ``!=`` made it.
+    A combination of several disjunctions may well be empty and is left out. What a single conjunction makes
+    empty together with the bounds that always hold is a mistake in the file, unless a ``!=`` made it.
 
     Args:
         forms: one per assertion.
@@ -144,8 +140,8 @@ def _refuse_empty(
     if i is not None:
         lines = (int(case.lower_line[i]), int(case.upper_line[i]))
         what = (
-            f"leaves no value for `{input_name(i)}`: lower bound {case.lower[i]:.17g} of line {lines[0]}, upper bound "
-            f"{case.upper[i]:.17g} of line {lines[1]}"
+            f"leaves `{input_name(i)}` no value: lower bound {float(case.lower[i])!r} of line {lines[0]}, "
+            f"upper bound {float(case.upper[i])!r} of line {lines[1]}"
         )
         raise refuse(what, "expected a lower bound below the upper one", max(lines))
 
@@ -156,4 +152,6 @@ def _refuse_unbounded(
     i = case.unbounded_at()
     if i is not None:
         which = "lower" if np.isinf(case.lower[i]) else "upper"
-        raise refuse(f"gives `{input_name(i)}` no {which} bound", "expected both bounds for every input", None)
+        raise refuse(
+            f"gives `{input_name(i)}` no {which} bound", "expected both bounds for every input", None
+        )

@@ -14,7 +14,7 @@ from .gains import compute_gains
 from .graph import Graph, build_graph
 from .host import BoundedModule
 from .host_bounds import host_bounds
-from .host_graph import read_graph
+from .host_graph import HostGraph, read_graph
 from .methods import Method
 from .recursion import BackwardOrder, backward_order
 from .region import Region, read_region
@@ -32,14 +32,14 @@ class Analysis:
 
     Attributes:
         region: where the input lies.
-        input_shape: shape of the input per sample.
+        graph: the network as plain steps.
         order: the recursion's bounds.
         center_value: ``C f(center)``, shape (b, k).
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
     """
 
     region: Region
-    input_shape: tuple[int, ...]
+    graph: Graph
     order: BackwardOrder
     center_value: Tensor
     host_output: tuple[Tensor, Tensor] | None
@@ -75,8 +75,9 @@ def analyse(
         UnsupportedError: parts of the network have no rule.
     """
     rule = method.upper_line
-    region, graph, center_output = _read(model, x)
-    rows = specification(C, center_output)
+    region, host_graph = read(model, x)
+    graph = build_graph(host_graph.nodes, host_graph.input_name, host_graph.output_name, host_graph.input_shape)
+    rows = specification(C, host_graph.output)
     names = {step.preactivation: step for step in graph.activations}
     given = dict(intermediate_bounds or {})
     unknown = sorted(set(given) - set(names))
@@ -88,7 +89,7 @@ def analyse(
     host_output = None
     if method.with_host_output or len(given) < len(names):
         wanted = [name for name in names if name not in given]
-        computed, host_output = host_bounds(model, x, method.host, rows, wanted)
+        computed, host_output = host_bounds(model, host_graph, x, method.host, rows, wanted)
         given |= computed
     derivatives = {
         step.name: classify(step, *_checked(step.preactivation, given[step.preactivation], graph, step.source, region))
@@ -105,14 +106,19 @@ def analyse(
     )
     return Analysis(
         region,
-        graph.shapes[graph.input],
+        graph,
         backward_order(gains, rule, memory_budget),
-        (rows @ center_output.flatten(1).unsqueeze(2)).squeeze(2),
+        (rows @ host_graph.output.flatten(1).unsqueeze(2)).squeeze(2),
         host_output,
     )
 
 
-def _read(model: Any, x: Any) -> tuple[Region, Graph, Tensor]:
+def read(model: Any, x: Any) -> tuple[Region, HostGraph]:
+    """Read a model and its perturbed input, the graph at the centre of the region.
+
+    Raises:
+        InputError: not the host's objects, or they do not fit together.
+    """
     if not isinstance(model, BoundedModule):
         raise InputError(
             f"`model` must be auto_LiRPA's `BoundedModule`, got {type(model).__name__}; wrap it as "
@@ -124,8 +130,7 @@ def _read(model: Any, x: Any) -> tuple[Region, Graph, Tensor]:
         raise InputError(
             f"`x` is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; move one of them."
         )
-    host = read_graph(model, region.scaled(1.0))
-    return region, build_graph(host.nodes, host.input_name, host.output_name, host.input_shape), host.output
+    return region, read_graph(model, region.scaled(1.0))
 
 
 def specification(C: Tensor | None, output: Tensor) -> Tensor:

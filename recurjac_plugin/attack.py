@@ -1,8 +1,9 @@
 """Search for counterexamples by projected gradient descent.
 
-For one box and one disjunct ``A y <= b`` the loss is ``max(A f(x) - b)``; wherever it is at most 0 the property is
-violated. Many starts descend at once, each towards its own (box, disjunct) pair, with Adam (Kingma and Ba, ICLR 2015)
-in coordinates that run from 0 to 1 across the box. Only what `witness.check` confirms is returned.
+For one box and one disjunct ``A y <= b`` the loss is ``max(A f(x) - b)``; wherever it is at most 0 the
+property is violated. Many starts descend at once, each towards its own (box, disjunct) pair, with Adam
+(Kingma and Ba, ICLR 2015) in coordinates that run from 0 to 1 across the box. Only what `witness.check`
+confirms is returned.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _RATES = (0.1, 0.005)  # Adam's step at the beginning and at the end, in widths 
 
 @dataclass(frozen=True)
 class _Targets:
-    """All (box, disjunct) pairs of a property; shorter conjunctions are filled up with rows that always hold."""
+    """All (box, disjunct) pairs of a property; short conjunctions get additional rows that hold."""
 
     lower: Tensor  # [t, n_inputs]
     upper: Tensor  # [t, n_inputs]
@@ -85,7 +86,8 @@ def attack(
         session: the same network on onnxruntime, which has the last word.
         seconds: stop after this time.
         rounds: stop after this many rounds of new starts; None means only `seconds` counts.
-        steps: gradient steps of the first round; the next ones take 2, 4 and 8 times as many, then it starts over.
+        steps: gradient steps of the first round; the next ones take 2, 4 and 8 times as many, then it starts
+            over.
         seed: of the random starts; the centre of every box is a start of the first round.
 
     Returns:
@@ -113,7 +115,9 @@ def attack(
 class _Search:
     """One attack: the targets, the generator of starts, and the time at which to stop."""
 
-    def __init__(self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int) -> None:
+    def __init__(
+        self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int
+    ) -> None:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
         self.targets = _Targets.of(spec, network.dtype, device)
@@ -169,7 +173,11 @@ class _Search:
 
     def _outputs(self, x: Tensor) -> Tensor:  # x: [t, n_inputs] -> [t, n_outputs]
         x = x.reshape(-1, *self.network.input_shape)
-        return self.network(x) if self.network.takes_batches else torch.cat([self.network(row) for row in x.split(1)])
+        return (
+            self.network(x)
+            if self.network.takes_batches
+            else torch.cat([self.network(row) for row in x.split(1)])
+        )
 
     def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
         """A witness among the points of loss at most 0, the smallest first."""

@@ -46,10 +46,14 @@ _host = import_host()
 
 if TYPE_CHECKING:
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+    from auto_LiRPA.bound_op_map import bound_op_map
+    from auto_LiRPA.bound_ops import BoundActivation
 else:
     BoundedModule = _host.BoundedModule
     BoundedTensor = _host.BoundedTensor
     PerturbationLpNorm = _host.PerturbationLpNorm
+    BoundActivation = importlib.import_module("auto_LiRPA.bound_ops").BoundActivation
+    bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
 
 VERSION: str = _host.__version__
 IS_03: bool = require_host().is_03

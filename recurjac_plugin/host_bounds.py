@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import torch
@@ -11,15 +12,14 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 from .host import IS_03, VERSION, BoundedModule
-from .host_graph import preserved
+from .host_defects import Interval, require_center_inside, require_sound
+from .host_graph import HostGraph, preserved
 
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds  # `register` wraps it in the class; the package itself does not need that
 
-Interval = tuple[Tensor, Tensor]
-
-
 def host_bounds(
     model: Any,
+    graph: HostGraph,
     x: Any,
     method: str,
     rows: Tensor,  # shape: (b, k, n_out)
@@ -29,6 +29,7 @@ def host_bounds(
 
     Args:
         model: the `BoundedModule`.
+        graph: its graph, read at the centre of the region.
         x: its perturbed input.
         method: name of the method, as the host spells it.
         rows: specification matrix C.
@@ -38,10 +39,13 @@ def host_bounds(
         The bounds of the named nodes, and those of ``C f(x)``, each of shape (b, k).
 
     Raises:
-        UnsupportedError: the host leaves some of the named nodes without bounds, or cannot bound an operator.
+        UnsupportedError: the host leaves some of the named nodes without bounds, cannot bound an operator, or is known
+            or seen to bound one wrongly.
     """
+    require_sound(graph.nodes, method)
     _match_tables(model, rows.dtype)
-    with preserved(model), _default_dtype(rows.dtype):
+    # The host reports its progress with print; results are the caller's business.
+    with preserved(model), _default_dtype(rows.dtype), redirect_stdout(sys.stderr):
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
         except _HOST_FAILURES as error:
@@ -59,6 +63,9 @@ def host_bounds(
             [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
             f"Try other pre-activation bounds than `{method}`, e.g. `IBP+RecurJac`.",
         )
+    require_center_inside(intervals, graph.values, method)
+    center = (rows @ graph.output.flatten(1).unsqueeze(2)).squeeze(2)
+    require_center_inside({"output": (lower, upper)}, {"output": center}, method)
     return intervals, (lower, upper)
 
 

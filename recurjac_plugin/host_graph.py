@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ class HostGraph:
         input_name, output_name: names of the perturbed input and of the output.
         input_shape: shape of the input, batch dimension included.
         output: value of the output at the given input, shape (b, *output_shape).
+        values: value of every node in `nodes` and of the input.
     """
 
     nodes: tuple[Node, ...]
@@ -31,6 +32,7 @@ class HostGraph:
     output_name: str
     input_shape: tuple[int, ...]
     output: Tensor
+    values: Mapping[str, Tensor]
 
 
 def read_graph(model: Any, x: Any) -> HostGraph:
@@ -53,7 +55,8 @@ def read_graph(model: Any, x: Any) -> HostGraph:
         values = {node.name: model.get_forward_value(node) for node in order if not node.perturbed}
         _require_finite(values)
         nodes = tuple(_plain(node, values) for node in order if node.perturbed and node.inputs)
-        return HostGraph(nodes, roots[0].name, final.name, tuple(x.shape), output)
+        at_input = {node.name: model.get_forward_value(node) for node in order if node.perturbed}
+        return HostGraph(nodes, roots[0].name, final.name, tuple(x.shape), output, at_input)
 
 
 def _topological(final: Any) -> list[Any]:

@@ -54,5 +54,5 @@ def jacobian_bounds(
         model, x, parse(method), C, intermediate_bounds=intermediate_bounds, memory_budget=memory_budget
     )
     lower, upper = analysis.jacobian()
-    shape = (*lower.shape[:2], *analysis.input_shape)
+    shape = (*lower.shape[:2], *analysis.graph.shapes[analysis.graph.input])
     return Bounds(lower.reshape(shape), upper.reshape(shape))

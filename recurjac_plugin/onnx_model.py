@@ -15,8 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._onnx_graph import OnnxFile, describe, prepare, read_onnx
+from ._onnx_file import OnnxFile, describe, one_line, read_onnx
+from ._onnx_rewrite import prepare
+from ._onnx_session import OnnxSession, onnx_session
 from .errors import FileError, UnsupportedError
+
+__all__ = ["OnnxNetwork", "OnnxSession", "load_onnx", "onnx_session"]
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
 # Largest difference from onnxruntime that is put down to rounding, relative to max(1, largest output).
 _TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
 _BATCH = 3  # of the comparison that finds out whether a network takes batches
-# onnx2pytorch has no error type of its own: what it raises for a graph it cannot take is whatever went wrong in it.
+# onnx2pytorch has no error type of its own: what it raises for a graph it cannot take is whatever went wrong
+# in it.
 _CONVERTER_ERRORS = (
     NotImplementedError,
     ArithmeticError,
@@ -68,63 +73,11 @@ class OnnxNetwork(nn.Module):
         return f"input_shape={self.input_shape}, n_outputs={self.n_outputs}, dtype={self.dtype}"
 
 
-class OnnxSession:
-    """An ONNX network evaluated by onnxruntime, one input at a time, as VNN-COMP replays counterexamples.
-
-    Attributes:
-        input_shape: shape of one input, without the batch dimension.
-        dtype: numpy type of inputs and outputs.
-    """
-
-    def __init__(self, file: OnnxFile) -> None:
-        import onnxruntime
-
-        self._file = file
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; they are raised as well
-        try:
-            self._session = onnxruntime.InferenceSession(
-                file.content, options, providers=["CPUExecutionProvider"]
-            )
-        except _onnxruntime_errors() as error:
-            raise FileError(
-                f"`{file.path}` is not accepted by onnxruntime: {_one_line(error)}; export it again."
-            ) from error
-        self.input_shape = file.input_shape
-        self.dtype = file.dtype
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
-        """Outputs of every input, each evaluated on its own; `x` is converted to the network's type."""
-        x = np.asarray(x, dtype=self.dtype)
-        single = self._file.single_shape
-        return np.stack([self._run(row.reshape(single)) for row in x])
-
-    def _run(self, x: np.ndarray) -> np.ndarray:
-        try:
-            (y,) = self._session.run(None, {self._file.input_name: x})
-        except _onnxruntime_errors() as error:
-            raise FileError(
-                f"`{self._file.path}` fails in onnxruntime: {_one_line(error)}; export it again."
-            ) from error
-        return np.asarray(y).reshape(-1)
-
-
-def onnx_session(path: str | PathLike[str]) -> OnnxSession:
-    """Open an ONNX file (or ``.gz``) in onnxruntime.
-
-    Raises:
-        FileError: the file is missing, malformed, not a network with one float input and one output, or onnxruntime
-            does not accept it.
-        UnsupportedError: it uses operators outside the standard ONNX domain.
-    """
-    return OnnxSession(read_onnx(path))
-
-
 def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
     """Read an ONNX file (or ``.gz``) as a torch module in evaluation mode.
 
-    The outputs are compared with onnxruntime's on zeros, ones and random inputs; `max_difference` reports the result.
-    Networks without a batch dimension get one where their operators allow it.
+    The outputs are compared with onnxruntime's on zeros, ones and random inputs; `max_difference` reports the
+    result. Networks without a batch dimension get one where their operators allow it.
 
     Args:
         path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
@@ -151,11 +104,11 @@ def _convert(file: OnnxFile) -> OnnxNetwork:
         except _CONVERTER_ERRORS as error:
             raise UnsupportedError(
                 f"`{file.path}`",
-                _unconvertible(prepare(file)) or [f"the graph ({type(error).__name__}: {_one_line(error)})"],
+                _unconvertible(prepare(file)) or [f"the graph ({type(error).__name__}: {one_line(error)})"],
                 "Export it with operators that onnx2pytorch converts.",
             ) from error
     _simplify(converted)
-    return OnnxNetwork(converted, file.input_shape, dtype)
+    return OnnxNetwork(converted.to(dtype), file.input_shape, dtype)
 
 
 def _unconvertible(model: ModelProto) -> list[str]:
@@ -172,7 +125,7 @@ def _unconvertible(model: ModelProto) -> list[str]:
         try:
             list(convert_operations(alone, get_opset_version(model), 0, False))
         except _CONVERTER_ERRORS as error:
-            offenders.append(f"{describe(node)} ({_one_line(error)})")
+            offenders.append(f"{describe(node)} ({one_line(error)})")
     return offenders
 
 
@@ -191,7 +144,8 @@ def _simplify(network: nn.Module) -> None:
     """Replace modules of onnx2pytorch that trace into shape arithmetic by what they amount to."""
     from onnx2pytorch.operations import Flatten, Pad, Reshape
 
-    for name, module in list(network.named_children()):
+    children: list[tuple[str, Any]] = list(network.named_children())
+    for name, module in children:
         if type(module) is Flatten and module.start_dim == 1:
             setattr(network, name, nn.Flatten(1))
         elif type(module) is Reshape and module.shape is not None and 0 not in module.shape:
@@ -201,21 +155,21 @@ def _simplify(network: nn.Module) -> None:
 
 
 def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None:
-    """Set the attributes of `network` that follow from running it, refusing one that disagrees with onnxruntime."""
+    """Set the attributes of `network` that follow from running it; refuse it if onnxruntime disagrees."""
     probes = _probes(file)
     expected = session(probes)
-    scale = max(1.0, float(np.abs(expected).max()))
+    allowed = _TOLERANCE[file.dtype] * max(1.0, float(np.abs(expected).max()))
     network.n_outputs = expected.shape[1]
     groups = [probes[i : i + 1] for i in range(len(probes))]
     outputs = np.concatenate([_evaluate(network, group, file) for group in groups])
-    difference = np.abs(outputs.reshape(len(outputs), -1) - expected) if outputs.size == expected.size else np.inf
-    network.max_difference = float(np.max(difference))
-    if not network.max_difference <= _TOLERANCE[file.dtype] * scale:  # NaN is refused too
+    same_size = outputs.size == expected.size
+    network.max_difference = float(np.abs(outputs - expected).max()) if same_size else float("inf")
+    if not network.max_difference <= allowed:  # NaN is refused too
         raise FileError(
-            f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest difference "
-            f"{network.max_difference:.3g}, expected at most {_TOLERANCE[file.dtype] * scale:.3g}); simplify the export."
+            f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest "
+            f"difference {network.max_difference:.3g}, expected at most {allowed:.3g}); simplify the export."
         )
-    network.takes_batches = _agrees_on_batch(network, probes[:_BATCH], outputs[:_BATCH], _TOLERANCE[file.dtype] * scale)
+    network.takes_batches = _agrees_on_batch(network, probes[:_BATCH], outputs[:_BATCH], allowed)
 
 
 def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray:
@@ -226,7 +180,7 @@ def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray
         hint = "simplify the export" if file.has_batch else "export it with a leading batch dimension of 1"
         raise FileError(
             f"`{file.path}` does not run on an input of shape {list(x.shape)} when converted by onnx2pytorch "
-            f"({_one_line(error)}); {hint}."
+            f"({one_line(error)}); {hint}."
         ) from error
 
 
@@ -249,18 +203,22 @@ def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
 
 @contextmanager
 def _converter_warnings() -> Iterator[None]:
-    """Turn onnx2pytorch's guesses into errors, and silence what it or torchvision says about unused features."""
+    """Turn onnx2pytorch's guesses into errors; silence what torchvision says about features not used."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
-        warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
+        warnings.filterwarnings(
+            "error", message="No explicit conversion for op_type", category=RuntimeWarning
+        )
+        warnings.filterwarnings(
+            "ignore", message="Failed to load image Python extension", category=UserWarning
+        )
         yield
 
 
 def _import_onnx2pytorch() -> Any:
     """Import onnx2pytorch, which needs torchvision importable.
 
-    A torchvision whose compiled part does not fit the installed torch (PyPI's beside a CPU build) fails on import
-    because two operators are not declared. They are not used here: declaring them lets it load.
+    A torchvision whose compiled part does not fit the installed torch (PyPI's beside a CPU build) fails on
+    import because two operators are not declared. They are not used here: declaring them lets it load.
     """
     try:
         import torchvision  # noqa: F401
@@ -272,14 +230,3 @@ def _import_onnx2pytorch() -> Any:
     import onnx2pytorch
 
     return onnx2pytorch
-
-
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """onnxruntime's exceptions, which have no common base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, specification
+from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
 from .errors import InputError
 from .host_bounds import host_bounds
 from .lipschitz import row_constants
@@ -57,10 +57,10 @@ def output_bounds(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
-    region = read_region(x)
     if parsed.rule is None:
-        rows = specification(C, model(region.center))
-        return host_bounds(model, x, parsed.host, rows, ())[1]
+        _, graph = read(model, x)
+        return host_bounds(model, graph, x, parsed.host, specification(C, graph.output), ())[1]
+    region = read_region(x)
     deviation, analysis = None, None
     for i in range(1, steps + 1):
         analysis = analyse(

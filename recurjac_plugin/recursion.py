@@ -20,6 +20,10 @@ from .gains import INPUT, ROWS, Gains
 from .rules import Lines, UpperLine, both_lines
 
 
+# Cutting neurons out of both sides of a product copies what remains: not worth it where most of them remain.
+_WORTH_CUTTING = 0.75
+
+
 @dataclass(frozen=True, eq=False)
 class BackwardOrder:
     """Bounds of the gradients at every undetermined neuron, ready for passes from any source.
@@ -138,6 +142,8 @@ def _carriers(line: Lines) -> Tensor | None:
     """Neurons whose line has a slope in some region and row; the others became constants and carry nothing on."""
     carries = ((line.upper_slope != 0) | (line.lower_slope != 0)).flatten(0, 1).any(0)
     index = carries.nonzero().squeeze(1)
+    if len(index) > _WORTH_CUTTING * len(carries):
+        index = torch.arange(len(carries), device=carries.device)
     return index if len(index) else None
 
 

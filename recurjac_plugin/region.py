@@ -60,7 +60,7 @@ def read_region(x: Any) -> Region:
             f"`x` must be a `BoundedTensor` with an l_p perturbation, got {type(x).__name__}; wrap it as "
             "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
         )
-    perturbation = getattr(x, "ptb", None)
+    perturbation: Any = getattr(x, "ptb", None)
     if type(perturbation) is not PerturbationLpNorm:
         raise InputError(
             f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
@@ -85,10 +85,10 @@ def read_region(x: Any) -> Region:
 
 
 def _box(x: Tensor, perturbation: Any) -> Region:
-    lower, upper = perturbation.x_L, perturbation.x_U
-    eps = None if lower is not None and upper is not None else _as_tensor(perturbation.eps, x)
-    lower = x - eps if lower is None else lower
-    upper = x + eps if upper is None else upper
+    given = perturbation.x_L is not None and perturbation.x_U is not None
+    eps = torch.zeros_like(x) if given else _as_tensor(perturbation.eps, x)
+    lower = x - eps if perturbation.x_L is None else perturbation.x_L
+    upper = x + eps if perturbation.x_U is None else perturbation.x_U
     for name, bound in (("x_L", lower), ("x_U", upper)):
         if bound.device != x.device or bound.dtype != x.dtype:
             raise InputError(
@@ -101,7 +101,7 @@ def _box(x: Tensor, perturbation: Any) -> Region:
                 f"`{name}` has shape {tuple(bound.shape)}, but `x` has shape {tuple(x.shape)}; they must agree."
             ) from error
     lower, upper = lower.expand_as(x), upper.expand_as(x)
-    what = "the box" if eps is None else f"`eps` {_extreme(eps):g}"
+    what = "the box" if given else f"`eps` {_extreme(eps):g}"
     center, radius = (lower + upper) / 2, (upper - lower).flatten(1) / 2
     _check(center, radius, what)
     # The middle of a box is rounded: the radius must reach both ends from there.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from . import prelu
 from .errors import InputError, MethodError
 from .host import BoundedModule
 from .jacobian import jacobian_bounds
@@ -21,11 +23,12 @@ from .output_bounds import output_bounds
 _WRAPPED = ("compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
+_undo: list[Callable[[], None]] = []
 
 
 
 def register() -> None:
-    """Add the method names to the host's `BoundedModule`. Calling it again changes nothing.
+    """Add the method names to the host's `BoundedModule`, and PReLU to its operators. Again changes nothing.
 
     Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
     ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape).
@@ -34,6 +37,8 @@ def register() -> None:
         return
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
+    if prelu.add_to_host():
+        _undo.append(prelu.remove_from_host)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
         getattr(BoundedModule, "compute_jacobian_bounds", None)
@@ -48,6 +53,8 @@ def unregister() -> None:
         else:
             setattr(BoundedModule, name, original)
     _originals.clear()
+    while _undo:
+        _undo.pop()()
 
 
 def _wrapped_compute_bounds(original: Any) -> Any:
@@ -63,7 +70,7 @@ def _wrapped_compute_bounds(original: Any) -> Any:
         want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
         if not want_lower and not want_upper:
             raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
-        lower, upper = output_bounds(self, _only_input(given.get("x")), method=method, C=given.get("C"))
+        lower, upper = output_bounds(self, _only_input(given.get("x")), method=str(method), C=given.get("C"))
         return (lower if want_lower else None), (upper if want_upper else None)
 
     return compute_bounds

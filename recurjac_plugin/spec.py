@@ -63,7 +63,9 @@ class Box:
 
     def __repr__(self) -> str:
         radius = float((self.upper - self.lower).max()) / 2
-        return f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
+        return (
+            f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,8 +94,8 @@ class Spec:
         """
         if np.size(x) != self.n_inputs or np.size(y) != self.n_outputs:
             raise InputError(
-                f"`x`, `y` have {np.size(x)} and {np.size(y)} values: expected {self.n_inputs} and {self.n_outputs}, as "
-                "the property declares."
+                f"`x`, `y` have {np.size(x)} and {np.size(y)} values: expected {self.n_inputs} and "
+                f"{self.n_outputs}, as the property declares."
             )
         return any(box.contains(x) and any(p.contains(y) for p in box.disjuncts) for box in self.boxes)
 

@@ -20,15 +20,16 @@ KIND = "a VNN-LIB property"
 def load_vnnlib(path: str | PathLike[str]) -> Spec:
     """Read a VNN-LIB file, version 1.0 or 2.x, plain or ``.gz``.
 
-    Numbers are read as the nearest double. ``==`` gives two rows; ``!=`` gives two cases with strict rows; strict rows
-    stay marked, so that a proof may use the closed set and a counterexample is compared exactly.
+    Numbers are read as the nearest double. ``==`` gives two rows; ``!=`` gives two cases with strict rows;
+    strict rows stay marked, so that a proof may use the closed set and a counterexample is compared exactly.
 
     Args:
         path: the file; ``p.vnnlib`` also finds ``p.vnnlib.gz``.
 
     Raises:
-        FileError: the file is missing or malformed, or says something that is not a union of boxes with linear output
-            conditions for one network; the message names line and variable where they are known.
+        FileError: the file is missing or malformed, or says something that is not a union of boxes with
+            linear output conditions for one network; the message names line and variable where they are
+            known.
 
     Source: VNN-LIB standard 2.0; https://www.vnnlib.org.
     """
@@ -36,7 +37,9 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     try:
         text = read_bytes(found, KIND).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FileError(f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
+        raise FileError(
+            f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path."
+        ) from error
     old = is_version_1(text)
     query = parse(as_version_2(text, found) if old else text, found, old)
     boxes = boxes_of(query, found, old)

@@ -1,7 +1,7 @@
-"""Counterexamples that stand: inputs the network can take, outputs from onnxruntime, the property checked exactly.
+"""Counterexamples that stand: valid inputs, outputs from onnxruntime, the property checked exactly.
 
-VNN-COMP replays a counterexample on onnxruntime with tolerance 0 for the outputs, and a wrong one costs more than any
-right answer brings. So nothing is a `Witness` before it went through `check`.
+VNN-COMP replays a counterexample on onnxruntime with tolerance 0 for the outputs, and a wrong one costs more
+than any right answer brings. So nothing is a `Witness` before it went through `check`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .spec import Box, Spec
 
 
 class Session(Protocol):
-    """What evaluates a network here, e.g. `onnx_session(path)`; `dtype` is the type of its inputs and outputs."""
+    """What evaluates a network here, e.g. `onnx_session(path)`; `dtype` is the type of its inputs."""
 
     dtype: np.dtype
 
@@ -29,8 +29,9 @@ class Witness:
     """An input that violates a property, with its output.
 
     Attributes:
-        x: float64 [n_inputs], flattened, exactly within its box. It is a number of the network's own type wherever
-            the box has one; in other coordinates the network takes it rounded, as it takes any input.
+        x: float64 [n_inputs], flattened, exactly within its box. It is a number of the network's own type
+            wherever the box has one; in other coordinates the network takes it rounded, as it takes any
+            input.
         y: [n_outputs], as onnxruntime computes it from `x`.
     """
 
@@ -38,7 +39,7 @@ class Witness:
     y: np.ndarray
 
     def __str__(self) -> str:
-        """The assignment in VNN-COMP form, ``((X_0 v) ... (Y_0 v) ...)``; every number reads back as the same one."""
+        """The assignment in VNN-COMP form, ``((X_0 v) ... (Y_0 v) ...)``; every number reads back exactly."""
         named = [(f"X_{i}", v) for i, v in enumerate(self.x)] + [(f"Y_{i}", v) for i, v in enumerate(self.y)]
         return "(" + "\n ".join(f"({name} {float(value)!r})" for name, value in named) + ")"
 
@@ -67,7 +68,8 @@ def check(spec: Spec, session: Session, x: np.ndarray) -> Witness | None:
 def into_box(box: Box, x: np.ndarray, dtype: np.dtype) -> np.ndarray:  # x: [n_inputs] -> float64 [n_inputs]
     """The point of the box nearest to `x`, coordinate by coordinate, among numbers of type `dtype`.
 
-    A coordinate without such a number between its bounds (an input fixed to 0.1, say) gets the middle of its interval.
+    A coordinate without such a number between its bounds (an input fixed to 0.1, say) gets the middle of its
+    interval.
     """
     lower, upper = representable_bounds(box, dtype)
     with np.errstate(over="ignore"):
@@ -75,8 +77,10 @@ def into_box(box: Box, x: np.ndarray, dtype: np.dtype) -> np.ndarray:  # x: [n_i
     return np.where(lower <= upper, nearest, box.lower + (box.upper - box.lower) / 2)
 
 
-def representable_bounds(box: Box, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:  # -> [n_inputs], [n_inputs]
-    """Smallest and largest number of type `dtype` within each pair of bounds; lower > upper where there is none."""
+def representable_bounds(
+    box: Box, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:  # -> [n_inputs], [n_inputs]
+    """Smallest and largest number of type `dtype` within the bounds; lower > upper where there is none."""
     with np.errstate(over="ignore"):
         lower, upper = box.lower.astype(dtype), box.upper.astype(dtype)
     # Compared as float64, which holds both kinds of number exactly.

@@ -1,0 +1,147 @@
+"""What the Jacobian pass costs beside the bounds it starts from: `make bench`.
+
+Each group of the printed table is one problem; read the ratios to its fastest line, all taken in the same run. `CROWN` is
+the host's bounds (pre-activations and output), `RecurJac` everything from the network to the Jacobian bounds (CROWN
+included), and a line ending in "pass" the Jacobian pass alone, from given pre-activation bounds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recurjac_plugin as rj
+from recurjac_plugin.analysis import analyse, read
+from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host_bounds import host_bounds
+from recurjac_plugin.methods import parse
+
+VNNCOMP = os.environ.get("VNNCOMP_BENCHMARKS")
+needs_vnncomp = pytest.mark.skipif(VNNCOMP is None, reason="$VNNCOMP_BENCHMARKS is not set")
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def _ball(center: Tensor, eps: float) -> Any:
+    return BoundedTensor(center, PerturbationLpNorm(norm=math.inf, eps=eps))
+
+
+def _mlp(*widths: int) -> nn.Module:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _problem(name: str) -> tuple[Any, Any, Tensor]:
+    """Model, region and rows of a named problem."""
+    torch.manual_seed(1)
+    if name.startswith("784-1024x6-1"):
+        model = BoundedModule(_mlp(784, *[1024] * 5, 1), torch.zeros(1, 784))
+        return model, _ball(torch.rand(1, 784), float(name.split()[-1])), torch.ones(1, 1, 1)
+    if VNNCOMP is None:
+        pytest.skip("$VNNCOMP_BENCHMARKS is not set")
+    folder = Path(VNNCOMP)
+    if name.startswith("mnist-net_256x4"):
+        model = BoundedModule(rj.load_onnx(folder / "mnistfc/mnist-net_256x4.onnx"), torch.zeros(1, 784, 1))
+        return model, _ball(torch.rand(1, 784, 1), 0.01), torch.eye(10)[None]
+    if name.startswith("resnet_2b"):
+        model = BoundedModule(rj.load_onnx(folder / "cifar10_resnet/onnx/resnet_2b.onnx"), torch.zeros(1, 3, 32, 32))
+        margin = torch.zeros(1, 1, 10)
+        margin[0, 0, 0], margin[0, 0, 1] = 1, -1
+        return model, _ball(torch.rand(1, 3, 32, 32), 0.008), margin
+    network = rj.load_onnx(folder / "acasxu/ACASXU_run2a_1_1_batch_2000.onnx")
+    margin = torch.zeros(1024, 1, 5)
+    margin[:, 0, 0], margin[:, 0, 1] = 1, -1
+    return BoundedModule(network, torch.zeros(1, 1, 1, 5)), _ball(torch.rand(1024, 1, 1, 5) - 0.5, 0.01), margin
+
+
+def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
+    return lambda: model.compute_bounds(x=(x,), C=rows, method="CROWN")
+
+
+def _pass(model: Any, x: Any, rows: Tensor, method: str, to_input: bool) -> Callable[[], Any]:
+    parsed = parse(method)
+    names = [step.preactivation for step in analyse(model, x, parsed, rows).graph.activations]
+    given = host_bounds(model, read(model, x)[1], x, "CROWN", rows, names)[0]
+
+    def run() -> Any:
+        analysis = analyse(model, x, parsed, rows, intermediate_bounds=given, to_input=to_input)
+        return analysis.jacobian() if to_input else analysis.order.gradients
+
+    return run
+
+
+def _full(model: Any, x: Any, rows: Tensor, method: str) -> Callable[[], Any]:
+    return lambda: rj.jacobian_bounds(model, x, C=rows, method=method)
+
+
+PROBLEMS = (
+    "784-1024x6-1 eps 0.0002",
+    "784-1024x6-1 eps 0.001",
+    "mnist-net_256x4 eps 0.01",
+    "resnet_2b eps 0.008",
+    "1024 boxes of ACAS Xu 1_1 eps 0.01",
+)
+LINES: dict[str, Callable[[Any, Any, Tensor], Callable[[], Any]]] = {
+    "CROWN": _crown,
+    "RecurJac": lambda *problem: _full(*problem, "RecurJac"),
+    "RecurJac pass": lambda *problem: _pass(*problem, "RecurJac", True),
+    "RecurJac pass without the input": lambda *problem: _pass(*problem, "RecurJac", False),
+    "RecurJac-Linear pass": lambda *problem: _pass(*problem, "RecurJac-Linear", True),
+    "Fast-Lip pass": lambda *problem: _pass(*problem, "Fast-Lip", True),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_against_crown(benchmark: Any, problem: str, line: str) -> None:
+    benchmark.group = problem
+    benchmark.name = line
+    run = LINES[line](*_problem(problem))
+    benchmark.pedantic(run, rounds=7, warmup_rounds=1)
+
+
+@needs_vnncomp
+@pytest.mark.skipif(IS_03, reason="auto_LiRPA 0.3 has no Jacobian operator")
+@pytest.mark.filterwarnings("ignore")  # tracing the host's gradient modules warns about every shape they look at
+@pytest.mark.parametrize("line", ["JacobianOP", "RecurJac-Linear"])
+def test_against_the_hosts_jacobian(benchmark: Any, line: str) -> None:
+    """mnist-net_256x4, all ten outputs, pre-activation bounds included on both sides."""
+    benchmark.group = "Jacobian of mnist-net_256x4 eps 0.01"
+    benchmark.name = line
+    model, x, _ = _problem("mnist-net_256x4 eps 0.01")
+    if line == "RecurJac-Linear":
+        benchmark.pedantic(lambda: rj.jacobian_bounds(model, x, method=line), rounds=5, warmup_rounds=1)
+        return
+    operator = importlib.import_module("auto_LiRPA.jacobian").JacobianOP
+
+    class Jacobian(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, z: Tensor) -> Tensor:
+            return operator.apply(self.network(z), z).flatten(1)
+
+    network = rj.load_onnx(Path(str(VNNCOMP)) / "mnistfc/mnist-net_256x4.onnx")
+    with torch.enable_grad():
+        theirs = BoundedModule(Jacobian(network), torch.zeros(1, 784, 1))
+    result = benchmark.pedantic(lambda: theirs.compute_jacobian_bounds((x,), optimize=False), rounds=1)
+    ours = rj.jacobian_bounds(model, x, method="RecurJac-Linear")
+    width, host_width = ours.upper - ours.lower, (result[1] - result[0]).reshape(ours.lower.shape)
+    benchmark.extra_info["largest excess of our width"] = float((width - host_width).max())
+    benchmark.extra_info["mean width, ours / theirs"] = float(width.mean() / host_width.mean())

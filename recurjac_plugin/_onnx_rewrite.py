@@ -1,0 +1,129 @@
+"""Rewriting an ONNX graph into one that onnx2pytorch converts faithfully.
+
+Nothing here changes what the network computes; `onnx_model` compares the outcome with onnxruntime on the file
+as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._onnx_file import DEFAULT_DOMAINS, OnnxFile
+from .errors import FileError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+
+def prepare(file: OnnxFile) -> ModelProto:
+    """Rewrite the graph, keeping its meaning, where onnx2pytorch 0.6.0 would misread it.
+
+    - A domain that is imported but not used draws a warning: dropped.
+    - ``MatMul(W, x)`` with a constant on the left is converted as ``x W``: for a vector `x` it becomes
+      ``MatMul(x, W^T)``, else `W` becomes the output of a Constant node, which is multiplied from the left.
+    - A constant right factor that is not a matrix, and an Add after it whose constant is not a bias vector,
+      become Constant nodes as well, for they do not fit into `torch.nn.Linear`.
+    - ``Reshape`` to a shape that begins with the batch size 1 (given, or computed from the input's own shape)
+      gets that shape as a constant, with -1 in place of the 1, so that it takes larger batches.
+    """
+    import onnx
+
+    model = file.parse()
+    used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+    for value in model.graph.input:
+        if value.name == file.input_name and file.has_batch:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    try:
+        shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    except onnx.shape_inference.InferenceError as error:
+        raise FileError(
+            f"`{file.path}` has a graph without consistent shapes: {error}; export it again."
+        ) from error
+    for node in list(model.graph.node):
+        if node.op_type == "MatMul":
+            _rewrite_matmul(model.graph, node, shapes)
+        elif node.op_type == "Reshape" and file.has_batch:
+            _rewrite_reshape(model.graph, node, shapes)
+    return model
+
+
+def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    left, right = node.input
+    if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
+        transposed = _add_initializer(graph, f"{left}_transposed", _array(stored[left]).T)
+        node.input[:] = [right, transposed]
+    elif left in stored:
+        _as_constant_node(graph, node, 0)
+    elif right in stored and len(stored[right].dims) != 2:
+        _as_constant_node(graph, node, 1)
+    _keep_odd_bias_apart(graph, node)
+
+
+def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
+    """Where an Add follows with a constant that is no vector of the right length, make it a Constant node."""
+    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for other in list(graph.node):
+        if other.op_type == "Add" and node.output[0] in other.input and node.input[1] in stored:
+            for position, name in enumerate(other.input):
+                if name in stored and stored[name] != stored[node.input[1]][1:]:
+                    _as_constant_node(graph, other, position)
+
+
+def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Write the shape out, with -1 for the batch, where it is known and the batch leads before and after."""
+    source, target = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    if len(node.input) > 1 and source[:1] == (1,) and target[:1] == (1,) and 0 not in target[1:]:
+        shape = np.array([-1, *target[1:]], dtype=np.int64)
+        node.input[1] = _add_initializer(graph, f"{node.output[0]}_shape", shape)
+
+
+def _as_constant_node(graph: GraphProto, node: NodeProto, position: int) -> None:
+    """Feed an input of `node` from a new Constant node instead of from an initializer."""
+    import onnx
+
+    tensor = next(t for t in graph.initializer if t.name == node.input[position])
+    name = _unused(graph, f"{tensor.name}_constant")
+    index = next(i for i, other in enumerate(graph.node) if other is node or other.output == node.output)
+    node.input[position] = name
+    graph.node.insert(index, onnx.helper.make_node("Constant", [], [name], value=tensor))
+
+
+def _add_initializer(graph: GraphProto, name: str, array: np.ndarray) -> str:
+    import onnx
+
+    name = _unused(graph, name)
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+    return name
+
+
+def _unused(graph: GraphProto, name: str) -> str:
+    taken = {tensor.name for tensor in graph.initializer} | {
+        out for node in graph.node for out in node.output
+    }
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
+    """Shapes that are known, 0 for an unknown size; values of unknown rank are absent."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    found = {
+        value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
+    return found | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def _array(tensor: TensorProto) -> np.ndarray:
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(tensor)

@@ -1,0 +1,94 @@
+"""The commands, and what all of them have in common: `--version`, and how errors end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from ..errors import RecurJacError
+from .compare import compare
+from .doctor import doctor
+from .jacobian import jacobian
+from .lipschitz import lipschitz
+from .verify import verify
+
+# typer brings its own copy of click in newer releases and uses the installed one in older ones.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class _Group(typer.core.TyperGroup):
+    """Ends every refusal with one line on stderr and exit code 2."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            with _quiet():
+                code = super().main(*args, standalone_mode=False, **kwargs)
+        except _UsageError as error:
+            context = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
+            refuse(error.format_message() + context)
+        except RecurJacError as error:
+            refuse(str(error))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def refuse(message: str) -> None:
+    """Say what is wrong with the input, in one line, and leave."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep warnings of the libraries below away from the reader, unless Python was told what to do with them (-W)."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="recurjac",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"recurjac {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def recurjac(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Certified bounds of Jacobians, Lipschitz constants and outputs of ONNX networks.
+
+    Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 2 for bad input (with one line
+    that says what is wrong), 1 for an error of this program.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command()(jacobian)
+app.command()(lipschitz)
+app.command()(verify)
+app.command()(compare)
+app.command()(doctor)

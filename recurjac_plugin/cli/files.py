@@ -1,0 +1,60 @@
+"""Files the commands write: whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileError
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Find out before a long computation that its result will have no place.
+
+    Raises:
+        FileError: a folder does not exist or cannot be written to, or the path is a folder.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise FileError(f"`{path}` is a directory: expected the name of a file to write.")
+        if not path.absolute().parent.is_dir():
+            raise FileError(f"`{path}` cannot be written: its directory does not exist; create it first.")
+        if not os.access(path.absolute().parent, os.W_OK):
+            raise FileError(f"`{path}` cannot be written: its directory is read-only; choose another.")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        FileError: the system refuses, e.g. because the disk is full.
+    """
+    # Beside the target, for a rename works within one file system only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"`{path}` cannot be written: {error.strerror}.") from error
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table; None becomes an empty field, numbers read back exactly.
+
+    Raises:
+        FileError: the system refuses.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(["" if value is None else value for value in row] for row in rows)
+    write(path, text.getvalue().encode())

@@ -1,0 +1,112 @@
+"""Arguments and options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+
+class Dtype(str, Enum):
+    """Number types by name."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)
+]
+Property = Annotated[
+    Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda or cuda:N.")]
+NumberType = Annotated[
+    Dtype | None,
+    typer.Option("--dtype", help="Number type of the bounds.  [default: the network's]", show_default=False),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
+VnnlibRegion = Annotated[Path | None, typer.Option("--vnnlib", metavar="PROP", show_default=False)]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", show_default=False)
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="Draw the table: .png, .pdf or .svg.", show_default=False),
+]
+AttackSeconds = Annotated[
+    float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
+]
+Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
+
+_NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
+
+
+def refuse(option: str, message: str) -> NoReturn:
+    """Reject the value of an option."""
+    raise typer.BadParameter(f"`{option}` {message}")
+
+
+def norm_of(text: str) -> float:
+    """The p of a norm by its name."""
+    if text.lower() not in _NORMS:
+        refuse("--norm", f"is {text!r}, expected one of {', '.join(_NORMS)}.")
+    return _NORMS[text.lower()]
+
+
+def norm_name(norm: float) -> str:
+    """How a norm is written in tables and pictures."""
+    return f"l_{norm:g}"
+
+
+def radius(option: str, value: float) -> float:
+    """A radius: finite and not negative."""
+    if not 0 <= value < math.inf:
+        refuse(option, f"must be a finite radius of at least 0, got {value:g}.")
+    return value
+
+
+def radii(option: str, text: str) -> tuple[float, ...]:
+    """Radii from a list with commas, in increasing order."""
+    found = []
+    for part in _parts(option, text):
+        try:
+            found.append(radius(option, float(part)))
+        except ValueError:
+            refuse(option, f"must be a list of numbers such as 0.001,0.01, got {part!r}.")
+    return tuple(sorted(set(found)))
+
+
+def methods(option: str, text: str) -> tuple[str, ...]:
+    """Canonical method names from a list with commas.
+
+    Raises:
+        MethodError: a name is unknown.
+    """
+    from ..methods import parse
+
+    return tuple(dict.fromkeys(parse(part).name for part in _parts(option, text)))
+
+
+def seconds(option: str, value: float) -> float:
+    """A duration of at least 0."""
+    if not 0 <= value < math.inf:
+        refuse(option, f"must be a finite number of seconds, at least 0, got {value:g}.")
+    return value
+
+
+def listed(names: Iterable[str]) -> str:
+    """A list as the options take it."""
+    return ",".join(names)
+
+
+def _parts(option: str, text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        refuse(option, f"must be a list with commas and without gaps, got {text!r}.")
+    return parts

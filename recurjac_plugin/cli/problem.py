@@ -1,0 +1,154 @@
+"""From files and options to a network on its device, and to the regions that a command asks about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import FileError, InputError
+from .options import Dtype, refuse
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ..onnx_model import OnnxNetwork
+    from ..spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network ready for bounds.
+
+    Attributes:
+        module: the torch module, evaluated.
+        host: auto_LiRPA's `BoundedModule` of it.
+        device: where both live.
+    """
+
+    module: OnnxNetwork
+    host: Any
+    device: torch.device
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """What JSON results say about where they come from."""
+        from .. import __version__
+        from ..host import VERSION
+
+        return {
+            "version": __version__,
+            "auto_lirpa": VERSION,
+            "model": str(path),
+            "device": str(self.device),
+            "dtype": str(self.module.dtype).removeprefix("torch."),
+        }
+
+
+def find_device(name: str) -> torch.device:
+    """A device that this machine has."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        refuse("--device", f"is {name!r}, expected cpu, cuda or cuda:N.")
+    if device.type not in ("cpu", "cuda"):
+        refuse("--device", f"is {name!r}, expected cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        refuse("--device", f"is {name!r}, but torch sees {torch.cuda.device_count()} CUDA devices here; use cpu.")
+    return device
+
+
+def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
+    """Read an ONNX network and hand it to the host.
+
+    Raises:
+        FileError: the file is missing or malformed.
+        InputError: float32 was asked for a network of doubles.
+        UnsupportedError: it cannot be converted or bounded.
+    """
+    import torch
+
+    from ..margins import bounded_model
+    from ..onnx_model import load_onnx
+
+    device = find_device(device_name)
+    module = load_onnx(path)
+    if dtype is Dtype.float32 and module.dtype == torch.float64:
+        raise InputError(f"`{path}` has float64 weights: bounds in float32 would be those of another network.")
+    if dtype is Dtype.float64:
+        module.dtype = torch.float64
+    module = module.to(device=device, dtype=module.dtype)
+    example = torch.zeros(1, *module.input_shape, dtype=module.dtype, device=device)
+    return Network(module, bounded_model(module, example), device)
+
+
+def load_property(path: Path, network: Network) -> Spec:
+    """Read a VNN-LIB property of the network.
+
+    Raises:
+        FileError: the file is missing or malformed.
+        InputError: it is about another network.
+    """
+    from ..vnnlib_spec import load_vnnlib
+
+    spec = load_vnnlib(path)
+    n_inputs, n_outputs = math.prod(network.module.input_shape), network.module.n_outputs
+    if (spec.n_inputs, spec.n_outputs) != (n_inputs, n_outputs):
+        raise InputError(
+            f"`{path}` has {spec.n_inputs} inputs and {spec.n_outputs} outputs, but the network {n_inputs} and "
+            f"{n_outputs}; give the property that belongs to it."
+        )
+    return spec
+
+
+def load_inputs(path: Path, network: Network) -> torch.Tensor:
+    """Read inputs from a `.npy` file: one, or several along a first dimension; flat ones are reshaped.
+
+    Returns:
+        Shape (b, *input_shape).
+
+    Raises:
+        FileError: the file is missing, is not a `.npy` file, or holds no numbers.
+        InputError: another shape, none at all, NaN or infinity.
+    """
+    import numpy as np
+    import torch
+
+    if not path.is_file():
+        raise FileError(f"`{path}` does not exist: expected a NumPy array; check the path.")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(f"`{path}` is not a NumPy array ({error}); write one with `numpy.save`.") from error
+    if not isinstance(array, np.ndarray):
+        raise FileError(f"`{path}` is an archive of arrays, expected one array; write it with `numpy.save`.")
+    if array.dtype.kind not in "fiu":
+        raise FileError(f"`{path}` holds {array.dtype}, expected real numbers.")
+    inputs = torch.from_numpy(_shaped(array, path, network.module.input_shape).astype(np.float64))
+    inputs = inputs.to(network.device, network.module.dtype)
+    if not bool(inputs.isfinite().all()):
+        raise InputError(f"`{path}` contains NaN or infinite values; inputs must be finite.")
+    return inputs
+
+
+def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    flat = (math.prod(shape),)
+    for one in (shape, flat):
+        if array.shape == one:
+            return array.reshape(1, *shape)
+        if array.shape[1:] == one and len(array) > 0:
+            return array.reshape(-1, *shape)
+    raise InputError(
+        f"`{path}` has shape {array.shape}, but the network takes {shape}; give one input, or several along a first "
+        "dimension."
+    )
+
+
+def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
+    """All inputs within eps of a centre, as a perturbed input of the host; center: (b, *input_shape)."""
+    from ..host import BoundedTensor, PerturbationLpNorm
+
+    return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))

@@ -1,0 +1,39 @@
+"""What every test shares: one thread, a fixed seed, and where the data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import recurjac_plugin
+
+# The tests are many small products: threads only get in each other's way, and under load they spin.
+torch.set_num_threads(1)
+
+ROOT = Path(recurjac_plugin.__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture()
+def registered():
+    """The methods registered on the host for the duration of one test."""
+    recurjac_plugin.register()
+    yield
+    recurjac_plugin.unregister()
+
+
+@pytest.fixture(scope="session")
+def vnncomp() -> Path:
+    """The VNN-COMP benchmarks, one folder per category."""
+    folder = os.environ.get("VNNCOMP_BENCHMARKS")
+    if not folder:
+        pytest.skip("VNNCOMP_BENCHMARKS is not set: no VNN-COMP networks to test on")
+    assert Path(folder).is_dir(), f"VNNCOMP_BENCHMARKS={folder} is not a folder"
+    return Path(folder)

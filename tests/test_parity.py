@@ -1,0 +1,141 @@
+"""The published RecurJac code, number by number: same pre-activation bounds in, same Jacobian bounds and constants out.
+
+The full set of cases is found through RECURJAC_GOLDEN or in a folder ``shared/golden`` next to the repository;
+without it the subset in ``tests/data/golden`` is compared. Where the published code is wrong, the truth is asserted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import Net, mlp
+from oracle import Ball, Box, jacobian
+from torch import nn
+
+import recurjac_plugin as rj
+from recurjac_plugin.activations import ACTIVATIONS
+from recurjac_plugin.host import BoundedModule
+
+HERE = Path(__file__).parent
+SUBSET = HERE / "data" / "golden"
+BESIDE = HERE.parent.parent / "shared" / "golden"
+FOLDER = Path(os.environ.get("RECURJAC_GOLDEN") or (BESIDE if BESIDE.is_dir() else SUBSET))
+CASES = {case["name"]: case for case in json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))["cases"]}
+LOCAL = [name for name, case in CASES.items() if case["kind"] == "local"]
+WIDE = [name for name in CASES if name.startswith("quirk_crown_wide")]
+NORMS = (1.0, 2.0, math.inf)
+PRECISIONS = [(torch.float64, "", 1e-12), (torch.float32, "_f32", 1e-5)]
+
+
+class Arctan(nn.Module):
+    def forward(self, x):
+        return torch.arctan(x)
+
+
+MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "arctan": Arctan}
+
+
+class Golden:
+    """One case: the network on the host, and its arrays."""
+
+    def __init__(self, name, dtype):
+        self.case, self.dtype = CASES[name], dtype
+        with np.load(FOLDER / self.case["file"], allow_pickle=False) as file:
+            self.arrays = {key: torch.tensor(file[key]) for key in file.files}
+        activation = MODULES.get(self.case["activation"], lambda: nn.LeakyReLU(self.case["slope"]))
+        self.net = mlp(activation, self.case["widths"])
+        linear = [layer for layer in self.net if isinstance(layer, nn.Linear)]
+        for i, layer in enumerate(linear):
+            layer.weight.data, layer.bias.data = self.arrays[f"W{i}"], self.arrays[f"b{i}"]
+        self.net.to(dtype)
+        self.center = self.arrays["x0"].to(dtype).unsqueeze(0)
+        self.model = BoundedModule(self.net, self.center)
+
+    def region(self, norm=None):
+        return Ball(self.center, float(self.arrays["eps"]), float(self.arrays["norm"]) if norm is None else norm)
+
+    def given(self):
+        """The published code's pre-activation bounds, by the host's names of the nodes."""
+        readers = [node for node in self.model._modules.values() if type(node).__name__ in ACTIVATIONS]
+        assert len(readers) == len(self.case["widths"]) - 2
+        return {
+            node.inputs[0].name: tuple(self.arrays[f"pre{side}{i}"].to(self.dtype).unsqueeze(0) for side in ("LB", "UB"))
+            for i, node in enumerate(readers)
+        }
+
+
+def assert_same(ours, published, tolerance):
+    ours, published = ours.detach().double(), published.double()
+    assert ours.shape == published.shape
+    error = (ours - published).abs().max() / published.abs().max()
+    assert error <= tolerance, f"differs by {float(error):.2e} of the largest value"
+
+
+@pytest.mark.skipif(FOLDER == SUBSET, reason="RECURJAC_GOLDEN is not set: only the subset in tests/data is compared")
+def test_all_backward_cases_are_here():
+    assert len(LOCAL) == 79
+
+
+def test_subset_covers_every_activation_and_norm():
+    subset = [c for c in json.loads((SUBSET / "index.json").read_text(encoding="utf-8"))["cases"] if c["kind"] == "local"]
+    assert {case["activation"] for case in subset} == {*MODULES, "leaky"}
+    assert {float(case["norm"]) for case in subset} == set(NORMS)
+
+
+@pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS, ids=["float64", "float32"])
+@pytest.mark.parametrize("name", LOCAL)
+def test_backward_order(name, dtype, suffix, tolerance):
+    golden = Golden(name, dtype)
+    given = golden.given()
+    with torch.no_grad():
+        bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), intermediate_bounds=given)
+        assert bounds.lower.dtype == dtype
+        assert_same(bounds.lower[0], golden.arrays["bwd_l" + suffix], tolerance)
+        assert_same(bounds.upper[0], golden.arrays["bwd_u" + suffix], tolerance)
+        for i, norm in enumerate(NORMS):
+            x = golden.region(norm).perturbed()
+            rows = rj.local_lipschitz(golden.model, x, per_output=True, intermediate_bounds=given)
+            assert_same(rows[0], golden.arrays["bwd_lip_sep" + suffix][i], tolerance)
+            vector = rj.local_lipschitz(golden.model, x, intermediate_bounds=given)
+            assert_same(vector, golden.arrays["bwd_lip_all" + suffix][i : i + 1], tolerance)
+
+
+def assert_contains_truth(golden, **options):
+    bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), **options)
+    truth = golden.arrays["true_jac"]
+    x_bad = golden.arrays["x_bad"].unsqueeze(0)
+    assert torch.allclose(jacobian(golden.net.double(), x_bad)[0], truth, rtol=1e-6, atol=0)
+    slack = 4 * torch.finfo(golden.dtype).eps * truth.abs()
+    assert bool((bounds.lower[0].double() <= truth + slack).all())
+    assert bool((truth - slack <= bounds.upper[0].double()).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_quirk_relu_rounding(dtype):
+    """A lower bound that is positive by rounding alone, fed in as it is, must not fix the neuron's derivative."""
+    golden = Golden("quirk_relu_rounding", dtype)
+    neuron = int(golden.arrays["neuron"])
+    assert float(golden.arrays["preLB0"][neuron]) >= 0
+    assert_contains_truth(golden, intermediate_bounds=golden.given())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("fed_in", [True, False], ids=["published_bounds", "host_bounds"])
+def test_quirk_sigmoid_saturation(dtype, fed_in):
+    """The derivative at z = 37 and 41 is 1e-16 and less, but not 0."""
+    golden = Golden("quirk_sigmoid_saturation", dtype)
+    assert_contains_truth(golden, **({"intermediate_bounds": golden.given()} if fed_in else {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("method", ["RecurJac", "RecurJac-Linear", "Fast-Lip", "IBP+RecurJac"])
+@pytest.mark.parametrize("name", WIDE)
+def test_quirk_crown_wide(name, method, dtype):
+    """Tangent lines over very wide intervals: the host's bounds must hold, or we must not build on them."""
+    assert_contains_truth(Golden(name, dtype), method=method)
