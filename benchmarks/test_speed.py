@@ -1,13 +1,14 @@
 """What the Jacobian pass costs beside the bounds it starts from: `make bench`.
 
-Each group of the printed table is one problem; read the ratios to its fastest line, all taken in the same run. `CROWN` is
-the host's bounds (pre-activations and output), `RecurJac` everything from the network to the Jacobian bounds (CROWN
-included), and a line ending in "pass" the Jacobian pass alone, from given pre-activation bounds.
+Each group of the printed table is one problem; read the ratios to its fastest line, all taken in the same run. `CROWN`
+is the host's bounds (pre-activations and output), `RecurJac` everything from the network to the Jacobian bounds
+(CROWN included), and a line ending in "pass" the Jacobian pass alone, from given pre-activation bounds.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def _ball(center: Tensor, eps: float) -> Any:
 def _mlp(*widths: int) -> nn.Module:
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -80,7 +81,7 @@ def _pass(model: Any, x: Any, rows: Tensor, method: str, to_input: bool) -> Call
 
     def run() -> Any:
         analysis = analyse(model, x, parsed, rows, intermediate_bounds=given, to_input=to_input)
-        return analysis.jacobian() if to_input else analysis.order.gradients
+        return analysis.jacobian() if to_input else analysis.backward.gradients
 
     return run
 

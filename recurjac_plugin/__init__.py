@@ -32,6 +32,7 @@ else:
     from .output_bounds import output_bounds
     from .registration import register, unregister
     from .spec import Spec
+    from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
 
 __version__ = "0.1.0"
@@ -44,8 +45,10 @@ __all__ = [
     "InputError",
     "MethodError",
     "RecurJacError",
+    "Result",
     "Spec",
     "UnsupportedError",
+    "Verdict",
     "host",
     "jacobian_bounds",
     "load_onnx",
@@ -58,4 +61,5 @@ __all__ = [
     "unregister",
     "unregister_activation",
     "unregister_operator",
+    "verify",
 ]

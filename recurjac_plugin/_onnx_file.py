@@ -68,9 +68,7 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise FileError(
-            f"`{found}` is not {KIND}, or is truncated ({error}); export or fetch it again."
-        ) from error
+        raise FileError(f"`{found}` is not {KIND}, or is truncated ({error}); export or fetch it again.") from error
     graph = model.graph
     if not graph.node:
         raise FileError(f"`{found}` is not {KIND}: it has no nodes; export or fetch it again.")
@@ -81,9 +79,7 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     for role, values in (("input", inputs), ("output", list(graph.output))):
         if len(values) != 1:
             names = ", ".join(value.name for value in values) or "none"
-            raise FileError(
-                f"`{found}` has {len(values)} {role}s ({names}): expected one; export a network with one."
-            )
+            raise FileError(f"`{found}` has {len(values)} {role}s ({names}): expected one; export a network with one.")
     dimensions = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)  # 0 where unspecified
     has_batch = len(dimensions) > 1 and dimensions[0] in (0, 1)
     shape = dimensions[1:] if has_batch else dimensions
@@ -97,9 +93,7 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
 
 def _refuse_foreign_operators(path: Path, graph: GraphProto) -> None:
     foreign = [
-        f"{describe(node)} of domain `{node.domain}`"
-        for node in graph.node
-        if node.domain not in DEFAULT_DOMAINS
+        f"{describe(node)} of domain `{node.domain}`" for node in graph.node if node.domain not in DEFAULT_DOMAINS
     ]
     if foreign:
         raise UnsupportedError(f"`{path}`", foreign, "Export it with standard ONNX operators.")
@@ -109,24 +103,19 @@ def _refuse_bad_weights(path: Path, graph: GraphProto) -> None:
     import onnx
     from onnx import numpy_helper
 
-    for name, tensor in _constants(graph):
+    for name, tensor in constants(graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise FileError(
-                f"`{path}` keeps `{name}` in another file: expected one file; save it with its weights."
-            )
+            raise FileError(f"`{path}` keeps `{name}` in another file: expected one file; save it with its weights.")
         try:
             array = numpy_helper.to_array(tensor)
         except ValueError as error:
-            raise FileError(
-                f"`{path}` has a damaged weight `{name}` ({error}); export or fetch it again."
-            ) from error
+            raise FileError(f"`{path}` has a damaged weight `{name}` ({error}); export or fetch it again.") from error
         if array.dtype.kind == "f" and np.isnan(array).any():
-            raise FileError(
-                f"`{path}` has NaN in `{name}`: expected numbers; train or export the network again."
-            )
+            raise FileError(f"`{path}` has NaN in `{name}`: expected numbers; train or export the network again.")
 
 
-def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+def constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Initializers and values of Constant nodes, with the names under which nodes use them."""
     for tensor in graph.initializer:
         yield tensor.name, tensor
     for node in graph.node:
@@ -142,17 +131,13 @@ def _dtype_of(path: Path, value: ValueInfoProto) -> np.dtype:
     code = value.type.tensor_type.elem_type
     if code not in (TensorProto.FLOAT, TensorProto.DOUBLE):
         kind = TensorProto.DataType.Name(code)
-        raise FileError(
-            f"`{path}` takes `{value.name}` as {kind}: expected FLOAT or DOUBLE; export it with floats."
-        )
+        raise FileError(f"`{path}` takes `{value.name}` as {kind}: expected FLOAT or DOUBLE; export it with floats.")
     return np.dtype(helper.tensor_dtype_to_np_dtype(code))
 
 
 def _shown(value: ValueInfoProto) -> str:
     dimensions = value.type.tensor_type.shape.dim
-    return (
-        "[" + ", ".join(d.dim_param or (str(d.dim_value) if d.dim_value else "?") for d in dimensions) + "]"
-    )
+    return "[" + ", ".join(d.dim_param or (str(d.dim_value) if d.dim_value else "?") for d in dimensions) + "]"
 
 
 def describe(node: NodeProto) -> str:

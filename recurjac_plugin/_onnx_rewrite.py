@@ -6,18 +6,23 @@ as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._onnx_file import DEFAULT_DOMAINS, OnnxFile
+from ._onnx_file import DEFAULT_DOMAINS, OnnxFile, constants
+from ._onnx_session import measured_shapes
 from .errors import FileError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 
-def prepare(file: OnnxFile) -> ModelProto:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     """Rewrite the graph, keeping its meaning, where onnx2pytorch 0.6.0 would misread it.
 
     - A domain that is imported but not used draws a warning: dropped.
@@ -27,9 +32,14 @@ def prepare(file: OnnxFile) -> ModelProto:
       become Constant nodes as well, for they do not fit into `torch.nn.Linear`.
     - ``Reshape`` to a shape that begins with the batch size 1 (given, or computed from the input's own shape)
       gets that shape as a constant, with -1 in place of the 1, so that it takes larger batches.
-    """
-    import onnx
+    - ``Conv`` and ``ConvTranspose`` state the shape of their kernel (onnx2pytorch 0.5 on Python 3.10 asks for it).
+    - ``Split`` gets its sizes as an attribute again, as it had them before operator set 13.
+    - Nodes that nothing uses any more are dropped.
 
+    Returns:
+        The model, and the shapes that are known of its values for a batch of one: 0 for an unknown size, absent
+        where not even the rank is known.
+    """
     model = file.parse()
     used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
     kept = [entry for entry in model.opset_import if entry.domain in used]
@@ -39,21 +49,21 @@ def prepare(file: OnnxFile) -> ModelProto:
     for value in model.graph.input:
         if value.name == file.input_name and file.has_batch:
             value.type.tensor_type.shape.dim[0].dim_value = 1
-    try:
-        shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
-    except onnx.shape_inference.InferenceError as error:
-        raise FileError(
-            f"`{file.path}` has a graph without consistent shapes: {error}; export it again."
-        ) from error
+    shapes = _shapes(model, file)
     for node in list(model.graph.node):
         if node.op_type == "MatMul":
             _rewrite_matmul(model.graph, node, shapes)
         elif node.op_type == "Reshape" and file.has_batch:
             _rewrite_reshape(model.graph, node, shapes)
-    return model
+        elif node.op_type in ("Conv", "ConvTranspose"):
+            _rewrite_convolution(node, shapes)
+        elif node.op_type == "Split":
+            _rewrite_split(node, shapes)
+    _drop_unused(model.graph)
+    return model, shapes
 
 
-def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> None:
+def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     left, right = node.input
     if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
@@ -76,12 +86,50 @@ def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
                     _as_constant_node(graph, other, position)
 
 
-def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> None:
+def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
     """Write the shape out, with -1 for the batch, where it is known and the batch leads before and after."""
     source, target = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
     if len(node.input) > 1 and source[:1] == (1,) and target[:1] == (1,) and 0 not in target[1:]:
         shape = np.array([-1, *target[1:]], dtype=np.int64)
         node.input[1] = _add_initializer(graph, f"{node.output[0]}_shape", shape)
+
+
+def _rewrite_convolution(node: NodeProto, shapes: Shapes) -> None:
+    import onnx
+
+    kernel = shapes.get(node.input[1], ())[2:]
+    if kernel and not any(attribute.name == "kernel_shape" for attribute in node.attribute):
+        node.attribute.append(onnx.helper.make_attribute("kernel_shape", kernel))
+
+
+def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:
+    import onnx
+
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    sizes = [shapes[name][axis] if name in shapes else 0 for name in node.output]
+    if 0 not in sizes and not any(attribute.name == "split" for attribute in node.attribute):
+        del node.input[1:]
+        node.attribute.append(onnx.helper.make_attribute("split", sizes))
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    used = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            kept.append(node)
+            used.update(node.input)
+            used.update(name for attribute in node.attribute for name in _captured(attribute.g))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+
+
+def _captured(body: GraphProto) -> Iterator[str]:
+    """Names that the body of a Loop, Scan or If uses, some of which are of the graph around it."""
+    for node in body.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _captured(attribute.g)
 
 
 def _as_constant_node(graph: GraphProto, node: NodeProto, position: int) -> None:
@@ -104,23 +152,34 @@ def _add_initializer(graph: GraphProto, name: str, array: np.ndarray) -> str:
 
 
 def _unused(graph: GraphProto, name: str) -> str:
-    taken = {tensor.name for tensor in graph.initializer} | {
-        out for node in graph.node for out in node.output
-    }
+    taken = {tensor.name for tensor in graph.initializer} | {out for node in graph.node for out in node.output}
     while name in taken:
         name += "_"
     return name
 
 
-def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
-    """Shapes that are known, 0 for an unknown size; values of unknown rank are absent."""
-    values = (*graph.input, *graph.value_info, *graph.output)
-    found = {
+def _shapes(model: ModelProto, file: OnnxFile) -> Shapes:
+    """Shapes by inference, and where that gives up, by running the network once."""
+    import onnx
+
+    try:
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise FileError(f"`{file.path}` has a graph without consistent shapes: {error}; export it again.") from error
+    shapes = {
         value.name: tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
-        for value in values
+        for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.HasField("shape")
     }
-    return found | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    computed = [name for node in model.graph.node for name in node.output if name]
+    unknown = [name for name in computed if 0 in shapes.get(name, (0,))]
+    measured = measured_shapes(file, model, unknown) if unknown else {}
+    return shapes | measured | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def constant_arrays(graph: GraphProto) -> dict[str, np.ndarray]:
+    """Values of initializers and Constant nodes by name."""
+    return {name: _array(tensor) for name, tensor in constants(graph)}
 
 
 def _array(tensor: TensorProto) -> np.ndarray:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ._onnx_file import OnnxFile, one_line, read_onnx
 from .errors import FileError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 class OnnxSession:
@@ -25,9 +29,7 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only; they are raised as well
         try:
-            self._session = onnxruntime.InferenceSession(
-                file.content, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
         except _onnxruntime_errors() as error:
             raise FileError(
                 f"`{file.path}` is not accepted by onnxruntime: {one_line(error)}; export it again."
@@ -35,9 +37,7 @@ class OnnxSession:
         self.input_shape = file.input_shape
         self.dtype = file.dtype
 
-    def __call__(
-        self, x: np.ndarray
-    ) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
         """Outputs of every input, each evaluated on its own; `x` is converted to the network's type."""
         x = np.asarray(x, dtype=self.dtype)
         single = self._file.single_shape
@@ -47,9 +47,7 @@ class OnnxSession:
         try:
             (y,) = self._session.run(None, {self._file.input_name: x})
         except _onnxruntime_errors() as error:
-            raise FileError(
-                f"`{self._file.path}` fails in onnxruntime: {one_line(error)}; export it again."
-            ) from error
+            raise FileError(f"`{self._file.path}` fails in onnxruntime: {one_line(error)}; export it again.") from error
         return np.asarray(y).reshape(-1)
 
 
@@ -62,6 +60,33 @@ def onnx_session(path: str | PathLike[str]) -> OnnxSession:
         UnsupportedError: it uses operators outside the standard ONNX domain.
     """
     return OnnxSession(read_onnx(path))
+
+
+def measured_shapes(file: OnnxFile, model: ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of some intermediate values for one input; empty if onnxruntime does not run the model.
+
+    Args:
+        file: the network.
+        model: the network as parsed; it is not changed.
+        names: values computed by its nodes.
+    """
+    import onnx
+    import onnxruntime
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    outputs = {value.name for value in shown.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    zeros = np.zeros(file.single_shape, dtype=file.dtype)
+    try:
+        session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values = session.run(names, {file.input_name: zeros})
+    except _onnxruntime_errors():
+        return {}
+    return {name: np.asarray(value).shape for name, value in zip(names, values, strict=True)}
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:

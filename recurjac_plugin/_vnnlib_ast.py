@@ -64,9 +64,7 @@ def _parser_message(text: str) -> str:
         errors = json.loads(text)["errors"]
     except ValueError:  # syntax errors come as plain text, type errors as JSON
         return " ".join(text.split())
-    return "; ".join(
-        f"line {e['line']}: {e['message']} `{e['offendingSymbol']}` ({e['hint']})" for e in errors
-    )
+    return "; ".join(f"line {e['line']}: {e['message']} `{e['offendingSymbol']}` ({e['hint']})" for e in errors)
 
 
 def boxes_of(query: Any, path: Path, old: bool) -> tuple[Box, ...]:
@@ -88,9 +86,7 @@ def boxes_of(query: Any, path: Path, old: bool) -> tuple[Box, ...]:
     groups: dict[bytes, list[Case]] = {}
     for case in cases:
         if not case.rows:
-            raise reader.refuse(
-                "allows inputs whatever their outputs are", "expected a condition on outputs", None
-            )
+            raise reader.refuse("allows inputs whatever their outputs are", "expected a condition on outputs", None)
         groups.setdefault(case.key(), []).append(case)
     return tuple(_box(group, reader.n_outputs) for group in groups.values())
 
@@ -132,9 +128,7 @@ class _Reader:
         ):
             if len(found) != expected:
                 names = ", ".join(definition.name for definition in found) or "none"
-                raise FileError(
-                    f"`{path}` declares {len(found)} {kind} ({names}): expected {expected}; rewrite it."
-                )
+                raise FileError(f"`{path}` declares {len(found)} {kind} ({names}): expected {expected}; rewrite it.")
         for definition in (network.inputs[0], network.outputs[0]):
             if definition.dtype.name not in ("Real", "F32", "F64"):
                 raise FileError(
@@ -172,9 +166,7 @@ class _Reader:
             choices = [self.atoms(comparison) for comparison in comparisons]
             split = split or any(len(choice) > 1 for choice in choices)
             if math.prod(map(len, choices)) > _MOST_CASES:
-                raise self.refuse(
-                    "has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None
-                )
+                raise self.refuse("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
             conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
         return Form(tuple(conjunctions), split)
 
@@ -191,9 +183,7 @@ class _Reader:
             left, right = comparison.lhs.to_linear_expr(), comparison.rhs.to_linear_expr()
         except vnnlib.VNNLibException as error:
             message = f"has a comparison that is not linear ({error})"
-            raise self.refuse(
-                message, "expected sums of variables times numbers", _line(comparison)
-            ) from error
+            raise self.refuse(message, "expected sums of variables times numbers", _line(comparison)) from error
         coefficients: dict[int, float] = {}
         kinds = set()
         line = None
@@ -205,11 +195,7 @@ class _Reader:
                 index = int(np.ravel_multi_index(variable.indices, variable.shape)) if variable.indices else 0
                 coefficients[index] = coefficients.get(index, 0.0) + side * term.coeff
         if len(kinds) != 1:
-            what = (
-                "mixes inputs and outputs in one comparison"
-                if kinds
-                else "compares numbers without a variable"
-            )
+            what = "mixes inputs and outputs in one comparison" if kinds else "compares numbers without a variable"
             raise self.refuse(what, "expected inputs only or outputs only", line or _line(comparison))
         on_inputs = kinds == {vnnlib.SymbolKind.Input}
         constant = sign * right.constant - sign * left.constant

@@ -152,6 +152,4 @@ def _refuse_unbounded(
     i = case.unbounded_at()
     if i is not None:
         which = "lower" if np.isinf(case.lower[i]) else "upper"
-        raise refuse(
-            f"gives `{input_name(i)}` no {which} bound", "expected both bounds for every input", None
-        )
+        raise refuse(f"gives `{input_name(i)}` no {which} bound", "expected both bounds for every input", None)

@@ -53,16 +53,12 @@ def as_version_2(text: str, path: Path) -> str:
                 "`Y_i` of type Real; VNN-LIB 1.0 has no others."
             )
         if int(variable[2]) in declared[variable[1]]:
-            raise FileError(
-                f"`{path}` line {line(match)} declares `{match[1]}` again: expected one declaration each."
-            )
+            raise FileError(f"`{path}` line {line(match)} declares `{match[1]}` again: expected one declaration each.")
         declared[variable[1]].add(int(variable[2]))
     for letter, numbers in declared.items():
         missing = next(i for i in range(len(numbers) + 1) if i not in numbers)
         if not numbers or missing < len(numbers):
-            raise FileError(
-                f"`{path}` does not declare `{letter}_{missing}`: expected `{letter}_0` to the last one."
-            )
+            raise FileError(f"`{path}` does not declare `{letter}_{missing}`: expected `{letter}_0` to the last one.")
     # Blanks of the same length and the same line ends keep every position.
     text = _DECLARATION.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     body = _TOKEN.sub(_token_rewriter(path, declared, line), text)
@@ -80,16 +76,12 @@ def _token_rewriter(
         token = match[0]
         if variable := _VARIABLE.fullmatch(token):
             if int(variable[2]) not in declared[variable[1]]:
-                raise FileError(
-                    f"`{path}` line {line(match)} uses `{token}`, which it does not declare; declare it."
-                )
+                raise FileError(f"`{path}` line {line(match)} uses `{token}`, which it does not declare; declare it.")
             return f"{variable[1]}[{int(variable[2])}]"
         if _NUMBER.fullmatch(token):
             value = float(token)
             if math.isinf(value) or (value == 0.0 and Decimal(token) != 0):
-                raise FileError(
-                    f"`{path}` line {line(match)} has {token}, which is not in the range of a double."
-                )
+                raise FileError(f"`{path}` line {line(match)} has {token}, which is not in the range of a double.")
             decimal = format(Decimal(token), "f")
             return decimal if "." in decimal else f"{decimal}.0"
         return "==" if token == "=" else token

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
-from .gains import compute_gains
-from .graph import Graph, build_graph
+from .gains import Gains, compute_gains
+from .graph import ActivationStep, Graph, build_graph
 from .host import BoundedModule
 from .host_bounds import host_bounds
+from .host_defects import host_precision
 from .host_graph import HostGraph, read_graph
 from .methods import Method
-from .recursion import BackwardOrder, backward_order
+from .recursion import BackwardOrder, backward_order, forward_jacobian
 from .region import Region, read_region
+from .rules import UpperLine
 from .undetermined import classify
 
 DEFAULT_MEMORY_BUDGET = 512 * 2**20
@@ -33,20 +36,35 @@ class Analysis:
     Attributes:
         region: where the input lies.
         graph: the network as plain steps.
-        order: the recursion's bounds.
+        gains: the exact part between the undetermined neurons.
+        rule: what happens at an undetermined neuron.
+        memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
     """
 
     region: Region
     graph: Graph
-    order: BackwardOrder
+    gains: Gains
+    rule: UpperLine
+    memory_budget: int
     center_value: Tensor
     host_output: tuple[Tensor, Tensor] | None
 
-    def jacobian(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the Jacobian, (b, k, columns)."""
-        return self.order.jacobian()
+    @cached_property
+    def backward(self) -> BackwardOrder:
+        """The gradients at every undetermined neuron, from the output back."""
+        return backward_order(self.gains, self.rule, self.memory_budget)
+
+    def jacobian(self, order: str = "backward") -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, (b, k, columns), in one of `recursion.ORDERS`."""
+        if order == "backward":
+            return self.backward.jacobian()
+        lower, upper = forward_jacobian(self.gains, self.rule, self.memory_budget)
+        if order == "both":
+            other = self.backward.jacobian()
+            lower, upper = torch.maximum(lower, other[0]), torch.minimum(upper, other[1])
+        return lower, upper
 
 
 def analyse(
@@ -80,6 +98,7 @@ def analyse(
     rows = specification(C, host_graph.output)
     names = {step.preactivation: step for step in graph.activations}
     given = dict(intermediate_bounds or {})
+    precision = {name: torch.finfo(low.dtype).eps for name, (low, _) in given.items()}
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise InputError(
@@ -91,24 +110,20 @@ def analyse(
         wanted = [name for name in names if name not in given]
         computed, host_output = host_bounds(model, host_graph, x, method.host, rows, wanted)
         given |= computed
+        precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
     derivatives = {
-        step.name: classify(step, *_checked(step.preactivation, given[step.preactivation], graph, step.source, region))
+        step.name: classify(step, *_checked(given, step, graph, region), precision[step.preactivation])
         for step in graph.activations
     }
-    output_shape = graph.shapes[graph.output]
-    gains = compute_gains(
-        graph,
-        derivatives,
-        rows.reshape(*rows.shape[:2], *output_shape),
-        len(region.center),
-        memory_budget,
-        to_input,
-    )
+    start = rows.reshape(*rows.shape[:2], *graph.shapes[graph.output])  # in the shape of the last step
+    gains = compute_gains(graph, derivatives, start, len(region.center), memory_budget, to_input)
     return Analysis(
         region,
         graph,
-        backward_order(gains, rule, memory_budget),
-        (rows @ host_graph.output.flatten(1).unsqueeze(2)).squeeze(2),
+        gains,
+        rule,
+        memory_budget,
+        (rows.flatten(2) @ host_graph.output.flatten(1).unsqueeze(2)).squeeze(2),
         host_output,
     )
 
@@ -128,39 +143,41 @@ def read(model: Any, x: Any) -> tuple[Region, HostGraph]:
     parameter = next(model.parameters(), None)
     if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
         raise InputError(
-            f"`x` is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; move one of them."
+            f"`x` is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; "
+            "move one of them."
         )
     return region, read_graph(model, region.scaled(1.0))
 
 
 def specification(C: Tensor | None, output: Tensor) -> Tensor:
-    """The matrix C for an output of shape (b, *output_shape), as (b, k, n_out).
+    """The matrix C for an output of shape (b, *output_shape), as (b, k, *output_shape).
 
     Raises:
         InputError: C has another shape, dtype or device, or contains NaN.
     """
     batch, size = len(output), output[0].numel()
     if C is None:
-        return torch.eye(size, dtype=output.dtype, device=output.device).expand(batch, size, size)
+        C = torch.eye(size, dtype=output.dtype, device=output.device).unsqueeze(0)
     if not isinstance(C, Tensor) or C.dim() < 3 or len(C) not in (1, batch) or C[0, :1].numel() != size:
         came = tuple(C.shape) if isinstance(C, Tensor) else type(C).__name__
         raise InputError(f"`C` must have shape ({batch} or 1, k, {size}) for this model, got {came}.")
     if C.dtype != output.dtype or C.device != output.device:
         raise InputError(
-            f"`C` is {C.dtype} on {C.device}, but the model's output is {output.dtype} on {output.device}; use the same."
+            f"`C` is {C.dtype} on {C.device}, but the model's output is {output.dtype} on {output.device}; "
+            "use the same."
         )
     if not bool(C.isfinite().all()):
         raise InputError("`C` contains NaN or infinite values; a specification must be finite.")
-    return C.flatten(2).expand(batch, -1, -1)
+    return C.expand(batch, *C.shape[1:]).reshape(batch, C.shape[1], *output.shape[1:])
 
 
-def _checked(
-    name: str, bounds: tuple[Tensor, Tensor], graph: Graph, source: str, region: Region
-) -> tuple[Tensor, Tensor]:
-    """Pre-activation bounds in the shape, dtype and device of the region."""
-    shape = (len(region.center), *graph.shapes[source])
-    lower, upper = bounds
-    if lower.numel() != upper.numel() or lower.numel() not in (torch.Size(shape).numel(), torch.Size(shape[1:]).numel()):
+def _checked(given: Intervals, step: ActivationStep, graph: Graph, region: Region) -> tuple[Tensor, Tensor]:
+    """Pre-activation bounds of a step in the shape, dtype and device of the region."""
+    name = step.preactivation
+    shape = (len(region.center), *graph.shapes[step.source])
+    lower, upper = given[name]
+    sizes = (torch.Size(shape).numel(), torch.Size(shape[1:]).numel())
+    if lower.numel() != upper.numel() or lower.numel() not in sizes:
         raise InputError(
             f"The bounds of `{name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
         )

@@ -115,9 +115,7 @@ def attack(
 class _Search:
     """One attack: the targets, the generator of starts, and the time at which to stop."""
 
-    def __init__(
-        self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int
-    ) -> None:
+    def __init__(self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int) -> None:
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
         self.targets = _Targets.of(spec, network.dtype, device)
@@ -173,11 +171,7 @@ class _Search:
 
     def _outputs(self, x: Tensor) -> Tensor:  # x: [t, n_inputs] -> [t, n_outputs]
         x = x.reshape(-1, *self.network.input_shape)
-        return (
-            self.network(x)
-            if self.network.takes_batches
-            else torch.cat([self.network(row) for row in x.split(1)])
-        )
+        return self.network(x) if self.network.takes_batches else torch.cat([self.network(row) for row in x.split(1)])
 
     def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
         """A witness among the points of loss at most 0, the smallest first."""

@@ -70,6 +70,26 @@ class Gains:
             found = self.reference.new_zeros(1, self.count(later), self.count(earlier))
         return found
 
+    def transposed(self) -> Gains:
+        """The same network run backwards: rows and input change places, and so do earlier and later.
+
+        Its backward order is the paper's forward order: the bounds are those of the derivatives of the undetermined
+        neurons' pre-activations with respect to the input, from the input on.
+        """
+        swap = {ROWS: INPUT, INPUT: ROWS}
+        return Gains(
+            layers=self.layers[::-1],
+            derivatives=self.derivatives,
+            blocks={
+                (swap.get(earlier, earlier), swap.get(later, later)): block.mT
+                for (later, earlier), block in self.blocks.items()
+            },
+            batch=self.batch,
+            rows=self.columns,
+            columns=self.rows,
+            reference=self.reference,
+        )
+
 
 def compute_gains(
     graph: Graph,

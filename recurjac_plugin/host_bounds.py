@@ -12,17 +12,18 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 from .host import IS_03, VERSION, BoundedModule
-from .host_defects import Interval, require_center_inside, require_sound
+from .host_defects import Interval, host_precision, require_center_inside, require_sound
 from .host_graph import HostGraph, preserved
 
-_HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds  # `register` wraps it in the class; the package itself does not need that
+# `register` wraps this in the class; the package itself goes to the host directly.
+_HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
 
 def host_bounds(
     model: Any,
     graph: HostGraph,
     x: Any,
     method: str,
-    rows: Tensor,  # shape: (b, k, n_out)
+    rows: Tensor,  # shape: (b, k, *output_shape)
     names: Iterable[str],
 ) -> tuple[dict[str, Interval], Interval]:
     """Run one of the host's own methods.
@@ -44,8 +45,8 @@ def host_bounds(
     """
     require_sound(graph.nodes, method)
     _match_tables(model, rows.dtype)
-    # The host reports its progress with print; results are the caller's business.
-    with preserved(model), _default_dtype(rows.dtype), redirect_stdout(sys.stderr):
+    with preserved(model), _host_settings(method, rows.dtype):
+        _dense_alpha(model, method)
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
         except _HOST_FAILURES as error:
@@ -63,20 +64,52 @@ def host_bounds(
             [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
             f"Try other pre-activation bounds than `{method}`, e.g. `IBP+RecurJac`.",
         )
-    require_center_inside(intervals, graph.values, method)
-    center = (rows @ graph.output.flatten(1).unsqueeze(2)).squeeze(2)
-    require_center_inside({"output": (lower, upper)}, {"output": center}, method)
+    if not torch.is_grad_enabled():
+        intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
+        lower, upper = lower.detach(), upper.detach()
+    center = (rows.flatten(2) @ graph.output.flatten(1).unsqueeze(2)).squeeze(2)
+    require_center_inside(
+        intervals | {"output": (lower, upper)},
+        graph.values | {"output": center},
+        method,
+        host_precision(graph, method, rows.dtype),
+    )
     return intervals, (lower, upper)
 
 
 # What the host raises for operators and shapes it cannot bound: it has no exception of its own.
-_HOST_FAILURES = (NotImplementedError, AssertionError, RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_HOST_FAILURES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 _TANGENTS_03 = {
     "BoundTanh": (torch.tanh, "dtanh"),
     "BoundSigmoid": (torch.sigmoid, "dsigmoid"),
     "BoundAtan": (torch.arctan, "darctan"),
 }
+
+
+def _dense_alpha(model: Any, method: str) -> None:
+    """Keep 0.3 from mixing sparse and dense optimisation variables, which ends in a failed assertion."""
+    if IS_03 and method == "alpha-CROWN":
+        for node in model._modules.values():
+            for option in ("use_sparse_spec_alpha", "use_sparse_features_alpha"):
+                if hasattr(node, option):
+                    setattr(node, option, False)
+
+
+@contextmanager
+def _host_settings(method: str, dtype: torch.dtype) -> Iterator[None]:
+    """What the host takes from the process: default dtype, autograd (alpha-CROWN optimises), stdout (it prints)."""
+    gradients = method == "alpha-CROWN" or torch.is_grad_enabled()
+    with _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
+        yield
 
 
 def _match_tables(model: Any, dtype: torch.dtype) -> None:
@@ -89,13 +122,26 @@ def _match_tables(model: Any, dtype: torch.dtype) -> None:
         table = getattr(node, "d_lower", None)
         if not isinstance(table, Tensor) or table.dtype == dtype or not hasattr(node, "step_pre"):
             continue
-        with _default_dtype(dtype):
-            if IS_03:
-                function, derivative = _TANGENTS_03[type(node).__name__]
-                node.precompute_relaxation(type(node).__name__, function, getattr(node, derivative))
-            else:
-                node.precompute_relaxation(node.act_func, node.d_act_func)
-                node.precompute_dfunc_values(node.act_func, node.d_act_func)
+        key = (type(node).__name__, dtype, table.device)
+        if key not in _tables:
+            with _default_dtype(dtype):
+                _rebuild_tables(node)
+            _tables[key] = {name: vars(node)[name] for name in _TABLES if name in vars(node)}
+        vars(node).update(_tables[key])
+
+
+# A rebuild takes a second, and the tables depend on the function alone.
+_TABLES = ("d_lower", "d_upper", "dfunc_values")
+_tables: dict[tuple[str, torch.dtype, torch.device], dict[str, Tensor]] = {}
+
+
+def _rebuild_tables(node: Any) -> None:
+    if IS_03:
+        function, derivative = _TANGENTS_03[type(node).__name__]
+        node.precompute_relaxation(type(node).__name__, function, getattr(node, derivative))
+    else:
+        node.precompute_relaxation(node.act_func, node.d_act_func)
+        node.precompute_dfunc_values(node.act_func, node.d_act_func)
 
 
 @contextmanager

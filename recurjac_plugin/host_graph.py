@@ -49,9 +49,11 @@ def read_graph(model: Any, x: Any) -> HostGraph:
         roots = [node for node in order if not node.inputs and node.perturbed]
         if len(roots) > 1:
             names = [f"`{node.name}` ({type(node).__name__.removeprefix('Bound')})" for node in roots]
-            raise UnsupportedError("The model", names, "Exactly one perturbed input, and no perturbed weights, is supported.")
+            raise UnsupportedError(
+                "The model", names, "Exactly one perturbed input, and no perturbed weights, is supported."
+            )
         if not final.perturbed or not roots:
-            raise InputError("The output of the model does not depend on its perturbed input: there is nothing to bound.")
+            raise InputError("The model's output does not depend on its perturbed input: there is nothing to bound.")
         values = {node.name: model.get_forward_value(node) for node in order if not node.perturbed}
         _require_finite(values)
         nodes = tuple(_plain(node, values) for node in order if node.perturbed and node.inputs)

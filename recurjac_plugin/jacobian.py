@@ -8,15 +8,20 @@ from torch import Tensor
 
 from .analysis import DEFAULT_MEMORY_BUDGET, Intervals, analyse
 from .bounds import Bounds
+from .errors import InputError
 from .methods import parse
+from .precision import full_precision
+from .recursion import ORDERS
 
 
+@full_precision()
 def jacobian_bounds(
     model: Any,
     x: Any,
     *,
     method: str = "RecurJac",
     C: Tensor | None = None,
+    order: str = "backward",
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Bounds:
@@ -35,6 +40,8 @@ def jacobian_bounds(
         method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`, with a prefix for the pre-activation bounds (`IBP+`, ...);
             see `recurjac_plugin.methods`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
+        order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
+            neither order is always tighter.
         intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
         memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it.
 
@@ -43,16 +50,18 @@ def jacobian_bounds(
         weights where the host's pre-activation bounds are.
 
     Raises:
-        InputError: model, input or C do not fit together, NaN, or an empty region.
+        InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order.
         MethodError: unknown method, or one without Jacobian bounds.
         UnsupportedError: the network has parts without a rule; all of them are listed.
 
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1.
     """
+    if order not in ORDERS:
+        raise InputError(f"`order` must be one of {', '.join(map(repr, ORDERS))}, got {order!r}.")
     analysis = analyse(
         model, x, parse(method), C, intermediate_bounds=intermediate_bounds, memory_budget=memory_budget
     )
-    lower, upper = analysis.jacobian()
+    lower, upper = analysis.jacobian(order)
     shape = (*lower.shape[:2], *analysis.graph.shapes[analysis.graph.input])
     return Bounds(lower.reshape(shape), upper.reshape(shape))

@@ -11,8 +11,10 @@ from torch import Tensor
 from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, Intervals, analyse
 from .errors import InputError
 from .methods import parse
+from .precision import full_precision
 
 
+@full_precision()
 def local_lipschitz(
     model: Any,
     x: Any,
@@ -102,4 +104,4 @@ def row_constants(
         slope, constant = torch.zeros_like(lower), torch.maximum(lower.abs(), upper.abs())
     weights = torch.where(unknown, slope, sign) * scale
     rest = (torch.where(unknown, constant, torch.zeros_like(constant)) * scale).sum(2)
-    return torch.minimum(plain, analysis.order.upper_of_sum(weights) + rest)
+    return torch.minimum(plain, analysis.backward.upper_of_sum(weights) + rest)

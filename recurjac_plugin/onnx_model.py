@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._onnx_file import OnnxFile, describe, one_line, read_onnx
-from ._onnx_rewrite import prepare
+from ._onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
+from ._onnx_rewrite import Shapes, constant_arrays, prepare
 from ._onnx_session import OnnxSession, onnx_session
+from ._onnx_static import static_module
 from .errors import FileError, UnsupportedError
 
 __all__ = ["OnnxNetwork", "OnnxSession", "load_onnx", "onnx_session"]
@@ -95,7 +96,7 @@ def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
 
 
 def _convert(file: OnnxFile) -> OnnxNetwork:
-    model = prepare(file)
+    model, shapes = prepare(file)
     dtype = torch.float64 if file.dtype == np.float64 else torch.float32
     with _converter_warnings():
         onnx2pytorch = _import_onnx2pytorch()
@@ -104,54 +105,39 @@ def _convert(file: OnnxFile) -> OnnxNetwork:
         except _CONVERTER_ERRORS as error:
             raise UnsupportedError(
                 f"`{file.path}`",
-                _unconvertible(prepare(file)) or [f"the graph ({type(error).__name__}: {one_line(error)})"],
+                _unconvertible(prepare(file)[0]) or [f"the graph ({type(error).__name__}: {one_line(error)})"],
                 "Export it with operators that onnx2pytorch converts.",
             ) from error
-    _simplify(converted)
+    _simplify(converted, shapes)
     return OnnxNetwork(converted.to(dtype), file.input_shape, dtype)
 
 
 def _unconvertible(model: ModelProto) -> list[str]:
     """Every node that onnx2pytorch refuses when it is given that node alone."""
     from onnx import helper
-    from onnx2pytorch.convert.model import get_opset_version
     from onnx2pytorch.convert.operations import convert_operations
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    version = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
     offenders = []
     for node in model.graph.node:
         constants = [stored[name] for name in node.input if name in stored]
         alone = helper.make_graph([node], "one node", [], [], constants)
         try:
-            list(convert_operations(alone, get_opset_version(model), 0, False))
+            list(convert_operations(alone, version, 0, False))
         except _CONVERTER_ERRORS as error:
             offenders.append(f"{describe(node)} ({one_line(error)})")
     return offenders
 
 
-class _Reshape(nn.Module):
-    """Reshape to a shape known when the file is read."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, x: Tensor, _shape: Tensor | None = None) -> Tensor:
-        return x.reshape(self.shape)
-
-
-def _simplify(network: nn.Module) -> None:
-    """Replace modules of onnx2pytorch that trace into shape arithmetic by what they amount to."""
-    from onnx2pytorch.operations import Flatten, Pad, Reshape
-
-    children: list[tuple[str, Any]] = list(network.named_children())
-    for name, module in children:
-        if type(module) is Flatten and module.start_dim == 1:
-            setattr(network, name, nn.Flatten(1))
-        elif type(module) is Reshape and module.shape is not None and 0 not in module.shape:
-            setattr(network, name, _Reshape(tuple(int(size) for size in module.shape)))
-        elif type(module) is Pad and module.padding is not None and not any(module.padding):
-            setattr(network, name, nn.Identity())
+def _simplify(network: Any, shapes: Shapes) -> None:
+    """Replace modules of an `onnx2pytorch.ConvertModel` by static ones; its graph says which they can be."""
+    graph = network.onnx_model.graph
+    constants = constant_arrays(graph)
+    for node in graph.node:
+        module = static_module(node, constants, shapes)
+        if module is not None:
+            setattr(network, network.mapping[node.output[0]], module)
 
 
 def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None:
@@ -205,12 +191,10 @@ def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
 def _converter_warnings() -> Iterator[None]:
     """Turn onnx2pytorch's guesses into errors; silence what torchvision says about features not used."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "error", message="No explicit conversion for op_type", category=RuntimeWarning
-        )
-        warnings.filterwarnings(
-            "ignore", message="Failed to load image Python extension", category=UserWarning
-        )
+        warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
+        # Before 0.6 (Python 3.10) it makes tensors of the file's own memory; nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
         yield
 
 

@@ -13,9 +13,11 @@ from .errors import InputError
 from .host_bounds import host_bounds
 from .lipschitz import row_constants
 from .methods import Method, parse
+from .precision import full_precision
 from .region import read_region
 
 
+@full_precision()
 def output_bounds(
     model: Any,
     x: Any,

@@ -23,7 +23,7 @@ class Region:
     Attributes:
         center: the middle of the region, shape (b, *input_shape).
         norm: p of the ball; inf for boxes.
-        radius: half side lengths of a box (norm inf) of shape (b, columns); otherwise the ball's radius of shape (b, 1).
+        radius: half side lengths of a box (norm inf), shape (b, columns); otherwise the ball's radius, shape (b, 1).
     """
 
     center: Tensor

@@ -63,9 +63,7 @@ class Box:
 
     def __repr__(self) -> str:
         radius = float((self.upper - self.lower).max()) / 2
-        return (
-            f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
-        )
+        return f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

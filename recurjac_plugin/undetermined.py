@@ -18,7 +18,7 @@ from .graph import ActivationStep
 # Bounds come from floating-point sums whose rounding is proportional to the layer's magnitudes, not to the bound
 # itself: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that is negative in truth. Without
 # slack such a neuron counts as stable and the Jacobian misses an entire branch. In units of the layer's largest bound
-# times the machine epsilon; where the derivative is continuous, being off by the rounding itself is all that happens.
+# times the precision; where the derivative is continuous, being off by the rounding itself is all that happens.
 _SLACK_AT_KINKS = 16
 _SLACK_SMOOTH = 4
 
@@ -52,20 +52,21 @@ class Layer:
 
 
 def widened(lower: Tensor, upper: Tensor, slack: float) -> tuple[Tensor, Tensor]:
-    """Order bounds of shape (b, n) that rounding has inverted, and widen them by the rounding of the layer."""
+    """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
     scale = torch.maximum(low.detach().abs(), high.detach().abs())
     scale = torch.where(scale.isfinite(), scale, 0.0).amax(1, keepdim=True) if scale.shape[1] else scale
-    margin = slack * torch.finfo(lower.dtype).eps * scale
-    return low - margin, high + margin
+    return low - slack * scale, high + slack * scale
 
 
-def classify(step: ActivationStep, lower: Tensor, upper: Tensor) -> Layer:
+def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: float) -> Layer:
     """Split one activation layer into undetermined and stable neurons.
 
     Args:
         step: the activation.
-        lower, upper: bounds of its pre-activations, shape (b, *shape).
+        lower: lower bounds of its pre-activations, shape (b, *shape).
+        upper: their upper bounds, likewise.
+        precision: relative error of one rounding in the arithmetic the bounds come from.
 
     Raises:
         InputError: the bounds contain NaN.
@@ -75,8 +76,8 @@ def classify(step: ActivationStep, lower: Tensor, upper: Tensor) -> Layer:
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    slack = _SLACK_AT_KINKS if step.activation.has_kinks(step.parameters) else _SLACK_SMOOTH
-    low, high = widened(lower.flatten(1), upper.flatten(1), slack)
+    roundings = _SLACK_AT_KINKS if step.activation.has_kinks(step.parameters) else _SLACK_SMOOTH
+    low, high = widened(lower.flatten(1), upper.flatten(1), roundings * precision)
     shape = lower.shape
     dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)
     dl, du = dl.flatten(1), du.flatten(1)

@@ -49,8 +49,8 @@ class Result:
     Attributes:
         verdict: the answer.
         counterexample: with `SAT` the input and output that violate the property, otherwise None.
-        lower_bound: certified lower bound of the distance from a violation: the smallest over boxes and disjuncts of the
-            largest over rows of ``A y - b``, in units of the outputs. -inf where a box was left without one.
+        lower_bound: certified lower bound of the distance from a violation: the smallest over boxes and disjuncts of
+            the largest over rows of ``A y - b``, in units of the outputs. -inf where a box was left without one.
         boxes: number of boxes that were bounded.
         seconds: wall-clock time.
     """
@@ -168,8 +168,8 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
     n_inputs = math.prod(shape)
     if n_inputs != spec.n_inputs:
         raise InputError(
-            f"`spec` has {spec.n_inputs} inputs, but the model takes {n_inputs} (shape {shape}); give the property that "
-            "belongs to it."
+            f"`spec` has {spec.n_inputs} inputs, but the model takes {n_inputs} (shape {shape}); give the property "
+            "that belongs to it."
         )
     if network is not model:
         with torch.no_grad():

@@ -37,9 +37,7 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     try:
         text = read_bytes(found, KIND).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FileError(
-            f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path."
-        ) from error
+        raise FileError(f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
     old = is_version_1(text)
     query = parse(as_version_2(text, found) if old else text, found, old)
     boxes = boxes_of(query, found, old)

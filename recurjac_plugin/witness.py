@@ -77,9 +77,7 @@ def into_box(box: Box, x: np.ndarray, dtype: np.dtype) -> np.ndarray:  # x: [n_i
     return np.where(lower <= upper, nearest, box.lower + (box.upper - box.lower) / 2)
 
 
-def representable_bounds(
-    box: Box, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:  # -> [n_inputs], [n_inputs]
+def representable_bounds(box: Box, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:  # -> [n_inputs], [n_inputs]
     """Smallest and largest number of type `dtype` within the bounds; lower > upper where there is none."""
     with np.errstate(over="ignore"):
         lower, upper = box.lower.astype(dtype), box.upper.astype(dtype)

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from recurjac_plugin.errors import FileError, UnsupportedError
-from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.onnx_model import load_onnx, onnx_session
 
 RANDOM = np.random.default_rng(5)
@@ -120,11 +120,11 @@ def _networks():
         model(
             [
                 node("Sub", "x mean", "z"),
-                node("Conv", "z K k", "c", pads=[1, 1, 1, 1]),
+                node("AveragePool", "z", "a", kernel_shape=[2, 2], strides=[2, 2]),
+                node("Pad", "a pads", "p"),
+                node("Conv", "p K k", "c", pads=[1, 1, 1, 1]),
                 node("BatchNormalization", "c g o m v", "n"),
-                node("Relu", "n", "r"),
-                node("Pad", "r pads", "p"),
-                node("AveragePool", "p", "y", kernel_shape=[2, 2], strides=[2, 2]),
+                node("Relu", "n", "y"),
             ],
             [1, 2, 4, 4],
             [1, 3, 2, 2],
@@ -144,10 +144,53 @@ def _networks():
         True,
     )
     yield (
-        "flattened across the batch",
+        "slices, gathers and splits",
         model(
-            [node("Flatten", "x", "f", axis=0), node("MatMul", "f W", "y")], [1, 2, 2], [1, 4], {"W": square}
+            [
+                node("MatMul", "x W", "h"),
+                node("Slice", "h one big last", "a"),
+                node("Slice", "h minus small last minus", "b"),
+                node("Gather", "b two", "c", axis=-1),
+                node("Unsqueeze", "c last", "d"),
+                helper.make_node("Split", ["a", "sizes"], ["p", "q"], axis=1),
+                node("Concat", "q d p", "y", axis=1),
+            ],
+            [1, 4],
+            [1, 4],
+            {
+                **{"W": square, "one": np.array([1]), "big": np.array([2**62]), "last": np.array([-1])},
+                **{
+                    "minus": np.array([-1]),
+                    "small": np.array([-(2**62)]),
+                    "two": np.array(2),
+                    "sizes": np.array([1, 2]),
+                },
+            },
         ),
+        (4,),
+        4,
+        True,
+    )
+    yield (
+        "reductions",
+        model(
+            [
+                node("ReduceSum", "x axis", "s"),
+                node("ReduceMean", "x", "m", axes=[1], keepdims=1),
+                node("Add", "s m", "a"),
+                node("Squeeze", "a axis", "y"),
+            ],
+            [1, 3, 4],
+            [1, 4],
+            {"axis": np.array([1])},
+        ),
+        (3, 4),
+        4,
+        True,
+    )
+    yield (
+        "flattened across the batch",
+        model([node("Flatten", "x", "f", axis=0), node("MatMul", "f W", "y")], [1, 2, 2], [1, 4], {"W": square}),
         (2, 2),
         4,
         False,
@@ -155,6 +198,7 @@ def _networks():
 
 
 NETWORKS = {name: rest for name, *rest in _networks()}
+HOST_03_LACKS = ("constant factor from the left of a matrix", "bias of the wrong rank")
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -176,6 +220,8 @@ def test_converted_network_equals_onnxruntime(name, tmp_path):
 
 @pytest.mark.parametrize("name", [n for n, (*_, batched) in NETWORKS.items() if batched])
 def test_host_bounds_contain_converted_network(name, tmp_path):
+    if IS_03 and name in HOST_03_LACKS:
+        pytest.skip("auto_LiRPA 0.3 has no rule for these shapes")
     network = load_onnx(save(tmp_path / "n.onnx", NETWORKS[name][0]))
     _assert_bounded(network, batch=2)
 
@@ -264,7 +310,7 @@ def test_bad_files_are_one_sentence(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileError, match=r"absent.onnx` does not exist: expected an ONNX network"):
+    with pytest.raises(FileError, match="does not exist: expected an ONNX network"):
         load_onnx(tmp_path / "absent.onnx")
 
 
@@ -285,7 +331,7 @@ def test_all_unsupported_operators_are_listed(tmp_path):
         [1, 2],
         domains=("com.microsoft",),
     )
-    with pytest.raises(UnsupportedError, match="Gelu `h` of domain `com.microsoft`"):
+    with pytest.raises(UnsupportedError, match=r"Gelu `h` of domain `com.microsoft`"):
         load_onnx(save(tmp_path / "n.onnx", foreign))
 
 

@@ -13,14 +13,12 @@ import pytest
 from recurjac_plugin.errors import FileError, InputError
 from recurjac_plugin.vnnlib_spec import load_vnnlib
 
-DECLARED_1 = (
-    "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
-)
+DECLARED_1 = "(declare-const X_0 Real)\n(declare-const X_1 Real)\n(declare-const Y_0 Real)\n(declare-const Y_1 Real)\n"
 UNIT_1 = "(assert (>= X_0 0)) (assert (<= X_0 1)) (assert (>= X_1 -1)) (assert (<= X_1 1))\n"
-DECLARED_2 = "(vnnlib-version <2.0>)\n(declare-network f\n(declare-input X float32 [1,2])\n(declare-output Y float32 [1,2]))\n"
-UNIT_2 = (
-    "(assert (>= X[0,0] 0.0)) (assert (<= X[0,0] 1.0)) (assert (>= X[0,1] -1.0)) (assert (<= X[0,1] 1.0))\n"
+DECLARED_2 = (
+    "(vnnlib-version <2.0>)\n(declare-network f\n(declare-input X float32 [1,2])\n(declare-output Y float32 [1,2]))\n"
 )
+UNIT_2 = "(assert (>= X[0,0] 0.0)) (assert (<= X[0,0] 1.0)) (assert (>= X[0,1] -1.0)) (assert (<= X[0,1] 1.0))\n"
 
 
 def load(tmp_path: Path, text: str):
@@ -39,8 +37,7 @@ def v2(tmp_path: Path, assertions: str):
 
 def rows(polytope):
     return [
-        (*a.tolist(), b, s)
-        for a, b, s in zip(polytope.A, polytope.b.tolist(), polytope.strict.tolist(), strict=True)
+        (*a.tolist(), b, s) for a, b, s in zip(polytope.A, polytope.b.tolist(), polytope.strict.tolist(), strict=True)
     ]
 
 
@@ -96,9 +93,7 @@ def test_disjunction_over_inputs_times_one_over_outputs(tmp_path):
         ([0.0, -1.0], [0.25, 1.0]),
         ([0.5, -0.5], [1.0, 1.0]),
     ]
-    assert all(
-        [rows(p) for p in b.disjuncts] == [[(1, -1, 0, False)], [(-1, 0, -5, False)]] for b in spec.boxes
-    )
+    assert all([rows(p) for p in b.disjuncts] == [[(1, -1, 0, False)], [(-1, 0, -5, False)]] for b in spec.boxes)
     assert spec.violated([0.25, 0], [6, 0])
     assert not spec.violated([0.3, 0], [6, 0])  # between the boxes
     assert not spec.violated([0.5, -0.6], [6, 0])
@@ -114,9 +109,7 @@ def test_inputs_and_outputs_in_one_disjunction(tmp_path):
 def test_violated_compares_exactly(tmp_path):
     spec = v1(tmp_path, "(assert (<= Y_0 0.1))")
     above = np.float32(0.1)  # larger than the double 0.1
-    assert not spec.violated([0, 0], [above, 0]) and spec.violated(
-        [0, 0], [np.nextafter(above, np.float32(0)), 0]
-    )
+    assert not spec.violated([0, 0], [above, 0]) and spec.violated([0, 0], [np.nextafter(above, np.float32(0)), 0])
     assert not spec.violated([np.nextafter(1.0, 2.0), 0], [0, 0])
     assert not spec.violated([np.nan, 0], [0, 0]) and not spec.violated([0, 0], [np.nan, 0])
     with pytest.raises(InputError, match="3 and 2 values: expected 2 and 2"):
@@ -124,9 +117,7 @@ def test_violated_compares_exactly(tmp_path):
 
 
 def test_compressed_under_either_name(tmp_path):
-    (tmp_path / "p.vnnlib.gz").write_bytes(
-        gzip.compress((DECLARED_1 + UNIT_1 + "(assert (<= Y_0 0))").encode())
-    )
+    (tmp_path / "p.vnnlib.gz").write_bytes(gzip.compress((DECLARED_1 + UNIT_1 + "(assert (<= Y_0 0))").encode()))
     assert load_vnnlib(tmp_path / "p.vnnlib").n_inputs == load_vnnlib(tmp_path / "p.vnnlib.gz").n_inputs == 2
 
 
@@ -183,8 +174,7 @@ def test_compressed_under_either_name(tmp_path):
             "`X` of type I8: expected real",
         ),
         (
-            DECLARED_2
-            + "(declare-network g (equal-to f) (declare-input A float32 [1,2]) (declare-output B float32 "
+            DECLARED_2 + "(declare-network g (equal-to f) (declare-input A float32 [1,2]) (declare-output B float32 "
             "[1,2]))\n(assert (<= Y[0,0] 1.0))",
             "declares 2 networks (f, g): expected one",
         ),
@@ -230,9 +220,7 @@ def test_acasxu_properties(vnncomp):
     assert len(left.disjuncts) == len(right.disjuncts) == 4
     (seven,) = load_vnnlib(folder / "prop_7.vnnlib").boxes
     assert [p.A.shape for p in seven.disjuncts] == [(3, 5), (3, 5)]
-    assert seven.disjuncts[1].contains(np.array([1, 1, 1, 1, 0])) and not seven.disjuncts[0].contains(
-        [1, 1, 0, 1, 0]
-    )
+    assert seven.disjuncts[1].contains(np.array([1, 1, 1, 1, 0])) and not seven.disjuncts[0].contains([1, 1, 0, 1, 0])
 
 
 def _listed(root: Path) -> list[tuple[str, str]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
-from ..errors import RecurJacError
+from recurjac_plugin.errors import RecurJacError
+
 from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
@@ -24,15 +26,15 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 class _Group(typer.core.TyperGroup):
     """Ends every refusal with one line on stderr and exit code 2."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(args, standalone_mode=False, **options)
         try:
             with _quiet():
-                code = super().main(*args, standalone_mode=False, **kwargs)
+                code = super().main(args, standalone_mode=False, **options)
         except _UsageError as error:
-            context = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
-            refuse(error.format_message() + context)
+            help_line = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
+            refuse(error.format_message().rstrip(".") + "." + help_line)
         except RecurJacError as error:
             refuse(str(error))
         sys.exit(code if isinstance(code, int) else 0)
@@ -65,7 +67,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from .. import __version__
+        from recurjac_plugin import __version__
 
         print(f"recurjac {__version__}")
         raise typer.Exit
@@ -87,8 +89,8 @@ def recurjac(
         print(context.get_help())
 
 
-app.command()(jacobian)
-app.command()(lipschitz)
-app.command()(verify)
-app.command()(compare)
-app.command()(doctor)
+app.command(short_help="Bounds of the Jacobian.")(jacobian)
+app.command(short_help="Lipschitz constants against the radius.")(lipschitz)
+app.command(short_help="The verdict on a VNN-LIB property.")(verify)
+app.command(short_help="Every method on one VNN-LIB property.")(compare)
+app.command(short_help="What is installed, and what is missing.")(doctor)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileError
+from recurjac_plugin.errors import FileError
 
 
 def check_writable(*paths: Path | None) -> None:

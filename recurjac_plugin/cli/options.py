@@ -18,9 +18,7 @@ class Dtype(str, Enum):
     float64 = "float64"
 
 
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)
-]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)]
 Property = Annotated[
     Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
 ]
@@ -32,9 +30,7 @@ NumberType = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 VnnlibRegion = Annotated[Path | None, typer.Option("--vnnlib", metavar="PROP", show_default=False)]
-Csv = Annotated[
-    Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", show_default=False)
-]
+Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", show_default=False)]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw the table: .png, .pdf or .svg.", show_default=False),
@@ -88,7 +84,7 @@ def methods(option: str, text: str) -> tuple[str, ...]:
     Raises:
         MethodError: a name is unknown.
     """
-    from ..methods import parse
+    from recurjac_plugin.methods import parse
 
     return tuple(dict.fromkeys(parse(part).name for part in _parts(option, text)))
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileError, InputError
+from recurjac_plugin.errors import FileError, InputError
+
 from .options import Dtype, refuse
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from ..onnx_model import OnnxNetwork
-    from ..spec import Spec
+    from recurjac_plugin.onnx_model import OnnxNetwork
+    from recurjac_plugin.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,18 +26,30 @@ class Network:
 
     Attributes:
         module: the torch module, evaluated.
-        host: auto_LiRPA's `BoundedModule` of it.
-        device: where both live.
+        device: where it lives.
     """
 
     module: OnnxNetwork
-    host: Any
     device: torch.device
+
+    @cached_property
+    def host(self) -> Any:
+        """auto_LiRPA's `BoundedModule` of the network.
+
+        Raises:
+            UnsupportedError: the host cannot read it.
+        """
+        import torch
+
+        from recurjac_plugin.margins import bounded_model
+
+        example = torch.zeros(1, *self.module.input_shape, dtype=self.module.dtype, device=self.device)
+        return bounded_model(self.module, example)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
-        from .. import __version__
-        from ..host import VERSION
+        from recurjac_plugin import __version__
+        from recurjac_plugin.host import VERSION
 
         return {
             "version": __version__,
@@ -62,17 +76,16 @@ def find_device(name: str) -> torch.device:
 
 
 def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
-    """Read an ONNX network and hand it to the host.
+    """Read an ONNX network.
 
     Raises:
         FileError: the file is missing or malformed.
         InputError: float32 was asked for a network of doubles.
-        UnsupportedError: it cannot be converted or bounded.
+        UnsupportedError: it cannot be converted.
     """
     import torch
 
-    from ..margins import bounded_model
-    from ..onnx_model import load_onnx
+    from recurjac_plugin.onnx_model import load_onnx
 
     device = find_device(device_name)
     module = load_onnx(path)
@@ -80,9 +93,7 @@ def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
         raise InputError(f"`{path}` has float64 weights: bounds in float32 would be those of another network.")
     if dtype is Dtype.float64:
         module.dtype = torch.float64
-    module = module.to(device=device, dtype=module.dtype)
-    example = torch.zeros(1, *module.input_shape, dtype=module.dtype, device=device)
-    return Network(module, bounded_model(module, example), device)
+    return Network(module.to(device=device, dtype=module.dtype), device)
 
 
 def load_property(path: Path, network: Network) -> Spec:
@@ -92,7 +103,7 @@ def load_property(path: Path, network: Network) -> Spec:
         FileError: the file is missing or malformed.
         InputError: it is about another network.
     """
-    from ..vnnlib_spec import load_vnnlib
+    from recurjac_plugin.vnnlib_spec import load_vnnlib
 
     spec = load_vnnlib(path)
     n_inputs, n_outputs = math.prod(network.module.input_shape), network.module.n_outputs
@@ -124,6 +135,7 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     except (OSError, ValueError, EOFError) as error:
         raise FileError(f"`{path}` is not a NumPy array ({error}); write one with `numpy.save`.") from error
     if not isinstance(array, np.ndarray):
+        array.close()
         raise FileError(f"`{path}` is an archive of arrays, expected one array; write it with `numpy.save`.")
     if array.dtype.kind not in "fiu":
         raise FileError(f"`{path}` holds {array.dtype}, expected real numbers.")
@@ -149,6 +161,6 @@ def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray
 
 def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
     """All inputs within eps of a centre, as a perturbed input of the host; center: (b, *input_shape)."""
-    from ..host import BoundedTensor, PerturbationLpNorm
+    from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
 
     return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))

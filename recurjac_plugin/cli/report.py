@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -33,14 +33,16 @@ class Report:
         """The result as one JSON object; numbers that are not finite become null."""
         print(json.dumps(_finite(values), allow_nan=False), file=self._results)
 
-    def table(self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A result as a table: first column left, numbers right, None as a dash."""
+    def table(
+        self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[int] = ()
+    ) -> None:
+        """A result as a table; `right` are the columns of numbers, None is shown as a dash."""
         from rich.console import Console
         from rich.table import Table
 
         table = Table(title=title, title_justify="left")
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+            table.add_column(name, justify="right" if i in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*map(shown, row))
         width = None if self._results.isatty() else _WIDTH
@@ -74,6 +76,11 @@ def shown(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str | None:
+    """Seconds with the digits that mean something."""
+    return None if seconds is None else f"{seconds:.3f}"
 
 
 def _finite(value: Any) -> Any:

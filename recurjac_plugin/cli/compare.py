@@ -1,0 +1,173 @@
+"""`recurjac compare`: every method on one problem."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from recurjac_plugin.methods import HOST_METHODS, METHODS
+
+from . import options
+from .files import check_writable, write, write_csv
+from .problem import Network, load_network, load_property
+from .report import Report, duration, reporting
+
+if TYPE_CHECKING:
+    from recurjac_plugin.margins import Margins
+    from recurjac_plugin.spec import Spec
+
+T = TypeVar("T")
+
+_DEFAULT = options.listed((*METHODS, *(f"{name}+CROWN" for name in METHODS[1:2]), *HOST_METHODS))
+_HEADER = ("method", "lower_bound", "jacobian_width", "lipschitz", "verdict", "seconds")
+_REPEATED = 0.5  # seconds below which a computation is timed twice: the first call of a process is slow
+
+
+def compare(
+    model: options.Model,
+    prop: options.Property,
+    methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = _DEFAULT,
+    attack_seconds: options.AttackSeconds = 5.0,
+    csv: options.Csv = None,
+    plot: options.Plot = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Compare methods on one VNN-LIB property.
+
+    The lower bound is the certified distance of the outputs from a violation: above 0 the property is proved. The
+    Jacobian's width is the mean over its elements, one row per row of the property. The Lipschitz constant is the
+    largest of those rows on the boxes (l_inf). The seconds are those of the lower bound, pre-activation bounds
+    included.
+    """
+    with reporting(json) as report:
+        names = options.methods("--methods", methods)
+        options.seconds("--attack-seconds", attack_seconds)
+        check_writable(csv, plot)
+        if plot is not None:
+            from .plots import picture_format
+
+            picture_format(plot)
+        network = load_network(model, device, dtype)
+        spec = load_property(prop, network)
+        rows = [_entry(network, spec, name) for name in report.progress(names, "Methods")]
+        _judge(rows, network, spec, model, attack_seconds, seed)
+        result = {
+            "command": "compare",
+            **network.describe(model),
+            "property": str(prop),
+            "boxes": len(spec.boxes),
+            "seed": seed,
+            "methods": rows,
+        }
+        _tell(report, result, csv, plot)
+
+
+def _entry(network: Network, spec: Spec, name: str) -> dict[str, Any]:
+    """What one method says; where it cannot be used on the network, why."""
+    from recurjac_plugin.errors import UnsupportedError
+    from recurjac_plugin.methods import parse
+    from recurjac_plugin.verification import unproved
+
+    entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
+    try:
+        margins, entry["seconds"] = _timed(lambda: _margins(network, spec, name))
+        entry["lower_bound"] = min(each.worst for each in margins)
+        entry["verdict"] = "unsat" if unproved(spec, margins) is None else None
+        if parse(name).rule is not None:
+            entry["jacobian_width"], entry["lipschitz"] = _slopes(network, spec, name)
+    except UnsupportedError as error:
+        entry["unsupported"] = str(error)
+    return entry
+
+
+def _margins(network: Network, spec: Spec, name: str) -> list[Margins]:
+    from recurjac_plugin.margins import box_margins
+
+    module = network.module
+    return [
+        box_margins(
+            network.host,
+            box,
+            method=name,
+            input_shape=module.input_shape,
+            dtype=module.dtype,
+            device=network.device,
+            difference=module.max_difference,
+        )
+        for box in spec.boxes
+    ]
+
+
+def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
+    """Mean width of the Jacobian's bounds, and the largest Lipschitz constant, of the property's rows."""
+    import torch
+
+    from recurjac_plugin.jacobian import jacobian_bounds
+    from recurjac_plugin.lipschitz import local_lipschitz
+    from recurjac_plugin.margins import box_region, box_rows
+
+    module, widths, constants = network.module, [], []
+    for box in spec.boxes:
+        x = box_region(box, module.input_shape, module.dtype, network.device)
+        C = torch.from_numpy(box_rows(box)[0]).to(network.device, module.dtype).unsqueeze(0)
+        with torch.no_grad():
+            lower, upper = jacobian_bounds(network.host, x, method=name, C=C)
+            constants.append(float(local_lipschitz(network.host, x, method=name, C=C)[0]))
+        widths.append(float((upper - lower).mean()))
+    return math.fsum(widths) / len(widths), max(constants)
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    if seconds < _REPEATED:
+        start = time.perf_counter()
+        result = run()
+        seconds = min(seconds, time.perf_counter() - start)
+    return result, seconds
+
+
+def _judge(
+    rows: list[dict[str, Any]], network: Network, spec: Spec, model: Path, attack_seconds: float, seed: int
+) -> None:
+    """Fill in the verdicts of the methods that prove nothing: one attack serves them all."""
+    from recurjac_plugin.attack import attack
+    from recurjac_plugin.onnx_model import onnx_session
+
+    refuted = False
+    if all(row["verdict"] is None for row in rows):
+        refuted = attack(network.module, spec, onnx_session(model), seconds=attack_seconds, seed=seed) is not None
+    for row in rows:
+        if row["verdict"] is None and row["unsupported"] is None:
+            row["verdict"] = "sat" if refuted else "unknown"
+
+
+def _tell(report: Report, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+    rows = result["methods"]
+    title = f"{Path(result['model']).name}, {Path(result['property']).name}"
+    if csv is not None:
+        write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
+        report.note(f"wrote {csv}")
+    if plot is not None:
+        from .plots import comparison, picture_format
+
+        write(plot, comparison(rows, title, picture_format(plot)))
+        report.note(f"wrote {plot}")
+    for row in rows:
+        if row["unsupported"] is not None:
+            report.note(f"{row['method']}: {row['unsupported']}")
+    if report.as_json:
+        report.json(result)
+        return
+    header = ("method", "lower bound", "Jacobian width", "Lipschitz (l_inf)", "verdict", "seconds")
+    table = [[row[name] for name in _HEADER[:-1]] + [duration(row["seconds"])] for row in rows]
+    report.table(title, header, table, right=(1, 2, 3, 5))

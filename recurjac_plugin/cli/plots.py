@@ -1,0 +1,117 @@
+"""Pictures of the tables, drawn without a display."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import refuse
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FORMATS = ("png", "pdf", "svg")
+_MARKERS = "osD^vPX"
+_COLOURS = {"unsat": "tab:green", "sat": "tab:red", "unknown": "tab:gray", "timeout": "tab:gray"}
+
+
+def picture_format(path: Path) -> str:
+    """The format that a file's name asks for."""
+    name = path.suffix.removeprefix(".").lower()
+    if name not in _FORMATS:
+        refuse("--plot", f"must end in {', '.join(f'.{each}' for each in _FORMATS)}; got `{path}`.")
+    return name
+
+
+def lipschitz_curves(
+    radii: Sequence[float], curves: Mapping[str, Sequence[float]], norm: str, title: str, form: str
+) -> bytes:
+    """Constants against the radius, one curve per method; what was sampled is dashed."""
+    from matplotlib.ticker import LogFormatter
+
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    for i, (name, constants) in enumerate(curves.items()):
+        if name == "sampled":
+            axes.plot(radii, constants, "k--", label="sampled (lower bound)")
+        else:
+            axes.plot(radii, constants, marker=_MARKERS[i % len(_MARKERS)], markersize=4, label=name)
+    if all(eps > 0 for eps in radii):
+        axes.set_xscale("log")
+    if all(constant > 0 for each in curves.values() for constant in each):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
+    axes.set_xlabel(f"radius ({norm})")
+    axes.set_ylabel(f"Lipschitz constant ({norm})")
+    axes.set_title(title)
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    return _encoded(figure, form)
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
+    """One bar per method: lower bounds coloured by verdict, Lipschitz constants, times."""
+    from matplotlib.ticker import NullFormatter
+
+    rows = [row for row in rows if row["unsupported"] is None]
+    figure = _figure(12, 1.8 + 0.4 * max(len(rows), 1))
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    names = [row["method"] for row in rows]
+    _bars(middle, names, [row["lipschitz"] for row in rows], "tab:blue", "Lipschitz constant of the rows (l_inf)")
+    _bars(right, names, [row["seconds"] for row in rows], "tab:orange", "seconds for the lower bound", 2)
+    if rows:  # there is no logarithm of nothing
+        right.set_xscale("log")
+    right.xaxis.set_minor_formatter(NullFormatter())
+    _bounds(left, rows)
+    figure.legend(loc="outside upper right", ncols=len(_COLOURS))
+    figure.suptitle(title, x=0.02, ha="left")
+    return _encoded(figure, form)
+
+
+def _bounds(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Lower bounds to both sides of 0, which their values stand opposite to."""
+    values = [row["lower_bound"] for row in rows]
+    finite = [abs(value) for value in values if math.isfinite(value) and value != 0]
+    smallest, largest = min(finite, default=1.0), max(finite, default=1.0)
+    axes.set_xscale("symlog", linthresh=smallest)
+    axes.set_xlim(*(1.3 * sign * (largest if any(sign * v > 0 for v in values) else smallest) for sign in (-1, 1)))
+    axes.axvline(0, color="black", linewidth=0.8)
+    for verdict in dict.fromkeys(row["verdict"] for row in rows):
+        chosen = [row for row in rows if row["verdict"] == verdict]
+        widths = [row["lower_bound"] if math.isfinite(row["lower_bound"]) else 0.0 for row in chosen]
+        axes.barh([row["method"] for row in chosen], widths, color=_COLOURS[verdict], label=verdict)
+    for row in rows:
+        value = row["lower_bound"]
+        text = f"  {value:.4g}  "
+        axes.text(0, row["method"], text, fontsize=8, va="center", ha="right" if value > 0 else "left")
+    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("lower bound of the distance from a violation")
+    axes.grid(True, axis="x", alpha=0.3)
+
+
+def _bars(axes: Axes, names: list[str], values: list[float | None], colour: str, label: str, digits: int = 4) -> None:
+    """Horizontal bars with their values; methods without one have none."""
+    bars = axes.barh(names, [0.0 if value is None else value for value in values], color=colour)
+    axes.bar_label(bars, [" –" if value is None else f" {value:.{digits}g}" for value in values], fontsize=8)
+    axes.set_xlabel(label)
+    axes.grid(True, axis="x", alpha=0.3)
+    axes.margins(x=0.2)
+
+
+def _figure(width: float, height: float) -> Figure:
+    # Without pyplot: no display is looked for, and no global state is left behind.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _encoded(figure: Figure, form: str) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format=form, dpi=150)
+    return content.getvalue()

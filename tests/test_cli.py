@@ -1,0 +1,508 @@
+"""The command line: what it prints where, how it ends, what it writes."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from typer.testing import CliRunner
+
+import recurjac_plugin as rj
+from recurjac_plugin import host, load_onnx, load_vnnlib
+from recurjac_plugin.cli import compare as compare_module
+from recurjac_plugin.cli.app import app
+from recurjac_plugin.cli.files import write
+from recurjac_plugin.cli.sampling import sampled_constant
+from recurjac_plugin.onnx_model import onnx_session
+
+DATA = ROOT / "examples" / "data"
+RELU, TANH, CNN = (str(DATA / f"digits_{name}.onnx") for name in ("relu", "tanh", "cnn"))
+SMALL, MID, LARGE = (str(DATA / f"digits_relu_{size}.vnnlib") for size in ("small", "mid", "large"))
+WHERE = {"version", "auto_lirpa", "model", "device", "dtype"}
+
+
+def recurjac(*arguments, code=0):
+    """Run a command in this process; returns its result."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="recurjac")
+    if result.exit_code not in (0, 2) and result.exception is not None:
+        raise result.exception
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def answer(*arguments):
+    """The JSON object of a command, which is all it prints on stdout."""
+    (line,) = recurjac(*arguments, "--json").stdout.splitlines()
+    return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def process(*arguments, cwd=None, code="from recurjac_plugin.cli import main; main()"):
+    """Run a command as its users do."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.fixture
+def image(tmp_path):
+    """One digit as `.npy`."""
+    path = tmp_path / "x.npy"
+    box = load_vnnlib(SMALL).boxes[0]
+    np.save(path, (box.lower + box.upper) / 2)
+    return path
+
+
+# verify
+
+
+@pytest.mark.parametrize(("prop", "verdict"), [(SMALL, "unsat"), (MID, "unknown")])
+def test_first_line_is_the_verdict(prop, verdict):
+    result = recurjac("verify", RELU, prop, "--attack-seconds", 0.2)
+    assert result.stdout == f"{verdict}\n"
+    assert "lower bound" in result.stderr
+
+
+def test_timeout_is_a_verdict():
+    assert recurjac("verify", RELU, SMALL, "--timeout", 1e-9).stdout == "timeout\n"
+
+
+def test_counterexample_in_vnncomp_form_replays_on_onnxruntime(tmp_path):
+    file = tmp_path / "results.txt"
+    result = recurjac("verify", RELU, LARGE, "--attack-seconds", 20, "--results-file", file)
+    assert file.read_text() == result.stdout
+    verdict, assignment = file.read_text().split("\n", 1)
+    assert verdict == "sat"
+    assert assignment.count("(") == assignment.count(")")
+    assert re.fullmatch(r"\((\([XY]_\d+ \S+\)\s*)+\)", assignment.strip())
+    values = {name: float(value) for name, value in re.findall(r"\(([XY]_\d+) ([^)\s]+)\)", assignment)}
+    assert list(values) == [f"X_{i}" for i in range(64)] + [f"Y_{i}" for i in range(10)]
+    x, y = (np.array([v for name, v in values.items() if name[0] == side]) for side in "XY")
+    assert load_vnnlib(LARGE).violated(x, y)
+    assert np.array_equal(onnx_session(RELU)(x[None])[0].astype(np.float64), y)
+
+
+def test_results_file_of_a_proof_is_one_line(tmp_path):
+    recurjac("verify", RELU, SMALL, "--results-file", tmp_path / "r.txt")
+    assert (tmp_path / "r.txt").read_text() == "unsat\n"
+
+
+def test_verify_json():
+    found = answer("verify", RELU, LARGE, "--attack-seconds", 20, "--seed", 1, "--method", "recurjac-linear+crown")
+    assert found.keys() == WHERE | {
+        *("command", "property", "method", "seed"),
+        *("verdict", "counterexample", "lower_bound", "boxes", "seconds"),
+    }
+    assert (found["verdict"], found["method"], found["seed"], found["boxes"]) == ("sat", "RecurJac-Linear+CROWN", 1, 1)
+    assert (len(found["counterexample"]["x"]), len(found["counterexample"]["y"])) == (64, 10)
+    assert (found["device"], found["dtype"], found["auto_lirpa"]) == ("cpu", "float32", host.VERSION)
+    late = answer("verify", RELU, SMALL, "--timeout", 1e-9)
+    assert (late["verdict"], late["lower_bound"], late["counterexample"]) == ("timeout", None, None)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "cnn"])
+def test_float64_agrees_with_float32(name):
+    files = DATA / f"digits_{name}.onnx", DATA / f"digits_{name}_small.vnnlib"
+    single, double = (answer("verify", *files, "--dtype", dtype) for dtype in ("float32", "float64"))
+    assert (single["dtype"], double["dtype"]) == ("float32", "float64")
+    assert single["verdict"] == double["verdict"] == "unsat"
+    # Host 0.3 searches tangent points of tanh on a grid, which rounds differently.
+    assert single["lower_bound"] == pytest.approx(double["lower_bound"], rel=1e-3)
+    assert single["lower_bound"] != double["lower_bound"]
+
+
+# jacobian
+
+
+def test_jacobian_over_a_property(tmp_path):
+    out = tmp_path / "J.npz"
+    found = answer("jacobian", CNN, "--vnnlib", DATA / "digits_cnn_small.vnnlib", "--out", out)
+    assert found.keys() == WHERE | {"command", "method", "norm", "eps", "shape", "seconds", "rows", "out"}
+    assert found["shape"] == [1, 10, 1, 8, 8]
+    assert found["rows"][3].keys() == {
+        *("input", "output", "lower", "upper", "mean_width", "max_width", "known_sign", "entries"),
+    }
+    with np.load(out) as arrays:
+        assert sorted(arrays) == ["lower", "norm", "upper", "x_L", "x_U"]
+        lower, upper = arrays["lower"], arrays["upper"]
+    assert lower.shape == upper.shape == (1, 10, 1, 8, 8)
+    assert found["rows"][3]["lower"] == pytest.approx(float(lower[0, 3].min()))
+    assert found["rows"][3]["mean_width"] == pytest.approx(float((upper - lower)[0, 3].mean()))
+    assert found["rows"][3]["known_sign"] == int(((lower >= 0) | (upper <= 0))[0, 3].sum())
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_jacobian_around_inputs_is_that_of_the_library(image, tmp_path, norm):
+    out, net = tmp_path / "J.npz", load_onnx(TANH)
+    recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--norm", norm, "--method", "Fast-Lip", "--out", out)
+    x = torch.from_numpy(np.load(image)).float().unsqueeze(0)
+    ball = host.BoundedTensor(x, host.PerturbationLpNorm(norm=float(norm), eps=0.01))
+    expected = rj.jacobian_bounds(host.BoundedModule(net, x), ball, method="Fast-Lip")
+    with np.load(out) as arrays:
+        assert np.array_equal(arrays["lower"], expected.lower.detach().numpy())
+        assert np.array_equal(arrays["upper"], expected.upper.detach().numpy())
+        assert (arrays["eps"], arrays["norm"]) == (0.01, float(norm))
+        assert np.array_equal(arrays["center"], x.numpy())
+
+
+def test_inputs_come_in_several_shapes(tmp_path):
+    images = np.random.default_rng(0).random((2, 64))
+    shapes = []
+    for i, array in enumerate((images, images.reshape(2, 1, 8, 8), images[0], images[0].reshape(1, 8, 8))):
+        np.save(tmp_path / f"{i}.npy", array)
+        shapes.append(answer("jacobian", CNN, "--input", tmp_path / f"{i}.npy", "--eps", 0.001)["shape"])
+    assert shapes == [[2, 10, 1, 8, 8], [2, 10, 1, 8, 8], [1, 10, 1, 8, 8], [1, 10, 1, 8, 8]]
+
+
+def test_jacobian_table_names_method_and_region(image):
+    shown = recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--norm", "2").stdout
+    assert "Jacobian by RecurJac, l_2 balls of radius 0.01" in shown
+    assert len([line for line in shown.splitlines() if " of 64 " in line]) == 10
+
+
+# lipschitz
+
+
+def test_lipschitz_table_csv_and_picture(tmp_path):
+    arguments = ("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.1,0.001,0.01")
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer(*arguments, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {"command", "norm", "inputs", "seed", "samples", "constants"}
+    assert found["constants"][0].keys() == {"method", "eps", "input", "constant", "seconds"}
+    curves = {
+        name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
+        for name in (*rj.METHODS, "sampled")
+    }
+    assert {len(curve) for curve in curves.values()} == {3}
+    assert sum(map(len, curves.values())) == len(found["constants"])
+    for curve in curves.values():
+        assert curve == sorted(curve)
+    order = [curves[name] for name in ("sampled", "RecurJac-Linear", "RecurJac", "Fast-Lip")]
+    for tighter, looser in itertools.pairwise(order):
+        assert all(a <= b * (1 + 1e-5) for a, b in zip(tighter, looser, strict=True))
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], float(row["constant"])) for row in rows] == [
+        (entry["method"], entry["constant"]) for entry in found["constants"]
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = recurjac(*arguments, "--methods", "Fast-Lip", "--samples", 0).stdout
+    assert "Fast-Lip" in shown
+    assert "sampled" not in shown
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_sampled_constants_are_below_the_certified_ones(norm):
+    found = answer("lipschitz", CNN, "--vnnlib", DATA / "digits_cnn_mid.vnnlib", "--eps", "0,0.02", "--norm", norm)
+    certified = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "RecurJac-Linear"}
+    sampled = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "sampled"}
+    assert 0 < sampled[0.0] <= sampled[0.02] <= certified[0.02]
+    if norm != "2":  # a point has one Jacobian, and these operator norms are sums of its magnitudes
+        assert sampled[0.0] == pytest.approx(certified[0.0], rel=1e-4)
+
+
+def test_sampled_constant_of_a_linear_map():
+    net = load_onnx(TANH)
+    net.forward = lambda x: x @ torch.tensor([[3.0, 0.0], [0.0, 4.0], *[[0.0, 0.0]] * 62])
+    expected = {1.0: 4.0, 2.0: 4.0, float("inf"): 4.0}
+    assert {p: sampled_constant(net, torch.zeros(64), p, 0.1, 5, 0) for p in expected} == pytest.approx(expected)
+
+
+def test_pictures_in_every_format(tmp_path):
+    for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        path = tmp_path / f"p.{form}"
+        recurjac("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Fast-Lip", "--plot", path)
+        assert path.read_bytes().startswith(start)
+
+
+# compare
+
+
+def test_compare_on_a_property_that_some_methods_prove(tmp_path):
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {"command", "property", "boxes", "seed", "methods"}
+    columns = ["method", "lower_bound", "jacobian_width", "lipschitz", "verdict", "seconds"]
+    assert [set(row) for row in found["methods"]] == [{*columns, "unsupported"}] * len(found["methods"])
+    rows = {row["method"]: row for row in found["methods"]}
+    assert {*rj.METHODS, "CROWN", "IBP"} < set(rows)
+    for row in rows.values():
+        if row["unsupported"] is None:
+            assert row["verdict"] == ("unsat" if row["lower_bound"] > 0 else "unknown")
+            assert row["seconds"] > 0
+        assert (row["lipschitz"] is None) == (row["jacobian_width"] is None)
+        assert (row["lipschitz"] is not None) == any(rule in row["method"] for rule in rj.METHODS)
+    assert rows["CROWN"]["verdict"] == rows["RecurJac-Linear"]["verdict"] == "unsat"
+    assert rows["IBP"]["verdict"] == "unknown"
+    assert rows["RecurJac-Linear"]["lipschitz"] <= rows["RecurJac"]["lipschitz"] <= rows["Fast-Lip"]["lipschitz"]
+    with table.open(newline="") as file:
+        written = list(csv.reader(file))
+    assert written[0] == columns
+    assert [row[0] for row in written[1:]] == list(rows)
+    assert float(written[1][1]) == rows["RecurJac"]["lower_bound"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare_attacks_where_nothing_is_proved():
+    found = answer("compare", RELU, LARGE, "--methods", "RecurJac,CROWN", "--attack-seconds", 20)
+    assert [row["verdict"] for row in found["methods"]] == ["sat", "sat"]
+    shown = recurjac("compare", RELU, MID, "--methods", "crown", "--attack-seconds", 0.1).stdout
+    assert "unknown" in shown
+
+
+def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_path):
+    margins = compare_module._margins
+
+    def refuse_ibp(network, spec, name):
+        if name == "IBP":
+            raise rj.UnsupportedError("The network", ["a part"], "Nothing to be done.")
+        return margins(network, spec, name)
+
+    monkeypatch.setattr(compare_module, "_margins", refuse_ibp)
+    arguments = ("compare", RELU, SMALL, "--methods", "IBP,CROWN", "--plot", tmp_path / "p.png")
+    refused, proved = answer(*arguments)["methods"]
+    assert (refused["verdict"], refused["lower_bound"]) == (None, None)
+    assert refused["unsupported"] == "The network has 1 unsupported part(s): a part. Nothing to be done."
+    assert proved["verdict"] == "unsat"
+    assert "IBP: The network has 1 unsupported part(s)" in recurjac(*arguments).stderr
+    recurjac("compare", RELU, SMALL, "--methods", "IBP", "--plot", tmp_path / "none.png", "--attack-seconds", 0)
+
+
+# doctor
+
+
+def test_doctor():
+    found = answer("doctor")
+    assert found.keys() == {"command", "version", "ok", "packages", "devices"}
+    packages = {row["name"]: row for row in found["packages"]}
+    assert packages["auto_LiRPA"] == {
+        "name": "auto_LiRPA",
+        "version": host.VERSION,
+        "ok": True,
+        "needed_for": "everything",
+        "problem": None,
+    }
+    assert packages["torch"]["version"] == torch.__version__
+    assert found["devices"][0] == "cpu"
+    shown = recurjac("doctor").stdout
+    assert "auto_LiRPA" in shown
+    assert "devices: cpu" in shown
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"]])
+def test_doctor_works_without_a_host(arguments):
+    hide = "import sys; sys.modules['auto_LiRPA'] = None; from recurjac_plugin.cli import main; main()"
+    shown = process(*arguments, code=hide)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "pip install --no-deps auto_LiRPA==0.3" in " ".join(shown.stdout.split())
+    if arguments[1:]:
+        assert json.loads(shown.stdout)["ok"] is False
+
+
+def test_other_commands_without_a_host_say_what_to_install():
+    hide = "import sys; sys.modules['auto_LiRPA'] = None; from recurjac_plugin.cli import main; main()"
+    shown = process("verify", RELU, SMALL, code=hide)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("error: `auto_LiRPA` is not installed")
+    assert "pip install --no-deps auto_LiRPA==0.3" in line
+
+
+# what all have in common
+
+
+def test_version_and_help():
+    assert recurjac("--version").stdout == f"recurjac {rj.__version__}\n"
+    commands = ("jacobian", "lipschitz", "verify", "compare", "doctor")
+    overview = recurjac().stdout
+    assert overview == recurjac("--help").stdout
+    assert all(command in overview for command in commands)
+    for command in commands:
+        shown = recurjac(command, "--help").stdout
+        common = ["--json"] if command == "doctor" else ["--json", "--device", "--dtype", "--seed"]
+        assert all(option in shown for option in common)
+
+
+def test_every_method_name_of_the_defaults_is_known():
+    for command in ("lipschitz", "compare"):
+        shown = "".join(line.strip() for line in recurjac(command, "--help").stdout.splitlines())
+        assert all(name in shown for name in rj.METHODS)
+
+
+def test_process_keeps_results_and_remarks_apart(tmp_path):
+    shown = process("verify", RELU, SMALL, "--results-file", "r.txt", cwd=tmp_path)
+    assert (shown.returncode, shown.stdout) == (0, "unsat\n")
+    assert "Warning" not in shown.stderr
+    assert (tmp_path / "r.txt").read_text() == "unsat\n"
+    assert os.listdir(tmp_path) == ["r.txt"]
+
+
+def test_process_prints_nothing_but_json():
+    shown = process("compare", RELU, LARGE, "--methods", "CROWN,alpha-CROWN", "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["command"] == "compare"
+
+
+def test_module_is_run_as_the_script_is():
+    shown = process("--version", code="import runpy; runpy.run_module('recurjac_plugin.cli', run_name='__main__')")
+    assert (shown.returncode, shown.stdout) == (0, f"recurjac {rj.__version__}\n")
+
+
+def test_our_own_errors_are_not_dressed_up_as_the_users():
+    broken = (
+        "import recurjac_plugin.onnx_model as m, recurjac_plugin.cli as cli\n"
+        "def load_onnx(path): raise ZeroDivisionError('ours')\n"
+        "m.load_onnx = load_onnx\ncli.main()"
+    )
+    shown = process("verify", RELU, SMALL, code=broken)
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.splitlines()[-1] == "ZeroDivisionError: ours"
+
+
+def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "f.txt"
+    write(path, b"old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(rj.FileError, match="cannot be written: No space left"):
+            write(path, b"new")
+    assert path.read_bytes() == b"old"
+    write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["f.txt"]
+
+
+@pytest.fixture(scope="session")
+def broken(tmp_path_factory):
+    """Files that are not what a command needs, in a folder that `test_bad_input` runs in."""
+    folder = tmp_path_factory.mktemp("broken")
+    content = Path(RELU).read_bytes()
+    (folder / "truncated.onnx").write_bytes(content[: len(content) // 2])
+    (folder / "text.onnx").write_text("not a network")
+    (folder / "damaged.onnx.gz").write_bytes(gzip.compress(content)[:-20])
+    (folder / "empty.onnx").write_bytes(b"")
+    prop = Path(SMALL).read_text()
+    (folder / "syntax.vnnlib").write_text(prop.replace("(assert (>= X_0", "(assert (>= X_0 (", 1))
+    lines = prop.splitlines()
+    (folder / "unbounded.vnnlib").write_text("\n".join(line for line in lines if "(<= X_5 " not in line))
+    (folder / "empty_box.vnnlib").write_text(re.sub(r"\(<= X_5 \S+\)\)", "(<= X_5 -1000.0))", prop))
+    np.save(folder / "nan.npy", np.full(64, np.nan))
+    np.save(folder / "shape.npy", np.zeros((3, 3)))
+    np.save(folder / "none.npy", np.zeros((0, 64)))
+    np.save(folder / "words.npy", np.array(["a"] * 64))
+    np.save(folder / "objects.npy", np.array([None] * 64), allow_pickle=True)
+    np.save(folder / "x.npy", np.zeros(64))
+    np.savez(folder / "archive.npz", x=np.zeros(64))
+    (folder / "text.npy").write_text("1 2 3")
+    return folder
+
+
+BAD = [
+    ("nonsense", "No such command"),
+    ("verify", "Missing argument 'MODEL'"),
+    (f"verify {RELU}", "Missing argument 'PROP'"),
+    (f"verify {RELU} {SMALL} --nonsense", "No such option"),
+    (f"verify missing.onnx {SMALL}", "`missing.onnx` does not exist"),
+    (f"verify {DATA} {SMALL}", "is a directory"),
+    (f"verify truncated.onnx {SMALL}", "`truncated.onnx`"),
+    (f"verify text.onnx {SMALL}", "`text.onnx`"),
+    (f"verify damaged.onnx.gz {SMALL}", "`damaged.onnx.gz`"),
+    (f"verify empty.onnx {SMALL}", "`empty.onnx` is empty"),
+    (f"verify {RELU} missing.vnnlib", "`missing.vnnlib` does not exist"),
+    (f"verify {RELU} syntax.vnnlib", "`syntax.vnnlib`"),
+    (f"verify {RELU} unbounded.vnnlib", "X_5"),
+    (f"verify {RELU} empty_box.vnnlib", "X_5"),
+    (f"verify {RELU} {SMALL} --method CROWNS", "Unknown method `CROWNS`"),
+    (f"verify {RELU} {SMALL} --timeout 0", "`--timeout` must be more than 0"),
+    (f"verify {RELU} {SMALL} --timeout -3", "`--timeout` must be a finite number"),
+    (f"verify {RELU} {SMALL} --timeout soon", "'--timeout'"),
+    (f"verify {RELU} {SMALL} --attack-seconds nan", "`--attack-seconds` must be a finite number"),
+    (f"verify {RELU} {SMALL} --seed -1", "'--seed'"),
+    (f"verify {RELU} {SMALL} --dtype float16", "'--dtype'"),
+    (f"verify {RELU} {SMALL} --device tpu", "`--device` is 'tpu'"),
+    (f"verify {RELU} {SMALL} --device meta", "`--device` is 'meta'"),
+    (f"verify {RELU} {SMALL} --device cuda:99", "`--device` is 'cuda:99', but torch sees"),
+    (f"verify {RELU} {SMALL} --results-file missing/r.txt", "its directory does not exist"),
+    (f"verify {RELU} {SMALL} --results-file .", "`.` is a directory"),
+    (f"jacobian {RELU}", "`--vnnlib` or `--input` must be given"),
+    (f"jacobian {RELU} --vnnlib {SMALL} --input x.npy", "only one of them"),
+    (f"jacobian {RELU} --vnnlib {SMALL} --eps 0.1", "`--eps` goes with `--input`"),
+    (f"jacobian {RELU} --vnnlib {SMALL} --norm 2", "`--norm` goes with `--input`"),
+    (f"jacobian {RELU} --input x.npy", "`--eps` goes with `--input`"),
+    (f"jacobian {RELU} --input x.npy --eps -0.1", "`--eps` must be a finite radius"),
+    (f"jacobian {RELU} --input x.npy --eps inf", "`--eps` must be a finite radius"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --norm 3", "`--norm` is '3'"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --method CROWN", "`CROWN` gives no Jacobian bounds"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --out missing/J.npz", "its directory does not exist"),
+    (f"jacobian {RELU} --input missing.npy --eps 0.1", "`missing.npy` does not exist"),
+    (f"jacobian {RELU} --input nan.npy --eps 0.1", "`nan.npy` contains NaN"),
+    (f"jacobian {RELU} --input shape.npy --eps 0.1", "`shape.npy` has shape (3, 3), but the network takes (64,)"),
+    (f"jacobian {RELU} --input none.npy --eps 0.1", "`none.npy` has shape (0, 64)"),
+    (f"jacobian {RELU} --input words.npy --eps 0.1", "`words.npy` holds <U1"),
+    (f"jacobian {RELU} --input objects.npy --eps 0.1", "`objects.npy` is not a NumPy array"),
+    (f"jacobian {RELU} --input archive.npz --eps 0.1", "`archive.npz` is an archive"),
+    (f"jacobian {RELU} --input text.npy --eps 0.1", "`text.npy` is not a NumPy array"),
+    (f"lipschitz {RELU} --input x.npy", "Missing option '--eps'"),
+    (f"lipschitz {RELU} --eps 0.1", "`--vnnlib` or `--input` must be given"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1,,0.2", "without gaps"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1,a", "must be a list of numbers"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1,-1", "must be a finite radius"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods RecurJac,Nope", "Unknown method `Nope`"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods CROWN", "`CROWN` gives no Jacobian bounds"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --samples -1", "'--samples'"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --plot p.bmp", "`--plot` must end in .png"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --csv missing/t.csv", "its directory does not exist"),
+    (f"compare {RELU} {SMALL} --methods RecurJac,", "without gaps"),
+    (f"compare {RELU} {SMALL} --plot p", "`--plot` must end in .png"),
+    (f"compare {CNN} missing.vnnlib", "`missing.vnnlib` does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_bad_input_is_one_line_and_exit_code_2(broken, monkeypatch, arguments, message):
+    monkeypatch.chdir(broken)
+    before = sorted(os.listdir())
+    result = recurjac(*arguments.split(), code=2)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert sorted(os.listdir()) == before
+
+
+def test_property_of_another_network(tmp_path):
+    other = tmp_path / "p.vnnlib"
+    other.write_text(
+        "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n"
+        "(assert (>= X_0 0))\n(assert (<= X_0 1))\n(assert (>= Y_0 0))\n"
+    )
+    for arguments in (("verify", RELU, other), ("compare", RELU, other), ("jacobian", RELU, "--vnnlib", other)):
+        assert "has 1 inputs and 1 outputs, but the network 64 and 10" in recurjac(*arguments, code=2).stderr
+
+
+def test_bad_input_to_a_process_leaves_no_traceback():
+    shown = process("verify", "missing.onnx", SMALL)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("error: `missing.onnx`")
