@@ -77,7 +77,8 @@ def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
 def _pass(model: Any, x: Any, rows: Tensor, method: str, to_input: bool) -> Callable[[], Any]:
     parsed = parse(method)
     names = [step.preactivation for step in analyse(model, x, parsed, rows).graph.activations]
-    given = host_bounds(model, read(model, x)[1], x, "CROWN", rows, names)[0]
+    region, graph = read(model, x)
+    given = host_bounds(model, graph, region, "CROWN", rows, names)[0]
 
     def run() -> Any:
         analysis = analyse(model, x, parsed, rows, intermediate_bounds=given, to_input=to_input)

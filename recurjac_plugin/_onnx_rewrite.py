@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
-    """Rewrite the graph, keeping its meaning, where onnx2pytorch 0.6.0 would misread it.
+    """Rewrite the graph, keeping its meaning, where onnx2pytorch would misread it.
 
     - A domain that is imported but not used draws a warning: dropped.
     - ``MatMul(W, x)`` with a constant on the left is converted as ``x W``: for a vector `x` it becomes
@@ -33,6 +33,7 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     - ``Reshape`` to a shape that begins with the batch size 1 (given, or computed from the input's own shape)
       gets that shape as a constant, with -1 in place of the 1, so that it takes larger batches.
     - ``Conv`` and ``ConvTranspose`` state the shape of their kernel (onnx2pytorch 0.5 on Python 3.10 asks for it).
+    - ``Dropout`` and a ``Pad`` by nothing become ``Identity``.
     - ``Split`` gets its sizes as an attribute again, as it had them before operator set 13.
     - Nodes that nothing uses any more are dropped.
 
@@ -57,6 +58,8 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
             _rewrite_reshape(model.graph, node, shapes)
         elif node.op_type in ("Conv", "ConvTranspose"):
             _rewrite_convolution(node, shapes)
+        elif node.op_type == "Dropout" or _pads_nothing(node):
+            _rewrite_as_identity(node)
         elif node.op_type == "Split":
             _rewrite_split(node, shapes)
     _drop_unused(model.graph)
@@ -100,6 +103,15 @@ def _rewrite_convolution(node: NodeProto, shapes: Shapes) -> None:
     kernel = shapes.get(node.input[1], ())[2:]
     if kernel and not any(attribute.name == "kernel_shape" for attribute in node.attribute):
         node.attribute.append(onnx.helper.make_attribute("kernel_shape", kernel))
+
+
+def _pads_nothing(node: NodeProto) -> bool:
+    return node.op_type == "Pad" and any(a.name == "pads" and not any(a.ints) for a in node.attribute)
+
+
+def _rewrite_as_identity(node: NodeProto) -> None:
+    node.op_type = "Identity"
+    del node.input[1:], node.output[1:], node.attribute[:]
 
 
 def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:

@@ -91,7 +91,10 @@ def static_module(
 
 
 def _flatten(operator: _Operator) -> Apply | None:
-    return partial(torch.flatten, start_dim=1) if operator.attributes.get("axis", 1) == 1 else None
+    axis = operator.attributes.get("axis", 1)
+    if axis == 0:
+        return partial(torch.reshape, shape=(1, -1))
+    return partial(torch.flatten, start_dim=1) if axis == 1 else None
 
 
 def _reshape(operator: _Operator) -> Apply | None:

@@ -108,7 +108,7 @@ def analyse(
     host_output = None
     if method.with_host_output or len(given) < len(names):
         wanted = [name for name in names if name not in given]
-        computed, host_output = host_bounds(model, host_graph, x, method.host, rows, wanted)
+        computed, host_output = host_bounds(model, host_graph, region, method.host, rows, wanted)
         given |= computed
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
     derivatives = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from math import inf
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 from .host import IS_03, VERSION, BoundedModule
-from .host_defects import Interval, host_precision, require_center_inside, require_sound
+from .host_defects import Interval, host_precision, loses_norm, require_center_inside, require_sound
 from .host_graph import HostGraph, preserved
+from .region import Region
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
@@ -21,7 +23,7 @@ _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
 def host_bounds(
     model: Any,
     graph: HostGraph,
-    x: Any,
+    region: Region,
     method: str,
     rows: Tensor,  # shape: (b, k, *output_shape)
     names: Iterable[str],
@@ -31,7 +33,7 @@ def host_bounds(
     Args:
         model: the `BoundedModule`.
         graph: its graph, read at the centre of the region.
-        x: its perturbed input.
+        region: where its input lies. An l_p ball that the host would lose the norm of is replaced by the box around it.
         method: name of the method, as the host spells it.
         rows: specification matrix C.
         names: nodes whose bounds are wanted.
@@ -47,6 +49,7 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
+        x = region.hull() if region.norm < inf and loses_norm(graph) else region.scaled(1.0)
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
         except _HOST_FAILURES as error:

@@ -82,6 +82,25 @@ def require_sound(nodes: Iterable[Node], method: str) -> None:
         )
 
 
+# Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach unchanged.
+# Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable neurons.
+_PASSES_NORM_ON = {"BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze"}
+_USES_NORM = {"BoundLinear", "BoundConv"}
+
+
+def loses_norm(graph: HostGraph) -> bool:
+    """Whether the host's bounds over an l_p ball with p < inf do not hold; those over the enclosing box do."""
+    carriers = {graph.input_name}
+    for node in graph.nodes:
+        if carriers.isdisjoint(node.inputs):
+            continue
+        if node.kind in _PASSES_NORM_ON:
+            carriers.add(node.name)
+        elif node.kind not in _USES_NORM:
+            return True
+    return False
+
+
 def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> float:
     """Relative error of one rounding in the host's bounds."""
     inexact = method != "IBP" and any(node.kind in _S_SHAPED for node in graph.nodes)

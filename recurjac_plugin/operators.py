@@ -39,6 +39,14 @@ def _sample_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[in
     return node.input_shapes[position][1:], node.output_shape[1:]
 
 
+def _broadcast_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes per sample of an operator that broadcasts, which aligns shapes from the right."""
+    came, gives = node.input_shapes[position], node.output_shape
+    if len(came) < len(gives) and came[0] != 1:
+        raise Refusal(f"broadcasting {came} to {gives} spreads the batch over another dimension")
+    return _sample_shapes(node, position)
+
+
 def _constant(node: Node, position: int, meaning: str) -> Tensor:
     """The value of an unperturbed input, which must not differ from sample to sample."""
     value = node.constants[position]
@@ -116,11 +124,11 @@ def _batch_norm(node: Node, position: int) -> LinearMap:
 
 
 def _add(node: Node, position: int) -> LinearMap:
-    return Broadcast(1, *_sample_shapes(node, position))
+    return Broadcast(1, *_broadcast_shapes(node, position))
 
 
 def _sub(node: Node, position: int) -> LinearMap:
-    return Broadcast(1 if position == 0 else -1, *_sample_shapes(node, position))
+    return Broadcast(1 if position == 0 else -1, *_broadcast_shapes(node, position))
 
 
 def _neg(node: Node, position: int) -> LinearMap:
@@ -131,14 +139,14 @@ def _mul(node: Node, position: int) -> LinearMap:
     if all(node.perturbed[:2]):
         raise Refusal("both of its factors depend on the perturbed input")
     factor = _shared(_constant(node, 1 - position, "other factor"), node)
-    return Scale(factor, *_sample_shapes(node, position))
+    return Scale(factor, *_broadcast_shapes(node, position))
 
 
 def _div(node: Node, position: int) -> LinearMap:
     if node.perturbed[1]:
         raise Refusal("its divisor depends on the perturbed input")
     divisor = _shared(_constant(node, 1, "divisor"), node)
-    return Scale(1 / divisor, *_sample_shapes(node, position))
+    return Scale(1 / divisor, *_broadcast_shapes(node, position))
 
 
 def _view(node: Node, position: int) -> LinearMap:
@@ -150,7 +158,7 @@ def _view(node: Node, position: int) -> LinearMap:
 def _expand(node: Node, position: int) -> LinearMap:
     if position != 0:
         raise Refusal("the shape it produces depends on the perturbed input")
-    return Broadcast(1, *_sample_shapes(node, position))
+    return Broadcast(1, *_broadcast_shapes(node, position))
 
 
 def _concat(node: Node, position: int) -> LinearMap:
@@ -181,15 +189,25 @@ def _own_function(node: Node, position: int) -> LinearMap:
     constants = node.constants[1:]
     inputs, outputs = _sample_shapes(node, position)
     function = Function(lambda x: node.forward(x, *constants), inputs, outputs)
-    reference = next((c for c in constants if c is not None and c.is_floating_point()), None)
-    probe = torch.zeros(2, *inputs) if reference is None else reference.new_zeros(2, *inputs)
-    try:
-        shape = tuple(function.function(probe).shape)
-    except (RuntimeError, IndexError, AssertionError, ValueError) as error:
-        raise Refusal(f"it does not act on each sample of a batch by itself ({error})") from error
-    if shape != (2, *outputs):
-        raise Refusal(f"it does not act on each sample of a batch by itself (2 samples gave shape {shape})")
+    if not _acts_per_sample(function):
+        raise Refusal("it does not act on each sample of a batch by itself")
     return function
+
+
+def _acts_per_sample(function: Function) -> bool:
+    """Whether a batch gives what its samples give, tried on a batch size that is no other dimension of the node."""
+    taken = {*function.input_shape, *function.output_shape}
+    count = next(n for n in range(2, len(taken) + 3) if n not in taken)
+    probe = torch.rand(count, *function.input_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    try:
+        whole = function.function(probe)
+        alone = [function.function(sample.unsqueeze(0)) for sample in (probe[0], probe[-1])]
+    except (RuntimeError, IndexError, AssertionError, ValueError):
+        return False
+    return whole.shape == (count, *function.output_shape) and all(
+        part.shape[1:] == whole.shape[1:] and torch.allclose(part[0], sample)
+        for part, sample in zip(alone, (whole[0], whole[-1]), strict=True)
+    )
 
 
 OPERATORS: dict[str, Rule] = {

@@ -60,8 +60,8 @@ def output_bounds(
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
     if parsed.rule is None:
-        _, graph = read(model, x)
-        return host_bounds(model, graph, x, parsed.host, specification(C, graph.output), ())[1]
+        region, graph = read(model, x)
+        return host_bounds(model, graph, region, parsed.host, specification(C, graph.output), ())[1]
     region = read_region(x)
     deviation, analysis = None, None
     for i in range(1, steps + 1):

@@ -37,15 +37,22 @@ class Region:
             return 1.0
         return math.inf if self.norm == 1 else self.norm / (self.norm - 1)
 
-    def scaled(self, fraction: float) -> Any:
-        """The same region shrunk about its centre, as a perturbed input of the host."""
-        if self.norm == math.inf:
-            reach = fraction * self.radius.reshape(self.center.shape)
-            perturbation = PerturbationLpNorm(norm=self.norm, x_L=self.center - reach, x_U=self.center + reach)
-        else:
-            reach = fraction * self.radius.reshape(-1, *(1,) * (self.center.dim() - 1))
-            perturbation = PerturbationLpNorm(norm=self.norm, eps=reach)
+    def hull(self) -> Any:
+        """The smallest box around the region, as a perturbed input of the host."""
+        reach = self.radius.expand(-1, self.center[0].numel()).reshape(self.center.shape)
+        perturbation = PerturbationLpNorm(norm=math.inf, x_L=self.center - reach, x_U=self.center + reach)
         return BoundedTensor(self.center, perturbation)
+
+    def scaled(self, fraction: float) -> Any:
+        """The same region shrunk about its centre, as a perturbed input of the host.
+
+        Balls of a batch get the largest of their radii: the host takes one number per sample in some places, but not in
+        its convolutions.
+        """
+        shrunk = Region(self.center, self.norm, fraction * self.radius)
+        if self.norm == math.inf:
+            return shrunk.hull()
+        return BoundedTensor(self.center, PerturbationLpNorm(norm=self.norm, eps=float(shrunk.radius.max())))
 
 
 def read_region(x: Any) -> Region:

@@ -59,14 +59,14 @@ def widened(lower: Tensor, upper: Tensor, slack: float) -> tuple[Tensor, Tensor]
     return low - slack * scale, high + slack * scale
 
 
-def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: float) -> Layer:
+def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: float | None = None) -> Layer:
     """Split one activation layer into undetermined and stable neurons.
 
     Args:
         step: the activation.
         lower: lower bounds of its pre-activations, shape (b, *shape).
         upper: their upper bounds, likewise.
-        precision: relative error of one rounding in the arithmetic the bounds come from.
+        precision: relative error of one rounding in the arithmetic the bounds come from; None is that of their dtype.
 
     Raises:
         InputError: the bounds contain NaN.
@@ -77,6 +77,7 @@ def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: floa
             "NaN or infinite values."
         )
     roundings = _SLACK_AT_KINKS if step.activation.has_kinks(step.parameters) else _SLACK_SMOOTH
+    precision = torch.finfo(lower.dtype).eps if precision is None else precision
     low, high = widened(lower.flatten(1), upper.flatten(1), roundings * precision)
     shape = lower.shape
     dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)

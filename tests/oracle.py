@@ -91,6 +91,7 @@ def outputs(net: nn.Module, points: Tensor, C: Tensor | None = None) -> Tensor:
         return y if C is None else (C @ y.unsqueeze(3)).squeeze(3)
 
 
+@torch.enable_grad()
 def jacobian(net: nn.Module, x: Tensor, C: Tensor | None = None, differentiable: bool = False) -> Tensor:
     """Jacobian of ``C f`` at every sample of x: (b, *shape) -> (b, k, *shape)."""
     if not x.requires_grad:
@@ -110,6 +111,7 @@ def jacobians(net: nn.Module, points: Tensor, C: Tensor | None = None) -> Tensor
     return jacobian(net, points.flatten(0, 1), C).detach().unflatten(0, points.shape[:2])
 
 
+@torch.enable_grad()
 def attacked(net: nn.Module, region: Ball | Box, C: Tensor | None = None, targets: int = 6, steps: int = 8) -> Tensor:
     """Points where single entries of the Jacobian are extreme: gradient ascent on the entry, random where it is flat.
 

@@ -5,27 +5,16 @@ Every network of the list, every rule, and every kind of region the host accepts
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
 import torch
-from cases import ACTIVATION_CASES, CASES, Case, parametrized
+from cases import ACTIVATION_CASES, BY_NAME, hosted, parametrized
 from oracle import Ball, Box, assert_encloses, attacked, jacobian, jacobians, truth
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule
 from recurjac_plugin.methods import HOST_METHODS
-
-BY_NAME = {case.name: case for case in CASES}
-
-
-@functools.cache  # tests may share models: the package promises to leave them as they were
-def hosted(name_or_case, batch=2, dtype=torch.float64):
-    case = name_or_case if isinstance(name_or_case, Case) else BY_NAME[name_or_case]
-    net = case.network(dtype)
-    center = case.center(batch, dtype)
-    return net, center, case.model(net, center)
 
 
 @torch.no_grad()

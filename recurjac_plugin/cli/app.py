@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
@@ -40,7 +40,7 @@ class _Group(typer.core.TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def refuse(message: str) -> None:
+def refuse(message: str) -> NoReturn:
     """Say what is wrong with the input, in one line, and leave."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

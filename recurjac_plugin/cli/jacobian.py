@@ -70,7 +70,7 @@ def jacobian(
         p, radius = options.norm_of(norm), None if eps is None else options.radius("--eps", eps)
         if vnnlib is not None and p != math.inf:
             options.refuse("--norm", "goes with `--input`; the boxes of a property are balls of l_inf.")
-        name = _jacobian_method(method)
+        name = options.jacobian_method(method)
         check_writable(out)
         network = load_network(model, device, dtype)
         if vnnlib is not None:
@@ -96,14 +96,6 @@ def jacobian(
             "out": None if out is None else str(out),
         }
         _tell(report, result)
-
-
-def _jacobian_method(name: str) -> str:
-    from recurjac_plugin.methods import parse
-
-    method = parse(name)
-    _ = method.upper_line  # refuses methods of the host alone
-    return method.name
 
 
 def _boxes(path: Path, network: Network) -> list[Any]:

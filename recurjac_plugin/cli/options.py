@@ -89,6 +89,19 @@ def methods(option: str, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(parse(part).name for part in _parts(option, text)))
 
 
+def jacobian_method(name: str) -> str:
+    """Canonical name of a method that bounds Jacobians.
+
+    Raises:
+        MethodError: the name is unknown, or that of a method of the host alone.
+    """
+    from recurjac_plugin.methods import parse
+
+    method = parse(name)
+    _ = method.upper_line  # refuses methods of the host alone
+    return method.name
+
+
 def seconds(option: str, value: float) -> float:
     """A duration of at least 0."""
     if not 0 <= value < math.inf:
