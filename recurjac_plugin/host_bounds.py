@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from math import inf
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
-        x = region.hull() if region.norm < inf and loses_norm(graph) else region.scaled(1.0)
+        x = region.hull() if loses_norm(graph, region.norm) else region.scaled(1.0)
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
         except _HOST_FAILURES as error:

@@ -83,20 +83,23 @@ def require_sound(nodes: Iterable[Node], method: str) -> None:
 
 
 # Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach unchanged.
-# Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable neurons.
+# Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable neurons. The
+# value is the largest p for which the operator's formula holds: convolutions use that of l_2 for every norm.
 _PASSES_NORM_ON = {"BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze"}
-_USES_NORM = {"BoundLinear", "BoundConv"}
+_USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
 
 
-def loses_norm(graph: HostGraph) -> bool:
-    """Whether the host's bounds over an l_p ball with p < inf do not hold; those over the enclosing box do."""
+def loses_norm(graph: HostGraph, norm: float) -> bool:
+    """Whether the host's bounds over an l_p ball do not hold; those over the box around it do."""
+    if norm == inf:
+        return False
     carriers = {graph.input_name}
     for node in graph.nodes:
         if carriers.isdisjoint(node.inputs):
             continue
         if node.kind in _PASSES_NORM_ON:
             carriers.add(node.name)
-        elif node.kind not in _USES_NORM:
+        elif norm > _USES_NORM.get(node.kind, 0.0):
             return True
     return False
 
