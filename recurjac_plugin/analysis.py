@@ -64,6 +64,8 @@ class Analysis:
         if order == "both":
             other = self.backward.jacobian()
             lower, upper = torch.maximum(lower, other[0]), torch.minimum(upper, other[1])
+            # Two bounds that meet at the true value cross by rounding: keep what lies between them.
+            lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
         return lower, upper
 
 

@@ -121,9 +121,12 @@ def preserved(model: Any) -> Iterator[None]:
 
     modules = (model, *model._modules.values())
     states = [copied(vars(module)) for module in modules]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
+        for parameter, requires_grad in trainable:  # evaluating a model in evaluation mode switches it off
+            parameter.requires_grad_(requires_grad)
         for module, state in zip(modules, states, strict=True):
             vars(module).clear()
             vars(module).update(state)

@@ -75,6 +75,8 @@ def output_bounds(
     if parsed.with_host_output and analysis.host_output is not None:
         lower = torch.maximum(lower, analysis.host_output[0])
         upper = torch.minimum(upper, analysis.host_output[1])
+        # Two bounds that meet at the true value cross by rounding: keep what lies between them.
+        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
     return lower, upper
 
 

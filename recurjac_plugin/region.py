@@ -39,6 +39,8 @@ class Region:
 
     def hull(self) -> Any:
         """The smallest box around the region, as a perturbed input of the host."""
+        if bool((self.radius == self.radius.max()).all()):  # one number, which more of the host's operators accept
+            return BoundedTensor(self.center, PerturbationLpNorm(norm=math.inf, eps=float(self.radius.max())))
         reach = self.radius.expand(-1, self.center[0].numel()).reshape(self.center.shape)
         perturbation = PerturbationLpNorm(norm=math.inf, x_L=self.center - reach, x_U=self.center + reach)
         return BoundedTensor(self.center, perturbation)
@@ -94,6 +96,10 @@ def read_region(x: Any) -> Region:
 def _box(x: Tensor, perturbation: Any) -> Region:
     given = perturbation.x_L is not None and perturbation.x_U is not None
     eps = torch.zeros_like(x) if given else _as_tensor(perturbation.eps, x)
+    if perturbation.x_L is None and perturbation.x_U is None:
+        radius = eps.expand_as(x).flatten(1)
+        _check(x, radius, f"`eps` {_extreme(eps):g}")
+        return Region(x, math.inf, radius)
     lower = x - eps if perturbation.x_L is None else perturbation.x_L
     upper = x + eps if perturbation.x_U is None else perturbation.x_U
     for name, bound in (("x_L", lower), ("x_U", upper)):

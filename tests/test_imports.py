@@ -1,0 +1,72 @@
+"""Data flows one way (DESIGN.md, section 5): each module imports only what lies before it, and nothing below the graph the host."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import recurjac_plugin
+
+PACKAGE = Path(recurjac_plugin.__file__).parent
+# Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
+BELOW_THE_HOST = (
+    "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operators", "recursion", "rules",
+    "undetermined",
+)  # fmt: skip
+# What each stage must not know of: the stages after it.
+STAGES = (
+    ("node", "linear_maps", "rules", "activations", "operators", "graph"),
+    ("undetermined", "gains", "recursion"),
+    ("analysis",),
+    ("jacobian",),
+    ("lipschitz",),
+    ("output_bounds",),
+    ("registration",),
+)
+# The two files that come in from outside know nothing of bounds.
+ADAPTERS = ("onnx_model", "vnnlib_spec", "spec")
+
+
+def direct_imports(module):
+    """Modules of this package that a module imports, anywhere in its code."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {str(name).split(".")[1] for name in names if str(name).startswith("recurjac_plugin.")}
+    return {name for name in found if (PACKAGE / f"{name}.py").exists()}
+
+
+def all_imports(module):
+    """What a module needs, directly or through others."""
+    found, open_ = set(), {module}
+    while open_:
+        open_ = set().union(*(direct_imports(name) for name in open_)) - found
+        found |= open_
+    return found
+
+
+def test_the_reader_of_imports_sees_them():
+    assert direct_imports("jacobian") == {"analysis", "bounds", "methods"}
+    assert "host" in all_imports("jacobian")
+
+
+@pytest.mark.parametrize("module", BELOW_THE_HOST)
+def test_nothing_below_the_graph_needs_the_host(module):
+    assert not {name for name in all_imports(module) if "host" in name}
+
+
+@pytest.mark.parametrize("module", ADAPTERS)
+def test_adapters_need_neither_host_nor_graph(module):
+    assert not all_imports(module) & {"host", "graph", "analysis", "jacobian"}
+
+
+@pytest.mark.parametrize("stage", range(len(STAGES)))
+def test_no_stage_needs_a_later_one(stage):
+    later = {module for modules in STAGES[stage + 1 :] for module in modules}
+    for module in STAGES[stage]:
+        assert not all_imports(module) & later, module
