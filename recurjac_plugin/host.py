@@ -55,5 +55,16 @@ else:
     BoundActivation = importlib.import_module("auto_LiRPA.bound_ops").BoundActivation
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
 
+# What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.
+HOST_FAILURES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 VERSION: str = _host.__version__
 IS_03: bool = require_host().is_03

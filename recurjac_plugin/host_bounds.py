@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import UnsupportedError
-from .host import IS_03, VERSION, BoundedModule
+from .host import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from .host_defects import Interval, host_precision, loses_norm, require_center_inside, require_sound
 from .host_graph import HostGraph, preserved
 from .region import Region
@@ -51,7 +51,7 @@ def host_bounds(
         x = region.hull() if loses_norm(graph, region.norm) else region.scaled(1.0)
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
-        except _HOST_FAILURES as error:
+        except HOST_FAILURES as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
             raise UnsupportedError(
                 "The network",
@@ -72,23 +72,12 @@ def host_bounds(
     center = (rows.flatten(2) @ graph.output.flatten(1).unsqueeze(2)).squeeze(2)
     require_center_inside(
         intervals | {"output": (lower, upper)},
-        graph.values | {"output": center},
+        {**graph.values, "output": center},
         method,
         host_precision(graph, method, rows.dtype),
     )
     return intervals, (lower, upper)
 
-
-# What the host raises for operators and shapes it cannot bound: it has no exception of its own.
-_HOST_FAILURES = (
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 _TANGENTS_03 = {
     "BoundTanh": (torch.tanh, "dtanh"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, UnsupportedError
+from .host import HOST_FAILURES
 from .node import Node
 
 
@@ -43,7 +44,14 @@ def read_graph(model: Any, x: Any) -> HostGraph:
         InputError: the output does not depend on the input, or the weights contain NaN or infinite values.
     """
     with preserved(model):
-        output = model.forward(x)
+        try:
+            output = model.forward(x)
+        except HOST_FAILURES as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"The model does not take an input of shape {tuple(x.shape)} ({type(error).__name__}: {reason}); give `x` "
+                "the shape the model was built with, apart from the batch."
+            ) from error
         final = model.final_node()
         order = _topological(final)
         roots = [node for node in order if not node.inputs and node.perturbed]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UnsupportedError
-from .host import VERSION, BoundedModule, BoundedTensor, PerturbationLpNorm
+from .host import HOST_FAILURES, VERSION, BoundedModule, BoundedTensor, PerturbationLpNorm
 from .output_bounds import output_bounds
 from .spec import Box
 
@@ -140,22 +140,10 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
     """
     try:
         return BoundedModule(network, example, device=example.device)
-    except _HOST_FAILURES as error:
+    except HOST_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(
             "The network",
             [f"auto_LiRPA {VERSION} cannot read it ({reason})"],
             "Export it with other operators, or use another version of auto_LiRPA.",
         ) from error
-
-
-# What the host raises while it traces and parses a network: it has no exception of its own.
-_HOST_FAILURES = (
-    NotImplementedError,
-    AssertionError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-)

@@ -97,7 +97,7 @@ def _box(x: Tensor, perturbation: Any) -> Region:
     given = perturbation.x_L is not None and perturbation.x_U is not None
     eps = torch.zeros_like(x) if given else _as_tensor(perturbation.eps, x)
     if perturbation.x_L is None and perturbation.x_U is None:
-        radius = eps.expand_as(x).flatten(1)
+        radius = _expanded("eps", eps, x).flatten(1)
         _check(x, radius, f"`eps` {_extreme(eps):g}")
         return Region(x, math.inf, radius)
     lower = x - eps if perturbation.x_L is None else perturbation.x_L
@@ -107,19 +107,22 @@ def _box(x: Tensor, perturbation: Any) -> Region:
             raise InputError(
                 f"`{name}` is {bound.dtype} on {bound.device}, but `x` is {x.dtype} on {x.device}; use the same."
             )
-        try:
-            torch.broadcast_shapes(bound.shape, x.shape)
-        except RuntimeError as error:
-            raise InputError(
-                f"`{name}` has shape {tuple(bound.shape)}, but `x` has shape {tuple(x.shape)}; they must agree."
-            ) from error
-    lower, upper = lower.expand_as(x), upper.expand_as(x)
+    lower, upper = _expanded("x_L", lower, x), _expanded("x_U", upper, x)
     what = "the box" if given else f"`eps` {_extreme(eps):g}"
     center, radius = (lower + upper) / 2, (upper - lower).flatten(1) / 2
     _check(center, radius, what)
     # The middle of a box is rounded: the radius must reach both ends from there.
     radius = torch.maximum(upper - center, center - lower).flatten(1)
     return Region(center, math.inf, radius)
+
+
+def _expanded(name: str, value: Tensor, x: Tensor) -> Tensor:
+    try:
+        return value.expand_as(x)
+    except RuntimeError as error:
+        raise InputError(
+            f"`{name}` has shape {tuple(value.shape)}, but `x` has shape {tuple(x.shape)}; they must agree."
+        ) from error
 
 
 def _as_tensor(value: Any, like: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ def into_box(box: Box, x: np.ndarray, dtype: np.dtype) -> np.ndarray:  # x: [n_i
     lower, upper = representable_bounds(box, dtype)
     with np.errstate(over="ignore"):
         nearest = np.clip(np.asarray(x).reshape(-1).astype(dtype), lower, upper).astype(np.float64)
-    return np.where(lower <= upper, nearest, box.lower + (box.upper - box.lower) / 2)
+    # Adding zero turns -0.0, which reads oddly, into 0.0.
+    return np.where(lower <= upper, nearest, box.lower + (box.upper - box.lower) / 2) + 0.0
 
 
 def representable_bounds(box: Box, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:  # -> [n_inputs], [n_inputs]

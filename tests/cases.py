@@ -16,7 +16,6 @@ from torch.nn import functional as F
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule
 
-
 # The host has no exception of its own for what it cannot build.
 HOST_FAILURES = (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError)
 
@@ -83,7 +82,9 @@ class Case:
         return net.to(dtype)
 
     def center(self, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.randn(batch, *self.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+        return torch.randn(batch, *self.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(
+            dtype
+        )
 
     def model(self, net: nn.Module, x: Tensor) -> BoundedModule:
         """The network on the host, which must be able to build it."""
@@ -161,7 +162,14 @@ def transposed(n: int, **options: object) -> nn.Module:
     net = kind(2, 4, 3, **options)  # type: ignore[arg-type]
     with torch.no_grad():
         size = net(torch.zeros(1, 2, *(4,) * n)).numel()
-    return nn.Sequential(nn.Conv1d(2, 2, 1) if n == 1 else nn.Conv2d(2, 2, 1), nn.ReLU(), net, nn.ReLU(), nn.Flatten(), nn.Linear(size, 3))
+    return nn.Sequential(
+        nn.Conv1d(2, 2, 1) if n == 1 else nn.Conv2d(2, 2, 1),
+        nn.ReLU(),
+        net,
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(size, 3),
+    )
 
 
 def residual(self: Net, x: Tensor) -> Tensor:
@@ -185,12 +193,37 @@ ACTIVATION_CASES = [
     Case("leaky_relu", lambda: mlp(lambda: nn.LeakyReLU(0.3)), (5,)),
     Case("leaky_relu_steep", lambda: mlp(lambda: nn.LeakyReLU(1.5)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
     Case("prelu", lambda: mlp(lambda: nn.PReLU(init=0.4)), (5,)),
-    Case("prelu_channels", lambda: nn.Sequential(nn.Linear(5, 8), nn.PReLU(8, 0.2), nn.Linear(8, 6), nn.PReLU(), nn.Linear(6, 2)), (5,)),
-    Case("prelu_images", lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(init=-0.3), nn.Flatten(), nn.Linear(27, 2)), (2, 5, 5), not_03=UNSQUEEZE, not_07=UNSQUEEZE),
+    Case(
+        "prelu_channels",
+        lambda: nn.Sequential(nn.Linear(5, 8), nn.PReLU(8, 0.2), nn.Linear(8, 6), nn.PReLU(), nn.Linear(6, 2)),
+        (5,),
+    ),
+    Case(
+        "prelu_images",
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 3), nn.PReLU(init=-0.3), nn.Flatten(), nn.Linear(27, 2)),
+        (2, 5, 5),
+        not_03=UNSQUEEZE,
+        not_07=UNSQUEEZE,
+    ),
     Case("tanh", lambda: mlp(nn.Tanh), (5,)),
     Case("sigmoid", lambda: mlp(nn.Sigmoid), (5,)),
-    Case("atan", lambda: Net(lambda s, x: s.c(torch.arctan(s.b(torch.arctan(s.a(x))))), a=nn.Linear(5, 9), b=nn.Linear(9, 8), c=nn.Linear(8, 3)), (5,)),
-    Case("mixed", lambda: nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3)), (5,)),
+    Case(
+        "atan",
+        lambda: Net(
+            lambda s, x: s.c(torch.arctan(s.b(torch.arctan(s.a(x))))),
+            a=nn.Linear(5, 9),
+            b=nn.Linear(9, 8),
+            c=nn.Linear(8, 3),
+        ),
+        (5,),
+    ),
+    Case(
+        "mixed",
+        lambda: nn.Sequential(
+            nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3)
+        ),
+        (5,),
+    ),
 ]
 
 OPERATOR_CASES = [
@@ -198,79 +231,430 @@ OPERATOR_CASES = [
     Case("conv1d_stride", lambda: convolution(1, stride=2, padding=1, dilation=2), (2, 5), not_03=ONE_D_03),
     Case("conv2d", lambda: convolution(2), (2, 5, 5)),
     Case("conv2d_stride", lambda: convolution(2, stride=(2, 1), padding=(0, 1)), (2, 5, 5)),
-    Case("conv2d_unseen_border", lambda: nn.Sequential(nn.Conv2d(1, 2, 2, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)), (1, 5, 5)),
+    Case(
+        "conv2d_unseen_border",
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 2, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)),
+        (1, 5, 5),
+    ),
     Case("conv2d_groups", lambda: convolution(2, groups=2, padding=1), (2, 5, 5)),
     Case("conv2d_dilation", lambda: convolution(2, dilation=2, padding=2, bias=False), (2, 5, 5)),
     Case("conv3d", lambda: convolution(3), (2, 5, 5, 5), not_03=THREE_D, not_07=THREE_D),
     Case("conv_transpose1d", lambda: transposed(1, stride=2), (2, 4), not_03=TRANSPOSED, not_07=TRANSPOSED),
     Case("conv_transpose2d", lambda: transposed(2), (2, 4, 4)),
-    Case("conv_transpose2d_stride", lambda: transposed(2, stride=2, padding=1, output_padding=1), (2, 4, 4), not_03=TRANSPOSED, not_07=TRANSPOSED),
-    Case("conv_transpose2d_groups", lambda: transposed(2, stride=2, groups=2), (2, 4, 4), not_03=TRANSPOSED, not_07=TRANSPOSED),
-    Case("batch_norm1d", lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3), nn.BatchNorm1d(3)), (5,)),
+    Case(
+        "conv_transpose2d_stride",
+        lambda: transposed(2, stride=2, padding=1, output_padding=1),
+        (2, 4, 4),
+        not_03=TRANSPOSED,
+        not_07=TRANSPOSED,
+    ),
+    Case(
+        "conv_transpose2d_groups",
+        lambda: transposed(2, stride=2, groups=2),
+        (2, 4, 4),
+        not_03=TRANSPOSED,
+        not_07=TRANSPOSED,
+    ),
+    Case(
+        "batch_norm1d",
+        lambda: nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.ReLU(), nn.Linear(7, 3), nn.BatchNorm1d(3)),
+        (5,),
+    ),
     Case("batch_norm1d_first", lambda: nn.Sequential(nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), (5,)),
-    Case("batch_norm2d", lambda: nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.BatchNorm2d(2, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)), (2, 5, 5), prefix_03="IBP+"),
-    Case("matmul_right", lambda: Constants(lambda s, x: s.c(torch.matmul(torch.relu(s.a(x)), s.w)), {"w": (6, 4)}, a=nn.Linear(5, 6), c=head(4)), (5,)),
-    Case("matmul_right_3d", lambda: Constants(lambda s, x: s.c(torch.matmul(torch.relu(x), s.w).relu().flatten(1)), {"w": (4, 2)}, c=nn.Linear(6, 3)), (3, 4), prefix_03="IBP+"),
-    Case("matmul_left", lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (2, 3)}, c=head(8)), (3, 4), prefix_03="IBP+"),
-    Case("matmul_left_batch_of_one", lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (1, 2, 3)}, c=head(8)), (3, 4), prefix_03="IBP+"),
-    Case("linear_3d", lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 2)), (3, 4), prefix_03="IBP+"),
-    Case("gemm_scaled", lambda: Constants(lambda s, x: s.c(torch.addmm(s.b, s.a(x).relu(), s.w, beta=0.5, alpha=2.0)), {"w": (6, 4), "b": (4,)}, a=nn.Linear(5, 6), c=head(4)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
-    Case("add_constant", lambda: Constants(lambda s, x: s.c(s.a(x) + s.b), {"b": (6,)}, a=nn.Linear(5, 6), c=head(6)), (5,), prefix_03="IBP+"),
-    Case("add_broadcast_up", lambda: Constants(lambda s, x: s.c((s.a(x).unsqueeze(1) + s.b).relu().flatten(1)), {"b": (3, 4)}, a=nn.Linear(5, 4), c=head(12)), (5,), prefix_03="IBP+"),
-    Case("sub_constant", lambda: Constants(lambda s, x: s.c(s.b - s.a(x - s.b2)), {"b": (6,), "b2": (1, 5)}, a=nn.Linear(5, 6), c=head(6)), (5,), prefix_03="IBP+"),
-    Case("affine_prefix", lambda: Constants(lambda s, x: s.c((x - s.m) / s.d), {"m": (5,), "d": (5,)}, c=mlp(nn.ReLU)), (5,), prefix_03="IBP+"),
-    Case("mul_constant", lambda: Constants(lambda s, x: s.c(s.w * s.a(x).relu() * 2.5), {"w": (6,)}, a=nn.Linear(5, 6), c=head(6)), (5,)),
-    Case("mul_broadcast_up", lambda: Constants(lambda s, x: s.c((s.a(x).relu().unsqueeze(1) * s.w).flatten(1)), {"w": (1, 3, 4)}, a=nn.Linear(5, 4), c=head(12)), (5,), prefix_03="IBP+"),
-    Case("mul_channels", lambda: Constants(lambda s, x: s.c((s.w * s.a(x).relu()).flatten(1)), {"w": (3, 1, 1)}, a=nn.Conv2d(2, 3, 3), c=head(27)), (2, 5, 5)),
-    Case("div_constant", lambda: Constants(lambda s, x: s.c(s.a(x).relu() / s.w / 0.5), {"w": (6,)}, a=nn.Linear(5, 6), c=head(6)), (5,)),
+    Case(
+        "batch_norm2d",
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 3, bias=False),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.Conv2d(3, 2, 2),
+            nn.BatchNorm2d(2, affine=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8, 2),
+        ),
+        (2, 5, 5),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "matmul_right",
+        lambda: Constants(
+            lambda s, x: s.c(torch.matmul(torch.relu(s.a(x)), s.w)), {"w": (6, 4)}, a=nn.Linear(5, 6), c=head(4)
+        ),
+        (5,),
+    ),
+    Case(
+        "matmul_right_3d",
+        lambda: Constants(
+            lambda s, x: s.c(torch.matmul(torch.relu(x), s.w).relu().flatten(1)), {"w": (4, 2)}, c=nn.Linear(6, 3)
+        ),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "matmul_left",
+        lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (2, 3)}, c=head(8)),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "matmul_left_batch_of_one",
+        lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (1, 2, 3)}, c=head(8)),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "linear_3d",
+        lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 2)),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "gemm_scaled",
+        lambda: Constants(
+            lambda s, x: s.c(torch.addmm(s.b, s.a(x).relu(), s.w, beta=0.5, alpha=2.0)),
+            {"w": (6, 4), "b": (4,)},
+            a=nn.Linear(5, 6),
+            c=head(4),
+        ),
+        (5,),
+        prefix_03="IBP+",
+        prefix_07="IBP+",
+    ),
+    Case(
+        "add_constant",
+        lambda: Constants(lambda s, x: s.c(s.a(x) + s.b), {"b": (6,)}, a=nn.Linear(5, 6), c=head(6)),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "add_broadcast_up",
+        lambda: Constants(
+            lambda s, x: s.c((s.a(x).unsqueeze(1) + s.b).relu().flatten(1)),
+            {"b": (3, 4)},
+            a=nn.Linear(5, 4),
+            c=head(12),
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "sub_constant",
+        lambda: Constants(
+            lambda s, x: s.c(s.b - s.a(x - s.b2)), {"b": (6,), "b2": (1, 5)}, a=nn.Linear(5, 6), c=head(6)
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "affine_prefix",
+        lambda: Constants(lambda s, x: s.c((x - s.m) / s.d), {"m": (5,), "d": (5,)}, c=mlp(nn.ReLU)),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "mul_constant",
+        lambda: Constants(lambda s, x: s.c(s.w * s.a(x).relu() * 2.5), {"w": (6,)}, a=nn.Linear(5, 6), c=head(6)),
+        (5,),
+    ),
+    Case(
+        "mul_broadcast_up",
+        lambda: Constants(
+            lambda s, x: s.c((s.a(x).relu().unsqueeze(1) * s.w).flatten(1)),
+            {"w": (1, 3, 4)},
+            a=nn.Linear(5, 4),
+            c=head(12),
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "mul_channels",
+        lambda: Constants(
+            lambda s, x: s.c((s.w * s.a(x).relu()).flatten(1)), {"w": (3, 1, 1)}, a=nn.Conv2d(2, 3, 3), c=head(27)
+        ),
+        (2, 5, 5),
+    ),
+    Case(
+        "div_constant",
+        lambda: Constants(lambda s, x: s.c(s.a(x).relu() / s.w / 0.5), {"w": (6,)}, a=nn.Linear(5, 6), c=head(6)),
+        (5,),
+    ),
     Case("neg", lambda: Net(lambda s, x: -s.c(-s.a(x).relu()), a=nn.Linear(5, 6), c=head(6)), (5,)),
-    Case("concat", lambda: Net(lambda s, x: s.c(torch.cat([s.a(x).relu(), s.b(x).relu()], 1)), a=nn.Linear(5, 4), b=nn.Linear(5, 3), c=head(7)), (5,)),
-    Case("concat_input", lambda: Net(lambda s, x: s.c(torch.cat([x, s.a(x).relu(), x], 1)), a=nn.Linear(5, 4), c=head(14)), (5,)),
-    Case("concat_constant", lambda: Net(lambda s, x: s.c(torch.cat([torch.zeros_like(x) + 1, s.a(x).relu()], 1)), a=nn.Linear(5, 4), c=head(9)), (5,), prefix_03="IBP+"),
-    Case("concat_channels", lambda: Net(lambda s, x: s.c(torch.cat([s.a(x).relu(), x[:, :, 1:-1, 1:-1]], 1).flatten(1)), a=nn.Conv2d(2, 3, 3), c=head(45)), (2, 5, 5)),
-    Case("concat_last_axis", lambda: Net(lambda s, x: s.c(torch.cat([x.relu(), x], -1).flatten(1)), c=head(24)), (3, 4)),
+    Case(
+        "concat",
+        lambda: Net(
+            lambda s, x: s.c(torch.cat([s.a(x).relu(), s.b(x).relu()], 1)),
+            a=nn.Linear(5, 4),
+            b=nn.Linear(5, 3),
+            c=head(7),
+        ),
+        (5,),
+    ),
+    Case(
+        "concat_input",
+        lambda: Net(lambda s, x: s.c(torch.cat([x, s.a(x).relu(), x], 1)), a=nn.Linear(5, 4), c=head(14)),
+        (5,),
+    ),
+    Case(
+        "concat_constant",
+        lambda: Net(
+            lambda s, x: s.c(torch.cat([torch.zeros_like(x) + 1, s.a(x).relu()], 1)), a=nn.Linear(5, 4), c=head(9)
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "concat_channels",
+        lambda: Net(
+            lambda s, x: s.c(torch.cat([s.a(x).relu(), x[:, :, 1:-1, 1:-1]], 1).flatten(1)),
+            a=nn.Conv2d(2, 3, 3),
+            c=head(45),
+        ),
+        (2, 5, 5),
+    ),
+    Case(
+        "concat_last_axis", lambda: Net(lambda s, x: s.c(torch.cat([x.relu(), x], -1).flatten(1)), c=head(24)), (3, 4)
+    ),
     Case("slice", lambda: Net(lambda s, x: s.c(s.a(x).relu()[:, 1:-1]), a=nn.Linear(5, 8), c=head(6)), (5,)),
-    Case("slice_2d", lambda: Net(lambda s, x: s.c(s.a(x).relu()[:, 1:, :2, -1]), a=nn.Conv2d(2, 3, 3), c=nn.Sequential(nn.Flatten(), head(4))), (2, 5, 5)),
-    Case("split", lambda: Net(lambda s, x: (lambda p: s.c(p[0].relu() + p[1].relu()) - s.d(p[1]))(torch.split(s.a(x), 4, dim=1)), a=nn.Linear(5, 8), c=head(4), d=nn.Linear(4, 3)), (5,)),
-    Case("chunk_unequal", lambda: Net(lambda s, x: (lambda p: torch.cat([s.c(p[0].relu()), p[1]], 1))(torch.split(s.a(x), [5, 3], dim=1)), a=nn.Linear(5, 8), c=head(5)), (5,)),
-    Case("gather", lambda: Indices(lambda s, x: s.c(s.a(x).relu()[:, s.index]), (3, 0, 5), a=nn.Linear(5, 6), c=head(3)), (5,)),
-    Case("gather_repeated", lambda: Indices(lambda s, x: s.c(s.a(x).relu()[:, s.index]), (3, 0, 0, 5), a=nn.Linear(5, 6), c=head(4)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
+    Case(
+        "slice_2d",
+        lambda: Net(
+            lambda s, x: s.c(s.a(x).relu()[:, 1:, :2, -1]), a=nn.Conv2d(2, 3, 3), c=nn.Sequential(nn.Flatten(), head(4))
+        ),
+        (2, 5, 5),
+    ),
+    Case(
+        "split",
+        lambda: Net(
+            lambda s, x: (lambda p: s.c(p[0].relu() + p[1].relu()) - s.d(p[1]))(torch.split(s.a(x), 4, dim=1)),
+            a=nn.Linear(5, 8),
+            c=head(4),
+            d=nn.Linear(4, 3),
+        ),
+        (5,),
+    ),
+    Case(
+        "chunk_unequal",
+        lambda: Net(
+            lambda s, x: (lambda p: torch.cat([s.c(p[0].relu()), p[1]], 1))(torch.split(s.a(x), [5, 3], dim=1)),
+            a=nn.Linear(5, 8),
+            c=head(5),
+        ),
+        (5,),
+    ),
+    Case(
+        "gather",
+        lambda: Indices(lambda s, x: s.c(s.a(x).relu()[:, s.index]), (3, 0, 5), a=nn.Linear(5, 6), c=head(3)),
+        (5,),
+    ),
+    Case(
+        "gather_repeated",
+        lambda: Indices(lambda s, x: s.c(s.a(x).relu()[:, s.index]), (3, 0, 0, 5), a=nn.Linear(5, 6), c=head(4)),
+        (5,),
+        prefix_03="IBP+",
+        prefix_07="IBP+",
+    ),
     Case("gather_scalar", lambda: Net(lambda s, x: s.c(s.a(x.relu())[:, 1]), a=nn.Linear(4, 6), c=head(6)), (3, 4)),
-    Case("pad", lambda: Net(lambda s, x: s.c(s.a(F.pad(x.relu(), (1, 2, 0, 1), value=0.5)).flatten(1)), a=nn.Conv2d(2, 2, 3), c=head(48)), (2, 5, 5), not_03=PADDING, not_07=PADDING),
-    Case("average_pool", lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), head(12)), (2, 5, 5), prefix_03="IBP+"),
-    Case("average_pool_padded", lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(3, stride=2, padding=1), nn.Flatten(), head(12)), (2, 5, 5), prefix_03="IBP+"),
-    Case("global_average_pool", lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(3)), (2, 5, 5)),
-    Case("reduce_sum", lambda: Net(lambda s, x: s.c(s.a(x).relu().sum(1)), a=nn.Linear(4, 6), c=head(6)), (3, 4), prefix_03="IBP+"),
-    Case("reduce_sum_keep", lambda: Net(lambda s, x: s.c((s.a(x).relu().sum(2, keepdim=True) * 0.1).flatten(1)), a=nn.Linear(4, 6), c=head(3)), (3, 4), prefix_03="IBP+"),
-    Case("reduce_mean", lambda: Net(lambda s, x: s.c(s.a(x).relu().mean((2, 3))), a=nn.Conv2d(2, 3, 3), c=head(3)), (2, 5, 5)),
-    Case("reduce_mean_keep", lambda: Net(lambda s, x: s.c(s.a(x).relu() - s.a(x).relu().mean(1, keepdim=True)), a=nn.Linear(5, 6), c=head(6)), (5,)),
-    Case("reshape", lambda: Net(lambda s, x: s.c(s.a(x).relu().reshape(-1, 2, 3).transpose(1, 2).reshape(-1, 6)), a=nn.Linear(5, 6), c=head(6)), (5,)),
-    Case("transpose", lambda: Net(lambda s, x: s.c(s.a(x.permute(0, 2, 1)).relu().permute(0, 2, 1).flatten(1)), a=nn.Linear(3, 2), c=head(8)), (3, 4), prefix_03="IBP+"),
-    Case("squeeze", lambda: Net(lambda s, x: s.c(s.a(x.unsqueeze(1)).relu().squeeze(1).flatten(1)), a=nn.Conv2d(1, 1, 2), c=head(6)), (3, 4), prefix_03="IBP+", prefix_07="IBP+"),
-    Case("expand", lambda: Constants(lambda s, x: s.c((s.a(x).relu().unsqueeze(1).expand(-1, 3, -1) * s.w).flatten(1)), {"w": (3, 1)}, a=nn.Linear(5, 4), c=head(12)), (5,), not_03=EXPANDS),
+    Case(
+        "pad",
+        lambda: Net(
+            lambda s, x: s.c(s.a(F.pad(x.relu(), (1, 2, 0, 1), value=0.5)).flatten(1)), a=nn.Conv2d(2, 2, 3), c=head(48)
+        ),
+        (2, 5, 5),
+        not_03=PADDING,
+        not_07=PADDING,
+    ),
+    Case(
+        "average_pool",
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), head(12)),
+        (2, 5, 5),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "average_pool_padded",
+        lambda: nn.Sequential(
+            nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(3, stride=2, padding=1), nn.Flatten(), head(12)
+        ),
+        (2, 5, 5),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "global_average_pool",
+        lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head(3)),
+        (2, 5, 5),
+    ),
+    Case(
+        "reduce_sum",
+        lambda: Net(lambda s, x: s.c(s.a(x).relu().sum(1)), a=nn.Linear(4, 6), c=head(6)),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "reduce_sum_keep",
+        lambda: Net(
+            lambda s, x: s.c((s.a(x).relu().sum(2, keepdim=True) * 0.1).flatten(1)), a=nn.Linear(4, 6), c=head(3)
+        ),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "reduce_mean",
+        lambda: Net(lambda s, x: s.c(s.a(x).relu().mean((2, 3))), a=nn.Conv2d(2, 3, 3), c=head(3)),
+        (2, 5, 5),
+    ),
+    Case(
+        "reduce_mean_keep",
+        lambda: Net(
+            lambda s, x: s.c(s.a(x).relu() - s.a(x).relu().mean(1, keepdim=True)), a=nn.Linear(5, 6), c=head(6)
+        ),
+        (5,),
+    ),
+    Case(
+        "reshape",
+        lambda: Net(
+            lambda s, x: s.c(s.a(x).relu().reshape(-1, 2, 3).transpose(1, 2).reshape(-1, 6)),
+            a=nn.Linear(5, 6),
+            c=head(6),
+        ),
+        (5,),
+    ),
+    Case(
+        "transpose",
+        lambda: Net(
+            lambda s, x: s.c(s.a(x.permute(0, 2, 1)).relu().permute(0, 2, 1).flatten(1)), a=nn.Linear(3, 2), c=head(8)
+        ),
+        (3, 4),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "squeeze",
+        lambda: Net(
+            lambda s, x: s.c(s.a(x.unsqueeze(1)).relu().squeeze(1).flatten(1)), a=nn.Conv2d(1, 1, 2), c=head(6)
+        ),
+        (3, 4),
+        prefix_03="IBP+",
+        prefix_07="IBP+",
+    ),
+    Case(
+        "expand",
+        lambda: Constants(
+            lambda s, x: s.c((s.a(x).relu().unsqueeze(1).expand(-1, 3, -1) * s.w).flatten(1)),
+            {"w": (3, 1)},
+            a=nn.Linear(5, 4),
+            c=head(12),
+        ),
+        (5,),
+        not_03=EXPANDS,
+    ),
     Case("unflatten", lambda: between(nn.Conv2d(2, 2, 2), 18, 8, (2, 3, 3)), (5,), not_03=UNFLATTEN),
-    Case("dropout", lambda: nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Dropout(0.5), nn.Linear(7, 3)), (5,), not_07=DROPOUT, training=True),
-    Case("identity", lambda: nn.Sequential(nn.Identity(), nn.Linear(5, 7), nn.Identity(), nn.ReLU(), nn.Linear(7, 3), nn.Identity()), (5,)),
-    Case("cast", lambda: Net(lambda s, x: s.c(s.a(x).relu().float().double()), a=nn.Linear(5, 4), c=head(4)), (5,), slack=1e-6, not_03=CASTS),
+    Case(
+        "dropout",
+        lambda: nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Dropout(0.5), nn.Linear(7, 3)),
+        (5,),
+        not_07=DROPOUT,
+        training=True,
+    ),
+    Case(
+        "identity",
+        lambda: nn.Sequential(nn.Identity(), nn.Linear(5, 7), nn.Identity(), nn.ReLU(), nn.Linear(7, 3), nn.Identity()),
+        (5,),
+    ),
+    Case(
+        "cast",
+        lambda: Net(lambda s, x: s.c(s.a(x).relu().float().double()), a=nn.Linear(5, 4), c=head(4)),
+        (5,),
+        slack=1e-6,
+        not_03=CASTS,
+    ),
 ]
 
 GRAPH_CASES = [
-    Case("residual", lambda: Net(residual, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3)), (5,), prefix_03="IBP+"),
-    Case("residual_convolutions", lambda: Net(lambda s, x: s.d((s.c(s.b(s.a(x).relu()).relu()) + s.a(x)).relu().flatten(1)), a=nn.Conv2d(2, 3, 3), b=nn.Conv2d(3, 3, 3, padding=1), c=nn.Conv2d(3, 3, 3, padding=1), d=nn.Linear(27, 3)), (2, 5, 5)),
+    Case(
+        "residual",
+        lambda: Net(residual, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3)),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "residual_convolutions",
+        lambda: Net(
+            lambda s, x: s.d((s.c(s.b(s.a(x).relu()).relu()) + s.a(x)).relu().flatten(1)),
+            a=nn.Conv2d(2, 3, 3),
+            b=nn.Conv2d(3, 3, 3, padding=1),
+            c=nn.Conv2d(3, 3, 3, padding=1),
+            d=nn.Linear(27, 3),
+        ),
+        (2, 5, 5),
+    ),
     Case("skip_from_input", lambda: Net(lambda s, x: x + 0.1 * s.f(x), f=mlp(nn.ReLU, (4, 6, 4))), (4,)),
     Case("skip_minus_input", lambda: Net(lambda s, x: s.a(x).relu() - x, a=nn.Linear(4, 4)), (4,)),
-    Case("twice_the_same", lambda: Net(lambda s, x: s.c((lambda h: h + h)(s.a(x).tanh())) + (x + x)[:, :3], a=nn.Linear(5, 4), c=head(4)), (5,)),
+    Case(
+        "twice_the_same",
+        lambda: Net(lambda s, x: s.c((lambda h: h + h)(s.a(x).tanh())) + (x + x)[:, :3], a=nn.Linear(5, 4), c=head(4)),
+        (5,),
+    ),
     Case("activation_on_input", lambda: Net(lambda s, x: s.c(x.tanh()), c=head(5)), (5,)),
     Case("relu_on_input", lambda: Net(lambda s, x: s.c(x.relu()), c=nn.Linear(5, 3)), (5,)),
     Case("no_activation", lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), (5,)),
     Case("activation_last", lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3), nn.Sigmoid()), (5,)),
     Case("one_output", lambda: mlp(nn.Tanh, (5, 6, 6, 1)), (5,)),
-    Case("two_activations_of_one_node", lambda: Net(lambda s, x: (lambda h: s.b(h.relu()) + s.c(h.tanh()))(s.a(x)), a=nn.Linear(5, 6), b=head(6), c=nn.Linear(6, 3)), (5,)),
-    Case("branches", lambda: Net(lambda s, x: s.d((s.b(s.a(x).relu()).tanh() + s.c(s.a(x).relu()).relu()).tanh()), a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 6), d=nn.Linear(6, 3)), (5,), prefix_03="IBP+"),
-    Case("dead_layer", lambda: Net(lambda s, x: s.c((s.a(x) - 100).relu()) + s.b(x), a=nn.Linear(5, 4), b=mlp(nn.Tanh), c=nn.Linear(4, 3)), (5,)),
-    Case("constant_shape", lambda: Net(lambda s, x: s.c((s.a(x) + torch.zeros_like(x[:, :4])).relu().view(x.shape[0], 2, 2).flatten(1)), a=nn.Linear(5, 4), c=nn.Linear(4, 3)), (5,), prefix_03="IBP+"),
-    Case("constant_network", lambda: Constants(lambda s, x: s.c(s.a(x).relu() * s.b(s.k).tanh()), {"k": (1, 2)}, a=nn.Linear(5, 4), b=nn.Linear(2, 4), c=head(4)), (5,)),
-    Case("matrix_output", lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.Unflatten(1, (2, 3))), (5,), not_03=UNFLATTEN),
+    Case(
+        "two_activations_of_one_node",
+        lambda: Net(
+            lambda s, x: (lambda h: s.b(h.relu()) + s.c(h.tanh()))(s.a(x)),
+            a=nn.Linear(5, 6),
+            b=head(6),
+            c=nn.Linear(6, 3),
+        ),
+        (5,),
+    ),
+    Case(
+        "branches",
+        lambda: Net(
+            lambda s, x: s.d((s.b(s.a(x).relu()).tanh() + s.c(s.a(x).relu()).relu()).tanh()),
+            a=nn.Linear(5, 6),
+            b=nn.Linear(6, 6),
+            c=nn.Linear(6, 6),
+            d=nn.Linear(6, 3),
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "dead_layer",
+        lambda: Net(
+            lambda s, x: s.c((s.a(x) - 100).relu()) + s.b(x), a=nn.Linear(5, 4), b=mlp(nn.Tanh), c=nn.Linear(4, 3)
+        ),
+        (5,),
+    ),
+    Case(
+        "constant_shape",
+        lambda: Net(
+            lambda s, x: s.c((s.a(x) + torch.zeros_like(x[:, :4])).relu().view(x.shape[0], 2, 2).flatten(1)),
+            a=nn.Linear(5, 4),
+            c=nn.Linear(4, 3),
+        ),
+        (5,),
+        prefix_03="IBP+",
+    ),
+    Case(
+        "constant_network",
+        lambda: Constants(
+            lambda s, x: s.c(s.a(x).relu() * s.b(s.k).tanh()),
+            {"k": (1, 2)},
+            a=nn.Linear(5, 4),
+            b=nn.Linear(2, 4),
+            c=head(4),
+        ),
+        (5,),
+    ),
+    Case(
+        "matrix_output",
+        lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.Unflatten(1, (2, 3))),
+        (5,),
+        not_03=UNFLATTEN,
+    ),
 ]
 
 CASES = ACTIVATION_CASES + OPERATOR_CASES + GRAPH_CASES
@@ -278,7 +662,9 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 @functools.cache
-def hosted(case: str | Case, batch: int = 2, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, BoundedModule]:
+def hosted(
+    case: str | Case, batch: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[nn.Module, Tensor, BoundedModule]:
     """Network, centre of a region, and the network on the host.
 
     Tests share them: making a model is slow on the host, and the package promises to leave models as they were.

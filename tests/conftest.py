@@ -21,7 +21,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def registered():
     """The methods registered on the host for the duration of one test."""
     recurjac_plugin.register()

@@ -28,7 +28,9 @@ FUNCTIONS = {
 }
 ROWS = [(kind, function, parameters) for kind, uses in FUNCTIONS.items() for function, parameters in uses]
 KINKED = {"BoundRelu", "BoundLeakyRelu", "BoundPRelu"}
-each_row = pytest.mark.parametrize(("kind", "function", "parameters"), ROWS, ids=[f"{k}-{i}" for i, (k, *_) in enumerate(ROWS)])
+each_row = pytest.mark.parametrize(
+    ("kind", "function", "parameters"), ROWS, ids=[f"{k}-{i}" for i, (k, *_) in enumerate(ROWS)]
+)
 
 
 def derivative(function, z):
@@ -58,12 +60,16 @@ def test_range_contains_and_is_attained(kind, function, parameters):
     fraction = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None, None]
     z = lower + fraction * (upper - lower)
     # Derivatives from both sides of a kink at an end point belong to the range.
-    z = torch.cat([z, torch.where(lower == 0, -1e-300, lower)[None], z.clamp(-1e-12, 1e-12).maximum(lower).minimum(upper)])
+    z = torch.cat(
+        [z, torch.where(lower == 0, -1e-300, lower)[None], z.clamp(-1e-12, 1e-12).maximum(lower).minimum(upper)]
+    )
     values = derivative(function, z)
     assert bool((values >= dl - 1e-12).all() & (values <= du + 1e-12).all())
     if kind in KINKED:
         touches = (lower <= 0) & (upper >= 0)
-        slope = torch.as_tensor(parameters.get("slope", parameters.get("alpha", 0.0)), dtype=torch.float64).expand_as(dl)
+        slope = torch.as_tensor(parameters.get("slope", parameters.get("alpha", 0.0)), dtype=torch.float64).expand_as(
+            dl
+        )
         both = torch.minimum(slope, torch.ones_like(slope)), torch.maximum(slope, torch.ones_like(slope))
         side = torch.where(lower > 0, 1.0, slope)
         assert torch.equal(dl, torch.where(touches, both[0], side))
@@ -75,7 +81,9 @@ def test_range_contains_and_is_attained(kind, function, parameters):
 @each_row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tails_are_finite_and_right(kind, function, parameters, dtype):
-    z = torch.cat([torch.logspace(0, 4, 200), torch.tensor([17.0, 30.0, 37.0, 41.0, 88.0, 104.0, 710.0, 745.0])]).to(dtype)
+    z = torch.cat([torch.logspace(0, 4, 200), torch.tensor([17.0, 30.0, 37.0, 41.0, 88.0, 104.0, 710.0, 745.0])]).to(
+        dtype
+    )
     z = torch.cat([z, -z]).unsqueeze(1).expand(-1, 5)
     parameters = {key: v.to(dtype) if isinstance(v, torch.Tensor) else v for key, v in parameters.items()}
     dl, du = ACTIVATIONS[kind].derivative_range(z, z, parameters)
@@ -171,6 +179,7 @@ def test_registering_refuses_what_cannot_be_right():
 
 def test_sub_classes_of_the_host_are_not_looked_up():
     """In the host tan inherits from arctan and GELU from tanh: taking their derivatives would be unsound."""
+
     class Tan(nn.Module):
         def forward(self, x):
             return torch.tan(x)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import hosted, mlp, on_host
+from cases import BY_NAME, hosted, mlp, on_host
 from torch import nn
 
 import recurjac_plugin as rj
@@ -51,7 +51,10 @@ BAD_INPUTS = {
     "eps_negative": (lambda: ball(X, eps=-0.1), "-0.1"),
     "eps_negative_l2": (lambda: ball(X, norm=2.0, eps=-0.1), "-0.1"),
     "eps_negative_in_one_sample": (lambda: ball(X, eps=torch.tensor([[0.1], [-0.2]]).double()), "negative"),
-    "eps_negative_in_one_sample_l2": (lambda: ball(X, norm=2.0, eps=torch.tensor([[0.1], [-0.2]]).double()), "negative"),
+    "eps_negative_in_one_sample_l2": (
+        lambda: ball(X, norm=2.0, eps=torch.tensor([[0.1], [-0.2]]).double()),
+        "negative",
+    ),
     "eps_of_another_batch": (lambda: ball(X, norm=2.0, eps=torch.ones(3, 1).double()), "eps"),
     "eps_of_another_batch_linf": (lambda: ball(X, eps=torch.ones(3, 1).double()), ""),
     "empty_box": (lambda: ball(X, x_L=X + 1, x_U=X), "empty"),
@@ -64,7 +67,6 @@ BAD_INPUTS = {
     "whole_numbers": (lambda: ball(torch.ones(2, 5, dtype=torch.int64), eps=1), ""),
     "other_dtype": (lambda: ball(X.float(), eps=0.1), "float32"),
     "other_shape": (lambda: ball(torch.ones(2, 4).double(), eps=0.1), ""),
-    "other_device": (lambda: ball(X.to("meta"), eps=0.1), "meta"),
 }
 
 
@@ -109,6 +111,15 @@ def test_other_models(call):
         with pytest.raises(rj.InputError) as error:
             call(model, ball(center, eps=0.1))
         assert_one_sentence(error, "BoundedModule")
+
+
+@entry
+def test_model_on_another_device(call):
+    net, center = BY_NAME["relu"].network(), X
+    model = on_host(net, center).to("meta")
+    with pytest.raises(rj.InputError) as error:
+        call(model, ball(center, eps=0.1))
+    assert_one_sentence(error, "cpu", "meta")
 
 
 @entry
@@ -197,7 +208,10 @@ def test_missing_files(tmp_path, name):
     [
         ("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0)\n", "bad.vnnlib"),
         ("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0))\n(assert (<= Y_0 0.0))\n", "X_0"),
-        ("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0))\n(assert (>= X_0 2.0))\n(assert (<= Y_0 0.0))\n", "X_0"),
+        (
+            "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0))\n(assert (>= X_0 2.0))\n(assert (<= Y_0 0.0))\n",
+            "X_0",
+        ),
         ("", "bad.vnnlib"),
     ],
     ids=["syntax", "missing_bound", "empty_box", "empty_file"],

@@ -93,7 +93,8 @@ def test_constant_at_a_point_is_the_gradients_norm(rule):
     for norm in NORMS:
         region = Ball(center, 0.0, norm)
         exact = torch.linalg.vector_norm(truth(net, region, targets=2)[-1].flatten(2), ord=dual(norm), dim=2)
-        assert torch.allclose(constant(model, region, method=rule, per_output=True), exact, rtol=1e-10, atol=0)
+        # The host's bounds of S-shaped layers are not better than float32, and are widened by that.
+        assert torch.allclose(constant(model, region, method=rule, per_output=True), exact, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)

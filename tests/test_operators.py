@@ -57,16 +57,25 @@ def constant(*shape):
 
 
 BY_HAND = {
-    **{
-        f"conv{n}d": convolution(n, stride=2, padding=1, groups=2) for n in (1, 2, 3)
-    },
+    **{f"conv{n}d": convolution(n, stride=2, padding=1, groups=2) for n in (1, 2, 3)},
     "conv3d_dilation": convolution(3, dilation=2, padding=1),
     "conv2d_unseen_border": convolution(2, stride=4),
     **{f"conv_transpose{n}d": convolution(n, True, stride=2, padding=1, output_padding=1, groups=2) for n in (1, 2, 3)},
     "conv_transpose2d_dilation": convolution(2, True, dilation=2),
-    "pad": node("BoundPad", lambda x, p: F.pad(x, (1, 2, 0, 1), value=0.5), (2, 3, 4, 4), torch.tensor([0, 0, 0, 1, 0, 0, 1, 2])),
-    "concat_from_sequence": node("BoundConcatFromSequence", lambda c, x: torch.cat((c, x), -1), constant(2, 3, 2), (2, 3, 4), perturbed=(False, True), axis=-1),
-    "concat_second": node("BoundConcat", lambda c, x: torch.cat((c, x), 1), constant(2, 3), (2, 4), perturbed=(False, True), axis=1),
+    "pad": node(
+        "BoundPad", lambda x, p: F.pad(x, (1, 2, 0, 1), value=0.5), (2, 3, 4, 4), torch.tensor([0, 0, 0, 1, 0, 0, 1, 2])
+    ),
+    "concat_from_sequence": node(
+        "BoundConcatFromSequence",
+        lambda c, x: torch.cat((c, x), -1),
+        constant(2, 3, 2),
+        (2, 3, 4),
+        perturbed=(False, True),
+        axis=-1,
+    ),
+    "concat_second": node(
+        "BoundConcat", lambda c, x: torch.cat((c, x), 1), constant(2, 3), (2, 4), perturbed=(False, True), axis=1
+    ),
     "dropout": node("BoundDropout", lambda x: x, (2, 4)),
     "identity": node("BoundIdentity", lambda x: x.clone(), (2, 4)),
     "cast": node("BoundCast", lambda x: x.to(torch.float64), (2, 4), type=torch.float64),
@@ -80,7 +89,9 @@ BY_HAND = {
     "split": node("BoundSplit", lambda x: x.split([1, 3], 1)[1], (2, 4)),
     "gather_repeated": node("BoundGather", lambda x, i: x[:, i], (2, 4), torch.tensor([2, 0, 2])),
     "global_average_pool": node("BoundGlobalAveragePool", lambda x: F.adaptive_avg_pool2d(x, 1), (2, 3, 4, 4)),
-    "gemm_alpha": node("BoundLinear", lambda x, w, b: 2.0 * x @ w + b, (2, 4), constant(4, 3), constant(3), transB=0, alpha_linear=2.0),
+    "gemm_alpha": node(
+        "BoundLinear", lambda x, w, b: 2.0 * x @ w + b, (2, 4), constant(4, 3), constant(3), transB=0, alpha_linear=2.0
+    ),
     "matmul_left": node("BoundMatMul", lambda c, x: c @ x, constant(1, 2, 3), (2, 3, 4), perturbed=(False, True)),
 }
 
@@ -142,7 +153,10 @@ def test_every_row_of_the_table_is_exercised():
 
 X, W = (2, 3), constant(4, 3)
 REFUSED = {
-    "gemm_weight": (node("BoundLinear", lambda x, w: x @ w.T, constant(2, 3), (4, 3), perturbed=(False, True), transB=1), 1),
+    "gemm_weight": (
+        node("BoundLinear", lambda x, w: x @ w.T, constant(2, 3), (4, 3), perturbed=(False, True), transB=1),
+        1,
+    ),
     "gemm_trans_a": (node("BoundLinear", lambda x, w: x.T @ w, (2, 2), constant(2, 3), transA=1), 0),
     "matmul_both": (node("BoundMatMul", torch.matmul, X, (3, 4), perturbed=(True, True)), 0),
     "matmul_over_the_batch": (node("BoundMatMul", torch.matmul, constant(2, 2), (2, 3), perturbed=(False, True)), 1),
@@ -151,9 +165,15 @@ REFUSED = {
     "mul_per_sample": (node("BoundMul", torch.mul, X, constant(2, 3)), 0),
     "div_by_perturbed": (node("BoundDiv", torch.div, constant(3), X, perturbed=(False, True)), 1),
     "div_both": (node("BoundDiv", torch.div, X, X, perturbed=(True, True)), 0),
-    "batch_norm_training": (node("BoundBatchNormalization", lambda x, *p: x, X, *[constant(3)] * 4, training=True, eps=1e-5), 0),
+    "batch_norm_training": (
+        node("BoundBatchNormalization", lambda x, *p: x, X, *[constant(3)] * 4, training=True, eps=1e-5),
+        0,
+    ),
     "dropout_training": (node("BoundDropout", lambda x: x, X, training=True), 0),
-    "concat_batch": (node("BoundConcat", lambda x, y: torch.cat((x, y), 0)[:2], X, X, perturbed=(True, True), axis=0), 0),
+    "concat_batch": (
+        node("BoundConcat", lambda x, y: torch.cat((x, y), 0)[:2], X, X, perturbed=(True, True), axis=0),
+        0,
+    ),
     "cast_to_int": (node("BoundCast", lambda x: x.to(torch.int64), X, type=torch.int64), 0),
     "sum_over_batch": (node("BoundReduceSum", lambda x: x.sum(0, keepdim=True).expand(2, 3), X), 0),
     "transpose_batch": (node("BoundTranspose", lambda x: x.transpose(0, 1), (2, 2)), 0),
@@ -221,7 +241,8 @@ def test_registering_an_operator():
     with pytest.raises(rj.UnsupportedError, match="Exp"):
         call()
     rj.register_operator(
-        "BoundExp", lambda n, p: Scale(torch.tensor(2.0, dtype=torch.float64), n.input_shapes[p][1:], n.output_shape[1:])
+        "BoundExp",
+        lambda n, p: Scale(torch.tensor(2.0, dtype=torch.float64), n.input_shapes[p][1:], n.output_shape[1:]),
     )
     try:
         weight = dict(model.named_parameters())["0.weight"]

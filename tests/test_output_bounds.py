@@ -126,7 +126,19 @@ CALLS = {
     "host_method": lambda model, x: rj.output_bounds(model, x, method="CROWN"),
     "refused": lambda model, x: pytest.raises(rj.InputError, rj.jacobian_bounds, model, x, C=torch.zeros(1, 1, 99)),
 }
-STATEFUL = ["relu", "mixed", "concat_input", "gather", "split", "transpose", "average_pool", "reduce_mean_keep", "slice", "batch_norm1d", "constant_shape"]
+STATEFUL = [
+    "relu",
+    "mixed",
+    "concat_input",
+    "gather",
+    "split",
+    "transpose",
+    "average_pool",
+    "reduce_mean_keep",
+    "slice",
+    "batch_norm1d",
+    "constant_shape",
+]
 
 
 @pytest.mark.parametrize("after_host", [False, True], ids=["fresh", "used"])
@@ -136,7 +148,7 @@ def test_model_is_left_as_it_was(name, after_host):
     case = BY_NAME[name]
     net, center = case.network(), case.center()
     model, region = case.model(net, center), Ball(center, 0.1)
-    method = case.method("") and "IBP" or "CROWN"
+    method = (case.method("") and "IBP") or "CROWN"
     if after_host:
         model.compute_bounds(x=(region.perturbed(),), method="IBP")
     before = state_of(model)

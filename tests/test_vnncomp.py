@@ -75,7 +75,9 @@ def check(net, lower, upper, methods, targets=4, count=24):
         assert float(escape.max()) <= 2e-5, f"{method}: outside by {float(escape.max()):.2e}"
 
 
-@pytest.mark.parametrize(("category", "network", "name"), INSTANCES, ids=[f"{c}-{n.rpartition('/')[2]}" for c, n, _ in INSTANCES])
+@pytest.mark.parametrize(
+    ("category", "network", "name"), INSTANCES, ids=[f"{c}-{n.rpartition('/')[2]}" for c, n, _ in INSTANCES]
+)
 def test_one_instance_of_every_category(vnncomp, category, network, name):
     check(*problem(vnncomp, category, network, name), ["RecurJac", "RecurJac-Linear"])
 

@@ -42,7 +42,7 @@ class _Group(typer.core.TyperGroup):
 
 def refuse(message: str) -> NoReturn:
     """Say what is wrong with the input, in one line, and leave."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

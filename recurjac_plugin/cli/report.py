@@ -50,7 +50,7 @@ class Report:
 
     def note(self, text: str) -> None:
         """A remark for whoever watches."""
-        print(text, file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
 
     def progress(self, items: Sequence[T], what: str) -> Iterator[T]:
         """Go through a loop with a progress bar, where stderr is a terminal."""
