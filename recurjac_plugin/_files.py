@@ -25,12 +25,13 @@ def locate(path: str | PathLike[str], kind: str) -> Path:
         FileError: neither exists.
     """
     given = Path(path)
+    if given.is_dir():
+        raise FileError(f"`{given}` is a directory: expected {kind}; check the path.")
     other = given.with_suffix("") if given.suffix == ".gz" else given.with_name(given.name + ".gz")
     for candidate in (given, other):
         if candidate.is_file():
             return candidate
-    what = "is a directory" if given.is_dir() else "does not exist"
-    raise FileError(f"`{given}` {what}: expected {kind}; check the path.")
+    raise FileError(f"`{given}` does not exist: expected {kind}; check the path.")
 
 
 def read_bytes(path: str | PathLike[str], kind: str) -> bytes:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class OnnxNetwork(nn.Module):
         dtype: floating-point type of inputs, weights and outputs.
         max_difference: largest absolute difference between its outputs and onnxruntime's, found on loading.
         takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
+        path: the file it came from, None for a network that has none.
     """
 
     def __init__(self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -63,6 +65,7 @@ class OnnxNetwork(nn.Module):
         self.n_outputs = 0
         self.max_difference = float("nan")
         self.takes_batches = False
+        self.path: Path | None = None
 
     def forward(self, x: Tensor) -> Tensor:  # x: [b, *input_shape] -> [b, n_outputs]
         """Evaluate the network on a batch."""
@@ -91,6 +94,7 @@ def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
     file = read_onnx(path)
     network = _convert(file)
     network.eval()
+    network.path = file.path
     _compare(network, OnnxSession(file), file)
     return network
 

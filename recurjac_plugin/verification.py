@@ -24,7 +24,7 @@ from .host import BoundedModule
 from .host_graph import preserved
 from .margins import Margins, bounded_model, box_margins
 from .methods import parse
-from .onnx_model import OnnxNetwork
+from .onnx_model import OnnxNetwork, onnx_session
 from .spec import Spec
 from .witness import Session, Witness
 
@@ -83,8 +83,8 @@ def verify(
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
         spec: what `load_vnnlib` returns.
         method: of the output bounds, as in `output_bounds`.
-        session: what counterexamples are checked on: `onnx_model.onnx_session(path)` for onnxruntime, as VNN-COMP
-            replays them; None checks them on the model itself.
+        session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
+            from `load_onnx`, and the model itself for any other.
         timeout: seconds after which to give up. A computation under way is finished first.
         seed: of the attack's random starts.
         attack_seconds: how long to attack at most; 0 for not at all.
@@ -114,7 +114,7 @@ def verify(
                 verdict = Verdict.UNSAT
             else:
                 seconds = min(attack_seconds, deadline - time.monotonic())
-                found = attack(network, open_part, session or ModelSession(network), seconds=seconds, seed=seed)
+                found = attack(network, open_part, session or _session(network), seconds=seconds, seed=seed)
                 given_up = Verdict.TIMEOUT if time.monotonic() >= deadline else Verdict.UNKNOWN
                 verdict = given_up if found is None else Verdict.SAT
     return Result(verdict, found, lower_bound, len(margins), time.monotonic() - start)
@@ -184,6 +184,10 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
 
 def _device(network: nn.Module) -> torch.device:
     return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _session(network: OnnxNetwork) -> Session:
+    return ModelSession(network) if network.path is None else onnx_session(network.path)
 
 
 class ModelSession:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 import torch
 from oracle import Ball
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule
@@ -138,7 +139,7 @@ def head(inputs: int, outputs: int = 3) -> nn.Module:
 
 def mlp(activation: Callable[[], nn.Module], sizes: tuple[int, ...] = (5, 9, 8, 3)) -> nn.Module:
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         layers += [nn.Linear(inputs, outputs)] + [activation()] * (i < len(sizes) - 2)
     return nn.Sequential(*layers)
 
@@ -459,7 +460,9 @@ OPERATOR_CASES = [
     Case(
         "pad",
         lambda: Net(
-            lambda s, x: s.c(s.a(F.pad(x.relu(), (1, 2, 0, 1), value=0.5)).flatten(1)), a=nn.Conv2d(2, 2, 3), c=head(48)
+            lambda s, x: s.c(s.a(functional.pad(x.relu(), (1, 2, 0, 1), value=0.5)).flatten(1)),
+            a=nn.Conv2d(2, 2, 3),
+            c=head(48),
         ),
         (2, 5, 5),
         not_03=PADDING,

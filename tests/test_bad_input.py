@@ -1,4 +1,4 @@
-"""Bad input: one clear sentence from the package's own error classes, from every entry point, before anything is computed."""
+"""Bad input: one clear sentence from the package's own error classes, from every entry point."""
 
 from __future__ import annotations
 
@@ -178,8 +178,12 @@ def test_bad_intermediate_bounds():
 
 def test_two_perturbed_inputs_are_refused():
     class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
         def forward(self, x, y):
-            return x.relu() + y
+            return self.a(x).relu() + y
 
     x = torch.zeros(2, 3)
     model = BoundedModule(Two(), (x, x))
@@ -203,19 +207,17 @@ def test_missing_files(tmp_path, name):
     assert_one_sentence(error, name)
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0)\n", "bad.vnnlib"),
-        ("(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0))\n(assert (<= Y_0 0.0))\n", "X_0"),
-        (
-            "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n(assert (<= X_0 1.0))\n(assert (>= X_0 2.0))\n(assert (<= Y_0 0.0))\n",
-            "X_0",
-        ),
-        ("", "bad.vnnlib"),
-    ],
-    ids=["syntax", "missing_bound", "empty_box", "empty_file"],
-)
+DECLARED = "(declare-const X_0 Real)\n(declare-const Y_0 Real)\n"
+ABOVE, OUTPUT = "(assert (<= X_0 1.0))\n", "(assert (<= Y_0 0.0))\n"
+BAD_PROPERTIES = {
+    "syntax": (DECLARED + "(assert (<= X_0 1.0)\n", "bad.vnnlib"),
+    "missing_bound": (DECLARED + ABOVE + OUTPUT, "X_0"),
+    "empty_box": (DECLARED + ABOVE + "(assert (>= X_0 2.0))\n" + OUTPUT, "X_0"),
+    "empty_file": ("", "bad.vnnlib"),
+}
+
+
+@pytest.mark.parametrize(("text", "word"), BAD_PROPERTIES.values(), ids=BAD_PROPERTIES)
 def test_bad_properties(tmp_path, text, word):
     file = tmp_path / "bad.vnnlib"
     file.write_text(text, encoding="utf-8")

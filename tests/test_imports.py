@@ -1,4 +1,4 @@
-"""Data flows one way (DESIGN.md, section 5): each module imports only what lies before it, and nothing below the graph the host."""
+"""Data flows one way: each module imports only what lies before it, and nothing below the graph needs the host."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operators", "recursion", "rules",
-    "undetermined",
+    "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operators", "recursion",
+    "rules", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (

@@ -7,7 +7,7 @@ import torch
 from cases import CASES, Constants, Net, hosted, on_host, parametrized
 from oracle import Ball, assert_encloses, truth
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import recurjac_plugin as rj
 from recurjac_plugin.host_graph import read_graph
@@ -46,7 +46,7 @@ def convolution(n, transposed=False, groups=1, output_padding=0, **options):
     extra = {"output_padding": (output_padding,) * n} if transposed else {}
 
     def forward(x, w):
-        return getattr(F, name)(x, w, None, groups=groups, **options, **extra)
+        return getattr(functional, name)(x, w, None, groups=groups, **options, **extra)
 
     kind = "BoundConvTranspose" if transposed else "BoundConv"
     return node(kind, forward, (2, 4, *(6,) * n), weight, groups=groups, **options, **extra)
@@ -63,7 +63,10 @@ BY_HAND = {
     **{f"conv_transpose{n}d": convolution(n, True, stride=2, padding=1, output_padding=1, groups=2) for n in (1, 2, 3)},
     "conv_transpose2d_dilation": convolution(2, True, dilation=2),
     "pad": node(
-        "BoundPad", lambda x, p: F.pad(x, (1, 2, 0, 1), value=0.5), (2, 3, 4, 4), torch.tensor([0, 0, 0, 1, 0, 0, 1, 2])
+        "BoundPad",
+        lambda x, p: functional.pad(x, (1, 2, 0, 1), value=0.5),
+        (2, 3, 4, 4),
+        torch.tensor([0, 0, 0, 1, 0, 0, 1, 2]),
     ),
     "concat_from_sequence": node(
         "BoundConcatFromSequence",
@@ -88,7 +91,7 @@ BY_HAND = {
     "expand": node("BoundExpand", lambda x: x.expand(2, 3, 4), (2, 1, 4)),
     "split": node("BoundSplit", lambda x: x.split([1, 3], 1)[1], (2, 4)),
     "gather_repeated": node("BoundGather", lambda x, i: x[:, i], (2, 4), torch.tensor([2, 0, 2])),
-    "global_average_pool": node("BoundGlobalAveragePool", lambda x: F.adaptive_avg_pool2d(x, 1), (2, 3, 4, 4)),
+    "global_average_pool": node("BoundGlobalAveragePool", lambda x: functional.adaptive_avg_pool2d(x, 1), (2, 3, 4, 4)),
     "gemm_alpha": node(
         "BoundLinear", lambda x, w, b: 2.0 * x @ w + b, (2, 4), constant(4, 3), constant(3), transB=0, alpha_linear=2.0
     ),
@@ -106,7 +109,8 @@ def assert_linear_part(graph_node, position):
     pushed, pulled = linear.push(t), linear.pull(g)
     assert pushed.shape == g.shape
     assert pulled.shape == t.shape
-    assert torch.allclose((pushed * g).sum(), (t * pulled).sum(), rtol=1e-10, atol=1e-10)
+    slack = 1e-6 if graph_node.kind == "BoundCast" else 1e-12  # through another type
+    assert torch.allclose((pushed * g).sum().double(), (t * pulled).sum(), rtol=slack, atol=10 * slack)
 
     def function(x):
         return graph_node.forward(
@@ -117,7 +121,6 @@ def assert_linear_part(graph_node, position):
         )
 
     expected = torch.autograd.functional.vjp(function, torch.randn_like(t), g)[1]
-    slack = 1e-6 if graph_node.kind == "BoundCast" else 1e-12  # through another type
     assert torch.allclose(pulled, expected, rtol=slack, atol=slack)
     index = torch.randint(linear.pull(g)[0].numel() and g[0].numel(), (3,))
     units = torch.zeros(3, g[0].numel(), dtype=torch.float64).scatter(1, index[:, None], 1.0)

@@ -118,13 +118,18 @@ def state_of(model):
     }
 
 
+def refused(model, x):
+    with pytest.raises(rj.InputError):
+        rj.jacobian_bounds(model, x, C=torch.zeros(1, 1, 99))
+
+
 CALLS = {
     "jacobian": lambda model, x: rj.jacobian_bounds(model, x),
     "jacobian_ibp": lambda model, x: rj.jacobian_bounds(model, x, method="IBP+RecurJac"),
     "lipschitz": lambda model, x: rj.local_lipschitz(model, x, method="RecurJac-Linear", per_output=True),
     "output": lambda model, x: rj.output_bounds(model, x, method="RecurJac+CROWN", steps=2),
     "host_method": lambda model, x: rj.output_bounds(model, x, method="CROWN"),
-    "refused": lambda model, x: pytest.raises(rj.InputError, rj.jacobian_bounds, model, x, C=torch.zeros(1, 1, 99)),
+    "refused": refused,
 }
 STATEFUL = [
     "relu",

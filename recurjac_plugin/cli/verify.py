@@ -46,7 +46,6 @@ def verify(
     `unknown` or `timeout`. Boxes are not split: `unknown` is a frequent answer.
     """
     from recurjac_plugin.methods import parse
-    from recurjac_plugin.onnx_model import onnx_session
     from recurjac_plugin.verification import Result
     from recurjac_plugin.verification import verify as run
 
@@ -62,7 +61,6 @@ def verify(
             network.module,
             spec,
             method=name,
-            session=onnx_session(model),
             timeout=timeout,
             seed=seed,
             attack_seconds=attack_seconds,
