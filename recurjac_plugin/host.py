@@ -30,6 +30,9 @@ def import_host() -> ModuleType:
         stack.enter_context(process_state_kept())
         if found.is_03:
             stack.enter_context(_host_fixes.names_missing_on_import())
+        # The host reads networks through torch's ONNX exporter. Newer torch loads that operator set only when something
+        # like torchvision asks for it; what the host can read must not depend on that.
+        importlib.import_module("torch.onnx.symbolic_opset11")
         try:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
