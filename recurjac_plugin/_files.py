@@ -24,7 +24,10 @@ def locate(path: str | PathLike[str], kind: str) -> Path:
     Raises:
         FileError: neither exists.
     """
-    given = Path(path)
+    try:
+        given = Path(path)
+    except TypeError as error:
+        raise FileError(f"`{path!r}` is not a path: expected the name of {kind}.") from error
     if given.is_dir():
         raise FileError(f"`{given}` is a directory: expected {kind}; check the path.")
     other = given.with_suffix("") if given.suffix == ".gz" else given.with_name(given.name + ".gz")

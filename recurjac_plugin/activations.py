@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -123,10 +124,16 @@ def register_activation(
     """
     if class_name in ACTIVATIONS:
         raise InputError(f"`{class_name}` already has a derivative range; register another class name.")
-    points = tuple(
-        (float(point), tuple(value) if isinstance(value, tuple) else (value,)) for point, value in critical_points
-    )
-    if not all(abs(point) < float("inf") for point, _ in points):
+    try:
+        points = tuple(
+            (float(point), tuple(map(float, values if isinstance(values, (tuple, list)) else (values,))))
+            for point, values in critical_points
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"`critical_points` of `{class_name}` must be pairs of a point and the value(s) of the derivative there."
+        ) from error
+    if not all(isfinite(number) for point, values in points for number in (point, *values)):
         raise InputError(f"`critical_points` of `{class_name}` must be finite, got {points}.")
     ACTIVATIONS[class_name] = Activation(
         class_name.removeprefix("Bound"), lambda z, parameters: derivative(z), lambda parameters: points

@@ -17,6 +17,7 @@ from .host import BoundedModule
 from .host_bounds import host_bounds
 from .host_defects import host_precision
 from .host_graph import HostGraph, read_graph
+from .magnitude import magnitudes
 from .methods import Method
 from .recursion import BackwardOrder, backward_order, forward_jacobian
 from .region import Region, read_region
@@ -25,6 +26,9 @@ from .undetermined import classify
 
 DEFAULT_MEMORY_BUDGET = 512 * 2**20
 """Bytes that one chunk of rows or columns may take; bounds do not depend on it."""
+
+# Bounds that meet can be inverted by rounding, in units of the precision times the layer's largest bound.
+_INVERTED = 1024
 
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
@@ -95,26 +99,28 @@ def analyse(
         UnsupportedError: parts of the network have no rule.
     """
     rule = method.upper_line
+    if not isinstance(memory_budget, int) or memory_budget < 1:
+        raise InputError(f"`memory_budget` must be a whole number of bytes of at least 1, got {memory_budget!r}.")
     region, host_graph = read(model, x)
     graph = build_graph(host_graph.nodes, host_graph.input_name, host_graph.output_name, host_graph.input_shape)
     rows = specification(C, host_graph.output)
-    names = {step.preactivation: step for step in graph.activations}
-    given = dict(intermediate_bounds or {})
+    names = [step.preactivation for step in graph.activations]
+    given = _given_bounds(intermediate_bounds or {}, names)
     precision = {name: torch.finfo(low.dtype).eps for name, (low, _) in given.items()}
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise InputError(
-            f"`intermediate_bounds` names {', '.join(f'`{name}`' for name in unknown)}, which no activation reads; "
-            f"pre-activations are {', '.join(f'`{name}`' for name in names)}."
-        )
     host_output = None
-    if method.with_host_output or len(given) < len(names):
+    if method.with_host_output or len(given) < len(set(names)):
         wanted = [name for name in names if name not in given]
         computed, host_output = host_bounds(model, host_graph, region, method.host, rows, wanted)
         given |= computed
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
+    sizes = magnitudes(graph, host_graph.values)
     derivatives = {
-        step.name: classify(step, *_checked(given, step, graph, region), precision[step.preactivation])
+        step.name: classify(
+            step,
+            *_checked(given, step, graph, region, precision[step.preactivation]),
+            precision[step.preactivation],
+            sizes[step.source],
+        )
         for step in graph.activations
     }
     start = rows.reshape(*rows.shape[:2], *graph.shapes[graph.output])  # in the shape of the last step
@@ -125,7 +131,7 @@ def analyse(
         gains,
         rule,
         memory_budget,
-        (rows.flatten(2) @ host_graph.output.flatten(1).unsqueeze(2)).squeeze(2),
+        host_graph.specified(rows),
         host_output,
     )
 
@@ -173,7 +179,27 @@ def specification(C: Tensor | None, output: Tensor) -> Tensor:
     return C.expand(batch, *C.shape[1:]).reshape(batch, C.shape[1], *output.shape[1:])
 
 
-def _checked(given: Intervals, step: ActivationStep, graph: Graph, region: Region) -> tuple[Tensor, Tensor]:
+def _given_bounds(given: Intervals, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The caller's pre-activation bounds, as pairs of floating-point tensors."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise InputError(
+            f"`intermediate_bounds` names {', '.join(f'`{name}`' for name in unknown)}, which no activation reads; "
+            f"pre-activations are {', '.join(f'`{name}`' for name in names)}."
+        )
+    for name, pair in given.items():
+        if not (
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and all(isinstance(bound, Tensor) and bound.is_floating_point() for bound in pair)
+        ):
+            raise InputError(f"`intermediate_bounds` of `{name}` must be two floating-point tensors, lower and upper.")
+    return {name: (pair[0], pair[1]) for name, pair in given.items()}
+
+
+def _checked(
+    given: Intervals, step: ActivationStep, graph: Graph, region: Region, precision: float
+) -> tuple[Tensor, Tensor]:
     """Pre-activation bounds of a step in the shape, dtype and device of the region."""
     name = step.preactivation
     shape = (len(region.center), *graph.shapes[step.source])
@@ -183,7 +209,8 @@ def _checked(given: Intervals, step: ActivationStep, graph: Graph, region: Regio
         raise InputError(
             f"The bounds of `{name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
         )
-    return (
-        lower.to(region.center).reshape(-1, *shape[1:]).expand(shape),
-        upper.to(region.center).reshape(-1, *shape[1:]).expand(shape),
-    )
+    lower, upper = (bound.to(region.center).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
+    allowed = _INVERTED * precision * torch.maximum(lower.abs(), upper.abs()).amax().detach()
+    if bool((lower > upper + allowed).any()):
+        raise InputError(f"The bounds of `{name}` are inverted by more than rounding: give lower bounds first.")
+    return lower, upper

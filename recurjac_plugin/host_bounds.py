@@ -69,10 +69,9 @@ def host_bounds(
     if not torch.is_grad_enabled():
         intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
         lower, upper = lower.detach(), upper.detach()
-    center = (rows.flatten(2) @ graph.output.flatten(1).unsqueeze(2)).squeeze(2)
     require_center_inside(
         intervals | {"output": (lower, upper)},
-        {**graph.values, "output": center},
+        {**graph.values, "output": graph.specified(rows)},
         method,
         host_precision(graph, method, rows.dtype),
     )

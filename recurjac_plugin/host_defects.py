@@ -53,11 +53,19 @@ def _gather(node: Node, method: str) -> str | None:
     return None
 
 
+def _pad(node: Node, method: str) -> str | None:
+    value = node.constants[2] if len(node.constants) > 2 else None
+    if method != "IBP" and value is not None and bool((value != 0).any()):
+        return f"padding with {float(value):g}, which the host's CROWN takes for 0"
+    return None
+
+
 DEFECTS: dict[str, Check] = {
     "BoundRelu": _leaky_relu,
     "BoundLeakyRelu": _leaky_relu,
     "BoundConcat": _concat,
     "BoundGather": _gather,
+    "BoundPad": _pad,
 }
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
@@ -77,14 +85,14 @@ def require_sound(nodes: Iterable[Node], method: str) -> None:
         raise UnsupportedError(
             "The network",
             found,
-            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; `IBP+...` is right for all but negative "
-            "slopes.",
+            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; `IBP+...` without `+CROWN` is right for "
+            "all but negative slopes.",
         )
 
 
-# Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach unchanged.
-# Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable neurons. The
-# value is the largest p for which the operator's formula holds: convolutions use that of l_2 for every norm.
+# Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach
+# unchanged. Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable
+# neurons. The value is the largest p for which the operator's formula holds: convolutions use that of l_2 for all.
 _PASSES_NORM_ON = {"BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze"}
 _USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
 

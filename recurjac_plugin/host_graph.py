@@ -35,6 +35,10 @@ class HostGraph:
     output: Tensor
     values: Mapping[str, Tensor]
 
+    def specified(self, rows: Tensor) -> Tensor:
+        """``C f(x)`` at the given input: rows (b, k, *output_shape) -> (b, k)."""
+        return (rows.flatten(2) @ self.output.flatten(1).unsqueeze(2)).squeeze(2)
+
 
 def read_graph(model: Any, x: Any) -> HostGraph:
     """Read the graph of a `BoundedModule`, its shapes and constants taken at the perturbed input `x`.
@@ -49,9 +53,14 @@ def read_graph(model: Any, x: Any) -> HostGraph:
         except HOST_FAILURES as error:
             reason = " ".join(str(error).split())
             raise InputError(
-                f"The model does not take an input of shape {tuple(x.shape)} ({type(error).__name__}: {reason}); give `x` "
-                "the shape the model was built with, apart from the batch."
+                f"The model does not take an input of shape {tuple(x.shape)} ({type(error).__name__}: {reason}); give "
+                "`x` the shape the model was built with, apart from the batch."
             ) from error
+        if output.dim() < 2:
+            raise InputError(
+                f"The model's output has shape {tuple(output.shape)}, expected (b, n_out): keep a dimension for "
+                "the outputs."
+            )
         final = model.final_node()
         order = _topological(final)
         roots = [node for node in order if not node.inputs and node.perturbed]

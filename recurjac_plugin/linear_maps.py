@@ -1,8 +1,8 @@
 """Linear maps per sample, and their transposes.
 
-The Jacobian pass only needs the linear part of a node: how a perturbation of its input moves its output (`push`)
-and how a row of sensitivities of its output becomes one of its input (`pull`, the transpose). Both act on any
-number of samples at once,
+Derivatives only see the linear part of a node: how a perturbation of its input moves its output (`push`) and how a
+row of sensitivities of its output becomes one of its input (`pull`, the transpose, which is what the gains are computed
+with). Both act on any number of samples at once,
 
     push: (n, *input_shape) -> (n, *output_shape),        pull: (n, *output_shape) -> (n, *input_shape),
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class LinearMap(abc.ABC):
     @abc.abstractmethod
     def pull(self, rows: Tensor) -> Tensor:
         """(n, *output_shape) -> (n, *input_shape), the transpose of `push`."""
+
+    def absolute(self) -> LinearMap:
+        """The map with the absolute values of its matrix's entries; itself where they are not negative."""
+        return self
 
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         """Rows of the map's matrix: the pull of the unit vectors at `index`.
@@ -68,6 +72,9 @@ class Broadcast(LinearMap):
     def is_identity(self) -> bool:
         """Whether nothing happens."""
         return self.sign == 1 and self.input_shape == self.output_shape
+
+    def absolute(self) -> LinearMap:
+        return replace(self, sign=1)
 
     def push(self, tangent: Tensor) -> Tensor:
         out = aligned(tangent, self.output_shape).expand(-1, *self.output_shape)
@@ -118,6 +125,9 @@ class Dense(LinearMap):
     input_shape: Shape
     output_shape: Shape
 
+    def absolute(self) -> LinearMap:
+        return replace(self, weight=self.weight.abs())
+
     def push(self, tangent: Tensor) -> Tensor:
         return tangent @ self.weight.T
 
@@ -138,6 +148,9 @@ class Scale(LinearMap):
     input_shape: Shape
     output_shape: Shape
 
+    def absolute(self) -> LinearMap:
+        return replace(self, factor=self.factor.abs())
+
     def push(self, tangent: Tensor) -> Tensor:
         return aligned(tangent, self.output_shape) * self.factor
 
@@ -156,6 +169,9 @@ class Convolution(LinearMap):
     groups: int
     input_shape: Shape
     output_shape: Shape
+
+    def absolute(self) -> LinearMap:
+        return replace(self, weight=self.weight.abs())
 
     def push(self, tangent: Tensor) -> Tensor:
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.weight.dim() - 3]
@@ -197,6 +213,9 @@ class Transposed(LinearMap):
     def output_shape(self) -> Shape:  # type: ignore[override]
         return self.of.input_shape
 
+    def absolute(self) -> LinearMap:
+        return Transposed(self.of.absolute())
+
     def push(self, tangent: Tensor) -> Tensor:
         return self.of.pull(tangent)
 
@@ -214,6 +233,10 @@ class Function(LinearMap):
     function: Callable[[Tensor], Tensor]  # (n, *input_shape) -> (n, *output_shape)
     input_shape: Shape
     output_shape: Shape
+
+    def absolute(self) -> LinearMap:
+        # |f(t) - f(0)| for t >= 0: exact where the entries are not negative, as in all the operators named above.
+        return Function(lambda t: self.push(t).abs(), self.input_shape, self.output_shape)
 
     def push(self, tangent: Tensor) -> Tensor:
         return self.function(tangent) - self.function(torch.zeros_like(tangent))

@@ -76,12 +76,18 @@ def read_region(x: Any) -> Region:
         )
     if not x.is_floating_point():
         raise InputError(f"`x` must hold floating-point numbers, got {x.dtype}.")
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")
     norm = float(perturbation.norm)
     if not norm >= 1:
         raise InputError(f"The norm of the perturbation must be at least 1, got {norm}.")
     center = x.detach().as_subclass(Tensor) if not x.requires_grad else x.as_subclass(Tensor)
     if norm == math.inf:
         return _box(center, perturbation)
+    if perturbation.x_L is not None or perturbation.x_U is not None:
+        raise InputError(
+            f"`x_L` and `x_U` describe a box, which needs norm inf, got norm {norm:g}; use `eps` for a ball."
+        )
     radius = _as_tensor(perturbation.eps, center)
     if radius.numel() not in (1, len(center)):
         raise InputError(
@@ -126,7 +132,10 @@ def _expanded(name: str, value: Tensor, x: Tensor) -> Tensor:
 
 
 def _as_tensor(value: Any, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"`eps` must be a number or a tensor, got {value!r}.") from error
 
 
 def _extreme(value: Tensor) -> float:

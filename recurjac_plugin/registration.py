@@ -86,8 +86,13 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
                     f"`method='RecurJac'`, got {method!r}."
                 )
             return original(self, x, *args, **kwargs)
-        if args:
-            raise InputError("`compute_jacobian_bounds` takes keyword arguments only when `method` is given.")
+        known = inspect.signature(jacobian_bounds).parameters
+        other = [*map(repr, args), *(name for name in kwargs if name not in known)]
+        if other:
+            raise InputError(
+                f"`compute_jacobian_bounds` has no option {', '.join(other)} with this method; it takes, by keyword, "
+                f"{', '.join(list(known)[2:])}."
+            )
         return tuple(jacobian_bounds(self, _only_input(x), **kwargs))
 
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds

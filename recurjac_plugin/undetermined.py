@@ -15,10 +15,10 @@ from torch import Tensor
 from .errors import InputError
 from .graph import ActivationStep
 
-# Bounds come from floating-point sums whose rounding is proportional to the layer's magnitudes, not to the bound
-# itself: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that is negative in truth. Without
-# slack such a neuron counts as stable and the Jacobian misses an entire branch. In units of the layer's largest bound
-# times the precision; where the derivative is continuous, being off by the rounding itself is all that happens.
+# Bounds come from floating-point sums: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that
+# is negative in truth. Without slack such a neuron counts as stable and the Jacobian misses an entire branch. The slack
+# is in units of the precision times the layer's largest bound, at kinks plus the size of the terms that were summed up
+# (see `magnitude`); where the derivative is continuous, being off by the rounding itself is all that happens.
 _SLACK_AT_KINKS = 16
 _SLACK_SMOOTH = 4
 
@@ -51,15 +51,22 @@ class Layer:
         return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
 
 
-def widened(lower: Tensor, upper: Tensor, slack: float) -> tuple[Tensor, Tensor]:
+def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None) -> tuple[Tensor, Tensor]:
     """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
     scale = torch.maximum(low.detach().abs(), high.detach().abs())
     scale = torch.where(scale.isfinite(), scale, 0.0).amax(1, keepdim=True) if scale.shape[1] else scale
+    scale = scale if magnitude is None else scale + magnitude
     return low - slack * scale, high + slack * scale
 
 
-def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: float | None = None) -> Layer:
+def classify(
+    step: ActivationStep,
+    lower: Tensor,
+    upper: Tensor,
+    precision: float | None = None,
+    magnitude: Tensor | None = None,
+) -> Layer:
     """Split one activation layer into undetermined and stable neurons.
 
     Args:
@@ -67,6 +74,7 @@ def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: floa
         lower: lower bounds of its pre-activations, shape (b, *shape).
         upper: their upper bounds, likewise.
         precision: relative error of one rounding in the arithmetic the bounds come from; None is that of their dtype.
+        magnitude: sums of absolute terms of the pre-activations, shape (b, *shape); used at kinks.
 
     Raises:
         InputError: the bounds contain NaN.
@@ -76,9 +84,10 @@ def classify(step: ActivationStep, lower: Tensor, upper: Tensor, precision: floa
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    roundings = _SLACK_AT_KINKS if step.activation.has_kinks(step.parameters) else _SLACK_SMOOTH
-    precision = torch.finfo(lower.dtype).eps if precision is None else precision
-    low, high = widened(lower.flatten(1), upper.flatten(1), roundings * precision)
+    kinks = step.activation.has_kinks(step.parameters)
+    slack = (_SLACK_AT_KINKS if kinks else _SLACK_SMOOTH) * (precision or torch.finfo(lower.dtype).eps)
+    terms = magnitude.flatten(1) if kinks and magnitude is not None else None
+    low, high = widened(lower.flatten(1), upper.flatten(1), slack, terms)
     shape = lower.shape
     dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)
     dl, du = dl.flatten(1), du.flatten(1)

@@ -1,11 +1,12 @@
 """Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
 
-Incomplete: bounds are computed once per box, boxes are not split. `unsat` and `sat` are certain, `unknown` is not an
-answer.
+Incomplete: bounds are computed once per box, boxes are not split. `sat` comes with a counterexample; `unsat` is proved
+up to the rounding of float64, for which a margin is left; `unknown` is not an answer.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import time
@@ -19,8 +20,8 @@ import torch
 from torch import nn
 
 from .attack import attack
-from .errors import InputError
-from .host import BoundedModule
+from .errors import InputError, UnsupportedError
+from .host import HOST_FAILURES, BoundedModule
 from .host_graph import preserved
 from .margins import Margins, bounded_model, box_margins
 from .methods import parse
@@ -76,7 +77,8 @@ def verify(
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
     `UNSAT` if on every box every disjunct has a row whose lower bound exceeds its right side by more than rounding can
-    explain (see `margins.Margins`). Otherwise the disjuncts left are attacked (see `attack.attack`), and a
+    explain (see `margins.Margins`), in the network's own number type and again in float64 (the second not for a
+    `BoundedModule`, which cannot be copied). Otherwise the disjuncts left are attacked (see `attack.attack`), and a
     counterexample is accepted only as `session` computes it.
 
     Args:
@@ -98,6 +100,7 @@ def verify(
     """
     start = time.monotonic()
     parse(method)
+    _check_spec(spec)
     if timeout is not None and not timeout > 0:
         raise InputError(f"`timeout` must be a positive number of seconds, or None; got {timeout}.")
     if not attack_seconds >= 0:
@@ -110,14 +113,37 @@ def verify(
         verdict, found = Verdict.TIMEOUT, None
         if len(margins) == len(spec.boxes):
             open_part = unproved(spec, margins)
-            if open_part is None:
+            if open_part is None and (isinstance(model, BoundedModule) or confirmed(network, spec, method)):
                 verdict = Verdict.UNSAT
             else:
-                seconds = min(attack_seconds, deadline - time.monotonic())
-                found = attack(network, open_part, session or _session(network), seconds=seconds, seed=seed)
+                seconds = max(0.0, min(attack_seconds, deadline - time.monotonic()))
+                found = attack(network, open_part or spec, session or _session(network), seconds=seconds, seed=seed)
                 given_up = Verdict.TIMEOUT if time.monotonic() >= deadline else Verdict.UNKNOWN
                 verdict = given_up if found is None else Verdict.SAT
     return Result(verdict, found, lower_bound, len(margins), time.monotonic() - start)
+
+
+def confirmed(network: OnnxNetwork, spec: Spec, method: str) -> bool:
+    """Whether bounds in float64 prove the property, too; float32 ones may owe it to terms that cancel.
+
+    A network of doubles is taken to be confirmed already. What the host cannot bound in float64 is not confirmed.
+    """
+    if network.dtype == torch.float64:
+        return True
+    double = copy.deepcopy(network).double()
+    double.dtype = torch.float64
+    try:
+        return unproved(spec, _bound(double, double, spec, method, math.inf)) is None
+    except UnsupportedError:
+        return False
+
+
+def _check_spec(spec: Spec) -> None:
+    complete = bool(spec.boxes) and all(
+        box.disjuncts and all(len(polytope.b) for polytope in box.disjuncts) for box in spec.boxes
+    )
+    if not complete:
+        raise InputError("`spec` must have a box, every box a disjunct, and every disjunct a row of `A y <= b`.")
 
 
 def unproved(spec: Spec, margins: list[Margins]) -> Spec | None:
@@ -172,8 +198,15 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             "that belongs to it."
         )
     if network is not model:
-        with torch.no_grad():
-            network.n_outputs = network(torch.zeros(1, *shape, dtype=network.dtype, device=_device(network))).numel()
+        try:
+            with torch.no_grad():
+                output = network(torch.zeros(1, *shape, dtype=network.dtype, device=_device(network)))
+        except HOST_FAILURES as error:
+            raise InputError(
+                f"`model` does not take an input of shape {(1, *shape)} ({' '.join(str(error).split())}); give "
+                "`input_shape`."
+            ) from error
+        network.n_outputs = output.numel()
     if network.n_outputs != spec.n_outputs:
         raise InputError(
             f"`spec` has {spec.n_outputs} outputs, but the model gives {network.n_outputs}; give the property that "

@@ -473,17 +473,17 @@ OPERATOR_CASES = [
         (2, 5, 5),
         prefix_03="IBP+",
         prefix_07="IBP+",
-        not_03="0.3 does not count indices from the end",
+        not_03=NEGATIVE,
     ),
     Case(
         "pad_with_zeros",
         lambda: Net(
-            lambda s, x: s.c(s.a(functional.pad(x.relu(), (1, 2, 0, 1))).flatten(1)),
+            lambda s, x: s.c(s.a(functional.pad(x.relu(), (1, 2, 0, 1), value=0.0)).flatten(1)),
             a=nn.Conv2d(2, 2, 3),
             c=head(48),
         ),
         (2, 5, 5),
-        not_03="0.3 does not count indices from the end",
+        not_03=NEGATIVE,
     ),
     Case(
         "average_pool",

@@ -294,3 +294,17 @@ def test_known_answers_are_never_contradicted(vnncomp, category, position):
     assert math.isfinite(result.lower_bound)
     if result.counterexample is not None:
         assert spec.violated(result.counterexample.x, result.counterexample.y)
+
+
+def test_terms_that_cancel_do_not_prove_anything():
+    """In float32 the columns of A cancel exactly, and the row looks constant; it is not."""
+    net = nn.Linear(1, 2, bias=False)
+    net.weight.data = torch.full((2, 1), 1e6)
+    A = np.array([[0.1, -float(np.float32(0.1))]])
+    disjunct = Polytope(A, np.array([-0.001]), np.array([False]))
+    closed = np.array([False])
+    box = Box(np.array([-1.0]), np.array([1.0]), (disjunct,), lower_open=closed, upper_open=closed)
+    spec = Spec((box,), n_inputs=1, n_outputs=2)
+    assert spec.violated(np.array([1.0]), A.shape[1] * [1e6]) or spec.violated(np.array([-1.0]), A.shape[1] * [-1e6])
+    for method in ("CROWN", "RecurJac", "RecurJac+CROWN"):
+        assert verify(net, spec, method=method, attack_seconds=0).verdict is not Verdict.UNSAT

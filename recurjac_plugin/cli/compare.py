@@ -74,13 +74,14 @@ def _entry(network: Network, spec: Spec, name: str) -> dict[str, Any]:
     """What one method says; where it cannot be used on the network, why."""
     from recurjac_plugin.errors import UnsupportedError
     from recurjac_plugin.methods import parse
-    from recurjac_plugin.verification import unproved
+    from recurjac_plugin.verification import confirmed, unproved
 
     entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
     try:
         margins, entry["seconds"] = _timed(lambda: _margins(network, spec, name))
         entry["lower_bound"] = min(each.worst for each in margins)
-        entry["verdict"] = "unsat" if unproved(spec, margins) is None else None
+        proved = unproved(spec, margins) is None and confirmed(network.module, spec, name)
+        entry["verdict"] = "unsat" if proved else None
         if parse(name).rule is not None:
             entry["jacobian_width"], entry["lipschitz"] = _slopes(network, spec, name)
     except UnsupportedError as error:
