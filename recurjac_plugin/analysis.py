@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .bounds import intersection
 from .errors import InputError
 from .gains import Gains, compute_gains
 from .graph import ActivationStep, Graph, build_graph
@@ -64,13 +65,8 @@ class Analysis:
         """Lower and upper bounds of the Jacobian, (b, k, columns), in one of `recursion.ORDERS`."""
         if order == "backward":
             return self.backward.jacobian()
-        lower, upper = forward_jacobian(self.gains, self.rule, self.memory_budget)
-        if order == "both":
-            other = self.backward.jacobian()
-            lower, upper = torch.maximum(lower, other[0]), torch.minimum(upper, other[1])
-            # Two bounds that meet at the true value cross by rounding: keep what lies between them.
-            lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
-        return lower, upper
+        forward = forward_jacobian(self.gains, self.rule, self.memory_budget)
+        return intersection(forward, self.backward.jacobian()) if order == "both" else forward
 
 
 def analyse(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
+from .bounds import intersection
 from .errors import InputError
 from .host_bounds import host_bounds
 from .lipschitz import row_constants
@@ -73,10 +74,7 @@ def output_bounds(
     assert analysis is not None and deviation is not None
     lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
     if parsed.with_host_output and analysis.host_output is not None:
-        lower = torch.maximum(lower, analysis.host_output[0])
-        upper = torch.minimum(upper, analysis.host_output[1])
-        # Two bounds that meet at the true value cross by rounding: keep what lies between them.
-        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        lower, upper = intersection((lower, upper), analysis.host_output)
     return lower, upper
 
 

@@ -158,3 +158,21 @@ def test_quirk_sigmoid_saturation_with_the_hosts_bounds(dtype):
 def test_quirk_crown_wide(name, method, dtype):
     """Tangent lines over very wide intervals: the host's bounds must hold, or we must not build on them."""
     assert_contains_truth(Golden(name, dtype), method=method)
+
+
+@pytest.mark.parametrize(("dtype", "suffix", "tolerance"), PRECISIONS, ids=["float64", "float32"])
+@pytest.mark.parametrize("name", [name for name in LOCAL if "fwd_l" in CASES[name]["arrays"]])
+def test_forward_order(name, dtype, suffix, tolerance):
+    golden = Golden(name, dtype)
+    given = golden.given()
+    with torch.no_grad():
+        x = golden.region().perturbed()
+        backward, forward, both = (
+            rj.jacobian_bounds(golden.model, x, order=order, intermediate_bounds=given)
+            for order in ("backward", "forward", "both")
+        )
+    assert_same(forward.lower[0], golden.arrays["fwd_l" + suffix], tolerance)
+    assert_same(forward.upper[0], golden.arrays["fwd_u" + suffix], tolerance)
+    for one in (backward, forward):
+        slack = 4 * torch.finfo(dtype).eps * one.upper.abs().max()
+        assert bool((both.lower >= one.lower - slack).all() & (both.upper <= one.upper + slack).all())
