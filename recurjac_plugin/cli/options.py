@@ -29,7 +29,6 @@ NumberType = Annotated[
     typer.Option("--dtype", help="Number type of the bounds.  [default: the network's]", show_default=False),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
-VnnlibRegion = Annotated[Path | None, typer.Option("--vnnlib", metavar="PROP", show_default=False)]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV.", show_default=False)]
 Plot = Annotated[
     Path | None,
