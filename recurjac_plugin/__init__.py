@@ -24,6 +24,7 @@ except HostError as error:
 else:
     from .activations import register_activation, unregister_activation
     from .bounds import Bounds
+    from .global_lipschitz import global_lipschitz
     from .jacobian import jacobian_bounds
     from .lipschitz import local_lipschitz
     from .methods import METHODS
@@ -49,6 +50,7 @@ __all__ = [
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "global_lipschitz",
     "host",
     "jacobian_bounds",
     "load_onnx",

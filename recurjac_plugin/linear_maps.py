@@ -228,13 +228,19 @@ class Function(LinearMap):
     """The linear part of a function that is affine in each sample: its derivative, taken by autograd.
 
     Exact for slices, gathers, pads, poolings, sums and the like, which need no rule of their own.
+
+    Attributes:
+        nonnegative: whether the matrix is known to have no negative entry.
     """
 
     function: Callable[[Tensor], Tensor]  # (n, *input_shape) -> (n, *output_shape)
     input_shape: Shape
     output_shape: Shape
+    nonnegative: bool = False
 
     def absolute(self) -> LinearMap:
+        if self.nonnegative:
+            return self
         # |f(t) - f(0)| for t >= 0: exact where the entries are not negative, as in all the operators named above.
         return Function(lambda t: self.push(t).abs(), self.input_shape, self.output_shape)
 

@@ -183,12 +183,12 @@ def _dropout(node: Node, position: int) -> LinearMap:
 
 
 def _own_function(node: Node, position: int) -> LinearMap:
-    """The node's own forward function, which is linear in this input, the others being constants."""
+    """The node's own forward function, which selects, sums or averages entries of its first input."""
     if position != 0 or any(node.perturbed[1:]):
         raise Refusal("more than its first input depends on the perturbed input")
     constants = node.constants[1:]
     inputs, outputs = _sample_shapes(node, position)
-    function = Function(lambda x: node.forward(x, *constants), inputs, outputs)
+    function = Function(lambda x: node.forward(x, *constants), inputs, outputs, nonnegative=True)
     if not _acts_per_sample(function):
         raise Refusal("it does not act on each sample of a batch by itself")
     return function
