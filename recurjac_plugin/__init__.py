@@ -32,6 +32,7 @@ else:
     from .operators import register_operator, unregister_operator
     from .output_bounds import output_bounds
     from .registration import register, unregister
+    from .sampled_lipschitz import sampled_lipschitz
     from .spec import Spec
     from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
@@ -60,6 +61,7 @@ __all__ = [
     "register",
     "register_activation",
     "register_operator",
+    "sampled_lipschitz",
     "unregister",
     "unregister_activation",
     "unregister_operator",
