@@ -38,7 +38,7 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
         \; |x - x'|_p .
 
     The A_i are whole linear stretches between activations (a convolution with its batch normalisation, a skip
-    connection around linear layers), written out where they are small. Where branches ``h_j`` with constants L_j meet in
+    connection around linear layers), written out where they are small. Where branches h_j with constants L_j meet in
     ``sum_j A_j h_j``, the constant is the largest over the rows i of ``sum_j L_j sum_c |A_j|_ic`` for p = inf,
     ``sum_j L_j ||A_j||`` for p = 1, and the smaller of ``sqrt(sum_jk L_j L_k ||A_j^T A_k||)`` and
     ``||[A_1 A_2 ...]|| |L|_2`` for p = 2; all are at most ``sum_j L_j ||A_j||``.
@@ -174,7 +174,8 @@ class _Composition:
         if not stretch.steps:
             return self.constants[name]
         size = math.prod(self.graph.shapes[name])
-        widest = max(math.prod(self.graph.shapes[each]) for each in (*stretch.sources, *(s.name for s in stretch.steps)))
+        names = (*stretch.sources, *(step.name for step in stretch.steps))
+        widest = max(math.prod(self.graph.shapes[each]) for each in names)
         if size * widest <= SMALL and len(stretch.steps) > 1:
             units = torch.eye(size, dtype=torch.float64, device=self.like.device)
             return self._joint(self._pulled(stretch, units.reshape(-1, *self.graph.shapes[name])))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -183,8 +184,8 @@ def _grid(counts: list[int], device: torch.device) -> Tensor:
     return torch.tensor([*itertools.product(*map(range, counts))], dtype=torch.float64, device=device)
 
 
-def _row(values: object, like: Tensor) -> Tensor:
-    return torch.tensor(tuple(values), dtype=torch.float64, device=like.device)  # type: ignore[call-overload]
+def _row(values: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(tuple(values), dtype=torch.float64, device=like.device)
 
 
 def _gram_iteration(gram: Tensor, floor: float) -> float:

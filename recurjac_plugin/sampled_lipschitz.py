@@ -44,10 +44,10 @@ def sampled_lipschitz(
     .. math:: \max_n \lVert C \, \partial f(x_n) \rVert_{p \to p}, \qquad\text{or}\qquad
         \max_n \lVert C_k \, \partial f(x_n) \rVert_q \text{ for every row } k, \quad 1/p + 1/q = 1,
 
-    over points x_n of the region: its centre, random ones inside and on the boundary, and what projected gradient ascent
-    on the norm makes of them. Where the gradient of the norm is 0, as it is everywhere in a network of ReLUs, a point
-    follows the gradient of the outputs, or a random direction; a step is kept if the norm grew. All points are evaluated
-    together, and lie strictly inside the region in the model's own number type.
+    over points x_n of the region: its centre, random ones inside and on the boundary, and what projected gradient
+    ascent on the norm makes of them. Where the gradient of the norm is 0, as it is everywhere in a network of ReLUs, a
+    point follows the gradient of the outputs, or a random direction; a step is kept if the norm grew. All points are
+    evaluated together, and lie strictly inside the region in the model's own number type.
 
     Args:
         model: auto_LiRPA's `BoundedModule`, or any module with ``model(x)`` of shape (b, n_out); it is left as it was.
@@ -63,8 +63,8 @@ def sampled_lipschitz(
         Shape (b,), or (b, k) with `per_output`; exact up to the rounding of one evaluation in the model's number type.
 
     Raises:
-        InputError: model, input or C do not fit together; `points` or `steps` too small; or the vector constant is asked
-            for p other than 1, 2, inf.
+        InputError: model, input or C do not fit together; `points` or `steps` too small; or the vector constant is
+            asked for p other than 1, 2, inf.
     """
     for name, value, least in (("points", points, 1), ("steps", steps, 0), ("seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -234,7 +234,8 @@ class _Search:
         """The gradient (n b, columns); 0 where there is none."""
         found = None
         if value.requires_grad:
-            (found,) = torch.autograd.grad(value, leaf, retain_graph=keep or twice, create_graph=twice, allow_unused=True)
+            keep = keep or twice
+            (found,) = torch.autograd.grad(value, leaf, retain_graph=keep, create_graph=twice, allow_unused=True)
         return (torch.zeros_like(leaf) if found is None else found).flatten(1)
 
     def _directions(self, x: Tensor, J: Tensor, goal: Tensor, step: int) -> Tensor:
