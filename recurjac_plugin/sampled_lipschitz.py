@@ -254,12 +254,18 @@ class _Search:
         wander = torch.arange(len(x), device=x.device).reshape(-1, 1, 1) % 2 == step % 2
         moved = self._uniform(*x.shape) < self._uniform(len(x), x.shape[1])
         noise = self._normal(len(x)) * moved
-        instead = torch.where(wander | (uphill.abs().amax(2, keepdim=True) == 0), noise, side * uphill)
         useful = ascent.isfinite().all(2, keepdim=True) & (ascent.abs().amax(2, keepdim=True) > 0)
-        found = torch.where(useful, ascent, instead)
+        slope = self._steepest(torch.where(useful, ascent, side * uphill).nan_to_num(0.0))
+        flat = slope.abs().amax(2, keepdim=True) == 0
+        return torch.where(flat | (wander & ~useful), noise, slope)
+
+    def _steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of steepest ascent in the region's norm."""
         if self.region.norm == math.inf:
-            found = found.sign()  # the steepest direction in this norm
-        return found.nan_to_num(0.0)
+            return gradient.sign()
+        if self.region.norm == 1:  # all of the step in one coordinate
+            return torch.zeros_like(gradient).scatter(2, gradient.abs().argmax(2, keepdim=True), 1.0) * gradient
+        return gradient
 
     def _uniform(self, *shape: int) -> Tensor:
         """Random numbers in [0, 1), of up to three dimensions: (n, b, columns)."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
+import os
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cases import BY_NAME, CASES, Case, Constants, Net, hosted, mlp, on_host, parametrized
 from oracle import Ball, jacobians, outputs
-from test_parity import CASES as GOLDEN
-from test_parity import Golden, assert_same
 from torch import nn
 
 import recurjac_plugin as rj
@@ -19,7 +22,12 @@ from recurjac_plugin.activations import ACTIVATIONS
 from recurjac_plugin.host import BoundedModule
 
 NORMS = [1.0, 2.0, math.inf]
-SPECTRAL = [name for name, case in GOLDEN.items() if case["kind"] == "spectral"]
+HERE = Path(__file__).parent
+BESIDE = HERE.parent.parent / "shared" / "golden"
+FOLDER = Path(os.environ.get("RECURJAC_GOLDEN") or (BESIDE if BESIDE.is_dir() else HERE / "data" / "golden"))
+INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))["cases"]
+SPECTRAL = {case["name"]: case for case in INDEX if case["kind"] == "spectral"}
+MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 global_module = sys.modules["recurjac_plugin.global_lipschitz"]  # its name on the package is the function
 
 
@@ -178,8 +186,41 @@ def test_float32_is_rounded_up():
 # The published code
 
 
+class Arctan(nn.Module):
+    def forward(self, x):
+        return torch.arctan(x)
+
+
+class Golden:
+    """One case: the network, a point, and the published numbers."""
+
+    def __init__(self, name, dtype):
+        self.case, self.dtype = SPECTRAL[name], dtype
+        with np.load(FOLDER / self.case["file"], allow_pickle=False) as file:
+            self.arrays = {key: torch.tensor(file[key]) for key in file.files}
+        others = {"arctan": Arctan, "leaky": lambda: nn.LeakyReLU(self.case["slope"])}
+        self.net = mlp((MODULES | others)[self.case["activation"]], self.case["widths"])
+        linear = [layer for layer in self.net if isinstance(layer, nn.Linear)]
+        for i, layer in enumerate(linear):
+            layer.weight.data, layer.bias.data = self.arrays[f"W{i}"], self.arrays[f"b{i}"]
+        self.net.to(dtype)
+        self.center = self.arrays["x0"].to(dtype).unsqueeze(0)
+
+
+def assert_same(ours, published, tolerance):
+    ours, published = ours.detach().double(), published.double()
+    assert ours.shape == published.shape
+    error = (ours - published).abs().max() / published.abs().max()
+    assert error <= tolerance, f"differs by {float(error):.2e} of the largest value"
+
+
+@functools.cache  # making a model with sigmoids is slow on the host
+def model_of(net, golden):
+    return BoundedModule(net, golden.center)
+
+
 def spectral(net, golden, norm, C=None, **options):
-    model = BoundedModule(net, golden.center)
+    model = model_of(net, golden)
     return rj.global_lipschitz(model, norm=norm, C=None if C is None else C.unsqueeze(0).to(golden.dtype), **options)
 
 
