@@ -24,6 +24,7 @@ except HostError as error:
 else:
     from .activations import register_activation, unregister_activation
     from .bounds import Bounds
+    from .global_lipschitz import global_lipschitz
     from .jacobian import jacobian_bounds
     from .lipschitz import local_lipschitz
     from .methods import METHODS
@@ -31,6 +32,7 @@ else:
     from .operators import register_operator, unregister_operator
     from .output_bounds import output_bounds
     from .registration import register, unregister
+    from .sampled_lipschitz import sampled_lipschitz
     from .spec import Spec
     from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
@@ -49,6 +51,7 @@ __all__ = [
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "global_lipschitz",
     "host",
     "jacobian_bounds",
     "load_onnx",
@@ -58,6 +61,7 @@ __all__ = [
     "register",
     "register_activation",
     "register_operator",
+    "sampled_lipschitz",
     "unregister",
     "unregister_activation",
     "unregister_operator",

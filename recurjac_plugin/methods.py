@@ -6,7 +6,8 @@ A name is ``[PREFIX+]RULE[+CROWN]``, in any case:
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 
-A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is a method for output bounds only.
+A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is a method for output bounds only. `Operator-Norm`
+bounds the Lipschitz constant on the whole space (`global_lipschitz`), where there is no region to bound a Jacobian on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ METHODS: tuple[str, ...] = tuple(RULES)
 HOST_METHODS: tuple[str, ...] = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
 """The host's methods that can stand before a rule, and by themselves for output bounds."""
 
+OPERATOR_NORM = "Operator-Norm"
+
+GLOBAL_METHODS: tuple[str, ...] = (OPERATOR_NORM,)
+"""The methods that need no region: bounds of Lipschitz constants on the whole space."""
+
 _RULES = {name.lower(): name for name in RULES}
+_GLOBAL = {name.lower(): name for name in GLOBAL_METHODS}
 _HOST = {name.lower(): name for name in HOST_METHODS} | {"crown-optimized": "alpha-CROWN"}
 
 
@@ -69,12 +76,22 @@ def is_method(name: object) -> bool:
     return isinstance(name, str) and any(rule in name.lower() for rule in _RULES)
 
 
+def parse_global(name: object) -> str | None:
+    """The canonical name of a method that needs no region, None for any other name."""
+    return _GLOBAL.get(name.lower()) if isinstance(name, str) else None
+
+
 def parse(name: str) -> Method:
-    """Read a method name.
+    """Read the name of a method that bounds something over a region.
 
     Raises:
         MethodError: not a known name; the message lists what is.
     """
+    if parse_global(name) is not None:
+        raise MethodError(
+            f"`{parse_global(name)}` bounds Lipschitz constants on the whole space, not over a region; use "
+            "`global_lipschitz`, or `recurjac lipschitz`."
+        )
     parts = name.lower().split("+") if isinstance(name, str) else []
     if len(parts) == 1 and parts[0] in _HOST:
         return Method(_HOST[parts[0]], None, _HOST[parts[0]], True)

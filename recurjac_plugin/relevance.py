@@ -34,7 +34,8 @@ def relevant(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> di
     wanted = _wanted(graph, alive, rows)
     kept = {}
     for step in graph.factors:
-        layer, on_path = derivatives[step.name], (reached[step.source] * wanted[step.name]).flatten(1)
+        layer = derivatives[step.name]
+        on_path = (reached[step.name] * wanted[step.name]).flatten(1)
         part = on_path.gather(1, layer.index.expand(batch, -1)).any(0)
         kept[step.name] = layer if bool(part.all()) else layer.only(part.nonzero().squeeze(1))
     return kept
@@ -44,12 +45,13 @@ def _reached(graph: Graph, alive: Mapping[str, Tensor], like: Tensor) -> dict[st
     """1 where a step depends on the input, 0 where certainly not: (b, *shape) by name."""
     found = {name: like.new_ones(len(like), *graph.shapes[name]) for name in graph.inputs}
     for step in graph.steps:
-        if isinstance(step, FactorStep):
-            found[step.name] = found[step.source] * alive[step.name]
-            continue
         total = like.new_zeros(len(like), *step.shape)
+        if isinstance(step, FactorStep):
+            found[step.name] = found.get(step.source, total) * alive[step.name]
+            continue
         for source, linear in step.sources:
-            total = total + linear.absolute().push(found[source])
+            if source in found:  # in a part of a graph some sources are left out
+                total = total + linear.absolute().push(found[source])
         found[step.name] = total.sign()
     return found
 
@@ -62,8 +64,10 @@ def _wanted(graph: Graph, alive: Mapping[str, Tensor], rows: Tensor) -> dict[str
     for step in reversed(graph.steps):
         found[step.name] = found[step.name].sign()
         if isinstance(step, FactorStep):
-            found[step.source] = found[step.source] + found[step.name] * alive[step.name]
+            if step.source in found:
+                found[step.source] = found[step.source] + found[step.name] * alive[step.name]
             continue
         for source, linear in step.sources:
-            found[source] = found[source] + linear.absolute().pull(found[step.name])
+            if source in found:
+                found[source] = found[source] + linear.absolute().pull(found[step.name])
     return found

@@ -26,7 +26,6 @@ from recurjac_plugin import host, load_onnx, load_vnnlib
 from recurjac_plugin.cli import compare as compare_module
 from recurjac_plugin.cli.app import app
 from recurjac_plugin.cli.files import write
-from recurjac_plugin.cli.sampling import sampled_constant
 from recurjac_plugin.onnx_model import onnx_session
 
 DATA = ROOT / "examples" / "data"
@@ -203,17 +202,18 @@ def test_lipschitz_table_csv_and_picture(tmp_path):
     arguments = ("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.1,0.001,0.01")
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer(*arguments, "--csv", table, "--plot", picture)
-    assert found.keys() == WHERE | {"command", "norm", "inputs", "seed", "samples", "constants"}
+    assert found.keys() == WHERE | {"command", "norm", "inputs", "seed", "samples", "steps", "constants"}
     assert found["constants"][0].keys() == {"method", "eps", "input", "constant", "seconds"}
     curves = {
         name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
-        for name in (*rj.METHODS, "sampled")
+        for name in (*rj.METHODS, "Operator-Norm", "sampled")
     }
     assert {len(curve) for curve in curves.values()} == {3}
     assert sum(map(len, curves.values())) == len(found["constants"])
     for curve in curves.values():
         assert curve == sorted(curve)
-    order = [curves[name] for name in ("sampled", "RecurJac-Linear", "RecurJac", "Fast-Lip")]
+    assert len(set(curves["Operator-Norm"])) == 1
+    order = [curves[name] for name in ("sampled", "RecurJac-Linear", "RecurJac", "Fast-Lip", "Operator-Norm")]
     for tighter, looser in itertools.pairwise(order):
         assert all(a <= b * (1 + 1e-5) for a, b in zip(tighter, looser, strict=True))
     with table.open(newline="") as file:
@@ -237,11 +237,38 @@ def test_sampled_constants_are_below_the_certified_ones(norm):
         assert sampled[0.0] == pytest.approx(certified[0.0], rel=1e-4)
 
 
-def test_sampled_constant_of_a_linear_map():
-    net = load_onnx(TANH)
-    net.forward = lambda x: x @ torch.tensor([[3.0, 0.0], [0.0, 4.0], *[[0.0, 0.0]] * 62])
-    expected = {1.0: 4.0, 2.0: 4.0, float("inf"): 4.0}
-    assert {p: sampled_constant(net, torch.zeros(64), p, 0.1, 5, 0) for p in expected} == pytest.approx(expected)
+def test_operator_norm_is_that_of_the_library_and_in_any_case():
+    found = answer(
+        *("lipschitz", CNN, "--vnnlib", DATA / "digits_cnn_mid.vnnlib", "--eps", "0,1", "--norm", "2"),
+        *("--methods", "operator-norm", "--samples", 0),
+    )
+    model = host.BoundedModule(load_onnx(CNN), torch.zeros(1, 1, 8, 8))
+    expected = float(rj.global_lipschitz(model, norm=2))
+    assert [(e["method"], e["constant"]) for e in found["constants"]] == [("Operator-Norm", expected)] * 2
+
+
+def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
+    def refuse(model, *, norm):
+        raise rj.UnsupportedError("The network", ["`/exp` (Exp): no"], "Nothing to be done.")
+
+    monkeypatch.setattr(sys.modules["recurjac_plugin.global_lipschitz"], "global_lipschitz", refuse)
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    arguments = ("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Operator-Norm,Fast-Lip")
+    result = recurjac(*arguments, "--csv", table, "--plot", picture)
+    assert "Operator-Norm: The network has 1 unsupported part(s): `/exp` (Exp): no." in result.stderr
+    assert result.stdout.count("–") == 2
+    with table.open(newline="") as file:
+        assert [row["constant"] == "" for row in csv.DictReader(file)] == [True, True] + [False] * 4
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [e["constant"] for e in answer(*arguments)["constants"][:2]] == [None, None]
+
+
+def test_operator_norm_is_no_method_over_a_region():
+    for command in ("jacobian", "verify", "compare"):
+        prop = ("--vnnlib", SMALL) if command == "jacobian" else (SMALL,)
+        option = "--methods" if command == "compare" else "--method"
+        message = recurjac(command, RELU, *prop, option, "Operator-Norm", code=2).stderr
+        assert "`Operator-Norm` bounds Lipschitz constants on the whole space" in message
 
 
 def test_pictures_in_every_format(tmp_path):
@@ -257,7 +284,7 @@ def test_pictures_in_every_format(tmp_path):
 def test_compare_on_a_property_that_some_methods_prove(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture)
-    assert found.keys() == WHERE | {"command", "property", "boxes", "seed", "methods"}
+    assert found.keys() == WHERE | {"command", "property", "boxes", "seed", "methods", "lipschitz_sampled"}
     columns = ["method", "lower_bound", "jacobian_width", "lipschitz", "verdict", "seconds"]
     assert [set(row) for row in found["methods"]] == [{*columns, "unsupported"}] * len(found["methods"])
     rows = {row["method"]: row for row in found["methods"]}
@@ -270,6 +297,7 @@ def test_compare_on_a_property_that_some_methods_prove(tmp_path):
         assert (row["lipschitz"] is not None) == any(rule in row["method"] for rule in rj.METHODS)
     assert rows["CROWN"]["verdict"] == rows["RecurJac-Linear"]["verdict"] == "unsat"
     assert rows["IBP"]["verdict"] == "unknown"
+    assert 0 < found["lipschitz_sampled"] <= rows["RecurJac-Linear"]["lipschitz"]
     assert rows["RecurJac-Linear"]["lipschitz"] <= rows["RecurJac"]["lipschitz"] <= rows["Fast-Lip"]["lipschitz"]
     with table.open(newline="") as file:
         written = list(csv.reader(file))
@@ -490,6 +518,7 @@ BAD = [
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods RecurJac,Nope", "Unknown method `Nope`"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods CROWN", "`CROWN` gives no Jacobian bounds"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --samples -1", "'--samples'"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --steps -1", "'--steps'"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --plot p.bmp", "`--plot` must end in .png"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --csv missing/t.csv", "its directory does not exist"),
     (f"compare {RELU} {SMALL} --methods RecurJac,", "without gaps"),

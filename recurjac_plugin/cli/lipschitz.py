@@ -1,4 +1,4 @@
-"""`recurjac lipschitz`: local Lipschitz constants against the radius, for several methods."""
+"""`recurjac lipschitz`: Lipschitz constants against the radius, for several methods, and what sampling finds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurjac_plugin.methods import METHODS
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.methods import GLOBAL_METHODS, METHODS
 
 from . import options
 from .files import check_writable, write, write_csv
@@ -38,11 +39,14 @@ def lipschitz(
     ] = None,
     norm: options.Norm = "inf",
     methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = options.listed(
-        METHODS
+        (*METHODS, *GLOBAL_METHODS)
     ),
     samples: Annotated[
-        int, typer.Option("--samples", min=0, metavar="N", help="Random points for a lower bound; 0: none.")
-    ] = 100,
+        int, typer.Option("--samples", min=0, metavar="N", help="Points sampled for a lower bound; 0: none.")
+    ] = 64,
+    steps: Annotated[
+        int, typer.Option("--steps", min=0, metavar="N", help="Steps that each point climbs; 0: stays.")
+    ] = 10,
     csv: options.Csv = None,
     plot: options.Plot = None,
     json: options.Json = False,
@@ -52,13 +56,14 @@ def lipschitz(
 ) -> None:
     """Bound the Lipschitz constant of the network's output vector on balls, in the norm of the ball on both sides.
 
-    With several inputs the table shows the largest constant over them; JSON and CSV have all.
+    With several inputs the table shows the largest constant over them; JSON and CSV have all. Operator-Norm holds
+    everywhere, so it is the same for every ball. No bound can be below what was sampled.
     """
     with reporting(json) as report:
         if (vnnlib is None) == (input_file is None):
             options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
         p, radii = options.norm_of(norm), options.radii("--eps", eps)
-        names = tuple(map(options.jacobian_method, options.methods("--methods", methods)))
+        names = options.lipschitz_methods("--methods", methods)
         check_writable(csv, plot)
         if plot is not None:
             from .plots import picture_format
@@ -68,7 +73,7 @@ def lipschitz(
         centers = _centers(network, vnnlib, input_file)
         curves = _constants(network, centers, p, radii, names, report)
         if samples:
-            curves += _sampled(network, centers, p, radii, samples, seed, report)
+            curves += _sampled(network, centers, p, radii, (samples, steps, seed), report)
         result = {
             "command": "lipschitz",
             **network.describe(model),
@@ -76,6 +81,7 @@ def lipschitz(
             "inputs": len(centers),
             "seed": seed,
             "samples": samples,
+            "steps": steps,
             "constants": curves,
         }
         _tell(report, result, csv, plot)
@@ -105,14 +111,31 @@ def _constants(
 
     from recurjac_plugin.lipschitz import local_lipschitz
 
-    points: list[_Point] = [(name, eps, i) for name in names for eps in radii for i in range(len(centers))]
-    found = []
+    balls = [(eps, i) for eps in radii for i in range(len(centers))]
+    points: list[_Point] = [(name, eps, i) for name in names if name not in GLOBAL_METHODS for eps, i in balls]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for name, eps, i in report.progress(points, "Lipschitz constants"):
         start = time.perf_counter()
         with torch.no_grad():
             constant = local_lipschitz(network.host, ball(centers[i : i + 1], norm, eps), method=name)
-        found.append(_entry(name, eps, i, float(constant[0]), time.perf_counter() - start))
-    return found
+        found[name].append(_entry(name, eps, i, float(constant[0]), time.perf_counter() - start))
+    for name in (name for name in names if name in GLOBAL_METHODS):
+        start = time.perf_counter()
+        everywhere = _everywhere(network, norm, name, report)
+        seconds = time.perf_counter() - start
+        found[name] = [_entry(name, eps, i, everywhere, seconds) for eps, i in balls]
+    return [entry for name in names for entry in found[name]]
+
+
+def _everywhere(network: Network, norm: float, name: str, report: Report) -> float | None:
+    """The constant on the whole space; None, and a remark, where the network has none."""
+    from recurjac_plugin.global_lipschitz import global_lipschitz
+
+    try:
+        return float(global_lipschitz(network.host, norm=norm)[0])
+    except UnsupportedError as error:
+        report.note(f"{name}: {error}")
+        return None
 
 
 def _sampled(
@@ -120,21 +143,22 @@ def _sampled(
     centers: torch.Tensor,
     norm: float,
     radii: tuple[float, ...],
-    samples: int,
-    seed: int,
+    effort: tuple[int, int, int],  # points, steps, seed
     report: Report,
 ) -> list[dict[str, Any]]:
-    from .sampling import sampled_constant
+    from recurjac_plugin.sampled_lipschitz import sampled_lipschitz
 
     found = []
+    points, steps, seed = effort
     for eps, i in report.progress([(eps, i) for eps in radii for i in range(len(centers))], "Samples"):
         start = time.perf_counter()
-        constant = sampled_constant(network.module, centers[i], norm, eps, samples, seed)
-        found.append(_entry("sampled", eps, i, constant, time.perf_counter() - start))
+        x = ball(centers[i : i + 1], norm, eps)
+        constant = sampled_lipschitz(network.module, x, points=points, steps=steps, seed=seed)
+        found.append(_entry("sampled", eps, i, float(constant[0]), time.perf_counter() - start))
     return found
 
 
-def _entry(method: str, eps: float, i: int, constant: float, seconds: float) -> dict[str, Any]:
+def _entry(method: str, eps: float, i: int, constant: float | None, seconds: float) -> dict[str, Any]:
     return {"method": method, "eps": eps, "input": i, "constant": constant, "seconds": seconds}
 
 
@@ -143,17 +167,21 @@ def _tell(report: Report, result: dict[str, Any], csv: Path | None, plot: Path |
     if csv is not None:
         write_csv(csv, list(constants[0]), [list(entry.values()) for entry in constants])
         report.note(f"wrote {csv}")
-    largest: dict[tuple[str, float], float] = {}
+    largest: dict[tuple[str, float], float | None] = {}
     for entry in constants:
-        key = (entry["method"], entry["eps"])
-        largest[key] = max(largest.get(key, 0.0), entry["constant"])
+        key, constant = (entry["method"], entry["eps"]), entry["constant"]
+        largest[key] = None if constant is None else max(largest.get(key) or 0.0, constant)
     names = list(dict.fromkeys(name for name, _ in largest))
     radii = sorted({eps for _, eps in largest})
     norm = options.norm_name(options.norm_of(result["norm"]))
     if plot is not None:
         from .plots import lipschitz_curves, picture_format
 
-        curves = {name: [largest[name, eps] for eps in radii] for name in names}
+        curves = {
+            name: [value for eps in radii if (value := largest[name, eps]) is not None]
+            for name in names
+            if largest[name, radii[0]] is not None
+        }
         write(plot, lipschitz_curves(radii, curves, norm, Path(result["model"]).name, picture_format(plot)))
         report.note(f"wrote {plot}")
     if report.as_json:

@@ -101,6 +101,17 @@ def jacobian_method(name: str) -> str:
     return method.name
 
 
+def lipschitz_methods(option: str, text: str) -> tuple[str, ...]:
+    """Canonical names of methods that bound Lipschitz constants, from a list with commas.
+
+    Raises:
+        MethodError: a name is unknown, or that of a method of the host alone.
+    """
+    from recurjac_plugin.methods import parse_global
+
+    return tuple(dict.fromkeys(parse_global(part) or jacobian_method(part) for part in _parts(option, text)))
+
+
 def seconds(option: str, value: float) -> float:
     """A duration of at least 0."""
     if not 0 <= value < math.inf:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recurjac_plugin.methods import GLOBAL_METHODS
+
 from .options import refuse
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def picture_format(path: Path) -> str:
 def lipschitz_curves(
     radii: Sequence[float], curves: Mapping[str, Sequence[float]], norm: str, title: str, form: str
 ) -> bytes:
-    """Constants against the radius, one curve per method; what was sampled is dashed."""
+    """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
     from matplotlib.ticker import LogFormatter
 
     figure = _figure(6.4, 4.4)
@@ -38,6 +40,8 @@ def lipschitz_curves(
     for i, (name, constants) in enumerate(curves.items()):
         if name == "sampled":
             axes.plot(radii, constants, "k--", label="sampled (lower bound)")
+        elif name in GLOBAL_METHODS:
+            axes.plot(radii, constants, "k:", label=name)
         else:
             axes.plot(radii, constants, marker=_MARKERS[i % len(_MARKERS)], markersize=4, label=name)
     if all(eps > 0 for eps in radii):
