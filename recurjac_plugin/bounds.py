@@ -69,7 +69,7 @@ class Bounds:
             )
         dtype = torch.promote_types(J.dtype, self.lower.dtype)
         lower, upper = self.lower.to(dtype) - slack, self.upper.to(dtype) + slack
-        return bool(((lower <= J) & (J <= upper)).all())
+        return bool(((lower <= J) & (upper >= J)).all())
 
     def sign(self) -> Tensor:
         """The strict sign of the Jacobian over the region: +1 if ``lower > 0``, -1 if ``upper < 0``, 0 otherwise.

@@ -138,7 +138,7 @@ def monotonicity(
         The derivative's sign over a region from Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783; the choice
         of the side to halve (the smear) from Kearfott: Rigorous Global Search, 1996.
     """
-    options = {"C": C, "method": method, "order": order, "memory_budget": memory_budget}
+    options: dict[str, Any] = {"C": C, "method": method, "order": order, "memory_budget": memory_budget}
     if timeout is None and max_boxes is None and wanted is None:
         with torch.no_grad():
             lower, upper = jacobian_bounds(model, x, **options)
@@ -209,7 +209,8 @@ def monotonicity_report(
         )
     deadline = math.inf if timeout is None else start + timeout
     rows = specification(C, graph.output).flatten(2)
-    bounds = jacobian_bounds(model, x, C=rows, method=method, order=order, memory_budget=memory_budget)
+    options: dict[str, Any] = {"method": method, "order": order, "memory_budget": memory_budget}
+    bounds = jacobian_bounds(model, x, C=rows, **options)
     shape, input_shape = bounds.lower.shape, bounds.lower.shape[2:]
     lower, upper = (bound.flatten(2) for bound in bounds)
     rises, falls = lower >= 0, upper <= 0
@@ -222,8 +223,7 @@ def monotonicity_report(
     if samples:
         slopes.climb(place, lower, upper, mask & (sign == 0), generator)
     _require_consistent(rises & ~slopes.can_rise | falls & ~slopes.can_fall)
-    search = _Search(model, rows, slopes, sign, mask, generator, deadline, tuple(input_shape))
-    search.options = {"method": method, "order": order, "memory_budget": memory_budget}
+    search = _Search(model, options, rows, slopes, sign, mask, generator, deadline, tuple(input_shape))
     if bisects:
         search.run(place, lower, upper, max_boxes, batch_size)
     points, lowest_at, highest_at = slopes.points()
@@ -274,6 +274,7 @@ class _Search:
 
     Args:
         model: the host's `BoundedModule`.
+        options: of `jacobian_bounds`.
         rows: specification matrix, (b, k, n_out).
         slopes: the derivatives met so far; every new box adds a point.
         sign: what is certified so far, (b, k, columns).
@@ -286,6 +287,7 @@ class _Search:
     def __init__(
         self,
         model: Any,
+        options: dict[str, Any],
         rows: Tensor,
         slopes: Slopes,
         sign: Tensor,
@@ -294,10 +296,10 @@ class _Search:
         deadline: float,
         input_shape: tuple[int, ...],
     ) -> None:
-        self.model, self.rows, self.slopes, self.sign, self.wanted = model, rows, slopes, sign, wanted
+        self.model, self.options, self.rows, self.slopes = model, options, rows, slopes
+        self.sign, self.wanted = sign, wanted
         self.generator, self.deadline, self.input_shape = generator, deadline, input_shape
         self.boxes = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
-        self.options: dict[str, Any] = {}
 
     @property
     def open(self) -> Tensor:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from .errors import InputError
+
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-from .errors import InputError
+MOST_CHANNELS = 4
+"""Of an image that can be drawn: each takes a line of panels."""
 
-_MOST_CHANNELS = 4
 _RISING, _FALLING, _UNKNOWN = "#b2182b", "#2166ac", "#d9d9d9"  # the ends of the colour map, and neither
 
 
@@ -41,11 +43,12 @@ def sign_map(
         InputError: too many channels to draw, or bounds that are not finite.
     """
     import numpy as np
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Patch
 
-    if len(lower) > _MOST_CHANNELS:
-        raise InputError(f"Images of up to {_MOST_CHANNELS} channels can be drawn, got {len(lower)}.")
+    if len(lower) > MOST_CHANNELS:
+        raise InputError(f"Images of up to {MOST_CHANNELS} channels can be drawn, got {len(lower)}.")
     if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
         raise InputError("The bounds contain NaN or infinite values, which cannot be drawn.")
     channels, height, width = lower.shape
@@ -55,10 +58,10 @@ def sign_map(
     largest = max(float(np.abs(lower).max()), float(np.abs(upper).max())) or 1.0
     scale = Normalize(-largest, largest)
     sign = (lower > 0).astype(int) - (upper < 0).astype(int)
-    image = None
+    shared = ScalarMappable(scale, "RdBu_r")
     for channel, (low, high, third) in enumerate(axes):
         low.imshow(lower[channel], cmap="RdBu_r", norm=scale)
-        image = high.imshow(upper[channel], cmap="RdBu_r", norm=scale)
+        high.imshow(upper[channel], cmap="RdBu_r", norm=scale)
         third.imshow(sign[channel], cmap=ListedColormap([_FALLING, _UNKNOWN, _RISING]), norm=Normalize(-1, 1))
         for each in (low, high, third):
             each.set_xticks([])
@@ -67,7 +70,7 @@ def sign_map(
             low.set_ylabel(("red", "green", "blue")[channel] if channels == 3 else f"channel {channel}")
     for each, name in zip(axes[0], ("lower bound", "upper bound", "sign"), strict=True):
         each.set_title(name)
-    figure.colorbar(image, ax=list(axes[:, :2].flat), label="derivative")
+    figure.colorbar(shared, ax=list(axes[:, :2].flat), label="derivative")
     counts = ((_RISING, "positive", 1), (_FALLING, "negative", -1), (_UNKNOWN, "unknown", 0))
     figure.legend(
         handles=[Patch(color=colour, label=f"{name}: {(sign == value).sum()}") for colour, name, value in counts],
