@@ -19,6 +19,9 @@ from .precision import full_precision
 from .region import Region
 from .slopes import Place, Slopes
 
+DEFAULT_SAMPLES = 64
+"""Random points per region that may refute."""
+
 # While there is a deadline, the number of boxes bounded at once is doubled as long as they take no longer than this.
 _SECONDS = 0.1
 
@@ -138,20 +141,19 @@ def monotonicity(
         The derivative's sign over a region from Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783; the choice
         of the side to halve (the smear) from Kearfott: Rigorous Global Search, 1996.
     """
-    options: dict[str, Any] = {"C": C, "method": method, "order": order, "memory_budget": memory_budget}
-    if timeout is None and max_boxes is None and wanted is None:
-        with torch.no_grad():
-            lower, upper = jacobian_bounds(model, x, **options)
-        return _signs(lower >= 0, upper <= 0)
     return monotonicity_report(
         model,
         x,
-        **options,
+        C=C,
+        method=method,
+        order=order,
         wanted=wanted,
         timeout=timeout,
         max_boxes=max_boxes,
+        samples=0 if timeout is None and max_boxes is None else DEFAULT_SAMPLES,
         seed=seed,
         batch_size=batch_size,
+        memory_budget=memory_budget,
     ).sign
 
 
@@ -167,7 +169,7 @@ def monotonicity_report(
     wanted: Tensor | None = None,
     timeout: float | None = None,
     max_boxes: int | None = None,
-    samples: int = 64,
+    samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     batch_size: int = 256,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
@@ -187,7 +189,7 @@ def monotonicity_report(
         wanted: as in `monotonicity`; also the entries that points are ascended for.
         timeout: as in `monotonicity`.
         max_boxes: as in `monotonicity`.
-        samples: random points in each region; 0 leaves all that cannot be certified unknown.
+        samples: random points in each region; with 0 only bisection, which tries one in every box, can refute.
         seed: of the points.
         batch_size: as in `monotonicity`.
         memory_budget: as in `monotonicity`.
@@ -217,7 +219,7 @@ def monotonicity_report(
     mask = _mask(wanted, shape, lower.device)
     generator = torch.Generator().manual_seed(seed)
     slopes = Slopes(model, rows, tuple(input_shape), bounds.magnitude.flatten(2).amax(2), batch_size, deadline)
-    place = Place(*_ends(x, region), region.norm, region.radius[:, :1])
+    place = Place(*_ends(x, region, outward=False), region.norm, region.radius[:, :1])
     slopes.sample(place, samples, generator)
     sign = _signs(rises, falls)
     if samples:
@@ -225,7 +227,7 @@ def monotonicity_report(
     _require_consistent(rises & ~slopes.can_rise | falls & ~slopes.can_fall)
     search = _Search(model, options, rows, slopes, sign, mask, generator, deadline, tuple(input_shape))
     if bisects:
-        search.run(place, lower, upper, max_boxes, batch_size)
+        search.run(*_ends(x, region, outward=True), lower, upper, max_boxes, batch_size)
     points, lowest_at, highest_at = slopes.points()
     refuted = slopes.refuted & (search.sign == 0)
     entries = (search.sign, refuted, slopes.lowest, slopes.highest, lowest_at, highest_at)
@@ -308,15 +310,16 @@ class _Search:
 
     def run(
         self,
-        place: Place,
+        low: Tensor,  # shape: (b, columns)
+        high: Tensor,  # shape: (b, columns)
         lower: Tensor,  # shape: (b, k, columns)
         upper: Tensor,  # shape: (b, k, columns)
         max_boxes: int | None,
         batch_size: int,
     ) -> None:
-        """Bisect until everything is decided or a budget is spent."""
+        """Bisect the regions from `low` to `high`, with Jacobian bounds `lower`, `upper`, within the budgets."""
         index = torch.arange(len(lower), device=lower.device)
-        boxes = _Boxes(index, place.lower, place.upper, lower >= 0, upper <= 0, index)
+        boxes = _Boxes(index, low, high, lower >= 0, upper <= 0, index)
         boxes.split = self._smear(boxes, lower, upper)
         most = max(1, batch_size // 2)
         size = 1 if self.deadline < math.inf else most
@@ -404,14 +407,16 @@ def _batches(boxes: _Boxes, size: int) -> Iterator[_Boxes]:
     return (boxes.take(some) for some in index.split(size))
 
 
-def _ends(x: Any, region: Region) -> tuple[Tensor, Tensor]:
-    """The corners of the box around each region, (b, columns), never inside it."""
+def _ends(x: Any, region: Region, outward: bool) -> tuple[Tensor, Tensor]:
+    """The corners of the box around each region, (b, columns): none of it is cut off, or (inward) nothing added."""
     center = region.center.flatten(1)
     reach = region.radius.expand_as(center)
-    lower, upper = center - reach, center + reach
-    # Rounding must not cut off a part of a ball; a coordinate that is fixed stays so.
-    lower = torch.where(reach > 0, torch.nextafter(lower, torch.full_like(lower, -math.inf)), center)
-    upper = torch.where(reach > 0, torch.nextafter(upper, torch.full_like(upper, math.inf)), center)
+    toward = torch.full_like(center, math.inf if outward else -math.inf)
+    lower, upper = torch.nextafter(center - reach, -toward), torch.nextafter(center + reach, toward)
+    if not outward:
+        lower, upper = torch.minimum(lower, center), torch.maximum(upper, center)
+    fixed = reach == 0
+    lower, upper = torch.where(fixed, center, lower), torch.where(fixed, center, upper)
     for given, end in ((x.ptb.x_L, lower), (x.ptb.x_U, upper)):
         if given is not None:
             end.copy_(given.expand_as(region.center).flatten(1))
