@@ -22,9 +22,6 @@ from .slopes import Place, Slopes
 DEFAULT_SAMPLES = 64
 """Random points per region that may refute."""
 
-# While there is a deadline, the number of boxes bounded at once is doubled as long as they take no longer than this.
-_SECONDS = 0.1
-
 
 @dataclass(frozen=True, eq=False)
 class Monotonicity:
@@ -326,20 +323,28 @@ class _Search:
         while True:
             boxes = boxes.take(self._missing(boxes).flatten(1).any(1))
             chosen = self._chosen(boxes, max_boxes)
-            if not bool(chosen.any()) or time.monotonic() >= self.deadline:
+            if size == 0 or not bool(chosen.any()):
                 return
             parts, parents, done = [boxes.take(~chosen)], boxes.take(chosen), 0
-            while done < len(parents.region) and time.monotonic() < self.deadline:
+            while size and done < len(parents.region):
                 began = time.monotonic()
                 some = parents.take(torch.arange(done, min(done + size, len(parents.region)), device=index.device))
                 parts.extend(self._bounded(half) for half in _batches(some.halves(), batch_size))
                 self.boxes += 2 * torch.bincount(some.region, minlength=len(self.boxes))
                 done += len(some.region)
-                if time.monotonic() - began < _SECONDS:
-                    size = min(2 * size, most)
+                size = self._size(size, most, (time.monotonic() - began) / len(some.region))
             parts.append(parents.take(torch.arange(done, len(parents.region), device=index.device)))
             boxes = _Boxes.joined(parts)
             self._decide(boxes)
+
+    def _size(self, size: int, most: int, seconds: float) -> int:
+        """How many boxes to halve next if one took so many seconds: more and more, while there is time; 0 at the end."""
+        if self.deadline == math.inf:
+            return most
+        left = self.deadline - time.monotonic()
+        if left < seconds:
+            return 0
+        return max(1, min(2 * size, most, int(left / 2 / max(seconds, 1e-9))))
 
     def _missing(self, boxes: _Boxes) -> Tensor:
         """Open entries whose possible sign a box does not have, (n, k, columns)."""

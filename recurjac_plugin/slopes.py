@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import InputError
+from .host import HOST_FAILURES
 from .host_graph import preserved
 
 _TARGETS = 64  # entries per region that are climbed to
@@ -246,7 +248,7 @@ class Slopes:
         """``side`` times one entry of the Jacobian at each point, (n,), and its gradient, (n, columns)."""
         with preserved(self.model):
             x = points.unflatten(1, self.input_shape).detach().requires_grad_()
-            y = (self.model(x).flatten(1) * weights).sum()
+            y = (_outputs(self.model, x) * weights).sum()
             gradient = torch.autograd.grad(y, x, create_graph=True)[0].flatten(1)
             value = side * gradient.gather(1, column.unsqueeze(1)).squeeze(1)
             slope = None
@@ -260,9 +262,20 @@ def _derivatives(model: Any, points: Tensor, rows: Tensor) -> Tensor:
     """Jacobian of ``C f`` by autograd: points (n, *input_shape), rows (n, k, n_out) -> (n, k, columns)."""
     with preserved(model):
         x = points.detach().requires_grad_()
-        values = (rows @ model(x).flatten(1).unsqueeze(2)).squeeze(2)
+        values = (rows @ _outputs(model, x).unsqueeze(2)).squeeze(2)
         columns = [
             torch.autograd.grad(row.sum(), x, retain_graph=True, materialize_grads=True)[0].flatten(1)
             for row in values.unbind(1)
         ]
     return torch.stack(columns, 1)
+
+
+def _outputs(model: Any, x: Tensor) -> Tensor:
+    """Outputs of a batch, (n, n_out)."""
+    try:
+        return model(x).flatten(1)
+    except HOST_FAILURES as error:
+        raise InputError(
+            f"The model does not take a batch of {len(x)} inputs ({' '.join(str(error).split())}); choose another "
+            "`batch_size`."
+        ) from error

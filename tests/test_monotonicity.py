@@ -13,8 +13,10 @@ from oracle import Ball, Box, jacobian, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.host import IS_03
 
 NAMES = ["relu", "leaky_relu", "tanh", "mixed", "conv2d_stride", "residual_convolutions", "skip_from_input"]
+FIXED_BATCH_03 = {"concat_constant", "constant_shape"}
 MODULE = sys.modules[rj.monotonicity_report.__module__]
 
 
@@ -97,6 +99,8 @@ def test_signs_and_witnesses_hold(name, norm):
 @pytest.mark.slow
 @parametrized(CASES)
 def test_signs_and_witnesses_hold_for_every_operator(case):
+    if IS_03 and case.name in FIXED_BATCH_03:
+        pytest.skip("0.3 folds the batch size into a constant, and points are evaluated in other batches")
     net, center, model = hosted(case)
     region = Ball(center, 0.1)
     assert_sound(net, region, rj.monotonicity_report(model, region.perturbed(), method=case.method("RecurJac")))
@@ -255,10 +259,10 @@ def test_types_and_model_are_kept(dtype):
     assert found.sign.shape == (2, 3, 5)
     assert found.points.shape[1:] == (5,)
     for name, node in model._modules.items():
-        after = vars(node)
-        assert after.keys() == before[name].keys()
-        assert all(after[key] is value or after[key] == value for key, value in before[name].items()
-                   if not isinstance(value, (torch.Tensor, dict, list)))
+        assert vars(node).keys() == before[name].keys()
+        for key, value in before[name].items():
+            if isinstance(value, (torch.Tensor, bool, int, str)):
+                assert vars(node)[key] is value, (name, key)
 
 
 def test_nan_certifies_nothing(monkeypatch):
@@ -322,6 +326,13 @@ def test_bad_options(options, word):
     for call in (rj.monotonicity, rj.monotonicity_report):
         with pytest.raises(rj.InputError, match=word):
             call(model, Ball(center, 0.1).perturbed(), **options)
+
+
+@pytest.mark.skipif(not IS_03, reason="this host takes any batch of that network")
+def test_a_model_with_a_fixed_batch_is_named():
+    _, center, model = hosted("constant_shape")
+    with pytest.raises(rj.InputError, match="does not take a batch of 128 inputs"):
+        rj.monotonicity_report(model, Ball(center, 0.1).perturbed(), method="IBP+RecurJac")
 
 
 def test_more_bad_input():

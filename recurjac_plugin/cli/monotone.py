@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurjac_plugin.errors import InputError
-
 from . import options
 from .files import check_writable, write, write_csv
 from .problem import Network, load_network, load_regions
@@ -152,6 +150,11 @@ def _check_feature(feature: _Feature, network: Network) -> None:
     count = math.prod(network.module.input_shape)
     if not 0 <= feature.index < count:
         options.refuse("--feature", f"must be from 0 to {count - 1} for this network, got {feature.index}.")
+    import torch
+
+    dtype = network.module.dtype
+    if feature.ends is not None and max(map(abs, feature.ends)) > torch.finfo(dtype).max / 4:
+        options.refuse("--range", f"does not fit into {dtype}; use `--dtype float64`, or a smaller range.")
 
 
 def _spanned(x: Any, feature: _Feature | None) -> Any:
@@ -171,8 +174,6 @@ def _spanned(x: Any, feature: _Feature | None) -> Any:
         flat[feature.index] = value
         if (float(flat[feature.index]) - value) * outward < 0:  # rounding must not cut off an end of the range
             flat[feature.index] = torch.nextafter(flat[feature.index], flat.new_tensor(outward))
-    if not bool(low.isfinite().all() & high.isfinite().all()):
-        raise InputError(f"`--range` does not fit into {low.dtype}; use `--dtype float64`, or a smaller range.")
     return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
 
 
