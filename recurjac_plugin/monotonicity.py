@@ -104,7 +104,8 @@ def monotonicity(
 
     row k never decreases (never increases) anywhere in region b as input r grows and the other inputs stay. The signs
     are not strict, for a ReLU network may have flat parts; where ``L = U = 0`` the row does not depend on the input,
-    both hold, and the entry is +1. To ask about a feature's whole range, let the region be a box that spans it.
+    both hold, and the entry is +1. Like the bounds, certificates are computed without directed rounding. To ask about a
+    feature's whole range, let the region be a box that spans it.
 
     With `timeout` or `max_boxes` boxes are bisected where entries stay unknown (branch and bound): the coordinate whose
     side times Jacobian width is largest is halved, and an entry is certified when it has its sign in every part.
@@ -338,7 +339,7 @@ class _Search:
             self._decide(boxes)
 
     def _size(self, size: int, most: int, seconds: float) -> int:
-        """How many boxes to halve next if one took so many seconds: more and more, while there is time; 0 at the end."""
+        """How many boxes to halve next if one took so many seconds: more and more, and 0 when time is up."""
         if self.deadline == math.inf:
             return most
         left = self.deadline - time.monotonic()

@@ -61,7 +61,7 @@ def small(activation, seed=3, sizes=(5, 16, 16, 2)):
 
 
 def assert_sound(net, region, found, C=None):
-    """Signs against derivatives by autograd, on a copy of the network and on points that the package knows nothing of."""
+    """Signs against derivatives at points that the package knows nothing of, witnesses against autograd."""
     values = truth(net, region, C)
     slack = 1e-9 * values.abs().max()
     assert found.sign.shape == values.shape[1:]
@@ -155,6 +155,57 @@ def test_bisection_certifies_more(activation):
     assert int((found.sign != 0).sum()) > int((root != 0).sum())
     assert bool((found.boxes <= 1000).all())
     assert torch.equal(rj.monotonicity(model, region.perturbed(), max_boxes=1000), found.sign)
+
+
+def narrow_dip(at, width=1e-5):
+    """A network of one input that rises, except between `at` and `at + width`, and its region from 0 to 1."""
+    net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([5.0, -at, -at - width]))
+        net[2].weight.copy_(torch.tensor([[1.0, -2.0, 2.0]]))
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    region = Box(zero, zero + 1)
+    assert jacobian(net, zero + at + width / 2) < 0 < jacobian(net, zero + at - 1e-6)
+    return on_host(net, region.center), region
+
+
+@pytest.mark.parametrize("at", [0.1, 0.3, 0.51, 0.74, 0.9])
+def test_one_bad_part_spoils_the_whole(at):
+    """No sampled point can meet the dip: only the bounds of the one box around it tell."""
+    model, region = narrow_dip(at)
+    for count in (1, 3, 7, 20, 25):
+        found = rj.monotonicity_report(model, region.perturbed(), max_boxes=count, samples=0)
+        assert found.sign.item() == 0
+        assert 1 <= found.boxes.item() <= count
+    assert rj.monotonicity(model, Box(region.lower, region.lower + at - 1e-3).perturbed(), max_boxes=20).item() == 1
+
+
+def test_parts_that_time_did_not_suffice_for_stay_unknown(monkeypatch):
+    """The left half is certified when it is halved once more, then time is up before the right half's turn."""
+    model, region = narrow_dip(0.9)
+
+    def bounds(model, x, **options):
+        low, high = (torch.tensor(0.0), torch.tensor(1.0)) if x.ptb.x_L is None else (x.ptb.x_L, x.ptb.x_U)
+        bad = ((high - low > 0.3) | (high > 0.9)).reshape(-1, 1, 1)
+        return rj.Bounds(torch.where(bad, -1.0, 1.0).double(), torch.ones_like(bad, dtype=torch.float64))
+
+    monkeypatch.setattr(MODULE, "jacobian_bounds", bounds)
+    for rounds, boxes in enumerate((3, 5, 7, 9)):
+        sizes = iter([1] * rounds)
+        monkeypatch.setattr(MODULE._Search, "_size", lambda *_, sizes=sizes: next(sizes, 0))
+        found = rj.monotonicity_report(model, region.perturbed(), timeout=1000.0, samples=0)
+        assert found.sign.item() == 0
+        assert found.boxes.item() == boxes
+
+
+def test_halves_share_a_plane():
+    lower, upper = torch.tensor([[0.0, -1.0], [2.0, 3.0]]), torch.tensor([[1.0, 1.0], [2.5, 9.0]])
+    flags = torch.zeros(2, 1, 2, dtype=torch.bool)
+    both = MODULE._Boxes(torch.tensor([0, 1]), lower, upper, flags, flags, torch.tensor([1, 0])).halves()
+    assert both.region.tolist() == [0, 1, 0, 1]
+    assert both.lower.tolist() == [[0.0, -1.0], [2.0, 3.0], [0.0, 0.0], [2.25, 3.0]]
+    assert both.upper.tolist() == [[1.0, 0.0], [2.25, 9.0], [1.0, 1.0], [2.5, 9.0]]
 
 
 def test_more_boxes_never_certify_less():
@@ -292,10 +343,11 @@ def test_bounds_that_a_derivative_contradicts_are_not_believed(monkeypatch):
 
 
 def test_repr_counts_and_witnesses_are_for_refuted_entries():
-    net, model, region = monotone_in_first(torch.tanh)
+    _, model, region = monotone_in_first(torch.tanh)
     found = rj.monotonicity_report(model, region.perturbed())
     assert repr(found).startswith("Monotonicity([1, 3, 4], ")
-    counts = {name: int(count) for count, name in (part.split() for part in repr(found)[:-1].split("], ")[1].split(", "))}
+    parts = repr(found)[:-1].split("], ")[1].split(", ")
+    counts = {name: int(count) for count, name in map(str.split, parts)}
     assert counts["refuted"] == int(found.refuted.sum()) > 0
     assert sum(counts.values()) == found.sign.numel()
     with pytest.raises(rj.InputError, match="not refuted"):
