@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .analysis import DEFAULT_MEMORY_BUDGET, Intervals, analyse
 from .bounds import Bounds
-from .errors import InputError
 from .methods import parse
 from .precision import full_precision
-from .recursion import ORDERS
 
 
 @full_precision()
@@ -22,9 +21,10 @@ def jacobian_bounds(
     method: str = "RecurJac",
     C: Tensor | None = None,
     order: str = "backward",
+    shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
-) -> Bounds:
+) -> Any:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
     For every region b, row k and input coordinate r,
@@ -36,32 +36,40 @@ def jacobian_bounds(
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
-        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape).
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
+            inputs a tuple of all of them, plain tensors where they are not perturbed.
         method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`, with a prefix for the pre-activation bounds (`IBP+`, ...);
             see `recurjac_plugin.methods`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
             neither order is always tighter.
+        shift: 1 lets the forward order begin behind the first activation layer, which is then joined by interval
+            arithmetic: cheaper where the input is much larger than that layer, and looser.
         intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
         memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it.
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
-        weights where the host's pre-activation bounds are.
+        weights where the host's pre-activation bounds are. For a tuple of several inputs a tuple of bounds, one for
+        each perturbed input, in their order.
 
     Raises:
-        InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order.
+        InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order or shift.
         MethodError: unknown method, or one without Jacobian bounds.
         UnsupportedError: the network has parts without a rule; all of them are listed.
 
     Source:
-        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1.
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
-    if order not in ORDERS:
-        raise InputError(f"`order` must be one of {', '.join(map(repr, ORDERS))}, got {order!r}.")
     analysis = analyse(
-        model, x, parse(method), C, intermediate_bounds=intermediate_bounds, memory_budget=memory_budget
+        model, x, parse(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        memory_budget=memory_budget,
+    )  # fmt: skip
+    lower, upper = analysis.jacobian
+    shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    found = tuple(
+        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape))
+        for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
     )
-    lower, upper = analysis.jacobian(order)
-    shape = (*lower.shape[:2], *analysis.graph.shapes[analysis.graph.input])
-    return Bounds(lower.reshape(shape), upper.reshape(shape))
+    return found if isinstance(x, (tuple, list)) and len(x) > 1 else found[0]

@@ -16,7 +16,7 @@ from .errors import InputError, RecurJacError
 from .host import BoundedTensor, PerturbationLpNorm
 from .jacobian import jacobian_bounds
 from .precision import full_precision
-from .region import Region
+from .region import Region, read_region
 from .slopes import Place, Slopes
 
 DEFAULT_SAMPLES = 64
@@ -201,7 +201,8 @@ def monotonicity_report(
     start = time.monotonic()
     bisects = timeout is not None or (max_boxes is not None and max_boxes != 1)
     _check_budget(timeout, max_boxes, samples, seed, batch_size)
-    region, graph = read(model, x)
+    region = read_region(x)
+    _, graph = read(model, x)
     if bisects and region.norm != math.inf:
         raise InputError(
             f"Only boxes can be bisected, and the region is an l_{region.norm:g} ball: leave out `timeout` and "

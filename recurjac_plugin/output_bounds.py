@@ -15,7 +15,7 @@ from .host_bounds import host_bounds
 from .lipschitz import row_constants
 from .methods import Method, parse
 from .precision import full_precision
-from .region import read_region
+from .region import read_arguments
 
 
 @full_precision()
@@ -26,6 +26,8 @@ def output_bounds(
     method: str = "RecurJac",
     C: Tensor | None = None,
     steps: int = 1,
+    order: str = "backward",
+    shift: int = 0,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> tuple[Tensor, Tensor]:
     r"""Bound ``C f`` over the region of `x`.
@@ -44,6 +46,8 @@ def output_bounds(
             the host alone, whose bounds are returned as they are.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         steps: number n of nested regions; each one costs a run of the host and a pass.
+        order: as in `jacobian_bounds`; methods of the host alone have none.
+        shift: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
 
     Returns:
@@ -61,15 +65,17 @@ def output_bounds(
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
     if parsed.rule is None:
-        region, graph = read(model, x)
-        return host_bounds(model, graph, region, parsed.host, specification(C, graph.output), ())[1]
-    region = read_region(x)
+        arguments, graph = read(model, x)
+        return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
+    arguments = read_arguments(x)
+    radius = arguments.joined().radius
     deviation, analysis = None, None
     for i in range(1, steps + 1):
         analysis = analyse(
-            model, x if i == steps else region.scaled(i / steps), parsed, C, memory_budget=memory_budget
-        )
-        step = _deviation(analysis, region.radius, parsed) / steps
+            model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
+            memory_budget=memory_budget,
+        )  # fmt: skip
+        step = _deviation(analysis, radius, parsed) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
     lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
@@ -80,8 +86,7 @@ def output_bounds(
 
 def _deviation(analysis: Analysis, radius: Tensor, method: Method) -> Tensor:
     """``sup |C f(x) - C f(x0)|`` at most, if the Jacobian bounds held on the whole radius: (b, k)."""
-    lower, upper = analysis.jacobian()
     box = analysis.region.norm == math.inf
-    scale = radius if box else torch.ones_like(lower[:, 0])
-    rows = row_constants(analysis, lower, upper, scale, method.rule == "RecurJac-Linear")
+    scale = radius if box else torch.ones_like(analysis.jacobian[0][:, 0])
+    rows = row_constants(analysis, scale, method.rule == "RecurJac-Linear")
     return rows if box else rows * radius

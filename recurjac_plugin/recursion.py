@@ -1,4 +1,4 @@
-"""RecurJac on the gains of a network, in backward and in forward order.
+"""RecurJac on the gains of a network, in backward order.
 
 The layers are processed from the output back to the input, the paper's backward order (Zhang, Zhang, Hsieh, AAAI
 2019, arXiv:1810.11783, Algorithm 1). The bounds of ``y_m`` (the derivative of every row with respect to the outputs of
@@ -7,9 +7,7 @@ columns at layer l, every product ``c d y`` is replaced by a line of the rule (`
 the gains to the layers behind, its constant is added up. Lower bounds are ``-upper(-c)``: the pass is written for the
 upper bound and runs on ``c`` and ``-c`` together. The last pass has the input coordinates as its columns.
 
-The paper's forward order bounds the derivatives of the undetermined neurons with respect to the input, from the input
-on. It is the backward order of the transposed gains. Neither order is tighter in general; both hold, so their
-intersection does.
+The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
 
 from __future__ import annotations
@@ -35,13 +33,11 @@ class BackwardOrder:
     Attributes:
         gains: the exact part.
         lines: for each layer, the rule's lines for its products ``d y``.
-        gradients: for each layer, lower and upper bound of ``y``, shape (b, k, u).
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
     lines: Mapping[str, Lines]
-    gradients: Mapping[str, tuple[Tensor, Tensor]]
     memory_budget: int
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
@@ -69,28 +65,16 @@ class BackwardOrder:
         return _upper(self.gains, self.lines, columns, exact[:, :, None, None])[:, :, 0, 0]
 
 
-ORDERS = ("backward", "forward", "both")
-"""Names of the orders; `both` is the intersection."""
-
-
-def forward_jacobian(gains: Gains, rule: UpperLine, memory_budget: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of the Jacobian in forward order, both of shape (b, k, columns)."""
-    lower, upper = backward_order(gains.transposed(), rule, memory_budget).jacobian()
-    return lower.mT, upper.mT
-
-
 def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
     lines: dict[str, Lines] = {}
-    gradients: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in reversed(gains.layers):
         lower, upper = _bounds(gains, lines, layer, memory_budget)
-        gradients[layer] = lower, upper
         derivative = gains.derivatives[layer]
         lines[layer] = both_lines(
             rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
         )
-    return BackwardOrder(gains, lines, gradients, memory_budget)
+    return BackwardOrder(gains, lines, memory_budget)
 
 
 def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:
