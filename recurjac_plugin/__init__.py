@@ -28,6 +28,7 @@ else:
     from .jacobian import jacobian_bounds
     from .lipschitz import local_lipschitz
     from .methods import METHODS
+    from .monotonicity import Monotonicity, monotonicity, monotonicity_report
     from .onnx_model import load_onnx
     from .operators import register_operator, unregister_operator
     from .output_bounds import output_bounds
@@ -46,6 +47,7 @@ __all__ = [
     "HostError",
     "InputError",
     "MethodError",
+    "Monotonicity",
     "RecurJacError",
     "Result",
     "Spec",
@@ -57,6 +59,8 @@ __all__ = [
     "load_onnx",
     "load_vnnlib",
     "local_lipschitz",
+    "monotonicity",
+    "monotonicity_report",
     "output_bounds",
     "register",
     "register_activation",

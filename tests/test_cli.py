@@ -152,7 +152,7 @@ def test_a_network_of_doubles_is_not_bounded_in_float32(tmp_path):
 def test_jacobian_over_a_property(tmp_path):
     out = tmp_path / "J.npz"
     found = answer("jacobian", CNN, "--vnnlib", DATA / "digits_cnn_small.vnnlib", "--out", out)
-    assert found.keys() == WHERE | {"command", "method", "norm", "eps", "shape", "seconds", "rows", "out"}
+    assert found.keys() == WHERE | {"command", "method", "norm", "eps", "shape", "seconds", "rows", "out", "plot"}
     assert found["shape"] == [1, 10, 1, 8, 8]
     assert found["rows"][3].keys() == {
         *("input", "output", "lower", "upper", "mean_width", "max_width", "known_sign", "entries"),
@@ -193,6 +193,113 @@ def test_jacobian_table_names_method_and_region(image):
     shown = recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--norm", "2").stdout
     assert "Jacobian by RecurJac, l_2 balls of radius 0.01" in shown
     assert len([line for line in shown.splitlines() if " of 64 " in line]) == 10
+
+
+def test_jacobian_picture(tmp_path, image):
+    for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        path = tmp_path / f"J.{form}"
+        found = answer("jacobian", CNN, "--input", image, "--eps", 0.01, "--plot", path, "--output", 9)
+        assert found["plot"] == str(path)
+        assert path.read_bytes().startswith(start)
+    recurjac(
+        "jacobian", TANH, "--input", image, "--eps", 0.01, "--plot", tmp_path / "flat.png", "--image-shape", "8,8"
+    )
+    assert (tmp_path / "flat.png").read_bytes().startswith(b"\x89PNG")
+
+
+# monotone
+
+
+COUNTED = ("increasing", "decreasing", "refuted", "unknown")
+
+
+def test_monotone_over_a_property(tmp_path):
+    table, out = tmp_path / "t.csv", tmp_path / "M.npz"
+    prop = DATA / "digits_tanh_small.vnnlib"
+    found = answer("monotone", TANH, "--vnnlib", prop, "--csv", table, "--out", out)
+    assert found.keys() == WHERE | {
+        *("command", "method", "norm", "eps", "feature", "range", "timeout", "max_boxes", "samples", "seed"),
+        *("boxes", "seconds", "counts", "pairs", "points", "out"),
+    }
+    assert found["boxes"] == [1]
+    assert len(found["pairs"]) == sum(found["counts"].values()) == 640
+    assert found["counts"]["refuted"] > 0
+    net, box = load_onnx(TANH), load_vnnlib(prop).boxes[0]
+    low, high = (torch.from_numpy(end).float()[None] for end in (box.lower, box.upper))
+    x = host.BoundedTensor((low + high) / 2, host.PerturbationLpNorm(norm=np.inf, x_L=low, x_U=high))
+    sign = rj.monotonicity(host.BoundedModule(net, low), x)[0]
+    points = np.array(found["points"][0])
+    assert ((box.lower <= points) & (points <= box.upper)).all()
+    for pair in found["pairs"]:
+        expected = {1: "increasing", -1: "decreasing"}.get(int(sign[pair["output"], pair["input"]]))
+        assert pair["verdict"] == expected or (expected is None and pair["verdict"] in ("refuted", "unknown"))
+    refuted = [pair for pair in found["pairs"] if pair["verdict"] == "refuted"]
+    for pair in refuted[:5]:
+        for slope, at in (("lowest", "falls_at"), ("highest", "rises_at")):
+            at = torch.tensor(points[pair[at]], dtype=torch.float32)[None].requires_grad_()
+            net(at)[0, pair["output"]].backward()
+            assert float(at.grad[0, pair["input"]]) == pytest.approx(pair[slope], rel=1e-3)
+        assert pair["lowest"] < 0 < pair["highest"]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["verdict"] for row in rows] == [pair["verdict"] for pair in found["pairs"]]
+    with np.load(out) as arrays:
+        assert sorted(arrays) == [
+            *("boxes", "highest", "highest_at", "lowest", "lowest_at", "points", "refuted", "sign"),
+        ]
+        assert np.array_equal(arrays["sign"][0], sign.numpy())
+        assert arrays["refuted"].sum() == found["counts"]["refuted"]
+
+
+def test_monotone_in_one_feature_over_its_range(tmp_path):
+    """`f(x) = (tanh(x_0) + x_1, x_0^2-like)`: one output rises in the feature, the other turns round at 0."""
+    W = np.array([[1.0, 1.0, -1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    V = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    weights = [helper.make_tensor(n, TensorProto.FLOAT, a.shape, a.flatten()) for n, a in (("W", W), ("V", V))]
+    bias = helper.make_tensor("B", TensorProto.FLOAT, [4], [0.0, -2.0, -2.0, 0.0])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 2]) for name in "xy")
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["a"]),
+        helper.make_node("Add", ["a", "B"], ["z"]),
+        helper.make_node("Tanh", ["z"], ["t"]),
+        helper.make_node("MatMul", ["t", "V"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "bowl", [x], [y], [*weights, bias])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path, point = tmp_path / "bowl.onnx", tmp_path / "x.npy"
+    path.write_bytes(model.SerializeToString())
+    np.save(point, np.array([0.0, 0.5]))
+    arguments = ("monotone", path, "--input", point, "--eps", 0.01, "--feature", 0)
+    assert [pair["verdict"] for pair in answer(*arguments, "--range", "0.5,1")["pairs"]] == ["increasing"] * 2
+    found = answer(*arguments, "--range=-3,3")
+    assert [pair["verdict"] for pair in found["pairs"]] == ["increasing", "refuted"]
+    assert (found["feature"], found["range"]) == (0, [-3.0, 3.0])
+    falls, rises = (found["points"][0][found["pairs"][1][at]] for at in ("falls_at", "rises_at"))
+    assert -3 <= falls[0] < 0 < rises[0] <= 3
+    assert all(abs(at[1] - 0.5) <= 0.01 for at in (falls, rises))
+    shown = recurjac(*arguments, "--range=-3,3").stdout
+    assert shown.startswith("2 pairs of output and input: 1 increasing, 0 decreasing, 1 refuted, 0 unknown\n")
+    assert "input 0 from -3 to 3" in " ".join(shown.split())
+    assert "Points that refute" in shown
+
+
+def test_monotone_bisects_when_told(image):
+    arguments = ("monotone", TANH, "--input", image, "--eps", 0.05, "--feature", 20)
+    once = answer(*arguments)
+    assert len(once["pairs"]) == 10
+    often = answer(*arguments, "--max-boxes", 60)
+    assert 1 < often["boxes"][0] <= 60
+    assert [p["verdict"] for p in often["pairs"] if p["verdict"] != "unknown"][:1]
+    for before, after in zip(once["pairs"], often["pairs"], strict=True):
+        assert before["verdict"] in ("unknown", after["verdict"])
+    assert answer(*arguments, "--timeout", 0.5)["timeout"] == 0.5
+
+
+def test_monotone_tables_stay_readable(image):
+    result = recurjac("monotone", TANH, "--input", image, "--eps", 0.01, "--norm", "2")
+    assert len(result.stdout.splitlines()) < 20
+    assert all(name in result.stdout for name in COUNTED)
+    assert "see --csv, --json or --out" in result.stderr
 
 
 # lipschitz
@@ -377,7 +484,7 @@ def test_other_commands_without_a_host_say_what_to_install():
 
 def test_version_and_help():
     assert recurjac("--version").stdout == f"recurjac {rj.__version__}\n"
-    commands = ("jacobian", "lipschitz", "verify", "compare", "doctor")
+    commands = ("jacobian", "lipschitz", "monotone", "verify", "compare", "doctor")
     overview = recurjac().stdout
     assert overview == recurjac("--help").stdout
     assert all(command in overview for command in commands)
@@ -510,6 +617,35 @@ BAD = [
     (f"jacobian {RELU} --input objects.npy --eps 0.1", "`objects.npy` is not a NumPy array"),
     (f"jacobian {RELU} --input archive.npz --eps 0.1", "`archive.npz` is an archive"),
     (f"jacobian {RELU} --input text.npy --eps 0.1", "`text.npy` is not a NumPy array"),
+    (f"jacobian {CNN} --input x.npy --eps 0.1 --plot p.bmp", "`--plot` must end in .png"),
+    (f"jacobian {CNN} --input x.npy --eps 0.1 --plot missing/p.png", "its directory does not exist"),
+    (f"jacobian {CNN} --input x.npy --eps 0.1 --plot p.png --output 10", "`--output` must be from 0 to 9"),
+    (f"jacobian {CNN} --input x.npy --eps 0.1 --plot p.png --out .", "`.` is a directory"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png", "`--plot` draws images, but the network takes (64,)"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 8,9", "`--image-shape` is (8, 9)"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 8x8", "`--image-shape` must be H,W"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 16,2,2", "up to 4 channels, got 16"),
+    (f"jacobian {RELU} --input x.npy --eps 0.1 --image-shape 8,8", "`--image-shape` goes with `--plot`"),
+    (f"monotone {RELU}", "`--vnnlib` or `--input` must be given"),
+    (f"monotone {RELU} --input x.npy", "`--eps` goes with `--input`"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 64", "`--feature` must be from 0 to 63"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature -1", "`--feature` must be from 0 to 63"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature one", "'--feature'"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --range 0,1", "`--range` goes with `--feature`"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 0 --range 1,0", "`--range` is inverted: 1 is above 0"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 0 --range 1", "`--range` must be two numbers"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 0 --range 0,1,2", "`--range` must be two numbers"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 0 --range 0,nan", "`--range` must have finite ends"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --feature 0 --range 0,1e99", "`--range` does not fit"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --norm 2 --feature 0 --range 0,1", "`--range` needs a box"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --norm 1 --timeout 1", "`--timeout` needs a box"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --norm 2 --max-boxes 9", "`--max-boxes` needs a box"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --timeout 0", "`--timeout` must be a finite number of seconds above 0"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --max-boxes 0", "'--max-boxes'"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --samples -1", "'--samples'"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --method CROWN", "`CROWN` gives no Jacobian bounds"),
+    (f"monotone {RELU} --input x.npy --eps 0.1 --csv missing/t.csv", "its directory does not exist"),
+    (f"monotone {RELU} --input nan.npy --eps 0.1", "`nan.npy` contains NaN"),
     (f"lipschitz {RELU} --input x.npy", "Missing option '--eps'"),
     (f"lipschitz {RELU} --eps 0.1", "`--vnnlib` or `--input` must be given"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1,,0.2", "without gaps"),

@@ -12,18 +12,20 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operator_norms",
-    "operators", "recursion", "rules", "undetermined",
+    "activations", "bounds", "errors", "forward", "gains", "graph", "interval", "linear_maps", "methods",
+    "multivariate", "node", "operator_norms", "operators", "plots", "recursion", "relevance", "rules", "steps",
+    "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
-    ("node", "linear_maps", "operator_norms", "rules", "activations", "operators", "graph"),
-    ("undetermined", "gains", "recursion"),
+    ("node", "linear_maps", "operator_norms", "rules", "activations", "operators", "steps", "multivariate", "graph"),
+    ("undetermined", "relevance", "gains", "recursion", "forward", "interval"),
     ("analysis",),
     ("global_lipschitz", "sampled_lipschitz"),
     ("jacobian",),
     ("lipschitz",),
     ("output_bounds",),
+    ("slopes", "monotonicity"),
     ("registration",),
 )
 # The two files that come in from outside know nothing of bounds.

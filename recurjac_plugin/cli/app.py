@@ -17,6 +17,7 @@ from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
 from .lipschitz import lipschitz
+from .monotone import monotone
 from .verify import verify
 
 # typer brings its own copy of click in newer releases and uses the installed one in older ones.
@@ -91,6 +92,7 @@ def recurjac(
 
 app.command(short_help="Bounds of the Jacobian.")(jacobian)
 app.command(short_help="Lipschitz constants against the radius.")(lipschitz)
+app.command(short_help="In which inputs each output is monotone.")(monotone)
 app.command(short_help="The verdict on a VNN-LIB property.")(verify)
 app.command(short_help="Every method on one VNN-LIB property.")(compare)
 app.command(short_help="What is installed, and what is missing.")(doctor)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recurjac_plugin.plots import MOST_CHANNELS
+
 from . import options
 from .files import check_writable, write
-from .problem import Network, ball, load_inputs, load_network, load_property
+from .problem import Network, load_network, load_regions
 from .report import Report, reporting
 
 if TYPE_CHECKING:
@@ -23,36 +25,36 @@ _MOST_ROWS = 30  # of the printed table; JSON and --out have all
 
 def jacobian(
     model: options.Model,
-    vnnlib: Annotated[
-        Path | None,
-        typer.Option(
-            "--vnnlib", metavar="PROP", help="Bound over the input boxes of this property.", show_default=False
-        ),
-    ] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--input", metavar="X.npy", help="Bound over a ball around each of these inputs.", show_default=False
-        ),
-    ] = None,
-    eps: Annotated[
-        float | None, typer.Option("--eps", metavar="E", help="Radius of the ball, with --input.", show_default=False)
-    ] = None,
+    vnnlib: options.RegionProperty = None,
+    input_file: options.RegionInputs = None,
+    eps: options.RegionRadius = None,
     norm: options.Norm = "inf",
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help="RecurJac, RecurJac-Linear or Fast-Lip; `IBP+RecurJac` chooses other "
-            "pre-activation bounds than CROWN's.",
-        ),
-    ] = "RecurJac",
+    method: options.JacobianMethod = "RecurJac",
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             metavar="J.npz",
             help="Write the arrays `lower` and `upper`, (inputs, outputs, *input_shape), and the regions.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw one output's bounds over the first image: .png, .pdf or .svg.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[int, typer.Option("--output", metavar="K", help="The output that --plot draws.")] = 0,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--image-shape",
+            metavar="[C,]H,W",
+            help="Shape of the image that --plot draws.  [default: the input's]",
             show_default=False,
         ),
     ] = None,
@@ -63,26 +65,24 @@ def jacobian(
 ) -> None:
     """Bound the Jacobian over a VNN-LIB property's boxes or over balls around inputs."""
     with reporting(json) as report:
-        if (vnnlib is None) == (input_file is None):
-            options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
-        if (eps is None) != (input_file is None):
-            options.refuse("--eps", "goes with `--input`, which needs it; a property has its own boxes.")
-        p, radius = options.norm_of(norm), None if eps is None else options.radius("--eps", eps)
-        if vnnlib is not None and p != math.inf:
-            options.refuse("--norm", "goes with `--input`; the boxes of a property are balls of l_inf.")
+        p, radius = options.region_choice(vnnlib, input_file, eps, norm)
         name = options.jacobian_method(method)
-        check_writable(out)
+        check_writable(out, plot)
+        form, shape = _picture(plot, image_shape)
         network = load_network(model, device, dtype)
-        if vnnlib is not None:
-            regions = _boxes(vnnlib, network)
-        else:
-            assert input_file is not None and radius is not None
-            regions = [ball(x.unsqueeze(0), p, radius) for x in load_inputs(input_file, network)]
+        if plot is not None:
+            shape = _image(shape, network)
+            _check_output(output, network)
+        regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
         lower, upper = _bounds(network, regions, name, report)
         elapsed = time.perf_counter() - start
+        title = f"{model.name}: Jacobian of output {output} by {name}"
+        picture = None if shape is None else _drawn(lower, upper, output, shape, title, form)
         if out is not None:
             write(out, _archive(lower, upper, regions, p, radius))
+        if plot is not None and picture is not None:
+            write(plot, picture)
         rows = [_summary(lower, upper, i, k) for i in range(len(lower)) for k in range(lower.shape[1])]
         result = {
             "command": "jacobian",
@@ -94,16 +94,53 @@ def jacobian(
             "seconds": elapsed,
             "rows": rows,
             "out": None if out is None else str(out),
+            "plot": None if plot is None else str(plot),
         }
         _tell(report, result)
 
 
-def _boxes(path: Path, network: Network) -> list[Any]:
-    from recurjac_plugin.margins import box_region
+def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int, ...] | None]:
+    """The format of the picture, and the image's shape if one is given."""
+    if plot is None:
+        if image_shape is not None:
+            options.refuse("--image-shape", "goes with `--plot`.")
+        return "", None
+    from .plots import picture_format
 
-    module = network.module
-    spec = load_property(path, network)
-    return [box_region(box, module.input_shape, module.dtype, network.device) for box in spec.boxes]
+    form = picture_format(plot)
+    if image_shape is None:
+        return form, None
+    parts = image_shape.split(",")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        options.refuse("--image-shape", f"must be H,W or C,H,W such as 28,28, got {image_shape!r}.")
+    return form, tuple(map(int, parts))
+
+
+def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
+    """The shape of the image to draw, which the input must be."""
+    own = network.module.input_shape
+    if shape is None and len(own) not in (2, 3):
+        options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
+    if len(shape or own) == 3 and (shape or own)[0] > MOST_CHANNELS:
+        options.refuse("--plot", f"draws images of up to {MOST_CHANNELS} channels, got {(shape or own)[0]}.")
+    if shape is not None and math.prod(shape) != math.prod(own):
+        options.refuse("--image-shape", f"is {shape}, but the network takes {own}: {math.prod(own)} numbers.")
+    return own if shape is None else shape
+
+
+def _check_output(output: int, network: Network) -> None:
+    if not 0 <= output < network.module.n_outputs:
+        options.refuse("--output", f"must be from 0 to {network.module.n_outputs - 1} for this network, got {output}.")
+
+
+def _drawn(
+    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, form: str
+) -> bytes:
+    """The picture of one output over the first region."""
+    from recurjac_plugin.bounds import Bounds
+    from recurjac_plugin.plots import encoded
+
+    return encoded(Bounds(lower, upper).plot(output, image_shape=shape, title=title), form)
 
 
 def _bounds(network: Network, regions: list[Any], name: str, report: Report) -> tuple[torch.Tensor, torch.Tensor]:
@@ -173,6 +210,7 @@ def _tell(report: Report, result: dict[str, Any]) -> None:
     report.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
     if len(rows) > _MOST_ROWS:
         report.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
-    if result["out"] is not None:
-        report.note(f"wrote {result['out']}")
+    for name in ("out", "plot"):
+        if result[name] is not None:
+            report.note(f"wrote {result[name]}")
     report.note(f"{result['seconds']:.3f} s")

@@ -39,6 +39,27 @@ AttackSeconds = Annotated[
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
+RegionProperty = Annotated[
+    Path | None,
+    typer.Option("--vnnlib", metavar="PROP", help="Bound over the input boxes of this property.", show_default=False),
+]
+RegionInputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--input", metavar="X.npy", help="Bound over a ball around each of these inputs.", show_default=False
+    ),
+]
+RegionRadius = Annotated[
+    float | None, typer.Option("--eps", metavar="E", help="Radius of the ball, with --input.", show_default=False)
+]
+JacobianMethod = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="RecurJac, RecurJac-Linear or Fast-Lip; `IBP+RecurJac` chooses other pre-activation bounds than CROWN's.",
+    ),
+]
+
 _NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
 
@@ -64,6 +85,20 @@ def radius(option: str, value: float) -> float:
     if not 0 <= value < math.inf:
         refuse(option, f"must be a finite radius of at least 0, got {value:g}.")
     return value
+
+
+def region_choice(
+    vnnlib: Path | None, input_file: Path | None, eps: float | None, norm: str
+) -> tuple[float, float | None]:
+    """The norm, and the radius around inputs or None for the boxes of a property; refuses other combinations."""
+    if (vnnlib is None) == (input_file is None):
+        refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+    if (eps is None) != (input_file is None):
+        refuse("--eps", "goes with `--input`, which needs it; a property has its own boxes.")
+    p = norm_of(norm)
+    if vnnlib is not None and p != math.inf:
+        refuse("--norm", "goes with `--input`; the boxes of a property are balls of l_inf.")
+    return p, None if eps is None else radius("--eps", eps)
 
 
 def radii(option: str, text: str) -> tuple[float, ...]:

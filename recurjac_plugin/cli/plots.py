@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.methods import GLOBAL_METHODS
+from recurjac_plugin.plots import encoded, new_figure
 
 from .options import refuse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _FORMATS = ("png", "pdf", "svg")
 _MARKERS = "osD^vPX"
@@ -35,7 +34,7 @@ def lipschitz_curves(
     """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
     from matplotlib.ticker import LogFormatter
 
-    figure = _figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
     for i, (name, constants) in enumerate(curves.items()):
         if name == "sampled":
@@ -55,7 +54,7 @@ def lipschitz_curves(
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
-    return _encoded(figure, form)
+    return encoded(figure, form)
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
@@ -63,7 +62,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> byte
     from matplotlib.ticker import NullFormatter
 
     rows = [row for row in rows if row["unsupported"] is None]
-    figure = _figure(12, 1.8 + 0.4 * max(len(rows), 1))
+    figure = new_figure(12, 1.8 + 0.4 * max(len(rows), 1))
     left, middle, right = figure.subplots(1, 3, sharey=True)
     names = [row["method"] for row in rows]
     _bars(middle, names, [row["lipschitz"] for row in rows], "tab:blue", "Lipschitz constant of the rows (l_inf)")
@@ -74,7 +73,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> byte
     _bounds(left, rows)
     figure.legend(loc="outside upper right", ncols=len(_COLOURS))
     figure.suptitle(title, x=0.02, ha="left")
-    return _encoded(figure, form)
+    return encoded(figure, form)
 
 
 def _bounds(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -106,16 +105,3 @@ def _bars(axes: Axes, names: list[str], values: list[float | None], colour: str,
     axes.set_xlabel(label)
     axes.grid(True, axis="x", alpha=0.3)
     axes.margins(x=0.2)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot: no display is looked for, and no global state is left behind.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _encoded(figure: Figure, form: str) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format=form, dpi=150)
-    return content.getvalue()

@@ -164,3 +164,21 @@ def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
     from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
 
     return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))
+
+
+def load_regions(
+    network: Network, vnnlib: Path | None, input_file: Path | None, norm: float, eps: float | None
+) -> list[Any]:
+    """The boxes of a property, or balls around inputs, each as a perturbed input of the host, (1, *input_shape).
+
+    Raises:
+        FileError: a file is missing or malformed.
+        InputError: it does not belong to the network.
+    """
+    if vnnlib is not None:
+        from recurjac_plugin.margins import box_region
+
+        module, spec = network.module, load_property(vnnlib, network)
+        return [box_region(box, module.input_shape, module.dtype, network.device) for box in spec.boxes]
+    assert input_file is not None and eps is not None
+    return [ball(x.unsqueeze(0), norm, eps) for x in load_inputs(input_file, network)]
