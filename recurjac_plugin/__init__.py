@@ -24,14 +24,18 @@ except HostError as error:
 else:
     from .activations import register_activation, unregister_activation
     from .bounds import Bounds
+    from .certified_radius import certified_radius
     from .jacobian import jacobian_bounds
+    from .landscape import Landscape, landscape_scan
     from .lipschitz import local_lipschitz
+    from .margin_rows import margin_rows
     from .methods import METHODS
     from .onnx_model import load_onnx
     from .operators import register_operator, unregister_operator
     from .output_bounds import output_bounds
     from .registration import register, unregister
     from .spec import Spec
+    from .stationary_free_radius import stationary_free_radius
     from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
 
@@ -43,21 +47,26 @@ __all__ = [
     "FileError",
     "HostError",
     "InputError",
+    "Landscape",
     "MethodError",
     "RecurJacError",
     "Result",
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "certified_radius",
     "host",
     "jacobian_bounds",
+    "landscape_scan",
     "load_onnx",
     "load_vnnlib",
     "local_lipschitz",
+    "margin_rows",
     "output_bounds",
     "register",
     "register_activation",
     "register_operator",
+    "stationary_free_radius",
     "unregister",
     "unregister_activation",
     "unregister_operator",
