@@ -82,7 +82,7 @@ def _pass(model: Any, x: Any, rows: Tensor, method: str, to_input: bool) -> Call
 
     def run() -> Any:
         analysis = analyse(model, x, parsed, rows, intermediate_bounds=given, to_input=to_input)
-        return analysis.jacobian() if to_input else analysis.backward.gradients
+        return analysis.jacobian if to_input else analysis.backward.gradients
 
     return run
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .bounds import intersection
 from .errors import InputError
+from .forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from .gains import Gains, compute_gains
 from .graph import ActivationStep, Graph, build_graph
 from .host import BoundedModule
@@ -20,10 +21,10 @@ from .host_defects import host_precision
 from .host_graph import HostGraph, read_graph
 from .magnitude import magnitudes
 from .methods import Method
-from .recursion import BackwardOrder, backward_order, forward_jacobian
+from .recursion import BackwardOrder, backward_order
 from .region import Region, read_region
 from .rules import UpperLine
-from .undetermined import classify
+from .undetermined import Layer, classify
 
 DEFAULT_MEMORY_BUDGET = 512 * 2**20
 """Bytes that one chunk of rows or columns may take; bounds do not depend on it."""
@@ -33,6 +34,9 @@ _INVERTED = 1024
 
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
+ORDERS = ("backward", "forward", "both")
+"""Names of the orders; `both` is the intersection."""
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
@@ -41,8 +45,11 @@ class Analysis:
     Attributes:
         region: where the input lies.
         graph: the network as plain steps.
+        derivatives: derivative ranges of its activation steps.
+        rows: what is differentiated, shape (b, k, *output_shape).
         gains: the exact part between the undetermined neurons.
         rule: what happens at an undetermined neuron.
+        order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
@@ -50,8 +57,12 @@ class Analysis:
 
     region: Region
     graph: Graph
+    derivatives: Mapping[str, Layer]
+    rows: Tensor
     gains: Gains
     rule: UpperLine
+    order: str
+    shift: int
     memory_budget: int
     center_value: Tensor
     host_output: tuple[Tensor, Tensor] | None
@@ -61,12 +72,34 @@ class Analysis:
         """The gradients at every undetermined neuron, from the output back."""
         return backward_order(self.gains, self.rule, self.memory_budget)
 
-    def jacobian(self, order: str = "backward") -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the Jacobian, (b, k, columns), in one of `recursion.ORDERS`."""
-        if order == "backward":
+    @cached_property
+    def forward(self) -> ForwardOrder | ShiftedForwardOrder:
+        """The order from the input on."""
+        if self.shift:
+            shifted = shifted_forward_order(
+                self.graph, self.derivatives, self.rows, self.gains.batch, self.rule, self.memory_budget
+            )
+            if shifted is not None:
+                return shifted
+        return ForwardOrder(self.gains, self.rule, self.memory_budget)
+
+    @cached_property
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        if self.order == "backward":
             return self.backward.jacobian()
-        forward = forward_jacobian(self.gains, self.rule, self.memory_budget)
-        return intersection(forward, self.backward.jacobian()) if order == "both" else forward
+        forward = self.forward.jacobian()
+        return intersection(forward, self.backward.jacobian()) if self.order == "both" else forward
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        if self.order == "backward":
+            return self.backward.upper_of_sum(weights)
+        forward = self.forward.upper_of_sum(weights)
+        return torch.minimum(forward, self.backward.upper_of_sum(weights)) if self.order == "both" else forward
 
 
 def analyse(
@@ -75,6 +108,8 @@ def analyse(
     method: Method,
     C: Tensor | None,
     *,
+    order: str = "backward",
+    shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
     to_input: bool = True,
@@ -86,6 +121,8 @@ def analyse(
         x: a `BoundedTensor`.
         method: a parsed method with a rule.
         C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
+        order: in which order the neurons' gradients are bounded, one of `ORDERS`.
+        shift: 1 to let the forward order begin behind the first activation layer.
         intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
         memory_budget: bytes that one chunk may take.
         to_input: whether the gains up to the input are needed.
@@ -95,6 +132,7 @@ def analyse(
         UnsupportedError: parts of the network have no rule.
     """
     rule = method.upper_line
+    _check_order(order, shift)
     if not isinstance(memory_budget, int) or memory_budget < 1:
         raise InputError(f"`memory_budget` must be a whole number of bytes of at least 1, got {memory_budget!r}.")
     region, host_graph = read(model, x)
@@ -122,14 +160,27 @@ def analyse(
     start = rows.reshape(*rows.shape[:2], *graph.shapes[graph.output])  # in the shape of the last step
     gains = compute_gains(graph, derivatives, start, len(region.center), memory_budget, to_input)
     return Analysis(
-        region,
-        graph,
-        gains,
-        rule,
-        memory_budget,
-        host_graph.specified(rows),
-        host_output,
+        region=region,
+        graph=graph,
+        derivatives=derivatives,
+        rows=start,
+        gains=gains,
+        rule=rule,
+        order=order,
+        shift=shift,
+        memory_budget=memory_budget,
+        center_value=host_graph.specified(rows),
+        host_output=host_output,
     )
+
+
+def _check_order(order: str, shift: int) -> None:
+    if order not in ORDERS:
+        raise InputError(f"`order` must be one of {', '.join(map(repr, ORDERS))}, got {order!r}.")
+    if isinstance(shift, bool) or shift not in (0, 1):
+        raise InputError(f"`shift` must be 0 or 1, got {shift!r}.")
+    if shift and order == "backward":
+        raise InputError("`shift` belongs to the forward order: use `order='forward'` or `order='both'` with it.")
 
 
 def read(model: Any, x: Any) -> tuple[Region, HostGraph]:

@@ -27,6 +27,8 @@ def certified_radius(
     C: Tensor,
     method: str = "RecurJac",
     steps: int = 15,
+    order: str = "backward",
+    shift: int = 0,
     clip: Clip | None = None,
     initial: float = 0.01,
     limit: float = 1e5,
@@ -60,6 +62,8 @@ def certified_radius(
         C: specification matrix, shape (b or 1, k, n_out), e.g. from `margin_rows`.
         method: as in `output_bounds`.
         steps: number n of nested balls for the integral; methods of the host alone need one.
+        order: as in `jacobian_bounds`; methods of the host alone have none.
+        shift: as in `jacobian_bounds`.
         clip: lowest and highest input, numbers or tensors like `x0`: for norm inf only the part of the ball within is
             certified, e.g. the valid range of pixels. Balls of norm 1 and 2 are not clipped, which is sound but loose.
         initial: first radius to probe.
@@ -100,7 +104,9 @@ def certified_radius(
             proved = positive(host[0], index)
         if parsed.rule is None or bool(proved.all()):
             return proved.all(1)
-        for drop in _drops(model, some, radii, parsed, C_some, steps, memory_budget):
+        for drop in _drops(
+            model, some, radii, parsed, C_some, steps, order=order, shift=shift, memory_budget=memory_budget
+        ):
             rest = positive(margin[index] - drop, index) | proved
             if not bool(rest.all(1).any()):  # drops only grow
                 break
@@ -112,7 +118,7 @@ def certified_radius(
 
 
 def _drops(
-    model: Any, points: Balls, radii: Tensor, method: Method, rows: Tensor, steps: int, memory_budget: int
+    model: Any, points: Balls, radii: Tensor, method: Method, rows: Tensor, steps: int, **options: Any
 ) -> Iterator[Tensor]:
     """Upper bounds of ``C f(x0) - C f(x)`` on growing balls, up to the given radii: (b, k) each.
 
@@ -127,7 +133,7 @@ def _drops(
     for i in range(1, steps + 1):
         inner = radii * (i / steps) if i < steps else radii
         below, above = points.reach(inner)
-        analysis = analyse(model, points.region(inner), method, rows, memory_budget=memory_budget)
+        analysis = analyse(model, points.region(inner), method, rows, **options)
         grown = (below, above) if before is None else (below - before[0], above - before[1])
         total = total + largest_drop(analysis, method, *grown)
         before = below, above

@@ -136,6 +136,11 @@ def compute_gains(
     )
 
 
+def unit_rows(graph: Graph, derivatives: Mapping[str, Layer], start: str, index: Tensor, like: Tensor) -> Tensor:
+    """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, n, columns)."""
+    return _Pull(graph, derivatives, None).units(start, index.unsqueeze(0), like)[INPUT]
+
+
 class _Pull:
     """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
 

@@ -44,6 +44,8 @@ def landscape_scan(
     points: int = 16,
     C: Tensor | None = None,
     method: str = "RecurJac",
+    order: str = "backward",
+    shift: int = 0,
     clip: Clip | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Landscape:
@@ -57,6 +59,8 @@ def landscape_scan(
         points: number n of radii, the first of them 0.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         method: as in `jacobian_bounds`.
+        order: as in `jacobian_bounds`.
+        shift: as in `jacobian_bounds`.
         clip: as in `certified_radius`.
         memory_budget: as in `jacobian_bounds`.
 
@@ -85,12 +89,12 @@ def landscape_scan(
         for some in [every] if around.norm == math.inf else every.split(1):  # as in `balls.probing`
             for i in range(points):
                 region = around.take(some).region(radii[some, i])
-                analysis = analyse(model, region, parsed, rows[some], memory_budget=memory_budget)
-                lower, upper = analysis.jacobian()
-                undetermined[some, i] = (~certain_signs(analysis)).sum(2)
-                constants[some, i] = row_constants(
-                    analysis, lower, upper, torch.ones_like(lower[:, 0]), parsed.rule == "RecurJac-Linear"
+                analysis = analyse(
+                    model, region, parsed, rows[some], order=order, shift=shift, memory_budget=memory_budget
                 )
+                undetermined[some, i] = (~certain_signs(analysis)).sum(2)
+                one = torch.ones_like(analysis.jacobian[0][:, 0])
+                constants[some, i] = row_constants(analysis, one, parsed.rule == "RecurJac-Linear")
     return Landscape(radii, undetermined, constants)
 
 

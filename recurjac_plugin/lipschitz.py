@@ -22,6 +22,8 @@ def local_lipschitz(
     method: str = "RecurJac",
     C: Tensor | None = None,
     per_output: bool = False,
+    order: str = "backward",
+    shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Tensor:
@@ -42,6 +44,8 @@ def local_lipschitz(
         method: as in `jacobian_bounds`.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         per_output: one constant per row instead of one for the vector output.
+        order: as in `jacobian_bounds`.
+        shift: as in `jacobian_bounds`.
         intermediate_bounds: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
 
@@ -57,11 +61,14 @@ def local_lipschitz(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4.
     """
     parsed = parse(method)
-    analysis = analyse(model, x, parsed, C, intermediate_bounds=intermediate_bounds, memory_budget=memory_budget)
-    lower, upper = analysis.jacobian()
+    analysis = analyse(
+        model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        memory_budget=memory_budget,
+    )  # fmt: skip
+    lower, upper = analysis.jacobian
     norm = analysis.region.norm
     if per_output or norm == math.inf:
-        rows = row_constants(analysis, lower, upper, torch.ones_like(lower[:, 0]), parsed.rule == "RecurJac-Linear")
+        rows = row_constants(analysis, torch.ones_like(lower[:, 0]), parsed.rule == "RecurJac-Linear")
         return rows if per_output else rows.amax(1)
     magnitude = torch.maximum(lower.abs(), upper.abs())
     if norm == 1:
@@ -73,8 +80,6 @@ def local_lipschitz(
 
 def row_constants(
     analysis: Analysis,
-    lower: Tensor,  # shape: (b, k, columns)
-    upper: Tensor,  # shape: (b, k, columns)
     scale: Tensor,  # shape: (b, columns)
     chord: bool,
     above: Tensor | None = None,  # shape: (b, columns)
@@ -86,13 +91,12 @@ def row_constants(
 
     Args:
         analysis: where the bounds come from.
-        lower: lower bounds of the Jacobian.
-        upper: upper bounds of the Jacobian.
         scale: what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
         chord: whether columns of unknown sign are pushed with the chord of the absolute value too (RecurJac-Linear)
             or added as constants.
         above: for norm inf, how far each coordinate can increase, where it can decrease by `scale`.
     """
+    lower, upper = analysis.jacobian
     below = scale.unsqueeze(1)
     above = below if above is None else above.unsqueeze(1)
     magnitude = torch.maximum(below * upper, -above * lower)
@@ -110,4 +114,4 @@ def row_constants(
         slope, constant = torch.zeros_like(lower), magnitude
     weights = torch.where(unknown, slope, sign)
     rest = torch.where(unknown, constant, torch.zeros_like(constant)).sum(2)
-    return torch.minimum(plain, analysis.backward.upper_of_sum(weights) + rest)
+    return torch.minimum(plain, analysis.upper_of_sum(weights) + rest)

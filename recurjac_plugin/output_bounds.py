@@ -26,6 +26,8 @@ def output_bounds(
     method: str = "RecurJac",
     C: Tensor | None = None,
     steps: int = 1,
+    order: str = "backward",
+    shift: int = 0,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> tuple[Tensor, Tensor]:
     r"""Bound ``C f`` over the region of `x`.
@@ -44,6 +46,8 @@ def output_bounds(
             the host alone, whose bounds are returned as they are.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         steps: number n of nested regions; each one costs a run of the host and a pass.
+        order: as in `jacobian_bounds`; methods of the host alone have none.
+        shift: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
 
     Returns:
@@ -67,8 +71,9 @@ def output_bounds(
     deviation, analysis = None, None
     for i in range(1, steps + 1):
         analysis = analyse(
-            model, x if i == steps else region.scaled(i / steps), parsed, C, memory_budget=memory_budget
-        )
+            model, x if i == steps else region.scaled(i / steps), parsed, C, order=order, shift=shift,
+            memory_budget=memory_budget,
+        )  # fmt: skip
         step = largest_drop(analysis, parsed, region.radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
@@ -88,8 +93,7 @@ def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tenso
             largest distance of y and z, shape (b, 1).
         above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
     """
-    lower, upper = analysis.jacobian()
     chord = method.rule == "RecurJac-Linear"
     if analysis.region.norm == math.inf:
-        return row_constants(analysis, lower, upper, below, chord, above)
-    return below * row_constants(analysis, lower, upper, torch.ones_like(lower[:, 0]), chord)
+        return row_constants(analysis, below, chord, above)
+    return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)

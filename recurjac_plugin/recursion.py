@@ -1,4 +1,4 @@
-"""RecurJac on the gains of a network, in backward and in forward order.
+"""RecurJac on the gains of a network, in backward order.
 
 The layers are processed from the output back to the input, the paper's backward order (Zhang, Zhang, Hsieh, AAAI
 2019, arXiv:1810.11783, Algorithm 1). The bounds of ``y_m`` (the derivative of every row with respect to the outputs of
@@ -7,9 +7,7 @@ columns at layer l, every product ``c d y`` is replaced by a line of the rule (`
 the gains to the layers behind, its constant is added up. Lower bounds are ``-upper(-c)``: the pass is written for the
 upper bound and runs on ``c`` and ``-c`` together. The last pass has the input coordinates as its columns.
 
-The paper's forward order bounds the derivatives of the undetermined neurons with respect to the input, from the input
-on. It is the backward order of the transposed gains. Neither order is tighter in general; both hold, so their
-intersection does.
+The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
 
 from __future__ import annotations
@@ -67,16 +65,6 @@ class BackwardOrder:
         exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)
         columns = {layer: value[:, :, None, None, :] for layer, value in start.items()}
         return _upper(self.gains, self.lines, columns, exact[:, :, None, None])[:, :, 0, 0]
-
-
-ORDERS = ("backward", "forward", "both")
-"""Names of the orders; `both` is the intersection."""
-
-
-def forward_jacobian(gains: Gains, rule: UpperLine, memory_budget: int) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds of the Jacobian in forward order, both of shape (b, k, columns)."""
-    lower, upper = backward_order(gains.transposed(), rule, memory_budget).jacobian()
-    return lower.mT, upper.mT
 
 
 def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:

@@ -24,6 +24,8 @@ def stationary_free_radius(
     C: Tensor | None = None,
     method: str = "RecurJac",
     per_output: bool = False,
+    order: str = "backward",
+    shift: int = 0,
     clip: Clip | None = None,
     initial: float = 0.01,
     limit: float = 1e5,
@@ -50,6 +52,8 @@ def stationary_free_radius(
         C: specification matrix, shape (b or 1, k, n_out): a unit row for one output; None takes every output.
         method: as in `jacobian_bounds`.
         per_output: one radius per row instead of the one on which all of them are free of stationary points.
+        order: as in `jacobian_bounds`.
+        shift: as in `jacobian_bounds`.
         clip: as in `certified_radius`.
         initial: first radius to probe.
         limit: no larger radius is probed.
@@ -80,7 +84,9 @@ def stationary_free_radius(
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         region = points.take(index).region(radii)
-        analysis = analyse(model, region, parsed, rows[index], memory_budget=memory_budget)
+        analysis = analyse(
+            model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
+        )
         return certain_signs(analysis).any(2).all(1)
 
     active = torch.ones(len(points), dtype=torch.bool)
@@ -90,7 +96,7 @@ def stationary_free_radius(
 
 def certain_signs(analysis: Analysis) -> Tensor:
     """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns)."""
-    lower, upper = analysis.jacobian()
+    lower, upper = analysis.jacobian
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
     slack = ROUNDING * torch.finfo(lower.dtype).eps * size
     return (lower > slack) | (upper < -slack)

@@ -20,7 +20,7 @@ from .graph import ActivationStep
 # is in units of the precision times the layer's largest bound, at kinks plus the size of the terms that were summed up
 # (see `magnitude`); where the derivative is continuous, being off by the rounding itself is all that happens.
 _SLACK_AT_KINKS = 16
-_SLACK_SMOOTH = 4
+_SLACK_SMOOTH = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,12 @@ class Layer:
             return rows if self.count == rows.shape[2] else rows.index_select(2, self.index[0])
         rows = rows.expand(len(self.index), -1, -1)
         return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
+
+    def dense(self, batch: int, neurons: int) -> tuple[Tensor, Tensor]:
+        """The derivative ranges of all neurons, stable ones included: two tensors of shape (b, n)."""
+        stable = self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
+        index = self.index.expand(batch, -1)
+        return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
 
 
 def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None) -> tuple[Tensor, Tensor]:
