@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:
     x0 = x0.detach().as_subclass(Tensor)
     if not bool(x0.isfinite().all()):
         raise InputError("`x0` contains NaN or infinite values; points must be finite.")
-    if isinstance(norm, bool) or not isinstance(norm, (int, float)) or norm not in NORMS:
+    if isinstance(norm, bool) or not isinstance(norm, Real) or norm not in NORMS:
         raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}.")
     return Balls(x0, float(norm), None if clip is None else _range(x0, clip))
 
@@ -126,12 +127,12 @@ def point_rows(model: Any, points: Balls, C: Tensor | None) -> tuple[Tensor, Ten
     """The outputs at the points, (b, n_out), and the matrix C for them, (b, k, n_out).
 
     Raises:
-        InputError: model, points and C do not fit together, or C has no rows, or rows of zeros.
+        InputError: model, points and C do not fit together, or C has rows of zeros.
     """
     _, graph = read(model, points.region(torch.zeros(len(points))))
     rows = specification(C, graph.output).flatten(2)
-    if not bool((rows != 0).any(2).all()) or not rows.shape[1]:
-        raise InputError("`C` has no rows, or rows of zeros: there is nothing to certify about them.")
+    if not bool((rows != 0).any(2).all()):
+        raise InputError("`C` has rows of zeros: there is nothing to certify about them.")
     return graph.output.flatten(1), rows
 
 

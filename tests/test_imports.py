@@ -13,7 +13,7 @@ PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
     "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operators", "recursion",
-    "rules", "undetermined",
+    "radius_search", "rules", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
@@ -23,6 +23,8 @@ STAGES = (
     ("jacobian",),
     ("lipschitz",),
     ("output_bounds",),
+    ("certified_radius", "stationary_free_radius"),
+    ("landscape",),
     ("registration",),
 )
 # The two files that come in from outside know nothing of bounds.

