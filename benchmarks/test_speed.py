@@ -74,17 +74,13 @@ def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
     return lambda: model.compute_bounds(x=(x,), C=rows, method="CROWN")
 
 
-def _pass(model: Any, x: Any, rows: Tensor, method: str, to_input: bool) -> Callable[[], Any]:
+def _pass(
+    model: Any, x: Any, rows: Tensor, method: str, order: str = "backward"
+) -> Callable[[], Any]:
     parsed = parse(method)
-    names = [step.preactivation for step in analyse(model, x, parsed, rows).graph.activations]
-    region, graph = read(model, x)
-    given = host_bounds(model, graph, region, "CROWN", rows, names)[0]
-
-    def run() -> Any:
-        analysis = analyse(model, x, parsed, rows, intermediate_bounds=given, to_input=to_input)
-        return analysis.jacobian if to_input else analysis.backward.gradients
-
-    return run
+    names = [read.name for step in analyse(model, x, parsed, rows).graph.factors for read in step.reads]
+    given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
+    return lambda: analyse(model, x, parsed, rows, order=order, intermediate_bounds=given).jacobian
 
 
 def _full(model: Any, x: Any, rows: Tensor, method: str) -> Callable[[], Any]:
@@ -101,10 +97,9 @@ PROBLEMS = (
 LINES: dict[str, Callable[[Any, Any, Tensor], Callable[[], Any]]] = {
     "CROWN": _crown,
     "RecurJac": lambda *problem: _full(*problem, "RecurJac"),
-    "RecurJac pass": lambda *problem: _pass(*problem, "RecurJac", True),
-    "RecurJac pass without the input": lambda *problem: _pass(*problem, "RecurJac", False),
-    "RecurJac-Linear pass": lambda *problem: _pass(*problem, "RecurJac-Linear", True),
-    "Fast-Lip pass": lambda *problem: _pass(*problem, "Fast-Lip", True),
+    "RecurJac pass": lambda *problem: _pass(*problem, "RecurJac"),
+    "RecurJac-Linear pass": lambda *problem: _pass(*problem, "RecurJac-Linear"),
+    "Fast-Lip pass": lambda *problem: _pass(*problem, "Fast-Lip"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,17 +14,19 @@ from .bounds import intersection
 from .errors import InputError
 from .forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from .gains import Gains, compute_gains
-from .graph import ActivationStep, Graph, build_graph
+from .graph import Graph, build_graph
 from .host import BoundedModule
 from .host_bounds import host_bounds
 from .host_defects import host_precision
 from .host_graph import HostGraph, read_graph
+from .interval import IntervalArithmetic
 from .magnitude import magnitudes
 from .methods import Method
 from .recursion import BackwardOrder, backward_order
-from .region import Region, read_region
+from .region import Arguments, Region, read_arguments
 from .rules import UpperLine
-from .undetermined import Layer, classify
+from .steps import Read
+from .undetermined import Evidence, Layer, classify
 
 DEFAULT_MEMORY_BUDGET = 512 * 2**20
 """Bytes that one chunk of rows or columns may take; bounds do not depend on it."""
@@ -43,24 +45,22 @@ class Analysis:
     """The bounds of one model over one batch of regions, for one method and one set of rows.
 
     Attributes:
-        region: where the input lies.
+        arguments: where the inputs lie.
         graph: the network as plain steps.
-        derivatives: derivative ranges of its activation steps.
+        derivatives: derivative ranges of its factor steps.
         rows: what is differentiated, shape (b, k, *output_shape).
-        gains: the exact part between the undetermined neurons.
-        rule: what happens at an undetermined neuron.
+        rule: what happens at an undetermined neuron; None for interval arithmetic (Fast-Lip).
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
     """
 
-    region: Region
+    arguments: Arguments
     graph: Graph
     derivatives: Mapping[str, Layer]
     rows: Tensor
-    gains: Gains
-    rule: UpperLine
+    rule: UpperLine | None
     order: str
     shift: int
     memory_budget: int
@@ -68,38 +68,54 @@ class Analysis:
     host_output: tuple[Tensor, Tensor] | None
 
     @cached_property
-    def backward(self) -> BackwardOrder:
-        """The gradients at every undetermined neuron, from the output back."""
-        return backward_order(self.gains, self.rule, self.memory_budget)
+    def region(self) -> Region:
+        """The region of all perturbed inputs together.
+
+        Raises:
+            InputError: they have no common norm.
+        """
+        return self.arguments.joined()
 
     @cached_property
-    def forward(self) -> ForwardOrder | ShiftedForwardOrder:
-        """The order from the input on."""
-        if self.shift:
-            shifted = shifted_forward_order(
-                self.graph, self.derivatives, self.rows, self.gains.batch, self.rule, self.memory_budget
-            )
-            if shifted is not None:
-                return shifted
-        return ForwardOrder(self.gains, self.rule, self.memory_budget)
+    def gains(self) -> Gains:
+        """The exact part between the undetermined neurons."""
+        return compute_gains(self.graph, self.derivatives, self.rows, len(self.rows), self.memory_budget)
 
     @cached_property
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        if self.order == "backward":
-            return self.backward.jacobian()
-        forward = self.forward.jacobian()
-        return intersection(forward, self.backward.jacobian()) if self.order == "both" else forward
+        if self.order == "both":
+            return intersection(self._forward.jacobian(), self._backward.jacobian())
+        return (self._forward if self.order == "forward" else self._backward).jacobian()
 
     def upper_of_sum(
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
-        if self.order == "backward":
-            return self.backward.upper_of_sum(weights)
-        forward = self.forward.upper_of_sum(weights)
-        return torch.minimum(forward, self.backward.upper_of_sum(weights)) if self.order == "both" else forward
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
+        """
+        if self.order == "both":
+            return torch.minimum(self._forward.upper_of_sum(weights), self._backward.upper_of_sum(weights))
+        return (self._forward if self.order == "forward" else self._backward).upper_of_sum(weights)
+
+    @cached_property
+    def _backward(self) -> BackwardOrder | IntervalArithmetic:
+        if self.rule is None:
+            return self._intervals(forward=False)
+        return backward_order(self.gains, self.rule, self.memory_budget)
+
+    @cached_property
+    def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
+        if self.rule is None:
+            return self._intervals(forward=True)
+        if self.shift and self.graph.factors:
+            return shifted_forward_order(self.graph, self.derivatives, self.rows, self.rule, self.memory_budget)
+        return ForwardOrder(self.gains, self.rule, self.memory_budget)
+
+    def _intervals(self, forward: bool) -> IntervalArithmetic:
+        return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)
 
 
 def analyse(
@@ -112,20 +128,18 @@ def analyse(
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
-    to_input: bool = True,
 ) -> Analysis:
-    """Bound the gradients of ``C f`` at every undetermined neuron.
+    """Find out what is certain and what is not about the derivatives of ``C f``.
 
     Args:
         model: the host's `BoundedModule`.
-        x: a `BoundedTensor`.
+        x: a `BoundedTensor`, or a tuple of them and of plain tensors.
         method: a parsed method with a rule.
         C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
         order: in which order the neurons' gradients are bounded, one of `ORDERS`.
         shift: 1 to let the forward order begin behind the first activation layer.
         intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
         memory_budget: bytes that one chunk may take.
-        to_input: whether the gains up to the input are needed.
 
     Raises:
         InputError: model, input or C do not fit together.
@@ -135,36 +149,32 @@ def analyse(
     _check_order(order, shift)
     if not isinstance(memory_budget, int) or memory_budget < 1:
         raise InputError(f"`memory_budget` must be a whole number of bytes of at least 1, got {memory_budget!r}.")
-    region, host_graph = read(model, x)
-    graph = build_graph(host_graph.nodes, host_graph.input_name, host_graph.output_name, host_graph.input_shape)
+    arguments, host_graph = read(model, x)
+    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
     rows = specification(C, host_graph.output)
-    names = [step.preactivation for step in graph.activations]
-    given = _given_bounds(intermediate_bounds or {}, names)
+    reads = {read.name: read for step in graph.factors for read in step.reads}
+    given = _given_bounds(intermediate_bounds or {}, reads)
     precision = {name: torch.finfo(low.dtype).eps for name, (low, _) in given.items()}
     host_output = None
-    if method.with_host_output or len(given) < len(set(names)):
-        wanted = [name for name in names if name not in given]
-        computed, host_output = host_bounds(model, host_graph, region, method.host, rows, wanted)
+    if method.with_host_output or len(given) < len(reads):
+        wanted = [name for name in reads if name not in given]
+        computed, host_output = host_bounds(model, host_graph, arguments, method.host, rows, wanted)
         given |= computed
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
     sizes = magnitudes(graph, host_graph.values)
-    derivatives = {
-        step.name: classify(
-            step,
-            *_checked(given, step, graph, region, precision[step.preactivation]),
-            precision[step.preactivation],
-            sizes[step.source],
+    evidence = {
+        name: Evidence(
+            *_checked(given[name], read, arguments.reference, precision[name]),
+            precision[name],
+            sizes[graph.stands_for[name]],
         )
-        for step in graph.activations
+        for name, read in reads.items()
     }
-    start = rows.reshape(*rows.shape[:2], *graph.shapes[graph.output])  # in the shape of the last step
-    gains = compute_gains(graph, derivatives, start, len(region.center), memory_budget, to_input)
     return Analysis(
-        region=region,
+        arguments=arguments,
         graph=graph,
-        derivatives=derivatives,
-        rows=start,
-        gains=gains,
+        derivatives={step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors},
+        rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
         rule=rule,
         order=order,
         shift=shift,
@@ -183,8 +193,8 @@ def _check_order(order: str, shift: int) -> None:
         raise InputError("`shift` belongs to the forward order: use `order='forward'` or `order='both'` with it.")
 
 
-def read(model: Any, x: Any) -> tuple[Region, HostGraph]:
-    """Read a model and its perturbed input, the graph at the centre of the region.
+def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
+    """Read a model and its perturbed inputs, the graph at the centres of the regions.
 
     Raises:
         InputError: not the host's objects, or they do not fit together.
@@ -194,14 +204,14 @@ def read(model: Any, x: Any) -> tuple[Region, HostGraph]:
             f"`model` must be auto_LiRPA's `BoundedModule`, got {type(model).__name__}; wrap it as "
             "`BoundedModule(model, example_input)`."
         )
-    region = read_region(x)
-    parameter = next(model.parameters(), None)
-    if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
+    arguments = read_arguments(x)
+    first, parameter = arguments.reference, next(model.parameters(), None)
+    if parameter is not None and (parameter.device != first.device or parameter.dtype != first.dtype):
         raise InputError(
-            f"`x` is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; "
+            f"`x` is {first.dtype} on {first.device}, but the model is {parameter.dtype} on {parameter.device}; "
             "move one of them."
         )
-    return region, read_graph(model, region.scaled(1.0))
+    return arguments, read_graph(model, *arguments.for_host())
 
 
 def specification(C: Tensor | None, output: Tensor) -> Tensor:
@@ -226,7 +236,7 @@ def specification(C: Tensor | None, output: Tensor) -> Tensor:
     return C.expand(batch, *C.shape[1:]).reshape(batch, C.shape[1], *output.shape[1:])
 
 
-def _given_bounds(given: Intervals, names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+def _given_bounds(given: Intervals, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
     """The caller's pre-activation bounds, as pairs of floating-point tensors."""
     unknown = [name for name in given if name not in names]
     if unknown:
@@ -244,20 +254,17 @@ def _given_bounds(given: Intervals, names: list[str]) -> dict[str, tuple[Tensor,
     return {name: (pair[0], pair[1]) for name, pair in given.items()}
 
 
-def _checked(
-    given: Intervals, step: ActivationStep, graph: Graph, region: Region, precision: float
-) -> tuple[Tensor, Tensor]:
-    """Pre-activation bounds of a step in the shape, dtype and device of the region."""
-    name = step.preactivation
-    shape = (len(region.center), *graph.shapes[step.source])
-    lower, upper = given[name]
+def _checked(pair: tuple[Tensor, Tensor], read: Read, like: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+    """Bounds of a node in its own shape, and in the dtype and on the device of the inputs."""
+    shape = (len(like), *read.shape)
+    lower, upper = pair
     sizes = (torch.Size(shape).numel(), torch.Size(shape[1:]).numel())
     if lower.numel() != upper.numel() or lower.numel() not in sizes:
         raise InputError(
-            f"The bounds of `{name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
+            f"The bounds of `{read.name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
         )
-    lower, upper = (bound.to(region.center).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
+    lower, upper = (bound.to(like).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
     allowed = _INVERTED * precision * torch.maximum(lower.abs(), upper.abs()).amax().detach()
     if bool((lower > upper + allowed).any()):
-        raise InputError(f"The bounds of `{name}` are inverted by more than rounding: give lower bounds first.")
+        raise InputError(f"The bounds of `{read.name}` are inverted by more than rounding: give lower bounds first.")
     return lower, upper

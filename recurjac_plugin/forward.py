@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from .gains import INPUT, Gains, compute_gains, unit_rows
-from .graph import ActivationStep, Graph
+from .graph import Graph
 from .recursion import backward_order
 from .rules import UpperLine
+from .steps import FactorStep
 from .undetermined import Layer
 
 
@@ -108,15 +109,12 @@ class ShiftedForwardOrder:
 def shifted_forward_order(
     graph: Graph,
     derivatives: Mapping[str, Layer],
-    rows: Tensor,  # shape: (b or 1, k, *output_shape)
-    batch: int,
+    rows: Tensor,  # shape: (b, k, *output_shape)
     rule: UpperLine,
     memory_budget: int,
-) -> ShiftedForwardOrder | None:
-    """Prepare the shifted order; None for a graph without activations, which has nothing to shift by."""
-    if not graph.activations:
-        return None
-    first = graph.activations[0]
+) -> ShiftedForwardOrder:
+    """Prepare the shifted order of a graph with at least one factor step."""
+    first, batch = graph.factors[0], len(rows)
     later = graph.steps[graph.steps.index(first) + 1 :]
 
     def order(part: Graph) -> ForwardOrder:
@@ -125,7 +123,7 @@ def shifted_forward_order(
     without = replace(graph, steps=tuple(step for step in graph.steps if step is not first))
     everything = torch.arange(torch.Size(graph.shapes[first.source]).numel(), device=rows.device)
     return ShiftedForwardOrder(
-        behind=order(replace(graph, steps=later, input=first.name)),
+        behind=order(replace(graph, steps=later, inputs=(first.name,))),
         derivatives=derivatives[first.name].dense(batch, len(everything)),
         matrix=unit_rows(graph, derivatives, first.source, everything, rows),
         around=order(without) if _reaches(without) else None,
@@ -134,9 +132,9 @@ def shifted_forward_order(
 
 def _reaches(graph: Graph) -> bool:
     """Whether the output depends on the input through the steps that are left."""
-    reached = {graph.input}
+    reached = set(graph.inputs)
     for step in graph.steps:
-        sources = {step.source} if isinstance(step, ActivationStep) else {name for name, _ in step.sources}
+        sources = {step.source} if isinstance(step, FactorStep) else {name for name, _ in step.sources}
         if not reached.isdisjoint(sources):
             reached.add(step.name)
     return graph.output in reached

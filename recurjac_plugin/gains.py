@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .graph import ActivationStep, Graph
+from .graph import Graph
+from .steps import FactorStep
 from .undetermined import Layer
 
 ROWS = "rows"
@@ -97,7 +98,6 @@ def compute_gains(
     rows: Tensor,  # shape: (b or 1, k, *output_shape)
     batch: int,
     memory_budget: int,  # bytes
-    to_input: bool = True,
 ) -> Gains:
     """Pull the output rows and the unit rows of all undetermined neurons back through the graph.
 
@@ -107,13 +107,11 @@ def compute_gains(
         rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
         batch: number of regions.
         memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
-        to_input: whether the blocks that end at the input are wanted.
     """
-    layers = tuple(step for step in graph.activations if derivatives[step.name].count)
+    layers = tuple(step for step in graph.factors if derivatives[step.name].count)
     largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
     chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
-    stop_at = None if to_input or not layers else layers[0].name
-    pulls = _Pull(graph, derivatives, stop_at)
+    pulls = _Pull(graph, derivatives)
     blocks: dict[Key, Tensor] = {}
 
     def store(later: str, parts: list[dict[str, Tensor]]) -> None:
@@ -123,29 +121,28 @@ def compute_gains(
     store(ROWS, [pulls(graph.output, part) for part in rows.split(chunk, 1)])
     for step in layers:
         index = derivatives[step.name].index
-        if step.name != stop_at:
-            store(step.name, [pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
+        store(step.name, [pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
     return Gains(
         layers=tuple(step.name for step in layers),
         derivatives=derivatives,
         blocks=blocks,
         batch=batch,
         rows=rows.shape[1],
-        columns=torch.Size(graph.shapes[graph.input]).numel(),
+        columns=graph.columns,
         reference=rows,
     )
 
 
 def unit_rows(graph: Graph, derivatives: Mapping[str, Layer], start: str, index: Tensor, like: Tensor) -> Tensor:
     """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, n, columns)."""
-    return _Pull(graph, derivatives, None).units(start, index.unsqueeze(0), like)[INPUT]
+    return _Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
 
 
 class _Pull:
     """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
 
-    def __init__(self, graph: Graph, derivatives: Mapping[str, Layer], stop_at: str | None) -> None:
-        self.graph, self.derivatives, self.stop_at = graph, derivatives, stop_at
+    def __init__(self, graph: Graph, derivatives: Mapping[str, Layer]) -> None:
+        self.graph, self.derivatives = graph, derivatives
         self.position = {step.name: i for i, step in enumerate(graph.steps)}
 
     def units(self, start: str, index: Tensor, like: Tensor) -> dict[str, Tensor]:
@@ -153,7 +150,7 @@ class _Pull:
         batch, count = index.shape
         flat = index.reshape(-1)
         step = self.graph.steps[self.position[start]] if start in self.position else None
-        if step is not None and not isinstance(step, ActivationStep) and len(step.sources) == 1:
+        if step is not None and not isinstance(step, FactorStep) and len(step.sources) == 1:
             source, linear = step.sources[0]
             return self(source, linear.pull_units(flat, like).reshape(batch, count, *linear.input_shape))
         shape = self.graph.shapes[start]
@@ -176,12 +173,10 @@ class _Pull:
             value = pending.pop(step.name, None)
             if value is None:
                 continue
-            if isinstance(step, ActivationStep):
+            if isinstance(step, FactorStep):
                 layer = self.derivatives[step.name]
                 if layer.count:
                     found[step.name] = layer.select(value.flatten(2))
-                if step.name == self.stop_at:
-                    return found
                 if layer.stable is not None:
                     pass_on(step.source, value * layer.stable.reshape(-1, 1, *value.shape[2:]))
                 continue
@@ -189,6 +184,12 @@ class _Pull:
             flat = value.flatten(0, 1)
             for source, linear in step.sources:
                 pass_on(source, linear.pull(flat).reshape(batch, count, *linear.input_shape))
-        if self.graph.input in pending:
-            found[INPUT] = pending[self.graph.input].flatten(2)
+        arrived = [pending.get(name) for name in self.graph.inputs]
+        like = next((value for value in arrived if value is not None), None)
+        if like is not None:
+            parts = [
+                like.new_zeros(*like.shape[:2], *self.graph.shapes[name]) if value is None else value
+                for name, value in zip(self.graph.inputs, arrived)
+            ]
+            found[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
         return found

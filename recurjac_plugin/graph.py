@@ -1,53 +1,25 @@
-"""A network as plain steps: linear maps and activations, in topological order, from its input to its output.
+"""A network as plain steps: linear maps and uncertain factors, in topological order, from its inputs to its output.
 
 `build_graph` keeps the nodes on paths from the perturbed input to the output and looks each one up by its exact class
-name in the operator and activation tables. Everything it cannot place is reported in one error, before any bound is
-computed.
+name in the tables of activations, linear operators and operators of several inputs. Everything it cannot place is
+reported in one error, before any bound is computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS, Activation
+from .activations import ACTIVATIONS
 from .errors import UnsupportedError
-from .linear_maps import Broadcast, LinearMap
+from .linear_maps import Broadcast
+from .multivariate import MULTIVARIATE, expand, multiplies
 from .node import Node
 from .operators import OPERATORS, Refusal
-
-
-@dataclass(frozen=True, eq=False)
-class LinearStep:
-    """output = sum over the sources of map(source), plus a constant that no derivative sees."""
-
-    name: str
-    sources: tuple[tuple[str, LinearMap], ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationStep:
-    """output = activation(source), element-wise.
-
-    Attributes:
-        name: the step's name.
-        source: the step it reads.
-        preactivation: the host's name of the node it reads, under which the host keeps its bounds.
-        activation: the function.
-        parameters: its attributes and constant inputs.
-    """
-
-    name: str
-    source: str
-    preactivation: str
-    activation: Activation
-    parameters: Mapping[str, Any]
-
-
-Step = LinearStep | ActivationStep
+from .steps import ActivationFactor, FactorStep, LinearStep, Read, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,65 +27,77 @@ class Graph:
     """Steps in topological order.
 
     Attributes:
-        steps: every step reads only `input` and steps before it.
-        input: name of the perturbed input.
-        output: name of the output, a step or the input itself.
-        shapes: shape per sample of the input and of every step.
+        steps: every step reads only `inputs` and steps before it.
+        inputs: names of the perturbed inputs.
+        output: name of the output, a step or an input.
+        shapes: shape per sample of every input and step.
+        stands_for: nodes without a step of their own -> the step, or input, with the same derivative.
     """
 
     steps: tuple[Step, ...]
-    input: str
+    inputs: tuple[str, ...]
     output: str
     shapes: Mapping[str, tuple[int, ...]]
+    stands_for: Mapping[str, str]
 
     @property
-    def activations(self) -> tuple[ActivationStep, ...]:
-        """The activation steps, in topological order."""
-        return tuple(step for step in self.steps if isinstance(step, ActivationStep))
+    def columns(self) -> int:
+        """Number of input coordinates, those of all inputs together."""
+        return sum(torch.Size(self.shapes[name]).numel() for name in self.inputs)
+
+    @property
+    def factors(self) -> tuple[FactorStep, ...]:
+        """The steps with uncertain derivatives, in topological order."""
+        return tuple(step for step in self.steps if isinstance(step, FactorStep))
 
 
 def build_graph(
     nodes: Sequence[Node],
-    input_name: str,
+    inputs: Mapping[str, tuple[int, ...]],
     output_name: str,
-    input_shape: tuple[int, ...],  # batch dimension included
 ) -> Graph:
-    """Translate nodes in topological order into a graph of steps.
+    """Translate nodes into a graph of steps.
+
+    Args:
+        nodes: in topological order.
+        inputs: name -> shape, batch dimension included, of the perturbed inputs.
+        output_name: name of the output.
 
     Raises:
         UnsupportedError: nodes on the way from the input to the output have no rule; lists every one of them.
     """
     on_path = _ancestors(nodes, output_name)
-    shapes = {input_name: tuple(input_shape[1:])}
-    same_as = {input_name: input_name}  # nodes whose derivative is the identity stand for the node they read
+    shapes = {name: tuple(shape[1:]) for name, shape in inputs.items()}
+    batch = next(iter(inputs.values()))[0]
+    same_as = {name: name for name in inputs}  # nodes whose derivative is the identity stand for the node they read
     steps: list[Step] = []
     offenders: list[str] = []
     for node in nodes:
         if node.name not in on_path or not any(node.perturbed):
             continue
+        same_as[node.name] = node.name
         try:
-            step = _step(node, same_as, batch=input_shape[0])
+            found = _steps(node, same_as, batch)
         except Refusal as refusal:
             offenders.append(f"`{node.name}` ({node.kind.removeprefix('Bound')}): {refusal}")
-            same_as[node.name] = node.name
             continue
-        shapes[node.name] = tuple(node.output_shape[1:])
-        same_as[node.name] = node.name
-        if isinstance(step, LinearStep) and len(step.sources) == 1:
-            source, linear = step.sources[0]
-            if isinstance(linear, Broadcast) and linear.is_identity:
-                same_as[node.name] = source
-                continue
-        steps.append(step)
+        for step in found:
+            shapes[step.name] = step.shape
+            if isinstance(step, LinearStep) and len(step.sources) == 1:
+                source, linear = step.sources[0]
+                if step.name == node.name and isinstance(linear, Broadcast) and linear.is_identity:
+                    same_as[node.name] = source
+                    continue
+            steps.append(step)
     if offenders:
+        kinds = {*OPERATORS, *ACTIVATIONS, *MULTIVARIATE}
         raise UnsupportedError(
             "The network",
             offenders,
-            "Supported are "
-            + ", ".join(sorted(kind.removeprefix("Bound") for kind in (*OPERATORS, *ACTIVATIONS)))
-            + "; add others with `register_activation` or `register_operator`.",
+            f"Supported are {', '.join(sorted(kind.removeprefix('Bound') for kind in kinds))}; add others with "
+            "`register_activation` or `register_operator`.",
         )
-    return Graph(tuple(steps), input_name, same_as.get(output_name, output_name), shapes)
+    return Graph(tuple(steps), tuple(inputs), same_as[output_name], shapes, same_as)
 
 
 def _ancestors(nodes: Sequence[Node], output_name: str) -> set[str]:
@@ -125,11 +109,13 @@ def _ancestors(nodes: Sequence[Node], output_name: str) -> set[str]:
     return needed
 
 
-def _step(node: Node, same_as: Mapping[str, str], batch: int) -> Step:
+def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ...]:
+    """What a node does, as steps, the last one under its own name."""
     if node.output_shape[:1] != (batch,):
         raise Refusal(
             f"its output has shape {tuple(node.output_shape)}, but every node must keep the batch of {batch} first"
         )
+    shape = tuple(node.output_shape[1:])
     activation = ACTIVATIONS.get(node.kind)
     if activation is not None:
         if any(node.perturbed[1:]):
@@ -137,15 +123,16 @@ def _step(node: Node, same_as: Mapping[str, str], batch: int) -> Step:
         parameters = dict(node.attributes)
         if len(node.constants) > 1 and isinstance(node.constants[1], Tensor):
             parameters["slope"] = node.constants[1]  # PReLU: the only activation with a second input
-        return ActivationStep(node.name, same_as[node.inputs[0]], node.inputs[0], activation, parameters)
+        reads = (Read(node.inputs[0], shape),)
+        return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, ActivationFactor(activation, parameters)),)
+    if multiplies(node):
+        return expand(node, same_as)
     rule = OPERATORS.get(node.kind)
     if rule is None:
         raise Refusal("no rule for this operator")
-    return LinearStep(
-        node.name,
-        tuple(
-            (same_as[name], rule(node, position))
-            for position, (name, perturbed) in enumerate(zip(node.inputs, node.perturbed, strict=True))
-            if perturbed
-        ),
+    sources = tuple(
+        (same_as[name], rule(node, position))
+        for position, (name, perturbed) in enumerate(zip(node.inputs, node.perturbed, strict=True))
+        if perturbed
     )
+    return (LinearStep(node.name, shape, sources),)

@@ -14,7 +14,7 @@ from .errors import UnsupportedError
 from .host import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from .host_defects import Interval, host_precision, loses_norm, require_center_inside, require_sound
 from .host_graph import HostGraph, preserved
-from .region import Region
+from .region import Arguments, Region
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
@@ -22,7 +22,7 @@ _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
 def host_bounds(
     model: Any,
     graph: HostGraph,
-    region: Region,
+    arguments: Arguments,
     method: str,
     rows: Tensor,  # shape: (b, k, *output_shape)
     names: Iterable[str],
@@ -31,8 +31,8 @@ def host_bounds(
 
     Args:
         model: the `BoundedModule`.
-        graph: its graph, read at the centre of the region.
-        region: where its input lies. An l_p ball that the host would lose the norm of is replaced by the box around it.
+        graph: its graph, read at the centre of the regions.
+        arguments: where its inputs lie. An l_p ball that the host would lose the norm of is replaced by its box.
         method: name of the method, as the host spells it.
         rows: specification matrix C.
         names: nodes whose bounds are wanted.
@@ -48,9 +48,9 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
-        x = region.hull() if loses_norm(graph, region.norm) else region.scaled(1.0)
+        x = arguments.for_host(_hulls(graph, arguments))
         try:
-            lower, upper = _HOST_COMPUTE_BOUNDS(model, x=(x,), C=rows, method=method)
+            lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
         except HOST_FAILURES as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
             raise UnsupportedError(
@@ -59,6 +59,9 @@ def host_bounds(
                 "Try other pre-activation bounds, e.g. `IBP+RecurJac`, or a newer auto_LiRPA.",
             ) from error
         intervals = {name: (model[name].lower, model[name].upper) for name in names}
+        for name, (low, high) in intervals.items():
+            if low is None or high is None:  # no operator of the host asked for them
+                intervals[name] = _bounds_of_node(model, x, name, method)
         missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
     if missing:
         raise UnsupportedError(
@@ -76,6 +79,24 @@ def host_bounds(
         host_precision(graph, method, rows.dtype),
     )
     return intervals, (lower, upper)
+
+
+def _bounds_of_node(model: Any, x: tuple[Any, ...], name: str, method: str) -> Any:
+    """Bounds of one node by a run of their own; None where the host cannot."""
+    try:
+        return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, final_node_name=name)
+    except HOST_FAILURES:
+        return None, None
+
+
+def _hulls(graph: HostGraph, arguments: Arguments) -> list[int]:
+    """Positions of the arguments that must be boxes for the host's bounds to hold."""
+    positions = [i for i, value in enumerate(arguments.values) if isinstance(value, Region)]
+    return [
+        i
+        for i, name, region in zip(positions, graph.inputs, arguments.regions, strict=True)
+        if loses_norm(graph, name, region.norm)
+    ]
 
 
 _TANGENTS_03 = {

@@ -97,11 +97,11 @@ _PASSES_NORM_ON = {"BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsquee
 _USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
 
 
-def loses_norm(graph: HostGraph, norm: float) -> bool:
-    """Whether the host's bounds over an l_p ball do not hold; those over the box around it do."""
+def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
+    """Whether the host's bounds over an l_p ball of one input do not hold; those over the box around it do."""
     if norm == inf:
         return False
-    carriers = {graph.input_name}
+    carriers = {name}
     for node in graph.nodes:
         if carriers.isdisjoint(node.inputs):
             continue

@@ -18,20 +18,19 @@ from .node import Node
 
 @dataclass(frozen=True, eq=False)
 class HostGraph:
-    """The host's graph over one input, as plain nodes.
+    """The host's graph over its perturbed inputs, as plain nodes.
 
     Attributes:
-        nodes: the nodes that depend on the perturbed input, in topological order.
-        input_name, output_name: names of the perturbed input and of the output.
-        input_shape: shape of the input, batch dimension included.
-        output: value of the output at the given input, shape (b, *output_shape).
-        values: value of every node in `nodes` and of the input.
+        nodes: the nodes that depend on a perturbed input, in topological order.
+        inputs: name -> shape, batch dimension included, of the perturbed inputs, in the order of the arguments.
+        output_name: name of the output.
+        output: value of the output at the given inputs, shape (b, *output_shape).
+        values: value of every node in `nodes` and of the inputs.
     """
 
     nodes: tuple[Node, ...]
-    input_name: str
+    inputs: Mapping[str, tuple[int, ...]]
     output_name: str
-    input_shape: tuple[int, ...]
     output: Tensor
     values: Mapping[str, Tensor]
 
@@ -40,20 +39,22 @@ class HostGraph:
         return (rows.flatten(2) @ self.output.flatten(1).unsqueeze(2)).squeeze(2)
 
 
-def read_graph(model: Any, x: Any) -> HostGraph:
-    """Read the graph of a `BoundedModule`, its shapes and constants taken at the perturbed input `x`.
+def read_graph(model: Any, *x: Any) -> HostGraph:
+    """Read the graph of a `BoundedModule`, its shapes and constants taken at the given arguments.
 
     Raises:
-        UnsupportedError: several inputs or parameters are perturbed.
-        InputError: the output does not depend on the input, or the weights contain NaN or infinite values.
+        UnsupportedError: parameters are perturbed.
+        InputError: the output does not depend on one of the perturbed arguments, or the weights contain NaN or
+            infinite values.
     """
     with preserved(model):
         try:
-            output = model.forward(x)
+            output = model.forward(*x)
         except HOST_FAILURES as error:
             reason = " ".join(str(error).split())
+            shapes = " and ".join(str(tuple(value.shape)) for value in x)
             raise InputError(
-                f"The model does not take an input of shape {tuple(x.shape)} ({type(error).__name__}: {reason}); give "
+                f"The model does not take an input of shape {shapes} ({type(error).__name__}: {reason}); give "
                 "`x` the shape the model was built with, apart from the batch."
             ) from error
         if output.dim() < 2:
@@ -63,19 +64,25 @@ def read_graph(model: Any, x: Any) -> HostGraph:
             )
         final = model.final_node()
         order = _topological(final)
+        position = dict(zip(model.input_name, model.input_index))
         roots = [node for node in order if not node.inputs and node.perturbed]
-        if len(roots) > 1:
-            names = [f"`{node.name}` ({type(node).__name__.removeprefix('Bound')})" for node in roots]
-            raise UnsupportedError(
-                "The model", names, "Exactly one perturbed input, and no perturbed weights, is supported."
+        weights = [f"`{n.name}` ({type(n).__name__.removeprefix('Bound')})" for n in roots if n.name not in position]
+        if weights:
+            raise UnsupportedError("The model", weights, "Perturbed weights are not supported, only perturbed inputs.")
+        roots.sort(key=lambda node: position[node.name])
+        reached = {position[node.name] for node in roots}
+        unused = [i for i, value in enumerate(x) if getattr(value, "ptb", None) is not None and i not in reached]
+        if not final.perturbed or unused:
+            which = f" (input {', '.join(map(str, unused))})" if len(x) > 1 else ""
+            raise InputError(
+                f"The model's output does not depend on its perturbed input{which}: there is nothing to bound."
             )
-        if not final.perturbed or not roots:
-            raise InputError("The model's output does not depend on its perturbed input: there is nothing to bound.")
         values = {node.name: model.get_forward_value(node) for node in order if not node.perturbed}
         _require_finite(values)
         nodes = tuple(_plain(node, values) for node in order if node.perturbed and node.inputs)
         at_input = {node.name: model.get_forward_value(node) for node in order if node.perturbed}
-        return HostGraph(nodes, roots[0].name, final.name, tuple(x.shape), output, at_input)
+        inputs = {node.name: tuple(x[position[node.name]].shape) for node in roots}
+        return HostGraph(nodes, inputs, final.name, output, at_input)
 
 
 def _topological(final: Any) -> list[Any]:

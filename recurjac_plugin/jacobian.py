@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .analysis import DEFAULT_MEMORY_BUDGET, Intervals, analyse
@@ -23,7 +24,7 @@ def jacobian_bounds(
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
-) -> Bounds:
+) -> Any:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
     For every region b, row k and input coordinate r,
@@ -35,7 +36,8 @@ def jacobian_bounds(
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
-        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape).
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
+            inputs a tuple of all of them, plain tensors where they are not perturbed.
         method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`, with a prefix for the pre-activation bounds (`IBP+`, ...);
             see `recurjac_plugin.methods`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
@@ -48,7 +50,8 @@ def jacobian_bounds(
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
-        weights where the host's pre-activation bounds are.
+        weights where the host's pre-activation bounds are. For a tuple of several inputs a tuple of bounds, one for
+        each perturbed input, in their order.
 
     Raises:
         InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order or shift.
@@ -63,5 +66,10 @@ def jacobian_bounds(
         memory_budget=memory_budget,
     )  # fmt: skip
     lower, upper = analysis.jacobian
-    shape = (*lower.shape[:2], *analysis.graph.shapes[analysis.graph.input])
-    return Bounds(lower.reshape(shape), upper.reshape(shape))
+    shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    found = tuple(
+        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape))
+        for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
+    )
+    return found if isinstance(x, (tuple, list)) and len(x) > 1 else found[0]

@@ -224,19 +224,55 @@ class Transposed(LinearMap):
 
 
 @dataclass(frozen=True, eq=False)
+class Negative(LinearMap):
+    """The negative of another map."""
+
+    of: LinearMap
+
+    @property
+    def input_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.input_shape
+
+    @property
+    def output_shape(self) -> Shape:  # type: ignore[override]
+        return self.of.output_shape
+
+    def absolute(self) -> LinearMap:
+        return self.of.absolute()
+
+    def push(self, tangent: Tensor) -> Tensor:
+        return -self.of.push(tangent)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return -self.of.pull(rows)
+
+
+@dataclass(frozen=True, eq=False)
 class Function(LinearMap):
     """The linear part of a function that is affine in each sample: its derivative, taken by autograd.
 
     Exact for slices, gathers, pads, poolings, sums and the like, which need no rule of their own.
+
+    Attributes:
+        function: (n, *input_shape) -> (n, *output_shape).
+        input_shape, output_shape: per sample.
+        magnitude: likewise, with the absolute values of the matrix's entries: the same function where none is negative.
+            None: the matrix is computed when it is needed.
     """
 
-    function: Callable[[Tensor], Tensor]  # (n, *input_shape) -> (n, *output_shape)
+    function: Callable[[Tensor], Tensor]
     input_shape: Shape
     output_shape: Shape
+    magnitude: Callable[[Tensor], Tensor] | None = None
 
     def absolute(self) -> LinearMap:
-        # |f(t) - f(0)| for t >= 0: exact where the entries are not negative, as in all the operators named above.
-        return Function(lambda t: self.push(t).abs(), self.input_shape, self.output_shape)
+        magnitude = self.magnitude or self._times_absolute_matrix
+        return Function(magnitude, self.input_shape, self.output_shape, magnitude)
+
+    def _times_absolute_matrix(self, t: Tensor) -> Tensor:
+        everything = torch.arange(_size(self.output_shape), device=t.device)
+        matrix = self.pull_units(everything, t).flatten(1).abs()
+        return (t.flatten(1) @ matrix.T).reshape(-1, *self.output_shape)
 
     def push(self, tangent: Tensor) -> Tensor:
         return self.function(tangent) - self.function(torch.zeros_like(tangent))
@@ -244,6 +280,11 @@ class Function(LinearMap):
     def pull(self, rows: Tensor) -> Tensor:
         at = rows.new_zeros(len(rows), *self.input_shape)
         return torch.func.vjp(self.function, at)[1](rows)[0]
+
+
+def nonnegative(function: Callable[[Tensor], Tensor], input_shape: Shape, output_shape: Shape) -> Function:
+    """A `Function` that selects, moves or adds up with weights that are not negative."""
+    return Function(function, input_shape, output_shape, function)
 
 
 def aligned(tangent: Tensor, output_shape: Shape) -> Tensor:

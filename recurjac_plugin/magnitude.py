@@ -6,12 +6,14 @@ far more than ``eps |z|`` where the terms cancel, as they do when inputs or feat
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from .graph import ActivationStep, Graph
+from .graph import Graph
+from .steps import FactorStep
 
 
 @torch.no_grad()
@@ -20,17 +22,20 @@ def magnitudes(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Args:
         graph: the network.
-        values: value of the input and of every step at one point per region, shape (b, *shape).
+        values: value of the inputs and of every node at one point per region, shape (b, *shape).
 
     Returns:
-        For the input and every step, ``2 sum_i |w_i| m_i + |z|`` with m the magnitudes of what the step reads (the bias
-        is at most ``|z| + sum_i |w_i| m_i``), and the absolute value behind an activation. Shape (b, *shape).
+        For the inputs and every step, ``2 sum_i |w_i| m_i + |z|`` with m the magnitudes of what the step reads (the
+        bias is at most ``|z| + sum_i |w_i| m_i``), and the absolute value behind an activation. Steps inside a node,
+        whose values the host does not know, have those of what they read. Shape (b, *shape).
     """
-    found = {graph.input: values[graph.input].abs()}
+    found = {name: values[name].abs() for name in graph.inputs}
     for step in graph.steps:
-        size = values[step.name].abs()
-        if not isinstance(step, ActivationStep):
-            for source, linear in step.sources:
-                size = size + 2 * linear.absolute().push(found[source])
-        found[step.name] = size
+        value = values.get(step.name)
+        if isinstance(step, FactorStep):
+            found[step.name] = found[step.source] if value is None else value.abs()
+            continue
+        parts = [linear.absolute().push(found[source]) for source, linear in step.sources]
+        terms = functools.reduce(torch.add, parts)
+        found[step.name] = terms if value is None else value.abs() + 2 * terms
     return found

@@ -14,14 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import MethodError
-from .rules import UpperLine, fast_lip, recurjac, recurjac_linear
+from .rules import UpperLine, recurjac, recurjac_linear
 
-RULES: dict[str, UpperLine] = {
+RULES: dict[str, UpperLine | None] = {
     "RecurJac": recurjac,
     "RecurJac-Linear": recurjac_linear,
-    "Fast-Lip": fast_lip,
+    "Fast-Lip": None,
 }
-"""Rule names, as documented, and what they do at an undetermined neuron."""
+"""Rule names, as documented, and what they do at an undetermined neuron; None is interval arithmetic everywhere."""
 
 METHODS: tuple[str, ...] = tuple(RULES)
 """The methods that bound Jacobians."""
@@ -50,8 +50,8 @@ class Method:
     with_host_output: bool
 
     @property
-    def upper_line(self) -> UpperLine:
-        """What the rule does.
+    def upper_line(self) -> UpperLine | None:
+        """What the rule does; None for interval arithmetic.
 
         Raises:
             MethodError: a method of the host alone.

@@ -24,6 +24,7 @@ from .linear_maps import (
     Scale,
     Transposed,
     View,
+    nonnegative,
 )
 from .node import Node
 
@@ -39,7 +40,7 @@ def _sample_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[in
     return node.input_shapes[position][1:], node.output_shape[1:]
 
 
-def _broadcast_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def broadcast_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes per sample of an operator that broadcasts, which aligns shapes from the right."""
     came, gives = node.input_shapes[position], node.output_shape
     if len(came) < len(gives) and came[0] != 1:
@@ -74,18 +75,16 @@ def _gemm(node: Node, position: int) -> LinearMap:
 
 
 def _matmul(node: Node, position: int) -> LinearMap:
-    if all(node.perturbed[:2]):
-        raise Refusal("both of its factors depend on the perturbed input")
     factor = _constant(node, 1 - position, "other factor")
     shapes = _sample_shapes(node, position)
     if position == 0 and factor.dim() == 2:
         return Dense(factor.T, *shapes)
     factor = _shared(factor, node)
     if position == 0:
-        return Function(lambda x: torch.matmul(x, factor), *shapes)
+        return Function(lambda x: torch.matmul(x, factor), *shapes, lambda x: torch.matmul(x, factor.abs()))
     if len(node.input_shapes[position]) < 3:
         raise Refusal("a constant from the left multiplies over the batch dimension")
-    return Function(lambda x: torch.matmul(factor, x), *shapes)
+    return Function(lambda x: torch.matmul(factor, x), *shapes, lambda x: torch.matmul(factor.abs(), x))
 
 
 def _convolution(node: Node, position: int) -> LinearMap:
@@ -124,11 +123,11 @@ def _batch_norm(node: Node, position: int) -> LinearMap:
 
 
 def _add(node: Node, position: int) -> LinearMap:
-    return Broadcast(1, *_broadcast_shapes(node, position))
+    return Broadcast(1, *broadcast_shapes(node, position))
 
 
 def _sub(node: Node, position: int) -> LinearMap:
-    return Broadcast(1 if position == 0 else -1, *_broadcast_shapes(node, position))
+    return Broadcast(1 if position == 0 else -1, *broadcast_shapes(node, position))
 
 
 def _neg(node: Node, position: int) -> LinearMap:
@@ -136,17 +135,13 @@ def _neg(node: Node, position: int) -> LinearMap:
 
 
 def _mul(node: Node, position: int) -> LinearMap:
-    if all(node.perturbed[:2]):
-        raise Refusal("both of its factors depend on the perturbed input")
     factor = _shared(_constant(node, 1 - position, "other factor"), node)
-    return Scale(factor, *_broadcast_shapes(node, position))
+    return Scale(factor, *broadcast_shapes(node, position))
 
 
 def _div(node: Node, position: int) -> LinearMap:
-    if node.perturbed[1]:
-        raise Refusal("its divisor depends on the perturbed input")
     divisor = _shared(_constant(node, 1, "divisor"), node)
-    return Scale(1 / divisor, *_broadcast_shapes(node, position))
+    return Scale(1 / divisor, *broadcast_shapes(node, position))
 
 
 def _view(node: Node, position: int) -> LinearMap:
@@ -158,7 +153,7 @@ def _view(node: Node, position: int) -> LinearMap:
 def _expand(node: Node, position: int) -> LinearMap:
     if position != 0:
         raise Refusal("the shape it produces depends on the perturbed input")
-    return Broadcast(1, *_broadcast_shapes(node, position))
+    return Broadcast(1, *broadcast_shapes(node, position))
 
 
 def _concat(node: Node, position: int) -> LinearMap:
@@ -183,12 +178,12 @@ def _dropout(node: Node, position: int) -> LinearMap:
 
 
 def _own_function(node: Node, position: int) -> LinearMap:
-    """The node's own forward function, which is linear in this input, the others being constants."""
+    """The node's own forward function, which selects, moves or adds up this input, the others being constants."""
     if position != 0 or any(node.perturbed[1:]):
         raise Refusal("more than its first input depends on the perturbed input")
     constants = node.constants[1:]
     inputs, outputs = _sample_shapes(node, position)
-    function = Function(lambda x: node.forward(x, *constants), inputs, outputs)
+    function = nonnegative(lambda x: node.forward(x, *constants), inputs, outputs)
     if not _acts_per_sample(function):
         raise Refusal("it does not act on each sample of a batch by itself")
     return function

@@ -15,7 +15,7 @@ from .host_bounds import host_bounds
 from .lipschitz import row_constants
 from .methods import Method, parse
 from .precision import full_precision
-from .region import read_region
+from .region import read_arguments
 
 
 @full_precision()
@@ -65,16 +65,17 @@ def output_bounds(
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
     if parsed.rule is None:
-        region, graph = read(model, x)
-        return host_bounds(model, graph, region, parsed.host, specification(C, graph.output), ())[1]
-    region = read_region(x)
+        arguments, graph = read(model, x)
+        return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
+    arguments = read_arguments(x)
+    radius = arguments.joined().radius
     deviation, analysis = None, None
     for i in range(1, steps + 1):
         analysis = analyse(
-            model, x if i == steps else region.scaled(i / steps), parsed, C, order=order, shift=shift,
+            model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
             memory_budget=memory_budget,
         )  # fmt: skip
-        step = largest_drop(analysis, parsed, region.radius) / steps
+        step = largest_drop(analysis, parsed, radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
     lower, upper = analysis.center_value - deviation, analysis.center_value + deviation

@@ -33,13 +33,11 @@ class BackwardOrder:
     Attributes:
         gains: the exact part.
         lines: for each layer, the rule's lines for its products ``d y``.
-        gradients: for each layer, lower and upper bound of ``y``, shape (b, k, u).
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
     lines: Mapping[str, Lines]
-    gradients: Mapping[str, tuple[Tensor, Tensor]]
     memory_budget: int
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
@@ -70,15 +68,13 @@ class BackwardOrder:
 def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
     lines: dict[str, Lines] = {}
-    gradients: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in reversed(gains.layers):
         lower, upper = _bounds(gains, lines, layer, memory_budget)
-        gradients[layer] = lower, upper
         derivative = gains.derivatives[layer]
         lines[layer] = both_lines(
             rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
         )
-    return BackwardOrder(gains, lines, gradients, memory_budget)
+    return BackwardOrder(gains, lines, memory_budget)
 
 
 def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,8 @@ The package has no notion of a region of its own: it reads the perturbation of t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,6 +56,92 @@ class Region:
         if self.norm == math.inf:
             return shrunk.hull()
         return BoundedTensor(self.center, PerturbationLpNorm(norm=self.norm, eps=float(shrunk.radius.max())))
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arguments of a model: a region for every perturbed one, and the others as they are.
+
+    Attributes:
+        values: one per argument, in the model's order.
+    """
+
+    values: tuple[Region | Tensor, ...]
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The perturbed ones."""
+        return tuple(value for value in self.values if isinstance(value, Region))
+
+    @property
+    def reference(self) -> Tensor:
+        """A perturbed one's centre, for batch size, dtype and device."""
+        return self.regions[0].center
+
+    def for_host(self, hulls: Sequence[int] = ()) -> tuple[Any, ...]:
+        """As the host takes them; the arguments at the positions `hulls` as boxes."""
+        return tuple(
+            value if not isinstance(value, Region) else value.hull() if i in hulls else value.scaled(1.0)
+            for i, value in enumerate(self.values)
+        )
+
+    def shrunk(self, fraction: float) -> Arguments:
+        """All regions shrunk about their centres."""
+        return Arguments(
+            tuple(
+                replace(value, radius=fraction * value.radius) if isinstance(value, Region) else value
+                for value in self.values
+            )
+        )
+
+    def joined(self) -> Region:
+        """One region of the coordinates of all perturbed arguments together.
+
+        Raises:
+            InputError: several regions that are not all boxes: they have no common norm.
+        """
+        regions = self.regions
+        if len(regions) == 1:
+            return regions[0]
+        if any(region.norm != math.inf for region in regions):
+            norms = ", ".join(f"{region.norm:g}" for region in regions)
+            raise InputError(
+                f"The perturbed inputs have norms {norms}: a Lipschitz constant or output bound over several inputs "
+                "together needs boxes (norm inf); use `jacobian_bounds`, or perturb one of them."
+            )
+        return Region(
+            torch.cat([region.center.flatten(1) for region in regions], 1),
+            math.inf,
+            torch.cat([region.radius.expand(len(region.radius), region.center[0].numel()) for region in regions], 1),
+        )
+
+
+def read_arguments(x: Any) -> Arguments:
+    """Read what a model is to be bounded on: a `BoundedTensor`, or a tuple of them and of plain tensors.
+
+    Raises:
+        InputError: nothing is perturbed, the batches differ, or a region cannot be read.
+    """
+    values = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
+        raise InputError(f"`x` must be a `BoundedTensor`, or a tuple of them and of plain tensors; got {kinds}.")
+    single = len(values) == 1
+    read = tuple(
+        read_region(value) if single or getattr(value, "ptb", None) is not None else value for value in values
+    )
+    arguments = Arguments(read)
+    if not arguments.regions:
+        raise InputError(
+            "None of the inputs is perturbed: wrap at least one as "
+            "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
+        )
+    first = arguments.reference
+    for region in arguments.regions:
+        same = (len(region.center), region.center.dtype, region.center.device)
+        if same != (len(first), first.dtype, first.device):
+            raise InputError("The perturbed inputs differ in batch size, dtype or device; they must agree.")
+    return arguments
 
 
 def read_region(x: Any) -> Region:

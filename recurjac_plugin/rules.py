@@ -1,4 +1,4 @@
-"""The three rules: linear bounds of ``d y`` in ``y`` for an uncertain derivative d and an uncertain gradient y.
+"""The two rules: linear bounds of ``d y`` in ``y`` for an uncertain derivative d and an uncertain gradient y.
 
 At an undetermined neuron the derivative is only known as ``d in [dl, du]`` and the derivative of the output with
 respect to the neuron's output as ``y in [yl, yu]``. A rule returns two lines that hold on that rectangle,
@@ -14,7 +14,6 @@ The rules differ only where the sign of y is unknown (Zhang, Zhang, Hsieh, AAAI 
 ==================  =============================================  ===========================================
 rule                sign of y known                                sign of y unknown
 ==================  =============================================  ===========================================
-`fast_lip`          constant ``max d y`` (Weng et al., ICML 2018)  the same constant
 `recurjac`          slope: the extreme d for that sign             constant ``max d y``
 `recurjac_linear`   slope: the extreme d for that sign             chord of ``max_d d y`` over [yl, yu]
 ==================  =============================================  ===========================================
@@ -51,12 +50,6 @@ UpperLine = Callable[[Tensor, Tensor, Tensor, Tensor], Line]
 def _largest_product(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Tensor:
     """``max d y`` over the rectangle: attained at a corner, the derivative chosen by the sign of y."""
     return torch.maximum(torch.where(yu >= 0, du, dl) * yu, torch.where(yl >= 0, du, dl) * yl)
-
-
-def fast_lip(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Line:
-    """Interval arithmetic: everything becomes a constant."""
-    constant = _largest_product(dl, du, yl, yu)
-    return Line(torch.zeros_like(constant), constant)
 
 
 def recurjac(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Line:

@@ -7,13 +7,14 @@ per region: they are listed up to the largest number, the rest of a list being f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
-from .graph import ActivationStep
+from .steps import FactorStep, Interval
 
 # Bounds come from floating-point sums: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that
 # is negative in truth. Without slack such a neuron counts as stable and the Jacobian misses an entire branch. The slack
@@ -66,36 +67,45 @@ def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None
     return low - slack * scale, high + slack * scale
 
 
-def classify(
-    step: ActivationStep,
-    lower: Tensor,
-    upper: Tensor,
-    precision: float | None = None,
-    magnitude: Tensor | None = None,
-) -> Layer:
-    """Split one activation layer into undetermined and stable neurons.
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Bounds of one node, and how well they are known.
+
+    Attributes:
+        lower, upper: shape (b, *shape).
+        precision: relative error of one rounding in the arithmetic the bounds come from.
+        magnitude: sums of absolute terms of the node, shape (b, *shape); None if they are not known.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    precision: float
+    magnitude: Tensor | None = None
+
+    def widened(self, kinked: bool) -> Interval:
+        """The bounds ordered, and widened by the rounding that they can be off by."""
+        slack = (_SLACK_AT_KINKS if kinked else _SLACK_SMOOTH) * self.precision
+        terms = self.magnitude.flatten(1) if kinked and self.magnitude is not None else None
+        low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
+        return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
+
+
+def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
+    """Split one layer of factors into undetermined and stable neurons.
 
     Args:
-        step: the activation.
-        lower: lower bounds of its pre-activations, shape (b, *shape).
-        upper: their upper bounds, likewise.
-        precision: relative error of one rounding in the arithmetic the bounds come from; None is that of their dtype.
-        magnitude: sums of absolute terms of the pre-activations, shape (b, *shape); used at kinks.
+        step: the layer.
+        evidence: bounds of what it reads, in that order.
 
     Raises:
         InputError: the bounds contain NaN.
     """
-    if bool((lower.isnan() | upper.isnan()).any()):
+    if any(bool((each.lower.isnan() | each.upper.isnan()).any()) for each in evidence):
         raise InputError(
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    kinks = step.activation.has_kinks(step.parameters)
-    slack = (_SLACK_AT_KINKS if kinks else _SLACK_SMOOTH) * (precision or torch.finfo(lower.dtype).eps)
-    terms = magnitude.flatten(1) if kinks and magnitude is not None else None
-    low, high = widened(lower.flatten(1), upper.flatten(1), slack, terms)
-    shape = lower.shape
-    dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)
+    dl, du = step.factor.derivative_range(*(each.widened(step.factor.kinked) for each in evidence))
     dl, du = dl.flatten(1), du.flatten(1)
     open_ = dl < du
     index = _indices(open_)

@@ -12,8 +12,8 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.activations import ACTIVATIONS
-from recurjac_plugin.graph import ActivationStep
-from recurjac_plugin.undetermined import classify
+from recurjac_plugin.steps import ActivationFactor, FactorStep, Read
+from recurjac_plugin.undetermined import Evidence, classify
 
 SLOPE = torch.tensor([-0.5, 0.0, 0.25, 1.0, 3.0], dtype=torch.float64)
 FUNCTIONS = {
@@ -102,11 +102,11 @@ def test_tails_are_finite_and_right(kind, function, parameters, dtype):
 
 
 def step(kind, parameters):
-    return ActivationStep("/act", "/z", "/z", ACTIVATIONS[kind], parameters)
+    return FactorStep("/act", (5,), "/z", (Read("/z", (5,)),), ActivationFactor(ACTIVATIONS[kind], parameters))
 
 
 def split(kind, parameters, lower, upper):
-    return classify(step(kind, parameters), lower, upper, torch.finfo(lower.dtype).eps)
+    return classify(step(kind, parameters), [Evidence(lower, upper, torch.finfo(lower.dtype).eps)])
 
 
 @each_row
