@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,7 +97,7 @@ def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:
     x0 = x0.detach().as_subclass(Tensor)
     if not bool(x0.isfinite().all()):
         raise InputError("`x0` contains NaN or infinite values; points must be finite.")
-    if isinstance(norm, bool) or not isinstance(norm, Real) or norm not in NORMS:
+    if isinstance(norm, bool) or not isinstance(norm, (int, float, np.number)) or norm not in NORMS:
         raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}.")
     return Balls(x0, float(norm), None if clip is None else _range(x0, clip))
 

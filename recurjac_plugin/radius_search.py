@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,8 +42,8 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("initial", "limit", "tolerance"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
                 raise InputError(f"`{name}` must be a finite number above 0, got {value!r}.")
         if isinstance(self.max_probes, bool) or not isinstance(self.max_probes, int) or self.max_probes < 1:
             raise InputError(f"`max_probes` must be a whole number of at least 1, got {self.max_probes!r}.")

@@ -200,12 +200,12 @@ def _tell(
         for label, key in (("mean", "radius"), ("seconds", "seconds"))
     ]
     report.table(
-        f"Radius without a stationary point ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2)
+        f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2)
     )
     mean = f", mean of {count} inputs" if count > 1 else ""
     report.table(
-        f"Entries of {entries} without a certain sign, and Lipschitz constant{mean}",
-        (f"radius ({norm})", *names, *names),
+        f"Gradient along the radius{mean}",
+        (f"radius ({norm})", *(f"unsure of {entries} {n}" for n in names), *(f"Lipschitz {n}" for n in names)),
         [(f"{eps:.4g}", *(undetermined[n][i] for n in names), *(constants[n][i] for n in names))
          for i, eps in enumerate(steps)],
         right=range(2 * len(names) + 1),
