@@ -28,7 +28,7 @@ from torch.nn import functional
 from .errors import UnsupportedError
 from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, aligned, nonnegative
 from .node import Node
-from .operators import OPERATORS, Refusal, broadcast_shapes
+from .operators import OPERATORS, Refusal, broadcast_shapes, per_sample
 from .steps import Factor, FactorStep, Interval, LinearStep, Read, Step
 
 Range = Callable[..., Interval]
@@ -95,7 +95,11 @@ Rule = Callable[[_Expansion], tuple[Step, ...]]
 
 def multiplies(node: Node) -> bool:
     """Whether a node belongs here: products are linear in a single perturbed factor, quotients in their dividend."""
-    linear = node.kind in OPERATORS and sum(node.perturbed) == 1 and not (node.kind == "BoundDiv" and node.perturbed[1])
+    linear = node.kind in OPERATORS and sum(node.perturbed) == 1
+    if node.kind == "BoundMul":
+        linear = linear and not any(value is not None and per_sample(value, node) for value in node.constants)
+    if node.kind == "BoundDiv":
+        linear = linear and not node.perturbed[1]
     return node.kind in MULTIVARIATE and not linear
 
 
@@ -123,11 +127,18 @@ def _identity(shape: Shape) -> Broadcast:
 
 
 def _mul(e: _Expansion) -> tuple[Step, ...]:
+    """Product of two perturbed tensors, or with a constant that differs from sample to sample."""
     parts = []
     for position in (0, 1):
+        if not e.node.perturbed[position]:
+            continue
         spread = e.linear((e.source(position), Broadcast(1, *broadcast_shapes(e.node, position))))
-        other = e.read(1 - position)
-        parts.append(e.factor(spread, e.shape, (other,), lambda bounds: _spread(bounds, e.shape)))
+        reads = (e.read(1 - position),) if e.node.perturbed[1 - position] else ()
+
+        def of(*other: Interval, position: int = position) -> Interval:
+            return _spread(other[0] if other else _constant(e, 1 - position), e.shape)
+
+        parts.append(e.factor(spread, e.shape, reads, of))
     return e.finished(*((part, _identity(e.shape)) for part in parts))
 
 

@@ -56,9 +56,14 @@ def _constant(node: Node, position: int, meaning: str) -> Tensor:
     return value
 
 
+def per_sample(value: Tensor, node: Node) -> bool:
+    """Whether a constant operand of an element-wise operator or product differs from sample to sample."""
+    return value.dim() >= len(node.output_shape) and value.shape[0] != 1
+
+
 def _shared(value: Tensor, node: Node) -> Tensor:
     """A constant operand of an element-wise operator or product, the same for every sample of the batch."""
-    if value.dim() >= len(node.output_shape) and value.shape[0] != 1:
+    if per_sample(value, node):
         raise Refusal(f"its constant operand of shape {tuple(value.shape)} has one value per sample of the batch")
     return value
 

@@ -11,9 +11,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
-
 from . import prelu
+from .bounds import Bounds
 from .errors import InputError, MethodError
 from .host import BoundedModule
 from .jacobian import jacobian_bounds
@@ -31,7 +30,8 @@ def register() -> None:
     """Add the method names to the host's `BoundedModule`, and PReLU to its operators. Again changes nothing.
 
     Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
-    ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape).
+    ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape), one pair
+    for each perturbed input of a tuple of several.
     """
     if _originals:
         return
@@ -70,7 +70,7 @@ def _wrapped_compute_bounds(original: Any) -> Any:
         want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
         if not want_lower and not want_upper:
             raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
-        lower, upper = output_bounds(self, _only_input(given.get("x")), method=str(method), C=given.get("C"))
+        lower, upper = output_bounds(self, given.get("x"), method=str(method), C=given.get("C"))
         return (lower if want_lower else None), (upper if want_upper else None)
 
     return compute_bounds
@@ -93,19 +93,10 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
                 f"`compute_jacobian_bounds` has no option {', '.join(other)} with this method; it takes, by keyword, "
                 f"{', '.join(list(known)[2:])}."
             )
-        return tuple(jacobian_bounds(self, _only_input(x), **kwargs))
+        found = jacobian_bounds(self, x, **kwargs)
+        return tuple(found) if isinstance(found, Bounds) else tuple(map(tuple, found))
 
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
-
-
-def _only_input(x: Any) -> Any:
-    if isinstance(x, (tuple, list)):
-        if len(x) != 1:
-            raise InputError(f"`x` must hold exactly one input, got {len(x)}; models with several are not supported.")
-        return x[0]
-    if not isinstance(x, Tensor):
-        raise InputError(f"`x` must be a `BoundedTensor` or a tuple of one, got {type(x).__name__}.")
-    return x
 
 
 def _refuse_other_options(signature: inspect.Signature, given: dict[str, Any]) -> None:

@@ -719,7 +719,7 @@ MULTIVARIATE_CASES = [
     ),
     Case(
         "quotient_of_a_constant",
-        lambda: Constants(lambda s, x: s.c(s.k / (s.b(x).sigmoid() - 2)), {"k": (6,)}, b=nn.Linear(5, 6), c=head(6)),
+        lambda: Constants(lambda s, x: s.c(s.k / (s.b(x).sigmoid() + 0.5)), {"k": (6,)}, b=nn.Linear(5, 6), c=head(6)),
         (5,),
         prefix_03="IBP+",
     ),

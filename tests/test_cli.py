@@ -606,7 +606,7 @@ def test_landscape_table_csv_and_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
     shown = recurjac(*arguments, "--methods", "RecurJac").stdout
     assert "Stationary-free radius (l_inf)" in shown
-    assert "Gradient along the radius" in shown
+    assert "Undetermined entries of 64" in shown
 
 
 def test_landscape_follows_the_largest_output_of_each_input(tmp_path):

@@ -199,6 +199,20 @@ def test_forward_order(name, direction, dtype, suffix, tolerance):
                 assert_same(vector, right.max().reshape(1), tolerance)
 
 
+@pytest.mark.parametrize("name", [name for name in LOCAL if "fl_l" in CASES[name]["arrays"]])
+def test_fast_lip(name):
+    """The published code has Fast-Lip for ReLU and leaky ReLU, in float32, by the dual exponent q of the input norm p."""
+    golden = Golden(name, torch.float32)
+    options = {"method": "Fast-Lip", "intermediate_bounds": golden.given()}
+    with torch.no_grad():
+        lower, upper = rj.jacobian_bounds(golden.model, golden.region().perturbed(), **options)
+        assert_same(lower[0], golden.arrays["fl_l"], 1e-5)
+        assert_same(upper[0], golden.arrays["fl_u"], 1e-5)
+        for i, norm in enumerate((math.inf, 2.0, 1.0)):
+            rows = rj.local_lipschitz(golden.model, golden.region(norm).perturbed(), per_output=True, **options)
+            assert_same(rows[0], golden.arrays["fl_q"][i], 1e-5)
+
+
 @pytest.mark.parametrize("name", LOCAL)
 def test_both_orders_together(name):
     golden = Golden(name, torch.float64)

@@ -64,7 +64,7 @@ def landscape(
     """Find the largest ball on which an output has no stationary point: some entry of its gradient keeps its sign.
 
     Then follow the gradient up to the largest of the radii found: its undetermined entries, and the Lipschitz constant.
-    With several inputs the second table and the picture show the mean over them; JSON and CSV have all.
+    With several inputs the tables along the radius and the picture show the mean over them; JSON and CSV have all.
     """  # fmt: skip
     with reporting(json) as report:
         if (vnnlib is None) == (input_file is None):
@@ -203,10 +203,6 @@ def _tell(
         f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2)
     )
     mean = f", mean of {count} inputs" if count > 1 else ""
-    report.table(
-        f"Gradient along the radius{mean}",
-        (f"radius ({norm})", *(f"unsure of {entries} {n}" for n in names), *(f"Lipschitz {n}" for n in names)),
-        [(f"{eps:.4g}", *(undetermined[n][i] for n in names), *(constants[n][i] for n in names))
-         for i, eps in enumerate(steps)],
-        right=range(2 * len(names) + 1),
-    )  # fmt: skip
+    for title, curves in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
+        lines = [(f"{eps:.4g}", *(curves[name][i] for name in names)) for i, eps in enumerate(steps)]
+        report.table(title + mean, (f"radius ({norm})", *names), lines, right=range(len(names) + 1))
