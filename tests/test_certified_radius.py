@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from cases import hosted, mlp, on_host
-from oracle import Ball, outputs
+from oracle import Ball, outputs, truth
 from torch import nn
 
 import recurjac_plugin as rj
@@ -101,6 +101,43 @@ def test_clipped_drops_bound_every_drop(norm, rule):
                 *_, bound = module._drops(model, points, radii, module.parse(rule), C, steps)
             assert bool((drop <= bound + 1e-9).all())
             assert bool((bound <= 20 * drop.clamp(min=1e-3)).all())
+
+
+@pytest.mark.parametrize("rule", rj.METHODS)
+@pytest.mark.parametrize("name", ["relu", "mixed"])
+def test_one_sided_sums_bound_those_of_every_gradient(name, rule):
+    """`-sum_r J_r d_r` for all d between two reaches, the one or the other of them 0."""
+    module = importlib.import_module("recurjac_plugin.lipschitz")
+    net, center, model = hosted(name)
+    for eps in (0.05, 0.2, 0.5):
+        region = Ball(center, eps)
+        gradients = truth(net, region, targets=20).flatten(3)
+        with torch.no_grad():
+            analysis = module.analyse(model, region.perturbed(), module.parse(rule), None)
+            for _ in range(6):
+                below, above = (torch.rand(2, 5, dtype=torch.float64).round() * torch.rand(5) for _ in range(2))
+                bound = module.row_constants(analysis, below, rule == "RecurJac-Linear", above)
+                sums = torch.maximum(below[:, None] * gradients, -above[:, None] * gradients).sum(3)
+                assert bool((sums <= bound + 1e-9).all())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8])
+def test_nested_balls_are_taken_at_their_outer_end(steps):
+    """f(x) = 1 - relu(x - 0.3): the constant is 1 on every ball that reaches beyond 0.3."""
+    module = importlib.import_module("recurjac_plugin.certified_radius")
+    net = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    for layer, weight, bias in ((net[0], 1.0, -0.3), (net[2], -1.0, 1.0)):
+        nn.init.constant_(layer.weight, weight)
+        nn.init.constant_(layer.bias, bias)
+    x0 = torch.zeros(1, 1, dtype=torch.float64)
+    model, radii = on_host(net, x0), torch.ones(1, dtype=torch.float64)
+    C = torch.ones(1, 1, 1, dtype=torch.float64)
+    for norm in NORMS:
+        with torch.no_grad():
+            *_, bound = module._drops(model, module.balls(x0, norm), radii, module.parse("RecurJac"), C, steps)
+        beyond = sum(i / steps > 0.3 for i in range(1, steps + 1))
+        assert float(bound) == pytest.approx(beyond / steps)
+        assert float(bound) >= 0.7
 
 
 def test_one_sided_sums_are_attained():
