@@ -79,7 +79,7 @@ class Analysis:
     @cached_property
     def gains(self) -> Gains:
         """The exact part between the undetermined neurons."""
-        return compute_gains(self.graph, self.derivatives, self.rows, len(self.rows), self.memory_budget)
+        return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
     @cached_property
     def jacobian(self) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ def shifted_forward_order(
     later = graph.steps[graph.steps.index(first) + 1 :]
 
     def order(part: Graph) -> ForwardOrder:
-        return ForwardOrder(compute_gains(part, derivatives, rows, batch, memory_budget), rule, memory_budget)
+        return ForwardOrder(compute_gains(part, derivatives, rows, memory_budget), rule, memory_budget)
 
     without = replace(graph, steps=tuple(step for step in graph.steps if step is not first))
     everything = torch.arange(torch.Size(graph.shapes[first.source]).numel(), device=rows.device)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .graph import Graph
+from .relevance import relevant
 from .steps import FactorStep
 from .undetermined import Layer
 
@@ -95,8 +96,7 @@ class Gains:
 def compute_gains(
     graph: Graph,
     derivatives: Mapping[str, Layer],
-    rows: Tensor,  # shape: (b or 1, k, *output_shape)
-    batch: int,
+    rows: Tensor,  # shape: (b, k, *output_shape)
     memory_budget: int,  # bytes
 ) -> Gains:
     """Pull the output rows and the unit rows of all undetermined neurons back through the graph.
@@ -105,26 +105,28 @@ def compute_gains(
         graph: the network.
         derivatives: derivative ranges of every activation step.
         rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
-        batch: number of regions.
         memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
     """
-    layers = tuple(step for step in graph.factors if derivatives[step.name].count)
+    batch = len(rows)
     largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
     chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
-    pulls = _Pull(graph, derivatives)
+    known = relevant(graph, derivatives, rows)
+    pulls = _Pull(graph, known)
     blocks: dict[Key, Tensor] = {}
 
-    def store(later: str, parts: list[dict[str, Tensor]]) -> None:
-        for earlier in parts[0]:
-            blocks[later, earlier] = torch.cat([part[earlier] for part in parts], 1)
+    def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {earlier: torch.cat([part[earlier] for part in parts], 1) for earlier in parts[0]}
 
-    store(ROWS, [pulls(graph.output, part) for part in rows.split(chunk, 1)])
-    for step in layers:
-        index = derivatives[step.name].index
-        store(step.name, [pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
+    for step in graph.factors:
+        index = known[step.name].index
+        if index.shape[1]:
+            found = joined([pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
+            blocks |= {(step.name, earlier): block for earlier, block in found.items()}
+    found = joined([pulls(graph.output, part) for part in rows.split(chunk, 1)])
+    blocks |= {(ROWS, earlier): block for earlier, block in found.items()}
     return Gains(
-        layers=tuple(step.name for step in layers),
-        derivatives=derivatives,
+        layers=tuple(step.name for step in graph.factors if known[step.name].count),
+        derivatives=known,
         blocks=blocks,
         batch=batch,
         rows=rows.shape[1],

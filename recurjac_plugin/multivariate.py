@@ -242,7 +242,7 @@ def _tournament(e: _Expansion, items: str, count: int, shape: Shape, of: Range, 
     Rounds of ``a + relu(b - a)``, the second half against the first: at every point the weights of the items add up to
     1. `of` gives the bounds of the items from the node's first input's, shape (b, count, *rest).
     """
-    bounds, read = of, e.read(0)
+    bounds, read = _contenders(of, sign), e.read(0)
     while count > 1:
         half = (count + 1) // 2
         pairs, rest = count - half, shape[1:]
@@ -252,13 +252,13 @@ def _tournament(e: _Expansion, items: str, count: int, shape: Shape, of: Range, 
         def chosen(interval: Interval, bounds: Range = bounds, half: int = half, pairs: int = pairs) -> Interval:
             low, high = bounds(interval)
             a, b = (low[:, :pairs], high[:, :pairs]), (low[:, half:], high[:, half:])
-            return _choice(b, a) if sign > 0 else _choice(a, b)
+            lower, upper = _choice(b, a)
+            return lower, torch.where(b[1] <= _least(low), lower, upper)
 
         def winners(interval: Interval, bounds: Range = bounds, half: int = half, pairs: int = pairs) -> Interval:
             low, high = (bound.clone() for bound in bounds(interval))
-            better = torch.maximum if sign > 0 else torch.minimum
             for bound in (low, high):
-                bound[:, :pairs] = better(bound[:, :pairs], bound[:, half:])
+                bound[:, :pairs] = torch.maximum(bound[:, :pairs], bound[:, half:])
             return low[:, :half], high[:, :half]
 
         factor = e.factor(difference, first, (read,), chosen, kinked=True)
@@ -267,6 +267,27 @@ def _tournament(e: _Expansion, items: str, count: int, shape: Shape, of: Range, 
         )
         count, bounds = half, winners
     return items
+
+
+def _contenders(of: Range, sign: int) -> Range:
+    """Bounds of the items of a maximum (of a minimum with the sign changed), those that cannot win sent far below.
+
+    Between two that cannot win it does not matter which one goes on: it loses later.
+    """
+
+    def bounds(interval: Interval) -> Interval:
+        low, high = of(interval)
+        if sign < 0:
+            low, high = -high, -low
+        loses = high < low.amax(1, keepdim=True)
+        return low.masked_fill(loses, _least(low)), high.masked_fill(loses, _least(low))
+
+    return bounds
+
+
+def _least(like: Tensor) -> float:
+    """A number that no value comes near, finite so that differences are."""
+    return -torch.finfo(like.dtype).max / 4
 
 
 def _part(offset: int, part: Shape, whole: Shape) -> LinearMap:
@@ -326,10 +347,8 @@ def _max_pool(e: _Expansion) -> tuple[Step, ...]:
     def bounds(interval: Interval) -> Interval:
         low, high = windows(interval[0]), windows(interval[1])
         if any(padding):
-            # Padding never wins. It needs a finite number, which no entry comes near.
             outside = windows(torch.ones_like(interval[0])) == 0
-            least = -torch.finfo(low.dtype).max / 4
-            low, high = low.masked_fill(outside, least), high.masked_fill(outside, least)
+            low, high = low.masked_fill(outside, _least(low)), high.masked_fill(outside, _least(low))
         return low, high
 
     items = e.linear((e.source(0), nonnegative(windows, shape, (count, channels, *places))))

@@ -8,7 +8,7 @@ per region: they are listed up to the largest number, the rest of a list being f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,12 @@ class Layer:
             return rows if self.count == rows.shape[2] else rows.index_select(2, self.index[0])
         rows = rows.expand(len(self.index), -1, -1)
         return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
+
+    def only(self, positions: Tensor) -> Layer:
+        """The layer with a part of its undetermined neurons; the derivatives of the others count as 0."""
+        return replace(
+            self, index=self.index[:, positions], lower=self.lower[:, positions], upper=self.upper[:, positions]
+        )
 
     def dense(self, batch: int, neurons: int) -> tuple[Tensor, Tensor]:
         """The derivative ranges of all neurons, stable ones included: two tensors of shape (b, n)."""

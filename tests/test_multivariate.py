@@ -102,7 +102,7 @@ def bounds_by_hand(case, centers, radius):
         .reshape(1, size, *case.output_shape[1:])
         .expand(2, *(-1,) * len(case.output_shape))
     )
-    return backward_order(compute_gains(graph, layers, rows, 2, 2**20), recurjac, 2**20).jacobian()
+    return backward_order(compute_gains(graph, layers, rows, 2**20), recurjac, 2**20).jacobian()
 
 
 def jacobians_by_hand(case, points):
@@ -179,7 +179,7 @@ def test_weights_of_an_extreme_add_up_to_one(name):
         .reshape(1, size, *case.output_shape[1:])
         .expand(2, *(-1,) * len(case.output_shape))
     )
-    order = backward_order(compute_gains(graph, layers, rows, 2, 2**20), recurjac, 2**20)
+    order = backward_order(compute_gains(graph, layers, rows, 2**20), recurjac, 2**20)
     weights = torch.ones(2, size, math.prod(shape), dtype=torch.float64)
     assert torch.allclose(order.upper_of_sum(weights), torch.ones(2, size, dtype=torch.float64))
     assert torch.allclose(order.upper_of_sum(-weights), -torch.ones(2, size, dtype=torch.float64))

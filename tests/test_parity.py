@@ -201,7 +201,7 @@ def test_forward_order(name, direction, dtype, suffix, tolerance):
 
 @pytest.mark.parametrize("name", [name for name in LOCAL if "fl_l" in CASES[name]["arrays"]])
 def test_fast_lip(name):
-    """The published code has Fast-Lip for ReLU and leaky ReLU, in float32, by the dual exponent q of the input norm p."""
+    """The published code has Fast-Lip for ReLU and leaky ReLU, in float32, by the dual exponent q."""
     golden = Golden(name, torch.float32)
     options = {"method": "Fast-Lip", "intermediate_bounds": golden.given()}
     with torch.no_grad():
