@@ -24,9 +24,12 @@ except HostError as error:
 else:
     from .activations import register_activation, unregister_activation
     from .bounds import Bounds
+    from .certified_radius import certified_radius
     from .global_lipschitz import global_lipschitz
     from .jacobian import jacobian_bounds
+    from .landscape import Landscape, landscape_scan
     from .lipschitz import local_lipschitz
+    from .margin_rows import margin_rows
     from .methods import METHODS
     from .monotonicity import Monotonicity, monotonicity, monotonicity_report
     from .onnx_model import load_onnx
@@ -35,6 +38,7 @@ else:
     from .registration import register, unregister
     from .sampled_lipschitz import sampled_lipschitz
     from .spec import Spec
+    from .stationary_free_radius import stationary_free_radius
     from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
 
@@ -46,6 +50,7 @@ __all__ = [
     "FileError",
     "HostError",
     "InputError",
+    "Landscape",
     "MethodError",
     "Monotonicity",
     "RecurJacError",
@@ -53,12 +58,15 @@ __all__ = [
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "certified_radius",
     "global_lipschitz",
     "host",
     "jacobian_bounds",
+    "landscape_scan",
     "load_onnx",
     "load_vnnlib",
     "local_lipschitz",
+    "margin_rows",
     "monotonicity",
     "monotonicity_report",
     "output_bounds",
@@ -66,6 +74,7 @@ __all__ = [
     "register_activation",
     "register_operator",
     "sampled_lipschitz",
+    "stationary_free_radius",
     "unregister",
     "unregister_activation",
     "unregister_operator",

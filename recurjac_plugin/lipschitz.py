@@ -82,30 +82,36 @@ def row_constants(
     analysis: Analysis,
     scale: Tensor,  # shape: (b, columns)
     chord: bool,
+    above: Tensor | None = None,  # shape: (b, columns)
 ) -> Tensor:
     """Dual norm of every row of the Jacobian, its columns scaled: (b, k).
+
+    For norm inf that is the largest ``-sum_r J_kr d_r`` over all d with ``-scale_r <= d_r <= scale_r``, and the bound
+    of ``d_r`` from above may be another one.
 
     Args:
         analysis: where the bounds come from.
         scale: what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
         chord: whether columns of unknown sign are pushed with the chord of the absolute value too (RecurJac-Linear)
             or added as constants.
+        above: for norm inf, how far each coordinate can increase, where it can decrease by `scale`.
     """
     lower, upper = analysis.jacobian
-    scale = scale.unsqueeze(1)
-    magnitude = torch.maximum(lower.abs(), upper.abs()) * scale
+    below = scale.unsqueeze(1)
+    above = below if above is None else above.unsqueeze(1)
+    magnitude = torch.maximum(below * upper, -above * lower)
     dual = analysis.region.dual_norm
     plain = torch.linalg.vector_norm(magnitude, ord=dual, dim=2)
     if dual != 1:
         return plain
     unknown = (lower < 0) & (upper > 0)
-    sign = torch.where(lower >= 0, torch.ones_like(lower), -torch.ones_like(lower))
+    sign = torch.where(lower >= 0, below, -above)
     if chord:
-        # |y| <= s y + t on [l, u], l < 0 < u, with s = (u + l) / (u - l) and t = -2 l u / (u - l).
+        # max(b y, -a y) <= s y + t on [l, u], l < 0 < u, with s = (b u + a l) / (u - l) and t = -(a + b) l u / (u - l).
         width = torch.where(unknown, upper - lower, torch.ones_like(lower))
-        slope, constant = (upper + lower) / width, -2 * lower * (upper / width)
+        slope, constant = (below * upper + above * lower) / width, -(below + above) * lower * (upper / width)
     else:
-        slope, constant = torch.zeros_like(lower), torch.maximum(lower.abs(), upper.abs())
-    weights = torch.where(unknown, slope, sign) * scale
-    rest = (torch.where(unknown, constant, torch.zeros_like(constant)) * scale).sum(2)
+        slope, constant = torch.zeros_like(lower), magnitude
+    weights = torch.where(unknown, slope, sign)
+    rest = torch.where(unknown, constant, torch.zeros_like(constant)).sum(2)
     return torch.minimum(plain, analysis.upper_of_sum(weights) + rest)

@@ -75,7 +75,7 @@ def output_bounds(
             model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
             memory_budget=memory_budget,
         )  # fmt: skip
-        step = _deviation(analysis, radius, parsed) / steps
+        step = largest_drop(analysis, parsed, radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
     lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
@@ -84,9 +84,17 @@ def output_bounds(
     return lower, upper
 
 
-def _deviation(analysis: Analysis, radius: Tensor, method: Method) -> Tensor:
-    """``sup |C f(x) - C f(x0)|`` at most, if the Jacobian bounds held on the whole radius: (b, k)."""
-    box = analysis.region.norm == math.inf
-    scale = radius if box else torch.ones_like(analysis.jacobian[0][:, 0])
-    rows = row_constants(analysis, scale, method.rule == "RecurJac-Linear")
-    return rows if box else rows * radius
+def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tensor | None = None) -> Tensor:
+    """Upper bound of ``C f(y) - C f(z)`` for y and z in the analysed region: (b, k).
+
+    Args:
+        analysis: bounds of the Jacobian on the region.
+        method: what they come from.
+        below: how far each coordinate of z lies below that of y at most, shape (b, columns); for an l_1 or l_2 ball the
+            largest distance of y and z, shape (b, 1).
+        above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
+    """
+    chord = method.rule == "RecurJac-Linear"
+    if analysis.region.norm == math.inf:
+        return row_constants(analysis, below, chord, above)
+    return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)

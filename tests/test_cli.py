@@ -690,3 +690,142 @@ def test_bad_input_to_a_process_leaves_no_traceback():
     assert (shown.returncode, shown.stdout) == (2, "")
     (line,) = shown.stderr.splitlines()
     assert line.startswith("error: `missing.onnx`")
+
+
+# radius
+
+
+def test_radius_table_csv_and_picture(tmp_path):
+    arguments = ("radius", RELU, "--vnnlib", SMALL, "--steps", 3, "--tolerance", 0.001)
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer(*arguments, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {
+        *("command", "norm", "target", "seed", "inputs", "radii"),
+        *("initial", "limit", "tolerance", "max_probes", "steps", "clip"),
+    }
+    assert [entry["method"] for entry in found["radii"]] == ["RecurJac", "Fast-Lip", "CROWN"]
+    assert found["radii"][0].keys() == {"method", "input", "class", "target", "radius", "seconds"}
+    radii = [entry["radius"] for entry in found["radii"]]
+    assert 0 < radii[1] <= radii[0] + 0.001
+    with table.open(newline="") as file:
+        assert [float(row["radius"]) for row in csv.DictReader(file)] == radii
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = recurjac(*arguments).stdout
+    assert "Certified radius (l_inf)" in shown
+    assert "mean" in shown
+
+
+def test_radius_is_that_of_the_library(image):
+    found = answer("radius", TANH, "--input", image, "--norm", 2, "--target", "runner-up", "--steps", 2, "--methods",
+                   "RecurJac")  # fmt: skip
+    net, x = load_onnx(TANH), torch.from_numpy(np.load(image)).float().unsqueeze(0)
+    with torch.no_grad():
+        C = rj.margin_rows(net(x).flatten(1), target="runner-up")
+    expected = rj.certified_radius(host.BoundedModule(net, x), x, norm=2, C=C, steps=2)
+    (entry,) = found["radii"]
+    assert entry["radius"] == float(expected)
+    assert (entry["class"], entry["target"]) == (int(C.argmax()), int(C.argmin()))
+
+
+def test_radius_targets_and_labels(tmp_path):
+    images = np.random.default_rng(0).random((2, 64))
+    np.save(tmp_path / "x.npy", images)
+    options = ("--methods", "CROWN", "--tolerance", 0.01, "--clip", "0,1")
+    predicted = answer("radius", RELU, "--input", tmp_path / "x.npy", *options)
+    classes = [entry["class"] for entry in predicted["radii"]]
+    assert predicted["clip"] == [0, 1]
+    other = [(c + 1) % 10 for c in classes]
+    wrong = answer("radius", RELU, "--input", tmp_path / "x.npy", *options, "--labels", ",".join(map(str, other)))
+    assert [entry["class"] for entry in wrong["radii"]] == other
+    assert [entry["radius"] for entry in wrong["radii"]] == [0, 0]
+    target = next(c for c in range(10) if c not in classes)
+    one = answer("radius", RELU, "--input", tmp_path / "x.npy", *options, "--target", target)
+    assert [entry["target"] for entry in one["radii"]] == [target, target]
+    for single, every in zip(one["radii"], predicted["radii"], strict=True):
+        assert single["radius"] >= every["radius"]
+    note = recurjac("radius", RELU, "--input", tmp_path / "x.npy", *options, "--norm", "2").stderr
+    assert "not clipped" in note
+
+
+# landscape
+
+
+def test_landscape_table_csv_and_picture(tmp_path):
+    arguments = ("landscape", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--points", 4, "--output", 3)
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer(*arguments, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {
+        *("command", "norm", "clip", "initial", "limit", "tolerance", "max_probes", "inputs", "radii", "scan"),
+    }
+    radii = {entry["method"]: entry["radius"] for entry in found["radii"]}
+    assert list(radii) == list(rj.METHODS)
+    assert all(entry["output"] == 3 for entry in found["radii"])
+    assert 0 < radii["Fast-Lip"] <= radii["RecurJac"] + 1e-4
+    for name in radii:
+        scan = [entry for entry in found["scan"] if entry["method"] == name]
+        assert [entry["radius"] for entry in scan] == pytest.approx(np.linspace(0, max(radii.values()), 4))
+        assert scan[0]["undetermined"] < 64
+        assert scan[0]["constant"] < scan[-1]["constant"]
+    with table.open(newline="") as file:
+        assert [float(row["constant"]) for row in csv.DictReader(file)] == [e["constant"] for e in found["scan"]]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = recurjac(*arguments, "--methods", "RecurJac").stdout
+    assert "Stationary-free radius (l_inf)" in shown
+    assert "Undetermined entries of 64" in shown
+
+
+def test_landscape_follows_the_largest_output_of_each_input(tmp_path):
+    images = np.random.default_rng(0).random((3, 64))
+    np.save(tmp_path / "x.npy", images)
+    options = ("--norm", 1, "--methods", "Fast-Lip", "--points", 2)
+    found = answer("landscape", RELU, "--input", tmp_path / "x.npy", *options)
+    with torch.no_grad():
+        largest = load_onnx(RELU)(torch.from_numpy(images).float()).flatten(1).argmax(1)
+    assert [entry["output"] for entry in found["radii"]] == largest.tolist()
+    assert found["limit"] == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("radius",), "--input"),
+        (("radius", "--norm", "3"), "--norm"),
+        (("radius", "--labels", "10"), "contains 10"),
+        (("radius", "--labels", "1,2"), "2 classes for 1 inputs"),
+        (("radius", "--labels", "one"), "--labels"),
+        (("radius", "--target", "worst"), "runner-up"),
+        (("radius", "--target", "12"), "0 to 9"),
+        (("radius", "--steps", "0"), "--steps"),
+        (("radius", "--limit", "-1"), "limit"),
+        (("radius", "--initial", "nan"), "initial"),
+        (("radius", "--clip", "1,0"), "--clip"),
+        (("radius", "--clip", "1"), "--clip"),
+        (("radius", "--clip", "a,b"), "--clip"),
+        (("radius", "--clip", "40,50"), "outside"),
+        (("radius", "--methods", "Nonsense"), "Unknown method"),
+        (("landscape", "--output", "10"), "0 to 9"),
+        (("landscape", "--methods", "CROWN"), "no Jacobian bounds"),
+        (("landscape", "--points", "1"), "--points"),
+        (("landscape", "--tolerance", "0"), "tolerance"),
+        (("landscape", "--max-probes", "0"), "max_probes"),
+        (("landscape", "--plot", "p.txt"), "--plot"),
+    ],
+)
+def test_bad_radii(arguments, words, image):
+    command, *rest = arguments
+    where = () if not rest and words == "--input" else ("--input", image)
+    result = recurjac(command, RELU, *where, *rest, code=2)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("command", ["radius", "landscape"])
+def test_bad_inputs_of_radii(command, tmp_path):
+    arrays = {"empty": np.zeros((0, 64)), "nan": np.full(64, np.nan), "text": np.array(["a"]), "other": np.zeros(63)}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        recurjac(command, RELU, "--input", tmp_path / f"{name}.npy", code=2)
+    (tmp_path / "nothing.npy").write_bytes(b"")
+    assert "nothing.npy" in recurjac(command, RELU, "--input", tmp_path / "nothing.npy", code=2).stderr

@@ -13,8 +13,8 @@ PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
     "activations", "bounds", "errors", "forward", "gains", "graph", "interval", "linear_maps", "methods",
-    "multivariate", "node", "operator_norms", "operators", "plots", "recursion", "relevance", "rules", "steps",
-    "undetermined",
+    "multivariate", "node", "operator_norms", "operators", "plots", "radius_search", "recursion", "relevance", "rules",
+    "steps", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
@@ -26,6 +26,8 @@ STAGES = (
     ("lipschitz",),
     ("output_bounds",),
     ("slopes", "monotonicity"),
+    ("certified_radius", "stationary_free_radius"),
+    ("landscape",),
     ("registration",),
 )
 # The two files that come in from outside know nothing of bounds.

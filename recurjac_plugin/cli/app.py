@@ -16,8 +16,10 @@ from recurjac_plugin.errors import RecurJacError
 from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
+from .landscape import landscape
 from .lipschitz import lipschitz
 from .monotone import monotone
+from .radius import radius
 from .verify import verify
 
 # typer brings its own copy of click in newer releases and uses the installed one in older ones.
@@ -93,6 +95,8 @@ def recurjac(
 app.command(short_help="Bounds of the Jacobian.")(jacobian)
 app.command(short_help="Lipschitz constants against the radius.")(lipschitz)
 app.command(short_help="In which inputs each output is monotone.")(monotone)
+app.command(short_help="Radii on which a classification is certified.")(radius)
+app.command(short_help="Radii without a stationary point, and the gradients within.")(landscape)
 app.command(short_help="The verdict on a VNN-LIB property.")(verify)
 app.command(short_help="Every method on one VNN-LIB property.")(compare)
 app.command(short_help="What is installed, and what is missing.")(doctor)

@@ -13,7 +13,7 @@ from recurjac_plugin.methods import GLOBAL_METHODS, METHODS
 
 from . import options
 from .files import check_writable, write, write_csv
-from .problem import Network, ball, load_inputs, load_network, load_property
+from .problem import Network, ball, load_centers, load_network
 from .report import Report, reporting
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def lipschitz(
 
             picture_format(plot)
         network = load_network(model, device, dtype)
-        centers = _centers(network, vnnlib, input_file)
+        centers = load_centers(network, vnnlib, input_file)
         curves = _constants(network, centers, p, radii, names, report)
         if samples:
             curves += _sampled(network, centers, p, radii, (samples, steps, seed), report)
@@ -85,18 +85,6 @@ def lipschitz(
             "constants": curves,
         }
         _tell(report, result, csv, plot)
-
-
-def _centers(network: Network, vnnlib: Path | None, input_file: Path | None) -> torch.Tensor:
-    """The middles of the balls, (b, *input_shape)."""
-    import torch
-
-    if input_file is not None:
-        return load_inputs(input_file, network)
-    assert vnnlib is not None
-    spec, module = load_property(vnnlib, network), network.module
-    middles = [torch.from_numpy(box.lower + (box.upper - box.lower) / 2) for box in spec.boxes]
-    return torch.stack(middles).reshape(-1, *module.input_shape).to(network.device, module.dtype)
 
 
 def _constants(

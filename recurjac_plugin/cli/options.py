@@ -59,6 +59,16 @@ JacobianMethod = Annotated[
         help="RecurJac, RecurJac-Linear or Fast-Lip; `IBP+RecurJac` chooses other pre-activation bounds than CROWN's.",
     ),
 ]
+Clip = Annotated[
+    str | None,
+    typer.Option(
+        "--clip", metavar="LOW,HIGH", help="Range that inputs can have; balls of l_inf are cut off there.",
+        show_default=False,
+    ),
+]
+Initial = Annotated[float, typer.Option("--initial", metavar="R", help="First radius to try.")]
+Tolerance = Annotated[float, typer.Option("--tolerance", metavar="R", help="How closely the radius is searched.")]
+MaxProbes = Annotated[int, typer.Option("--max-probes", metavar="N", help="Most radii to try per input and method.")]
 
 _NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 
@@ -110,6 +120,19 @@ def radii(option: str, text: str) -> tuple[float, ...]:
         except ValueError:
             refuse(option, f"must be a list of numbers such as 0.001,0.01, got {part!r}.")
     return tuple(sorted(set(found)))
+
+
+def clip(option: str, text: str | None) -> tuple[float, float] | None:
+    """The range of inputs from two numbers with a comma."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in _parts(option, text))
+    except ValueError:
+        refuse(option, f"must be two numbers such as 0,1, got {text!r}.")
+    if not low <= high:
+        refuse(option, f"must be the lowest, then the highest input, got {text!r}.")
+    return low, high
 
 
 def methods(option: str, text: str) -> tuple[str, ...]:

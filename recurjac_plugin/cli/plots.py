@@ -57,6 +57,52 @@ def lipschitz_curves(
     return encoded(figure, form)
 
 
+def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: str, form: str) -> bytes:
+    """Which part of the inputs is certified on a radius, one curve per method."""
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    for name, found in radii.items():
+        ends = sorted(radius for radius in found if radius > 0)
+        certified = [(len(ends) - i) / len(found) for i in range(len(ends))]
+        axes.step([0.0, *ends, *ends[-1:]], [*(certified[:1] or [0.0]), *certified, *[0.0] * bool(ends)], label=name)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"radius ({norm})")
+    axes.set_ylabel("part of the inputs certified")
+    axes.set_title(title)
+    axes.grid(True, alpha=0.3)
+    axes.legend()
+    return _encoded(figure, form)
+
+
+def landscape_curves(
+    radii: Sequence[float],
+    undetermined: Mapping[str, Sequence[float]],
+    constants: Mapping[str, Sequence[float]],
+    inputs: int,
+    norm: str,
+    title: str,
+    form: str,
+) -> bytes:
+    """Undetermined entries of the gradient, and Lipschitz constants, against the radius; one curve per method."""
+    figure = _figure(9.6, 4.2)
+    left, right = figure.subplots(1, 2)
+    for i, name in enumerate(undetermined):
+        style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4, "label": name}
+        left.plot(radii, undetermined[name], **style)
+        right.plot(radii, constants[name], **style)
+    left.axhline(inputs, color="black", linewidth=0.8, linestyle="--", label="all of them")
+    left.set_ylabel("entries of undetermined sign")
+    right.set_ylabel("Lipschitz constant of the output")
+    for axes in (left, right):
+        axes.set_xlabel(f"radius ({norm})")
+        axes.set_ylim(bottom=0)
+        axes.grid(True, alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    return _encoded(figure, form)
+
+
 def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
     """One bar per method: lower bounds coloured by verdict, Lipschitz constants, times."""
     from matplotlib.ticker import NullFormatter

@@ -146,6 +146,32 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     return inputs
 
 
+def load_centers(network: Network, vnnlib: Path | None, input_file: Path | None) -> torch.Tensor:
+    """The middles of balls: the inputs of a file, or the middles of a property's boxes, (b, *input_shape).
+
+    Raises:
+        FileError: the file is missing or malformed.
+        InputError: it belongs to another network.
+    """
+    import torch
+
+    if input_file is not None:
+        return load_inputs(input_file, network)
+    assert vnnlib is not None
+    spec, module = load_property(vnnlib, network), network.module
+    middles = [torch.from_numpy(box.lower + (box.upper - box.lower) / 2) for box in spec.boxes]
+    return torch.stack(middles).reshape(-1, *module.input_shape).to(network.device, module.dtype)
+
+
+def outputs_at(network: Network, points: torch.Tensor) -> torch.Tensor:
+    """The outputs at some points, (b, n_outputs)."""
+    import torch
+
+    with torch.no_grad():
+        batches = [points] if network.module.takes_batches else points.split(1)
+        return torch.cat([network.module(batch).flatten(1) for batch in batches])
+
+
 def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
     flat = (math.prod(shape),)
     for one in (shape, flat):
