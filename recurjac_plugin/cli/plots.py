@@ -34,7 +34,7 @@ def lipschitz_curves(
     """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
     from matplotlib.ticker import LogFormatter
 
-    figure = new_figure(6.4, 4.4)
+    figure = newnew_figure(6.4, 4.4)
     axes = figure.subplots()
     for i, (name, constants) in enumerate(curves.items()):
         if name == "sampled":
@@ -59,7 +59,7 @@ def lipschitz_curves(
 
 def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: str, form: str) -> bytes:
     """Which part of the inputs is certified on a radius, one curve per method."""
-    figure = _figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
     for name, found in radii.items():
         ends = sorted(radius for radius in found if radius > 0)
@@ -72,7 +72,7 @@ def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: 
     axes.set_title(title)
     axes.grid(True, alpha=0.3)
     axes.legend()
-    return _encoded(figure, form)
+    return encoded(figure, form)
 
 
 def landscape_curves(
@@ -85,7 +85,7 @@ def landscape_curves(
     form: str,
 ) -> bytes:
     """Undetermined entries of the gradient, and Lipschitz constants, against the radius; one curve per method."""
-    figure = _figure(9.6, 4.2)
+    figure = new_figure(9.6, 4.2)
     left, right = figure.subplots(1, 2)
     for i, name in enumerate(undetermined):
         style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 4, "label": name}
@@ -100,7 +100,7 @@ def landscape_curves(
         axes.grid(True, alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    return _encoded(figure, form)
+    return encoded(figure, form)
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
