@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .activations import ACTIVATIONS, Activation
+from .activations import ACTIVATIONS, REFUSED, Activation
 from .errors import UnsupportedError
+from .fusions import fused
 from .linear_maps import Broadcast, LinearMap
 from .node import Node
 from .operators import OPERATORS, Refusal
@@ -83,6 +84,7 @@ def build_graph(
     Raises:
         UnsupportedError: nodes on the way from the input to the output have no rule; lists every one of them.
     """
+    nodes = fused(nodes)
     on_path = _ancestors(nodes, output_name)
     shapes = {input_name: tuple(input_shape[1:])}
     same_as = {input_name: input_name}  # nodes whose derivative is the identity stand for the node they read
@@ -140,7 +142,7 @@ def _step(node: Node, same_as: Mapping[str, str], batch: int) -> Step:
         return ActivationStep(node.name, same_as[node.inputs[0]], node.inputs[0], activation, parameters)
     rule = OPERATORS.get(node.kind)
     if rule is None:
-        raise Refusal("no rule for this operator")
+        raise Refusal(REFUSED.get(node.kind, "no rule for this operator"))
     return LinearStep(
         node.name,
         tuple(

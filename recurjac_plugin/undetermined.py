@@ -78,6 +78,7 @@ def classify(
 
     Raises:
         InputError: the bounds contain NaN.
+        UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
     if bool((lower.isnan() | upper.isnan()).any()):
         raise InputError(
@@ -88,8 +89,11 @@ def classify(
     slack = (_SLACK_AT_KINKS if kinks else _SLACK_SMOOTH) * (precision or torch.finfo(lower.dtype).eps)
     terms = magnitude.flatten(1) if kinks and magnitude is not None else None
     low, high = widened(lower.flatten(1), upper.flatten(1), slack, terms)
-    shape = lower.shape
-    dl, du = step.activation.derivative_range(low.reshape(shape), high.reshape(shape), step.parameters)
+    given = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    low, high = step.activation.within_domain(
+        step.name, given, (low.reshape_as(lower), high.reshape_as(upper)), step.parameters
+    )
+    dl, du = step.activation.derivative_range(low, high, step.parameters)
     dl, du = dl.flatten(1), du.flatten(1)
     open_ = dl < du
     index = _indices(open_)
