@@ -91,9 +91,9 @@ class Activation:
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
         for point, values in self.critical_points(parameters):
             inside = self._inside(point, lower, upper)
-            for value in values:
-                low = torch.where(inside & (low > value), value, low)
-                high = torch.where(inside & (high < value), value, high)
+            least, most = _extremes(values)
+            low = torch.where(inside & (low > least), least, low)
+            high = torch.where(inside & (high < most), most, high)
         return low, high
 
     def _inside(self, point: Point, lower: Tensor, upper: Tensor) -> Tensor:
@@ -140,6 +140,19 @@ class Activation:
                 "Use a smaller region, or tighter pre-activation bounds (CROWN instead of IBP).",
             )
         return cut
+
+
+def _extremes(values: tuple[Value, ...]) -> tuple[Value, Value]:
+    """Least and largest of the values at one point, element-wise for tensors."""
+    numbers = [value for value in values if not isinstance(value, Tensor)]
+    least: Value = min(numbers, default=inf)
+    most: Value = max(numbers, default=-inf)
+    for value in values:
+        if isinstance(value, Tensor):
+            least, most = torch.minimum(value, torch.as_tensor(least).to(value)), torch.maximum(
+                value, torch.as_tensor(most).to(value)
+            )
+    return least, most
 
 
 _ABOVE_ZERO = Domain("above 0", lambda lower, upper: lower > 0)
@@ -238,7 +251,7 @@ def _softplus_derivative(z: Tensor, parameters: Parameters) -> Tensor:
 def _softplus_identity(parameters: Parameters) -> tuple[tuple[Point, tuple[Value, ...]], ...]:
     threshold, beta = parameters.get("threshold", _SOFTPLUS_THRESHOLD), parameters.get("beta", 1.0)
     stretch = (threshold / beta, inf) if beta > 0 else (-inf, threshold / beta)
-    return ((stretch, (1 / (1 + math.exp(-threshold)), 1.0)),)
+    return ((stretch, (1.0,)),)
 
 
 # Functions ``z g(z)`` with ``g(z) + g(-z) = 1`` (GELU, SiLU) have ``f'(-z) = 1 - f'(z)``: one extreme gives the other.

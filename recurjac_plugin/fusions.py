@@ -165,8 +165,8 @@ def _number(formula: ast.expr) -> float | None:
         case ast.Name(id="pi"):
             return math.pi
         case ast.Call(func=ast.Name(id="sqrt"), args=[argument]):
-            value = _number(argument)
-            return None if value is None else math.sqrt(value)
+            square = _number(argument)
+            return None if square is None else math.sqrt(square)
         case ast.BinOp(left=left, op=ast.Div(), right=right):
             above, below = _number(left), _number(right)
             return None if above is None or below is None else above / below

@@ -1,4 +1,4 @@
-"""Activations for the host that it has no operator for: IBP and CROWN from the function and its derivative range.
+"""Activations for the host that it has no sound operator for: IBP and CROWN from the function and its derivative range.
 
 The lines that CROWN needs on ``[l, u]`` follow from the derivative ranges of `activations` on 32 pieces of the
 interval: with slope s, ``g(z) = f(z) - s z`` has derivatives in ``[p, q]`` on a piece ``[a, b]``, hence stays below the
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from .activations import ACTIVATIONS, Activation
 from .host import BoundActivation, bound_op_map, bound_ops
+from .host_defects import TAUGHT
 
 _PIECES = 32
 _EDGE_STEPS = 8  # finds the edge of the hull of 33 points; fewer would still be sound
@@ -64,10 +65,13 @@ OPERATORS: dict[str, Operator] = {
     "HardSwish": Operator(functional.hardswish, "BoundHardSwish"),
     "Softsign": Operator(functional.softsign, "BoundSoftsign"),
     "Mish": Operator(functional.mish, "BoundMish"),
+    "Sin": Operator(torch.sin, "BoundSin"),
+    "Cos": Operator(torch.cos, "BoundCos"),
     "Clip": Operator(torch.clamp, "HardTanh", constants=("min", "max")),
 }
-"""ONNX name of the operator -> what the host is taught if it has none."""
+"""ONNX name of the operator -> what the host is taught if it has none that works."""
 
+_WRONG = {"onnx::Sin", "onnx::Cos"}  # in the hosts' CROWN, see `host_defects`
 _CLASS_NAMES = {"Clip": "BoundHardTanh"}
 
 
@@ -78,6 +82,7 @@ class BoundElementwise(BoundActivation):
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
+        setattr(self, TAUGHT, True)
         for name, default in self.operator.attributes.items():
             setattr(self, name, (attr or {}).get(name, default))
 
@@ -215,13 +220,13 @@ CLASSES: dict[str, type] = {
 
 
 def missing() -> dict[str, type]:
-    """Those of `CLASSES` that the host does not have, or has without CROWN."""
+    """Those of `CLASSES` that the host does not have, or has without a CROWN that holds."""
     return {name: ours for name, ours in CLASSES.items() if not _works(name)}
 
 
 def _works(name: str) -> bool:
     theirs = bound_op_map.get(name) or getattr(bound_ops, f"Bound{name.removeprefix('onnx::')}", None)
-    if theirs is None:
+    if theirs is None or (name in _WRONG and not issubclass(theirs, BoundElementwise)):
         return False
     return getattr(theirs, "bound_relax", None) is not BoundActivation.bound_relax
 
