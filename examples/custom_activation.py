@@ -1,7 +1,7 @@
 """An activation that neither auto_LiRPA nor this package knows, and its Jacobian bounds.
 
-asinh(z) = log(z + sqrt(z^2 + 1)). auto_LiRPA wants an autograd function with a symbol for its graph, and a class that bounds
-it; this package wants the derivative and the points where that has its peaks, valleys and kinks.
+asinh(z) = log(z + sqrt(z^2 + 1)). auto_LiRPA wants an autograd function with a symbol for its graph, and a class that
+bounds it; this package wants the derivative and the points where that has its peaks, valleys and kinks.
 
 Run `python examples/custom_activation.py`.
 """
