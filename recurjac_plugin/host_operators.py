@@ -138,8 +138,11 @@ class BoundElementwise(BoundActivation):
 
 def _value(constant: Any) -> Any:
     """The value of one of the host's nodes that is not perturbed: what holds it depends on its kind and the version."""
-    held = (getattr(constant, name, None) for name in ("lower", "forward_value", "value"))
-    return next(value for value in held if value is not None)
+    for name in ("lower", "forward_value", "value"):
+        held = getattr(constant, name, None)
+        if held is not None:
+            return held
+    return constant.forward(*[_value(source) for source in constant.inputs])
 
 
 @torch.no_grad()
