@@ -98,12 +98,12 @@ def _selu(operator: _Operator) -> Apply:
 
 def _prelu(operator: _Operator) -> nn.Module | None:
     slope, shape = operator.parameter("slope", 1), operator.shape
-    per_channel = shape is not None and len(shape) > 1 and slope is not None and slope.size == shape[1]
-    if slope is None or not (slope.size == 1 or (per_channel and slope.shape[:1] == shape[1:2] and shape[2:] == ())):
+    of_features = slope is not None and shape is not None and len(shape) == 2 and slope.shape == shape[1:]
+    if slope is None or not (slope.size == 1 or of_features):
         return None
     module = nn.PReLU(slope.size)
     module.weight = nn.Parameter(torch.tensor(slope).flatten())
-    return module
+    return Static(module)
 
 
 def _flatten(operator: _Operator) -> Apply | None:
