@@ -38,5 +38,6 @@ def test_a_million_intervals(benchmark: Any, kind: str) -> None:
     # Functions that end at 0 are asked for beyond it.
     lower = center.abs() + 0.1 if activation.domain(parameters) is not None else center
     upper = lower + torch.rand(COUNT, generator=generator)
-    result = benchmark.pedantic(lambda: activation.derivative_range(lower, upper, parameters), rounds=9, warmup_rounds=2)
-    assert bool((result[0] <= result[1]).all())
+    arguments = (lower, upper, parameters)
+    least, most = benchmark.pedantic(activation.derivative_range, args=arguments, rounds=9, warmup_rounds=2)
+    assert bool((least <= most).all())

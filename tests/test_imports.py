@@ -12,12 +12,12 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "errors", "gains", "graph", "linear_maps", "methods", "node", "operators", "recursion",
-    "rules", "undetermined",
+    "activations", "bounds", "errors", "fusions", "gains", "graph", "linear_maps", "methods", "node", "operators",
+    "recursion", "rules", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
-    ("node", "linear_maps", "rules", "activations", "operators", "graph"),
+    ("node", "linear_maps", "rules", "activations", "fusions", "operators", "graph"),
     ("undetermined", "gains", "recursion"),
     ("analysis",),
     ("jacobian",),
