@@ -270,7 +270,13 @@ ACTIVATION_CASES = [
     Case("cube", lambda: mlp(lambda: Net(lambda s, x: x**3)), (5,), prefix_03="IBP+"),
     Case("fourth_power", lambda: mlp(lambda: Net(lambda s, x: x**4)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
     Case("root_power", lambda: mlp(lambda: Net(lambda s, x: x.relu() ** 1.5)), (5,), not_03=WHOLE_POWERS),
-    Case("reciprocal", lambda: mlp(lambda: Net(lambda s, x: 1 / (x.tanh() + 2))), (5,), not_03=RECIPROCALS),
+    Case(
+        "reciprocal",
+        lambda: mlp(lambda: Net(lambda s, x: 1 / (x.tanh() + 2))),
+        (5,),
+        not_03=RECIPROCALS,
+        prefix_03="IBP+",
+    ),
 ]
 
 OPERATOR_CASES = [

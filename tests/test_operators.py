@@ -219,13 +219,13 @@ def test_all_unsupported_nodes_are_in_one_error():
 
         def forward(self, x):
             y = self.a(x)
-            return torch.heaviside(y, torch.zeros_like(y)) + y.cumsum(1) ** torch.arange(1.0, 5.0)
+            return torch.heaviside(y, torch.zeros_like(y)) + y.cumsum(1)
 
     x = torch.zeros(2, 4)
     with pytest.raises(rj.UnsupportedError) as error:
         rj.jacobian_bounds(on_host(Unsupported(), x), Ball(x, 0.1).perturbed())
-    assert len(error.value.offenders) == 3
-    for reason in ("CumSum", "Heaviside): piecewise constant", "Pow): its exponent must be one constant number"):
+    assert len(error.value.offenders) == 2
+    for reason in ("CumSum): no rule", "Heaviside): piecewise constant"):
         assert reason in str(error.value)
 
 
