@@ -1,7 +1,7 @@
 """An activation that neither auto_LiRPA nor this package knows, and its Jacobian bounds.
 
-softsign(z) = z / (1 + |z|). auto_LiRPA wants an autograd function with a symbol for its graph, and a class that bounds
-it; this package wants the derivative and the points where that has its peaks, valleys and kinks.
+asinh(z) = log(z + sqrt(z^2 + 1)). auto_LiRPA wants an autograd function with a symbol for its graph, and a class that
+bounds it; this package wants the derivative and the points where that has its peaks, valleys and kinks.
 
 Run `python examples/custom_activation.py`.
 """
@@ -20,19 +20,19 @@ from auto_LiRPA import register_custom_op  # isort: skip
 from auto_LiRPA.bound_ops import BoundActivation  # isort: skip
 
 
-class SoftsignOp(torch.autograd.Function):
-    """softsign with its own symbol, `custom::Softsign`."""
+class AsinhOp(torch.autograd.Function):
+    """asinh with its own symbol, `custom::Asinh`."""
 
     @staticmethod
     def symbolic(g: Any, z: Any) -> Any:
         """The node in the traced graph."""
-        return g.op("custom::Softsign", z).setType(z.type())
+        return g.op("custom::Asinh", z).setType(z.type())
 
     @staticmethod
     def forward(ctx: Any, z: Tensor) -> Tensor:
         """Its value."""
         ctx.save_for_backward(z)
-        return z / (1 + z.abs())
+        return torch.asinh(z)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -41,20 +41,20 @@ class SoftsignOp(torch.autograd.Function):
         return grads[0] * derivative(z)
 
 
-class Softsign(nn.Module):
-    """softsign as a layer."""
+class Asinh(nn.Module):
+    """asinh as a layer."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Element-wise."""
-        return SoftsignOp.apply(z)
+        return AsinhOp.apply(z)
 
 
-class BoundSoftsign(BoundActivation):
-    """For the host: softsign grows, so intervals map end to end; for CROWN, two parallel lines around it."""
+class BoundAsinh(BoundActivation):
+    """For the host: asinh grows, so intervals map end to end; for CROWN, two parallel lines around it."""
 
     def forward(self, z: Tensor) -> Tensor:
         """Its value."""
-        return z / (1 + z.abs())
+        return torch.asinh(z)
 
     def interval_propagate(self, *v: Any) -> tuple[Tensor, Tensor]:
         """Interval bounds."""
@@ -78,21 +78,31 @@ class BoundSoftsign(BoundActivation):
 
 
 def derivative(z: Tensor) -> Tensor:
-    """softsign'(z) = 1 / (1 + |z|)^2: rises to 1 at 0, then falls."""
-    return (1 + z.abs()).square().reciprocal()
+    """asinh'(z) = 1 / sqrt(1 + z^2): rises to 1 at 0, then falls."""
+    return (1 + z.square()).rsqrt()
 
 
-register_custom_op("custom::Softsign", BoundSoftsign)  # for auto_LiRPA
-rj.register_activation("BoundSoftsign", derivative, critical_points=[(0.0, 1.0)])  # for this package
+register_custom_op("custom::Asinh", BoundAsinh)  # for auto_LiRPA
+rj.register_activation("BoundAsinh", derivative, critical_points=[(0.0, 1.0)])  # for this package
 
 torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(6, 20), Softsign(), nn.Linear(20, 20), Softsign(), nn.Linear(20, 4)).double()
+net = nn.Sequential(nn.Linear(6, 20), Asinh(), nn.Linear(20, 20), Asinh(), nn.Linear(20, 4)).double()
 center, eps = torch.rand(1, 6, dtype=torch.float64), 0.05
 model = BoundedModule(net, center)
 x = BoundedTensor(center, PerturbationLpNorm(norm=float("inf"), eps=eps))
 
-# torch has this activation, too: the Jacobian of the same network built with it must lie within the bounds.
-reference = nn.Sequential(*(nn.Softsign() if isinstance(layer, Softsign) else layer for layer in net))
+
+
+class Plain(nn.Module):
+    """The same layer by torch's own function, without a symbol."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Element-wise."""
+        return torch.asinh(z)
+
+
+# The Jacobian of the same network built with torch's function must lie within the bounds.
+reference = nn.Sequential(*(Plain() if isinstance(layer, Asinh) else layer for layer in net))
 points = center + eps * (2 * torch.rand(2000, 6, dtype=torch.float64) - 1)
 jacobians = torch.func.vmap(torch.func.jacrev(reference))(points)  # shape: (points, outputs, inputs)
 

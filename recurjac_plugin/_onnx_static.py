@@ -90,6 +90,22 @@ def static_module(
     return built if built is None or isinstance(built, nn.Module) else Static(built)
 
 
+def _selu(operator: _Operator) -> Apply:
+    alpha = operator.attributes.get("alpha", 1.6732632423543772)
+    gamma = operator.attributes.get("gamma", 1.0507009873554805)
+    return lambda x: gamma * torch.nn.functional.elu(x, alpha)
+
+
+def _prelu(operator: _Operator) -> nn.Module | None:
+    slope, shape = operator.parameter("slope", 1), operator.shape
+    of_features = slope is not None and shape is not None and len(shape) == 2 and slope.shape == shape[1:]
+    if slope is None or not (slope.size == 1 or of_features):
+        return None
+    module = nn.PReLU(slope.size)
+    module.weight = nn.Parameter(torch.tensor(slope).flatten())
+    return Static(module)
+
+
 def _flatten(operator: _Operator) -> Apply | None:
     axis = operator.attributes.get("axis", 1)
     if axis == 0:
@@ -184,6 +200,8 @@ def _ints(values: Any) -> list[int]:
 
 
 _BUILDERS: dict[str, Callable[[_Operator], nn.Module | Apply | None]] = {
+    "Selu": _selu,
+    "PRelu": _prelu,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Pad": _pad,

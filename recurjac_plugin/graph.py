@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, REFUSED
 from .errors import UnsupportedError
+from .fusions import fused
 from .linear_maps import Broadcast
 from .multivariate import MULTIVARIATE, expand, multiplies
 from .node import Node
@@ -66,6 +67,7 @@ def build_graph(
     Raises:
         UnsupportedError: nodes on the way from the input to the output have no rule; lists every one of them.
     """
+    nodes = fused(nodes)
     on_path = _ancestors(nodes, output_name)
     shapes = {name: tuple(shape[1:]) for name, shape in inputs.items()}
     batch = next(iter(inputs.values()))[0]
@@ -129,7 +131,7 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
         return expand(node, same_as)
     rule = OPERATORS.get(node.kind)
     if rule is None:
-        raise Refusal("no rule for this operator")
+        raise Refusal(REFUSED.get(node.kind, "no rule for this operator"))
     sources = tuple(
         (same_as[name], rule(node, position))
         for position, (name, perturbed) in enumerate(zip(node.inputs, node.perturbed, strict=True))

@@ -30,9 +30,10 @@ def import_host() -> ModuleType:
         stack.enter_context(process_state_kept())
         if found.is_03:
             stack.enter_context(_host_fixes.names_missing_on_import())
-        # The host reads networks through torch's ONNX exporter. Newer torch loads that operator set only when something
-        # like torchvision asks for it; what the host can read must not depend on that.
+        # The host reads networks through operator set 12 of torch's ONNX exporter. Newer torch loads the sets only when
+        # something like torchvision asks for them; what the host can read must not depend on that.
         importlib.import_module("torch.onnx.symbolic_opset11")
+        importlib.import_module("torch.onnx.symbolic_opset12")
         try:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
@@ -48,14 +49,15 @@ def import_host() -> ModuleType:
 _host = import_host()
 
 if TYPE_CHECKING:
-    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm, bound_ops
     from auto_LiRPA.bound_op_map import bound_op_map
     from auto_LiRPA.bound_ops import BoundActivation
 else:
     BoundedModule = _host.BoundedModule
     BoundedTensor = _host.BoundedTensor
     PerturbationLpNorm = _host.PerturbationLpNorm
-    BoundActivation = importlib.import_module("auto_LiRPA.bound_ops").BoundActivation
+    bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
+    BoundActivation = bound_ops.BoundActivation
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
 
 # What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.

@@ -30,6 +30,12 @@ _ROUNDING = 1024
 _S_SHAPED = {"BoundTanh", "BoundSigmoid", "BoundAtan"}
 _S_SHAPED_PRECISION = 1e-8
 
+# 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
+_IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
+
+TAUGHT = "relaxed_by_pieces"
+"""Attribute of nodes whose bounds are not the host's own but those of `host_operators`."""
+
 
 def _leaky_relu(node: Node, method: str) -> str | None:
     slope = node.attributes.get("leaky_alpha", node.attributes.get("alpha", 0.0))
@@ -60,12 +66,54 @@ def _pad(node: Node, method: str) -> str | None:
     return None
 
 
+def _sine(node: Node, method: str) -> str | None:
+    if method != "IBP" and not node.attributes.get(TAUGHT):
+        where = "are off by 1e-6" if IS_03 else "do not hold on intervals wider than about half a period"
+        return f"the host's lines {where}; `register` replaces them"
+    return None
+
+
+def _tan(node: Node, method: str) -> str | None:
+    if not IS_03 and method != "IBP":
+        return "the host's CROWN takes the curve of arctan for its own"
+    return None
+
+
+def _sqrt(node: Node, method: str) -> str | None:
+    if IS_03 and method != "IBP":
+        return "the upper line of CROWN in auto_LiRPA 0.3 falls where the root rises"
+    return None
+
+
+def _reciprocal(node: Node, method: str) -> str | None:
+    if IS_03 and method != "IBP":
+        return "below 0, CROWN of auto_LiRPA 0.3 takes its lower line for the upper one"
+    return None
+
+
+def _pow(node: Node, method: str) -> str | None:
+    exponent = node.constants[1] if len(node.constants) > 1 else None
+    if exponent is None:
+        return None
+    if IS_03 and bool((exponent < 0).any()):
+        return "an exponent below 0, whose interval bounds are inverted in auto_LiRPA 0.3"
+    if not IS_03 and method != "IBP" and bool(((exponent % 2 == 0) & (exponent > 2)).any()):
+        return f"an even exponent, {float(exponent.max()):g}, whose lines of the host's CROWN do not hold"
+    return None
+
+
 DEFECTS: dict[str, Check] = {
     "BoundRelu": _leaky_relu,
     "BoundLeakyRelu": _leaky_relu,
     "BoundConcat": _concat,
     "BoundGather": _gather,
     "BoundPad": _pad,
+    "BoundSin": _sine,
+    "BoundCos": _sine,
+    "BoundTan": _tan,
+    "BoundSqrt": _sqrt,
+    "BoundReciprocal": _reciprocal,
+    "BoundPow": _pow,
 }
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
@@ -115,7 +163,8 @@ def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
 def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> float:
     """Relative error of one rounding in the host's bounds."""
     inexact = method != "IBP" and any(node.kind in _S_SHAPED for node in graph.nodes)
-    return max(torch.finfo(dtype).eps, _S_SHAPED_PRECISION if inexact else 0.0)
+    narrow = torch.finfo(torch.float32).eps if any(node.kind in _IN_FLOAT32 for node in graph.nodes) else 0.0
+    return max(torch.finfo(dtype).eps, _S_SHAPED_PRECISION if inexact else 0.0, narrow)
 
 
 def require_center_inside(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedError
 from .host import HOST_FAILURES, VERSION, BoundedModule, BoundedTensor, PerturbationLpNorm
+from .host_operators import missing
 from .output_bounds import output_bounds
 from .spec import Box
 
@@ -132,14 +133,14 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
     """auto_LiRPA's `BoundedModule` of a network.
 
     Args:
-        network: any torch module; it is not changed.
+        network: any torch module; it is not changed. Its activations may be those of `host_operators` too.
         example: an input, shape (1, *input_shape), on the network's device.
 
     Raises:
         UnsupportedError: the host cannot trace the network or has no class for an operator.
     """
     try:
-        return BoundedModule(network, example, device=example.device)
+        return BoundedModule(network, example, device=example.device, custom_ops=missing())
     except HOST_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
-from . import prelu
+from . import host_operators
 from .bounds import Bounds
 from .errors import InputError, MethodError
 from .host import BoundedModule
@@ -22,23 +21,21 @@ from .output_bounds import output_bounds
 _WRAPPED = ("compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
-_undo: list[Callable[[], None]] = []
-
 
 
 def register() -> None:
-    """Add the method names to the host's `BoundedModule`, and PReLU to its operators. Again changes nothing.
+    """Add the method names to the host's `BoundedModule`, and to its operators those it lacks. Again changes nothing.
 
     Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
     ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape), one pair
     for each perturbed input of a tuple of several.
+    Models that are built afterwards may have the activations of `host_operators`: PReLU, ELU, softplus, erf and others.
     """
     if _originals:
         return
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
-    if prelu.add_to_host():
-        _undo.append(prelu.remove_from_host)
+    host_operators.add_to_host()
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
         getattr(BoundedModule, "compute_jacobian_bounds", None)
@@ -53,8 +50,7 @@ def unregister() -> None:
         else:
             setattr(BoundedModule, name, original)
     _originals.clear()
-    while _undo:
-        _undo.pop()()
+    host_operators.remove_from_host()
 
 
 def _wrapped_compute_bounds(original: Any) -> Any:

@@ -8,7 +8,7 @@ product, the weight of a maximum.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,20 @@ class Factor(abc.ABC):
         """Its range, shaped like the step, from the bounds of what it reads."""
 
 
+    def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
+        """The widened bounds of what it reads, cut where the function ends.
+
+        Args:
+            name: the step's name, for the error.
+            given: bounds as they are known.
+            widened: the same with room for rounding.
+
+        Raises:
+            UnsupportedError: the bounds reach where the function has no finite derivative.
+        """
+        return widened
+
+
 @dataclass(frozen=True, eq=False)
 class ActivationFactor(Factor):
     """The derivative of an activation function."""
@@ -54,6 +68,10 @@ class ActivationFactor(Factor):
     def kinked(self) -> bool:  # type: ignore[override]
         """Whether the function has kinks."""
         return self.activation.has_kinks(self.parameters)
+
+    def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
+        """The bounds cut to the function's domain."""
+        return [self.activation.within_domain(name, given[0], widened[0], self.parameters)]
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         """The range of the function's derivative over its pre-activations' bounds."""

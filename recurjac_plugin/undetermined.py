@@ -88,6 +88,10 @@ class Evidence:
     precision: float
     magnitude: Tensor | None = None
 
+    def ordered(self) -> Interval:
+        """The bounds, the smaller one first."""
+        return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
+
     def widened(self, kinked: bool) -> Interval:
         """The bounds ordered, and widened by the rounding that they can be off by."""
         slack = (_SLACK_AT_KINKS if kinked else _SLACK_SMOOTH) * self.precision
@@ -105,13 +109,16 @@ def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
 
     Raises:
         InputError: the bounds contain NaN.
+        UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
     if any(bool((each.lower.isnan() | each.upper.isnan()).any()) for each in evidence):
         raise InputError(
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    dl, du = step.factor.derivative_range(*(each.widened(step.factor.kinked) for each in evidence))
+    widened = [each.widened(step.factor.kinked) for each in evidence]
+    intervals = step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
+    dl, du = step.factor.derivative_range(*intervals)
     dl, du = dl.flatten(1), du.flatten(1)
     open_ = dl < du
     index = _indices(open_)

@@ -52,6 +52,7 @@ class Case:
         prefix_03, prefix_07: pre-activation bounds to use where the host's CROWN cannot run, or is wrong.
         slack: rounding of the network itself, relative to the largest entry of the Jacobian.
         training: whether the host must be given the network in training mode (it is bounded in evaluation mode).
+        taught: whether the host learns one of the network's operators from `register`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Case:
     prefix_07: str = ""
     slack: float = 1e-9
     training: bool = False
+    taught: bool = False
 
     @property
     def reason(self) -> str | None:
@@ -89,9 +91,8 @@ class Case:
 
     def model(self, net: nn.Module, x: Tensor) -> BoundedModule:
         """The network on the host, which must be able to build it."""
-        prelu = any(isinstance(module, nn.PReLU) for module in net.modules())
-        if prelu:
-            rj.register()  # the host learns PReLU from it
+        if self.taught:
+            rj.register()
         try:
             model = on_host(net, x, self.training)
             if self.reason is not None:
@@ -102,7 +103,7 @@ class Case:
                 raise
             pytest.skip(self.reason)
         finally:
-            if prelu:
+            if self.taught:
                 rj.unregister()
         return model
 
@@ -183,6 +184,11 @@ def residual(self: Net, x: Tensor) -> Tensor:
     return self.c((x + self.b(x)).relu())
 
 
+def hard_sigmoid(self: Net, x: Tensor) -> Tensor:
+    """Torch's own for the host; for the truth a formula, because torch's has no second derivative."""
+    return functional.hardsigmoid(x) if torch.jit.is_tracing() else (x / 6 + 0.5).clamp(0, 1)
+
+
 # What the hosts cannot build, each with the reason. The operators are still tested below the host (test_operators).
 ONE_D_03 = "0.3 has no one-dimensional convolution"
 UNSQUEEZE = "the host unsqueezes one axis at a time, the exporter two for the slope of a PReLU over images"
@@ -192,17 +198,20 @@ CASTS = "0.3 evaluates a cast in another type than the network's"
 DROPOUT = "the host cannot build a network with dropout from what this torch writes"
 UNFLATTEN = "the host has no rule for what this torch writes for Unflatten"
 NEGATIVE = "0.3 takes no index from the end in what this torch writes"
+WHOLE_POWERS = "0.3 bounds powers with whole exponents only"
+RECIPROCALS = "0.3 computes interval bounds of reciprocals in float32, next to float64"
 EXPANDS = "0.3 cannot bound the shape arithmetic before Expand"
 
 ACTIVATION_CASES = [
     Case("relu", lambda: mlp(nn.ReLU), (5,)),
     Case("leaky_relu", lambda: mlp(lambda: nn.LeakyReLU(0.3)), (5,)),
     Case("leaky_relu_steep", lambda: mlp(lambda: nn.LeakyReLU(1.5)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
-    Case("prelu", lambda: mlp(lambda: nn.PReLU(init=0.4)), (5,)),
+    Case("prelu", lambda: mlp(lambda: nn.PReLU(init=0.4)), (5,), taught=True),
     Case(
         "prelu_channels",
         lambda: nn.Sequential(nn.Linear(5, 8), nn.PReLU(8, 0.2), nn.Linear(8, 6), nn.PReLU(), nn.Linear(6, 2)),
         (5,),
+        taught=True,
     ),
     Case(
         "prelu_images",
@@ -210,6 +219,7 @@ ACTIVATION_CASES = [
         (2, 5, 5),
         not_03=UNSQUEEZE,
         not_07=UNSQUEEZE,
+        taught=True,
     ),
     Case("tanh", lambda: mlp(nn.Tanh), (5,)),
     Case("sigmoid", lambda: mlp(nn.Sigmoid), (5,)),
@@ -229,6 +239,43 @@ ACTIVATION_CASES = [
             nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Sigmoid(), nn.Linear(8, 3)
         ),
         (5,),
+    ),
+    Case("elu", lambda: mlp(lambda: nn.ELU(0.7)), (5,), taught=True),
+    Case("celu", lambda: mlp(lambda: nn.CELU(0.7)), (5,), taught=True, slack=1e-6, not_03=CASTS),
+    Case("selu", lambda: mlp(nn.SELU), (5,), taught=True),
+    Case("softplus", lambda: mlp(nn.Softplus), (5,), taught=True),
+    Case("softplus_untaught", lambda: mlp(nn.Softplus), (5,), prefix_03="IBP+", prefix_07="IBP+"),
+    Case("softplus_beta", lambda: mlp(lambda: nn.Softplus(2.0)), (5,), taught=True),
+    Case("gelu", lambda: mlp(nn.GELU), (5,), taught=True, prefix_03="IBP+", slack=1e-6),
+    Case("gelu_tanh", lambda: mlp(lambda: nn.GELU("tanh")), (5,), prefix_03="IBP+", slack=1e-6),
+    Case("silu", lambda: mlp(nn.SiLU), (5,)),
+    Case("mish", lambda: mlp(nn.Mish), (5,), taught=True),
+    Case("hardtanh", lambda: mlp(lambda: nn.Hardtanh(-0.5, 0.7)), (5,), taught=True, slack=1e-6),
+    Case("relu6", lambda: mlp(nn.ReLU6), (5,), taught=True),
+    Case("clamp", lambda: mlp(lambda: Net(lambda s, x: x.clamp(-0.5, 0.7))), (5,), taught=True, slack=1e-6),
+    Case("hardsigmoid", lambda: mlp(lambda: Net(hard_sigmoid)), (5,), taught=True, slack=1e-6),
+    Case("hardswish", lambda: mlp(nn.Hardswish), (5,), taught=True, slack=1e-6),
+    Case("softsign", lambda: mlp(nn.Softsign), (5,), prefix_03="IBP+"),
+    Case("logsigmoid", lambda: mlp(nn.LogSigmoid), (5,)),
+    Case("erf", lambda: mlp(lambda: Net(lambda s, x: torch.erf(x))), (5,), taught=True),
+    Case("abs", lambda: mlp(lambda: Net(lambda s, x: x.abs())), (5,)),
+    Case("sin", lambda: mlp(lambda: Net(lambda s, x: torch.sin(3 * x))), (5,), taught=True),
+    Case("cos", lambda: mlp(lambda: Net(lambda s, x: torch.cos(3 * x))), (5,), taught=True),
+    Case("sin_untaught", lambda: mlp(lambda: Net(lambda s, x: torch.sin(x))), (5,), prefix_03="IBP+", prefix_07="IBP+"),
+    Case("tan", lambda: mlp(lambda: Net(lambda s, x: torch.tan(0.7 * x.tanh()))), (5,), prefix_07="IBP+"),
+    Case("exp", lambda: mlp(lambda: Net(lambda s, x: torch.exp(x))), (5,)),
+    Case("log", lambda: mlp(lambda: Net(lambda s, x: torch.log(x.relu() + 0.5))), (5,), prefix_03="IBP+"),
+    Case("sqrt", lambda: mlp(lambda: Net(lambda s, x: torch.sqrt(x.relu() + 0.5))), (5,), prefix_03="IBP+"),
+    Case("square", lambda: mlp(lambda: Net(lambda s, x: x * x)), (5,)),
+    Case("cube", lambda: mlp(lambda: Net(lambda s, x: x**3)), (5,), prefix_03="IBP+"),
+    Case("fourth_power", lambda: mlp(lambda: Net(lambda s, x: x**4)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
+    Case("root_power", lambda: mlp(lambda: Net(lambda s, x: x.relu() ** 1.5)), (5,), not_03=WHOLE_POWERS),
+    Case(
+        "reciprocal",
+        lambda: mlp(lambda: Net(lambda s, x: 1 / (x.tanh() + 2))),
+        (5,),
+        not_03=RECIPROCALS,
+        prefix_03="IBP+",
     ),
 ]
 

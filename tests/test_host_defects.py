@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 from cases import on_host
-from oracle import Ball, jacobian
+from oracle import Ball, Box, jacobian
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.host import IS_03
 
 
 class Prefixed(nn.Module):
@@ -113,3 +114,65 @@ def test_leaky_slopes_that_the_host_gets_wrong():
     rj.jacobian_bounds(model(1.5), Ball(x, 0.1, math.inf).perturbed(), method="IBP+RecurJac")
     with pytest.raises(rj.UnsupportedError, match="negative slope"):
         rj.jacobian_bounds(model(-0.5), Ball(x, 0.1, math.inf).perturbed(), method="IBP+RecurJac")
+
+
+def lines_that_escape(net, method, lower, upper):
+    """How far the host's bounds of ``f(z) - k z`` miss the truth on intervals (n, 1), for slopes k of all sizes."""
+    slopes = torch.tensor([0.0, 0.1, -0.1, 0.5, -0.5, 1, -1, 2, -2, 5, -5, 20, -20, 100, -100], dtype=torch.float64)
+    both = Prefixed(lambda x: torch.cat((net(x), x), 1), nn.Identity())
+    region = Box(lower, upper).perturbed()
+    rows = torch.stack((torch.ones_like(slopes), -slopes), 1).expand(len(lower), -1, -1)
+    model = on_host(both, region)
+    with torch.no_grad():
+        low, high = model.compute_bounds(x=(region,), C=rows, method=method)
+    z = lower + torch.linspace(0, 1, 1001, dtype=torch.float64) * (upper - lower)
+    values = net(z)[:, None] - slopes[:, None] * z[:, None]
+    scale = 1 + values.abs().amax(2)
+    return float((torch.maximum(low - values.amin(2), values.amax(2) - high) / scale).max())
+
+
+# Function, an interval on which CROWN of 0.3 is wrong, one on which CROWN of 0.7 is.
+WRONG_LINES = {
+    "Sin": (torch.sin, (0.0, 7.8), (0.0, 6.867)),
+    "Cos": (torch.cos, (0.0, 6.22), (0.0, 5.34)),
+    "Tan": (torch.tan, None, (0.0, 1.46)),
+    "Sqrt": (torch.sqrt, (0.001, 0.05), None),
+    "Reciprocal": (torch.reciprocal, (-2.0, -1.0), None),
+    "Pow": (lambda x: x**4, None, (0.0, 4.0)),
+}
+RIGHT = {
+    "abs": (torch.abs, -5.0, 5.0),
+    "exp": (torch.exp, -5.0, 5.0),
+    "log": (torch.log, 0.01, 8.0),
+    "square": (torch.square, -4.0, 4.0),
+    "tanh": (torch.tanh, -6.0, 6.0),
+    "sigmoid": (torch.sigmoid, -9.0, 9.0),
+    "atan": (torch.arctan, -6.0, 6.0),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LINES)
+def test_wrong_lines_of_the_host_are_refused(name):
+    """Each row of the table is justified by an interval on which the host is wrong, and refuses the operator."""
+    function, *intervals = WRONG_LINES[name]
+    interval = intervals[0] if IS_03 else intervals[1]
+    if interval is None:
+        pytest.skip("the host of this version is right there")
+    lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in interval)
+    net = Prefixed(function, nn.Identity())
+    assert lines_that_escape(net, "CROWN", lower, upper) > 1e-7
+    net = Prefixed(function, nn.Linear(1, 2)).double()
+    region = Box(lower, upper)
+    with pytest.raises(rj.UnsupportedError, match=rf"{name}\): .*") as error:
+        rj.jacobian_bounds(on_host(net, lower), region.perturbed())
+    assert "wrong bounds there with `CROWN`" in str(error.value)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_lines_of_other_operators_hold(name):
+    function, least, most = RIGHT[name]
+    generator = torch.Generator().manual_seed(0)
+    width = 10 ** (7 * torch.rand(400, 1, generator=generator, dtype=torch.float64) - 6)
+    center = least + (most - least) * torch.rand(400, 1, generator=generator, dtype=torch.float64)
+    lower, upper = (center - width / 2).clamp(least, most), (center + width / 2).clamp(least, most)
+    assert lines_that_escape(Prefixed(function, nn.Identity()), "CROWN", lower, upper) <= 1e-9

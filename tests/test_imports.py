@@ -12,13 +12,14 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "errors", "forward", "gains", "graph", "interval", "linear_maps", "methods",
+    "activations", "bounds", "errors", "forward", "fusions", "gains", "graph", "interval", "linear_maps", "methods",
     "multivariate", "node", "operator_norms", "operators", "plots", "radius_search", "recursion", "relevance", "rules",
     "steps", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
-    ("node", "linear_maps", "operator_norms", "rules", "activations", "operators", "steps", "multivariate", "graph"),
+    ("node", "linear_maps", "operator_norms", "rules", "activations", "fusions", "operators", "steps", "multivariate",
+     "graph"),
     ("undetermined", "relevance", "gains", "recursion", "forward", "interval"),
     ("analysis",),
     ("global_lipschitz", "sampled_lipschitz"),

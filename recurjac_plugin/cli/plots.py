@@ -34,7 +34,7 @@ def lipschitz_curves(
     """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
     from matplotlib.ticker import LogFormatter
 
-    figure = newnew_figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
     for i, (name, constants) in enumerate(curves.items()):
         if name == "sampled":

@@ -1,0 +1,43 @@
+"""Derivative ranges of a million intervals in float32, for every activation, on one thread: `make bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from recurjac_plugin.activations import ACTIVATIONS
+
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "BoundLeakyRelu": {"alpha": 0.1},
+    "BoundPRelu": {"slope": torch.tensor(0.25)},
+    "BoundSelu": {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805},
+    "HardTanh": {"min": -1.0, "max": 1.0},
+    "Pow": {"exponent": 3.0},
+}
+COUNT = 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_a_million_intervals(benchmark: Any, kind: str) -> None:
+    benchmark.group = "derivative ranges of a million intervals"
+    activation, parameters = ACTIVATIONS[kind], PARAMETERS.get(kind, {})
+    benchmark.name = activation.name
+    generator = torch.Generator().manual_seed(0)
+    center = 3 * torch.randn(COUNT, generator=generator)
+    # Functions that end at 0 are asked for beyond it.
+    lower = center.abs() + 0.1 if activation.domain(parameters) is not None else center
+    upper = lower + torch.rand(COUNT, generator=generator)
+    arguments = (lower, upper, parameters)
+    least, most = benchmark.pedantic(activation.derivative_range, args=arguments, rounds=9, warmup_rounds=2)
+    assert bool((least <= most).all())
