@@ -17,7 +17,7 @@ from .gains import Gains, compute_gains
 from .graph import Graph, build_graph
 from .host import BoundedModule
 from .host_bounds import host_bounds
-from .host_defects import host_precision
+from .host_defects import host_precision, require_read_right
 from .host_graph import HostGraph, read_graph
 from .interval import IntervalArithmetic
 from .magnitude import magnitudes
@@ -198,6 +198,7 @@ def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
 
     Raises:
         InputError: not the host's objects, or they do not fit together.
+        UnsupportedError: weights are perturbed, or the host reads another network.
     """
     if not isinstance(model, BoundedModule):
         raise InputError(
@@ -211,7 +212,9 @@ def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
             f"`x` is {first.dtype} on {first.device}, but the model is {parameter.dtype} on {parameter.device}; "
             "move one of them."
         )
-    return arguments, read_graph(model, *arguments.for_host())
+    graph = read_graph(model, *arguments.for_host())
+    require_read_right(graph.nodes)
+    return arguments, graph
 
 
 def specification(C: Tensor | None, output: Tensor) -> Tensor:

@@ -118,6 +118,44 @@ DEFECTS: dict[str, Check] = {
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
 
+def _pool(node: Node) -> str | None:
+    written = node.attributes["onnx"]
+    kernel, stride = written["kernel_shape"], written.get("strides", [1, 1])
+    pads = written.get("pads", [0, 0, 0, 0])
+    if any(step != 1 for step in written.get("dilations", ())):
+        return "it is dilated, which the host overlooks"
+    rests = [
+        (size + pads[i] + pads[i + len(kernel)] - k) % s
+        for i, (size, k, s) in enumerate(zip(node.input_shapes[0][2:], kernel, stride))
+    ]
+    if written.get("ceil_mode") and any(rests):
+        return "it rounds its size up (ceil mode), which the host overlooks"
+    if node.kind == "BoundAveragePool" and any(pads) and not written.get("count_include_pad", 0):
+        return "its averages leave the padding out, but the host counts it"
+    return None
+
+
+MISREAD: dict[str, Callable[[Node], str | None]] = {"BoundMaxPool": _pool, "BoundAveragePool": _pool}
+"""Exact class name of the host's node -> what the host computes otherwise than the network does, or None."""
+
+
+def require_read_right(nodes: Iterable[Node]) -> None:
+    """Refuse a graph that is not the network's.
+
+    Raises:
+        UnsupportedError: lists every node that the host takes for another.
+    """
+    found = [
+        f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
+        for node in nodes
+        if node.kind in MISREAD and (reason := MISREAD[node.kind](node)) is not None
+    ]
+    if found:
+        raise UnsupportedError(
+            "The network", found, f"auto_LiRPA {VERSION} reads another network there; write it with other operators."
+        )
+
+
 def require_sound(nodes: Iterable[Node], method: str) -> None:
     """Refuse a graph for which the host's method is known to be wrong.
 
@@ -133,8 +171,8 @@ def require_sound(nodes: Iterable[Node], method: str) -> None:
         raise UnsupportedError(
             "The network",
             found,
-            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; `IBP+...` without `+CROWN` is right for "
-            "all but negative slopes.",
+            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; where the reason is CROWN's, `IBP+...` "
+            "without `+CROWN` is right.",
         )
 
 

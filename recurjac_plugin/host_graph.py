@@ -113,8 +113,9 @@ def _require_finite(values: dict[str, Any]) -> None:
 
 
 def _plain(node: Any, values: dict[str, Any]) -> Node:
-    """One node as plain data."""
+    """One node as plain data; its attributes as the ONNX graph has them are under the key `onnx`."""
     simple = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))
+    attributes = {key: value for key, value in vars(node).items() if isinstance(value, simple)}
     return Node(
         name=node.name,
         kind=type(node).__name__,
@@ -123,7 +124,7 @@ def _plain(node: Any, values: dict[str, Any]) -> Node:
         constants=tuple(values.get(source.name) for source in node.inputs),
         input_shapes=tuple(_shape(source) for source in node.inputs),
         output_shape=_shape(node),
-        attributes={key: value for key, value in vars(node).items() if isinstance(value, simple)},
+        attributes=attributes | {"onnx": dict(getattr(node, "attr", None) or {})},
         training=node.training,
         forward=node.forward,
     )

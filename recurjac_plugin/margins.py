@@ -17,9 +17,13 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedError
 from .host import HOST_FAILURES, VERSION, BoundedModule, BoundedTensor, PerturbationLpNorm
+from .host_graph import preserved
 from .host_operators import missing
 from .output_bounds import output_bounds
 from .spec import Box
+
+# Outputs that differ by more than this part of their size are not the same function's.
+_MISREAD = 1e-3
 
 ROUNDING = 64.0
 """Rounding errors that a proof must leave room for, in units of the number type's `eps` times the size of the terms."""
@@ -137,10 +141,13 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
         example: an input, shape (1, *input_shape), on the network's device.
 
     Raises:
-        UnsupportedError: the host cannot trace the network or has no class for an operator.
+        UnsupportedError: the host cannot trace the network, has no class for an operator, or computes something else.
     """
     try:
-        return BoundedModule(network, example, device=example.device, custom_ops=missing())
+        model = BoundedModule(network, example, device=example.device, custom_ops=missing())
+        probe = torch.rand(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(example)
+        with torch.no_grad(), preserved(model):
+            expected, found = network(probe), model.forward(probe)
     except HOST_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(
@@ -148,3 +155,10 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
             [f"auto_LiRPA {VERSION} cannot read it ({reason})"],
             "Export it with other operators, or use another version of auto_LiRPA.",
         ) from error
+    if expected.shape != found.shape or bool(((expected - found).abs() > _MISREAD * (1 + expected.abs().max())).any()):
+        raise UnsupportedError(
+            "The network",
+            [f"auto_LiRPA {VERSION} reads it as another one: its outputs differ"],
+            "Bounds of that would not be bounds of this; export it with other operators.",
+        )
+    return model

@@ -12,6 +12,7 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03
+from recurjac_plugin.margins import bounded_model
 
 
 class Prefixed(nn.Module):
@@ -176,3 +177,29 @@ def test_lines_of_other_operators_hold(name):
     center = least + (most - least) * torch.rand(400, 1, generator=generator, dtype=torch.float64)
     lower, upper = (center - width / 2).clamp(least, most), (center + width / 2).clamp(least, most)
     assert lines_that_escape(Prefixed(function, nn.Identity()), "CROWN", lower, upper) <= 1e-9
+
+
+POOLS = {
+    "dilated": (nn.MaxPool2d(2, dilation=2), "dilated"),
+    "ceil": (nn.MaxPool2d(4, ceil_mode=True), "ceil mode"),
+    "padding left out": (nn.AvgPool2d(2, padding=1, count_include_pad=False), "padding"),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_pools_that_the_host_reads_as_others_are_refused(name):
+    pool, reason = POOLS[name]
+    x = torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    net = nn.Sequential(pool, nn.Flatten()).double()
+    model = on_host(net, x)
+    for method in ("RecurJac", "IBP+RecurJac"):
+        with pytest.raises(rj.UnsupportedError, match=reason):
+            rj.jacobian_bounds(model, Ball(x, 0.1).perturbed(), method=method)
+
+
+def test_networks_that_the_host_reads_as_others_are_refused():
+    """Whatever the host overlooks: its outputs are compared with the network's before files are bounded."""
+    net = nn.Sequential(nn.MaxPool2d(2, dilation=2), nn.Flatten())
+    with pytest.raises(rj.UnsupportedError, match="reads it as another"):
+        bounded_model(net, torch.zeros(1, 1, 6, 6))
+    assert bounded_model(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.zeros(1, 1, 6, 6)) is not None
