@@ -131,6 +131,18 @@ class Bounds:
         return figure
 
 
+def require_numbers(bounds: Tensor) -> None:
+    """Refuse bounds of gradients that have become NaN.
+
+    Raises:
+        InputError: they have, as sums of infinite values of both signs do.
+    """
+    if bool(bounds.isnan().any()):
+        raise InputError(
+            f"The gradients overflow {bounds.dtype}: their bounds contain NaN; use float64, or a smaller region."
+        )
+
+
 def intersection(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """The tighter of two lower and of two upper bounds, element by element.
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .bounds import require_numbers
 from .graph import Graph
 from .steps import FactorStep, Interval
 from .undetermined import Layer
@@ -45,8 +46,12 @@ class IntervalArithmetic:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
         if self.forward:
             units = torch.eye(self.graph.columns, dtype=self.rows.dtype, device=self.rows.device)
-            return _joined([self._pushed(part) for part in units.split(self._chunk())], 2)
-        return _joined([self._pulled(part) for part in self.rows.split(self._chunk(), 1)], 1)
+            lower, upper = _joined([self._pushed(part) for part in units.split(self._chunk())], 2)
+        else:
+            lower, upper = _joined([self._pulled(part) for part in self.rows.split(self._chunk(), 1)], 1)
+        require_numbers(lower)
+        require_numbers(upper)
+        return lower, upper
 
     def upper_of_sum(
         self,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from .bounds import require_numbers
 from .gains import INPUT, ROWS, Gains
 from .rules import Lines, UpperLine, both_lines
 
@@ -92,10 +92,7 @@ def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) 
         columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
         parts.append(_upper(gains, lines, columns, _both_signs(exact[:, :, None, chosen])))
     both = torch.cat(parts, 3)
-    if bool(both.isnan().any()):
-        raise InputError(
-            f"The gradients overflow {both.dtype}: their bounds contain NaN; use float64, or a smaller region."
-        )
+    require_numbers(both)
     return -both[:, :, 1], both[:, :, 0]
 
 

@@ -50,7 +50,7 @@ FORMS = {
 
 def steps(model, x):
     graph = read(model, x)[1]
-    return build_graph(graph.nodes, graph.input_name, graph.output_name, graph.input_shape)
+    return build_graph(graph.nodes, graph.inputs, graph.output_name)
 
 
 def network(function, dtype=torch.float64):
@@ -66,7 +66,7 @@ def test_forms(name, registered):
     net, x = network(function), torch.randn(2, 4, dtype=torch.float64)
     model, region = on_host(net, x), Ball(x, 0.4)
     graph = steps(model, region.perturbed())
-    assert [step.activation.name for step in graph.activations] == [activation]
+    assert [step.factor.activation.name for step in graph.factors] == [activation]
     assert len(graph.steps) == 3
     bounds = rj.jacobian_bounds(model, region.perturbed(), method="IBP+RecurJac")
     assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region), slack=1e-6)
@@ -120,7 +120,7 @@ def test_what_the_activation_reads_may_be_a_product_itself():
     net, x = net.double(), torch.randn(2, 4, dtype=torch.float64)
     model, region = on_host(net, x), Ball(x, 0.3)
     graph = steps(model, region.perturbed())
-    assert [step.activation.name for step in graph.activations] == ["SiLU"]
+    assert [step.factor.activation.name for step in graph.factors] == ["SiLU"]
     bounds = rj.jacobian_bounds(model, region.perturbed(), method="IBP+RecurJac")
     assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
 
@@ -131,7 +131,7 @@ def test_inner_nodes_that_others_read_stay():
     x = torch.randn(2, 4, dtype=torch.float64)
     model, region = on_host(net, x), Ball(x, 0.3)
     graph = steps(model, region.perturbed())
-    assert sorted(step.activation.name for step in graph.activations) == ["SiLU", "Sigmoid"]
+    assert sorted(step.factor.activation.name for step in graph.factors) == ["SiLU", "Sigmoid"]
     bounds = rj.jacobian_bounds(model, region.perturbed(), method="IBP+RecurJac")
     assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
 

@@ -54,7 +54,17 @@ def test_products_and_extremes_are_refused(case):
         rj.global_lipschitz(model, norm=2.0)
 
 
-@parametrized([case for case in CASES if case not in MULTIVARIATE_CASES])
+UNBOUNDED = ("exp", "log", "sqrt", "square", "cube", "fourth_power")
+
+
+@pytest.mark.parametrize("name", UNBOUNDED)
+def test_unbounded_derivatives_are_refused(name):
+    _, _, model = hosted(name)
+    with pytest.raises(rj.UnsupportedError, match="not bounded on the real line"):
+        rj.global_lipschitz(model, norm=2.0)
+
+
+@parametrized([case for case in CASES if case not in MULTIVARIATE_CASES and case.name not in UNBOUNDED])
 def test_no_slope_is_above(case):
     """Small inputs and large ones, where every activation has its steepest slope for some."""
     net, center, model = hosted(case)

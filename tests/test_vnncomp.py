@@ -22,6 +22,7 @@ INSTANCES = [
     ("oval21", "nets/cifar_base_kw.onnx", None),
     ("marabou-cifar10", "./nets/cifar10_small.onnx", None),
     ("verivital", "Convnet_avgpool.onnx", None),
+    ("verivital", "Convnet_maxpool.onnx", None),
     ("rl_benchmarks", "onnx/cartpole.onnx", None),
     ("rl_benchmarks", "onnx/lunarlander.onnx", None),
     ("reach_prob_density", "onnx/vdp.onnx", None),
@@ -87,21 +88,13 @@ def test_every_category_is_covered(vnncomp):
         assert {row["category"] for row in csv.DictReader(file)} == {category for category, _, _ in INSTANCES}
 
 
-def test_max_pooling_is_refused(vnncomp):
-    """No rule for it yet: one error names it."""
-    net, lower, upper = problem(vnncomp, "verivital", "Convnet_maxpool.onnx", None)
-    model = BoundedModule(net, torch.zeros_like(lower, dtype=torch.float32))
-    with pytest.raises(rj.UnsupportedError, match="MaxPool"):
-        rj.jacobian_bounds(model, Box(lower.float(), upper.float()).perturbed())
-
-
 def everything(vnncomp):
     with (vnncomp / "expected.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     first = {}
     for row in rows:
         first.setdefault((row["category"], row["onnx"]), row["vnnlib"])
-    return [(category, network, name) for (category, network), name in first.items() if "maxpool" not in network]
+    return [(category, network, name) for (category, network), name in first.items()]
 
 
 @pytest.mark.slow
