@@ -78,7 +78,7 @@ def _pass(
     model: Any, x: Any, rows: Tensor, method: str, order: str = "backward"
 ) -> Callable[[], Any]:
     parsed = parse(method)
-    names = [read.name for step in analyse(model, x, parsed, rows).graph.factors for read in step.reads]
+    names = [bounds.name for step in analyse(model, x, parsed, rows).graph.factors for bounds in step.reads]
     given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
     return lambda: analyse(model, x, parsed, rows, order=order, intermediate_bounds=given).jacobian
 

@@ -6,6 +6,7 @@ import sys
 
 from .activations import ACTIVATIONS
 from .methods import HOST_METHODS, METHODS
+from .multivariate import MULTIVARIATE
 from .operators import OPERATORS
 
 
@@ -16,6 +17,7 @@ def support_table() -> str:
         ("Prefixes", ", ".join(f"`{name}+`" for name in HOST_METHODS)),
         ("Activations", ", ".join(sorted(activation.name for activation in ACTIVATIONS.values()))),
         ("Linear operators", ", ".join(sorted({kind.removeprefix("Bound") for kind in OPERATORS}))),
+        ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in MULTIVARIATE}))),
     )
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {values} |" for name, values in rows)))
 

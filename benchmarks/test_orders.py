@@ -1,0 +1,56 @@
+"""The two orders of RecurJac side by side: ``make bench``.
+
+Square cases, in which input and output are as wide as the layers, cost both orders the same number of operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from recurjac_plugin.analysis import analyse, read
+from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host_bounds import host_bounds
+from recurjac_plugin.methods import parse
+
+ORDERS = {
+    "backward": {"order": "backward"},
+    "forward": {"order": "forward"},
+    "forward, shifted": {"order": "forward", "shift": 1},
+    "both": {"order": "both"},
+}
+NETWORKS = {"ReLU 128x4": (nn.ReLU, 128, 0.05), "tanh 64x4": (nn.Tanh, 64, 0.05)}
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_orders(benchmark: Any, name: str, order: str) -> None:
+    """The pass alone, from the same pre-activation bounds, all elements of the Jacobian."""
+    activation, width, eps = NETWORKS[name]
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(4):
+        layers += [nn.Linear(width, width), activation()]
+    net = nn.Sequential(*layers, nn.Linear(width, width))
+    center = torch.rand(1, width)
+    model = BoundedModule(net, center)
+    x = BoundedTensor(center, PerturbationLpNorm(norm=float("inf"), eps=eps))
+    method, rows = parse("RecurJac"), torch.eye(width).unsqueeze(0)
+    names = [bounds.name for step in analyse(model, x, method, rows).graph.factors for bounds in step.reads]
+    given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
+    benchmark.group = name
+    benchmark.name = order
+    benchmark.pedantic(
+        lambda: analyse(model, x, method, rows, intermediate_bounds=given, **ORDERS[order]).jacobian,
+        rounds=7,
+        warmup_rounds=1,
+    )
