@@ -116,7 +116,8 @@ class Bounds:
                 raise InputError(f"`{name}` must be from 0 to {count - 1} for these bounds, got {value!r}.")
         lower, upper = (bound[sample, row] for bound in self.to_numpy())
         shape = lower.shape if image_shape is None else tuple(image_shape)
-        if len(shape) not in (2, 3) or math.prod(shape) != lower.size:
+        no_picture = image_shape is None and 1 in shape[-2:]  # a single line of numbers
+        if len(shape) not in (2, 3) or math.prod(shape) != lower.size or no_picture:
             raise InputError(
                 f"`image_shape` must be (h, w) or (c, h, w) with {lower.size} elements to draw an input of shape "
                 f"{lower.shape}, got {image_shape}."

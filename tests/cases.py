@@ -803,7 +803,6 @@ MULTIVARIATE_CASES = [
         ),
         (5,),
         not_03=NO_MINMAX,
-        prefix_07="IBP+",
     ),
     Case(
         "reduce_max",

@@ -127,6 +127,7 @@ def test_plot_of_zeros_has_a_scale():
         ((5, 7), {"sample": 2}, "`sample` must be from 0 to 1"),
         ((5, 5, 7), {}, "up to 4 channels"),
         ((1, 1, 5, 7), {}, "image_shape"),
+        ((35, 1), {}, "image_shape"),
     ],
 )
 def test_plot_refuses_what_is_no_image(shape, options, word):

@@ -119,7 +119,7 @@ def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int
 def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
     """The shape of the image to draw, which the input must be."""
     own = network.module.input_shape
-    if shape is None and len(own) not in (2, 3):
+    if shape is None and (len(own) not in (2, 3) or 1 in own[-2:]):  # a single line is no picture
         options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
     if len(shape or own) == 3 and (shape or own)[0] > MOST_CHANNELS:
         options.refuse("--plot", f"draws images of up to {MOST_CHANNELS} channels, got {(shape or own)[0]}.")

@@ -34,7 +34,7 @@ def lipschitz_curves(
     """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
     from matplotlib.ticker import LogFormatter
 
-    figure = new_figure(6.4, 4.4)
+    figure = new_figure(6.4, 4.8)
     axes = figure.subplots()
     for i, (name, constants) in enumerate(curves.items()):
         if name == "sampled":
@@ -53,7 +53,7 @@ def lipschitz_curves(
     axes.set_ylabel(f"Lipschitz constant ({norm})")
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3)
     return encoded(figure, form)
 
 
