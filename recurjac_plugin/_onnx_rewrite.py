@@ -26,12 +26,14 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     """Rewrite the graph, keeping its meaning, where onnx2pytorch would misread it.
 
     - A domain that is imported but not used draws a warning: dropped.
+    - Weights that a file shares are written as ``Identity`` of another one: read directly.
     - ``MatMul(W, x)`` with a constant on the left is converted as ``x W``: for a vector `x` it becomes
       ``MatMul(x, W^T)``, else `W` becomes the output of a Constant node, which is multiplied from the left.
     - A constant right factor that is not a matrix, and an Add after it whose constant is not a bias vector,
       become Constant nodes as well, for they do not fit into `torch.nn.Linear`.
     - ``Reshape`` to a shape that begins with the batch size 1 (given, or computed from the input's own shape)
       gets that shape as a constant, with -1 in place of the 1, so that it takes larger batches.
+    - ``Expand`` gets its shape as a constant, with 1 where nothing is repeated: torch cannot trace a computed one.
     - ``Conv`` and ``ConvTranspose`` state the shape of their kernel (onnx2pytorch 0.5 on Python 3.10 asks for it).
     - ``Dropout`` and a ``Pad`` by nothing become ``Identity``.
     - ``Split`` gets its sizes as an attribute again, as it had them before operator set 13.
@@ -50,12 +52,15 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     for value in model.graph.input:
         if value.name == file.input_name and file.has_batch:
             value.type.tensor_type.shape.dim[0].dim_value = 1
+    _resolve_shared_weights(model.graph)
     shapes = _shapes(model, file)
     for node in list(model.graph.node):
         if node.op_type == "MatMul":
             _rewrite_matmul(model.graph, node, shapes)
         elif node.op_type == "Reshape" and file.has_batch:
             _rewrite_reshape(model.graph, node, shapes)
+        elif node.op_type == "Expand":
+            _rewrite_expand(model.graph, node, shapes)
         elif node.op_type in ("Conv", "ConvTranspose"):
             _rewrite_convolution(node, shapes)
         elif node.op_type == "Dropout" or _pads_nothing(node):
@@ -64,6 +69,20 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
             _rewrite_split(node, shapes)
     _drop_unused(model.graph)
     return model, shapes
+
+
+def _resolve_shared_weights(graph: GraphProto) -> None:
+    stored = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    same = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in stored and node.output[0] not in outputs
+    }
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            if name in same:
+                node.input[i] = same[name]
 
 
 def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
@@ -95,6 +114,15 @@ def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None
     if len(node.input) > 1 and source[:1] == (1,) and target[:1] == (1,) and 0 not in target[1:]:
         shape = np.array([-1, *target[1:]], dtype=np.int64)
         node.input[1] = _add_initializer(graph, f"{node.output[0]}_shape", shape)
+
+
+def _rewrite_expand(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+    before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
+    if before is None or after is None or 0 in (*before, *after):
+        return
+    before = (1,) * (len(after) - len(before)) + before
+    sizes = np.array([1 if old == new else new for old, new in zip(before, after, strict=True)], dtype=np.int64)
+    node.input[1] = _add_initializer(graph, f"{node.output[0]}_shape", sizes)
 
 
 def _rewrite_convolution(node: NodeProto, shapes: Shapes) -> None:

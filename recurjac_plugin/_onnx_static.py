@@ -7,6 +7,7 @@ about to drop. Here every such operator is one torch function.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,18 @@ class Take(nn.Module):
     def forward(self, x: Tensor, *_parameters: Tensor) -> Tensor:
         """``x`` at the positions."""
         return x.index_select(self.axis, self.index)
+
+
+class Fold(nn.Module):
+    """An operator of two tensors for any number of them."""
+
+    def __init__(self, operator: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """One after the other."""
+        return functools.reduce(self.operator, values)
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,13 @@ def _flatten(operator: _Operator) -> Apply | None:
 def _reshape(operator: _Operator) -> Apply | None:
     shape = operator.parameter("shape", 1)
     return None if shape is None or 0 in shape else partial(torch.reshape, shape=_ints(shape))
+
+
+def _expand(operator: _Operator) -> Apply | None:
+    shape = operator.parameter("shape", 1)
+    if shape is None or operator.shape is None or len(shape) != len(operator.shape):
+        return None
+    return lambda x: x.expand([-1 if size == 1 else size for size in _ints(shape)])
 
 
 def _pad(operator: _Operator) -> nn.Module | Apply | None:
@@ -202,7 +222,10 @@ def _ints(values: Any) -> list[int]:
 _BUILDERS: dict[str, Callable[[_Operator], nn.Module | Apply | None]] = {
     "Selu": _selu,
     "PRelu": _prelu,
+    "Max": lambda operator: Fold(torch.maximum),
+    "Min": lambda operator: Fold(torch.minimum),
     "Flatten": _flatten,
+    "Expand": _expand,
     "Reshape": _reshape,
     "Pad": _pad,
     "Slice": _slice,
