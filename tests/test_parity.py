@@ -304,8 +304,32 @@ def test_quirk_shift_of_short_networks(sizes):
     model = BoundedModule(net, x.clone())
     with torch.no_grad():
         backward, shifted = (
-            rj.jacobian_bounds(model, x, order=order, shift=shift)
-            for order, shift in (("backward", 0), ("forward", 1))
+            rj.jacobian_bounds(model, x, order=order, shift=shift) for order, shift in (("backward", 0), ("forward", 1))
         )
     assert torch.allclose(backward.lower, shifted.lower, rtol=0, atol=1e-12)
     assert torch.allclose(backward.upper, shifted.upper, rtol=0, atol=1e-12)
+
+
+def test_quirk_activation_of_the_first_call():
+    """Quirk 9: the reference keeps the activation of the first network for all later ones."""
+    names = [next(name for name in LOCAL if CASES[name]["activation"] == each) for each in ("relu", "tanh", "relu")]
+    for name in names:
+        golden = Golden(name, torch.float64)
+        with torch.no_grad():
+            bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), intermediate_bounds=golden.given())
+        assert_same(bounds.upper[0], golden.arrays["bwd_u"], 1e-12)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "arctan"])
+def test_quirk_fast_lip_of_smooth_activations(activation):
+    """Quirk 11: the reference has Fast-Lip for ReLU and leaky ReLU alone; here it encloses RecurJac for every one."""
+    name = next(name for name in LOCAL if CASES[name]["activation"] == activation and len(CASES[name]["widths"]) > 3)
+    golden = Golden(name, torch.float64)
+    x, given = golden.region().perturbed(), golden.given()
+    with torch.no_grad():
+        fast, plain = (
+            rj.jacobian_bounds(golden.model, x, method=method, intermediate_bounds=given)
+            for method in ("Fast-Lip", "RecurJac")
+        )
+    slack = 1e-12 * fast.upper.abs().max()
+    assert bool((fast.lower <= plain.lower + slack).all() & (plain.upper <= fast.upper + slack).all())
