@@ -91,6 +91,15 @@ def _reciprocal(node: Node, method: str) -> str | None:
     return None
 
 
+def _div(node: Node, method: str) -> str | None:
+    # Newer hosts write quotients as products with reciprocals; what is left as a quotient is 0.3's, or as in 0.3.
+    if node.perturbed[1] and method != "IBP":
+        return "CROWN of auto_LiRPA 0.3 takes a constant dividend for the divisor, and lines that need divisors above 0"
+    if node.perturbed[1] and not IS_03:
+        return "its interval bounds do not hold where the dividend can be negative"
+    return None
+
+
 def _pow(node: Node, method: str) -> str | None:
     exponent = node.constants[1] if len(node.constants) > 1 else None
     if exponent is None:
@@ -113,6 +122,7 @@ DEFECTS: dict[str, Check] = {
     "BoundTan": _tan,
     "BoundSqrt": _sqrt,
     "BoundReciprocal": _reciprocal,
+    "BoundDiv": _div,
     "BoundPow": _pow,
 }
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""

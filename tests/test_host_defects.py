@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from cases import on_host
-from oracle import Ball, Box, jacobian
+from oracle import Ball, Box, assert_encloses, jacobian, truth
 from torch import nn
 
 import recurjac_plugin as rj
@@ -177,6 +177,53 @@ def test_lines_of_other_operators_hold(name):
     center = least + (most - least) * torch.rand(400, 1, generator=generator, dtype=torch.float64)
     lower, upper = (center - width / 2).clamp(least, most), (center + width / 2).clamp(least, most)
     assert lines_that_escape(Prefixed(function, nn.Identity()), "CROWN", lower, upper) <= 1e-9
+
+class Dividing(nn.Module):
+    """``relu(dividend / divisor - shift)`` of the first and the second coordinate, or of a constant dividend."""
+
+    def __init__(self, dividend, divisor, shift):
+        super().__init__()
+        self.dividend, self.divisor, self.shift = dividend, divisor, shift
+        self.register_buffer("constant", torch.tensor([-1.0]).double())
+
+    def forward(self, x):
+        dividend = self.constant if self.dividend is None else self.dividend(x[:, :1])
+        return torch.relu(dividend / self.divisor(x[:, 1:]) - self.shift)
+
+
+QUOTIENTS = {
+    "of both signs": Dividing(lambda x: 1.0 * x, lambda y: y.relu() + 0.5, -0.8),
+    "above zero": Dividing(lambda x: x + 2, lambda y: y.relu() + 0.5, 0.5),
+    "below zero": Dividing(lambda x: x - 3, lambda y: y.relu() + 0.5, -1.5),
+    "softsign": nn.Sequential(nn.Softsign(), nn.Linear(2, 1), nn.ReLU()),
+    "of a negative constant": Dividing(None, lambda y: y.relu() + 0.5, -1.0),
+    "by a negative divisor": Dividing(lambda x: 1.0 * x, lambda y: -y.relu() - 0.5, -0.8),
+}
+
+
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_quotients_over_wide_boxes(name):
+    """Interval bounds of 0.3 take ``x_low / y_high`` for the least quotient, and CROWN a constant for the divisor."""
+    net = QUOTIENTS[name].double()
+    if name == "softsign":
+        with torch.no_grad():
+            net[1].weight.fill_(1.0)
+            net[1].bias.fill_(0.8)
+    region = Box(torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 2.0]]).double())
+    model = on_host(net, region.center)
+    values = truth(net, region, count=300)
+    bounded = []
+    for method in ("RecurJac", "CROWN-IBP+RecurJac", "IBP+RecurJac"):
+        try:
+            bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+        except rj.UnsupportedError:
+            continue
+        bounded.append(method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
+    if IS_03:
+        assert bounded == ["IBP+RecurJac"]
+    elif name != "by a negative divisor":
+        assert bounded
 
 
 POOLS = {
