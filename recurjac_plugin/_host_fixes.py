@@ -52,7 +52,8 @@ def patch_after_import(host: ModuleType) -> None:
     transpose = importlib.import_module(f"{host.__name__}.operators.shape").BoundTranspose
     transpose.bound_backward = _on_dense_coefficients(transpose.bound_backward)
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
-    bivariate.BoundDiv.interval_propagate = _from_all_corners(bivariate.BoundDiv.interval_propagate, bivariate.BoundSqrt)
+    quotient = bivariate.BoundDiv
+    quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def host_bounds(
                 "Try other pre-activation bounds, e.g. `IBP+RecurJac`, or a newer auto_LiRPA.",
             ) from error
         # Nodes of 0.3 have no such attributes before they have bounds.
-        intervals = {
+        intervals: dict[str, Any] = {
             name: (getattr(model[name], "lower", None), getattr(model[name], "upper", None)) for name in names
         }
         for name, (low, high) in intervals.items():
