@@ -37,6 +37,7 @@ def patch_after_import(host: ModuleType) -> None:
 
     These are graph attributes by name, the signature that `named_parameters` calls today, and two steps of
     CROWN that fail where a network transposes its input (as exporters of channels-last frameworks write it).
+    Besides, the interval bounds of a quotient, which 0.3 takes from the wrong ends where the dividend can be negative.
 
     Args:
         host: the imported package auto_LiRPA, version 0.3.
@@ -50,6 +51,9 @@ def patch_after_import(host: ModuleType) -> None:
     bounded.get_unstable_locations = _on_contiguous_bounds(bounded.get_unstable_locations)
     transpose = importlib.import_module(f"{host.__name__}.operators.shape").BoundTranspose
     transpose.bound_backward = _on_dense_coefficients(transpose.bound_backward)
+    bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
+    quotient = bivariate.BoundDiv
+    quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)
 
 
 @contextmanager
@@ -137,5 +141,25 @@ def _on_dense_coefficients(bound_backward: Callable[..., Any]) -> Callable[..., 
     @functools.wraps(bound_backward)
     def wrapper(self: Any, lower: Any, upper: Any, *args: Any) -> Any:
         return bound_backward(self, dense(self, lower), dense(self, upper), *args)
+
+    return wrapper
+
+
+def _from_all_corners(interval_propagate: Callable[..., Any], root: type) -> Callable[..., Any]:
+    """Bound a quotient by its values at all four corners: ``x_low / y_high`` is the least only from x = 0 on.
+
+    Args:
+        interval_propagate: the host's, kept for roots as divisors, which it takes for parts of a layer normalisation.
+        root: class of the host's nodes of square roots.
+    """
+
+    @functools.wraps(interval_propagate)
+    def wrapper(self: Any, *v: Any) -> Any:
+        if isinstance(self.inputs[1], root):
+            return interval_propagate(self, *v)
+        dividend, (low, high) = v[:2]
+        assert bool(((low > 0) | (high < 0)).all()), "the divisor can be 0"
+        corners = torch.stack([x / y for x in dividend for y in (low, high)])
+        return corners.amin(0), corners.amax(0)
 
     return wrapper

@@ -58,7 +58,10 @@ def host_bounds(
                 [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
                 "Try other pre-activation bounds, e.g. `IBP+RecurJac`, or a newer auto_LiRPA.",
             ) from error
-        intervals = {name: (model[name].lower, model[name].upper) for name in names}
+        # Nodes of 0.3 have no such attributes before they have bounds.
+        intervals: dict[str, Any] = {
+            name: (getattr(model[name], "lower", None), getattr(model[name], "upper", None)) for name in names
+        }
         for name, (low, high) in intervals.items():
             if low is None or high is None:  # no operator of the host asked for them
                 intervals[name] = _bounds_of_node(model, x, name, method)

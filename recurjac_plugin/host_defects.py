@@ -91,6 +91,43 @@ def _reciprocal(node: Node, method: str) -> str | None:
     return None
 
 
+def _div(node: Node, method: str) -> str | None:
+    # Newer hosts write quotients as products with reciprocals; what is left as a quotient is 0.3's, or as in 0.3.
+    if node.perturbed[1] and method != "IBP":
+        return "CROWN of auto_LiRPA 0.3 takes a constant dividend for the divisor, and lines that need divisors above 0"
+    if node.perturbed[1] and not IS_03:
+        return "its interval bounds do not hold where the dividend can be negative"
+    return None
+
+
+def _average_pool(node: Node, method: str) -> str | None:
+    if method == "IBP" or not (IS_03 or _side_by_side(node)):
+        return None
+    if not _side_by_side(node):
+        return "windows overlap, leave gaps or are padded, for which CROWN of auto_LiRPA 0.3 has other weights"
+    return _unequal_rests(node)
+
+
+def _max_pool(node: Node, method: str) -> str | None:
+    if method == "IBP":
+        return None
+    if not _side_by_side(node):
+        return "windows overlap, leave gaps or are padded, for which the lines of the host's CROWN do not hold"
+    return _unequal_rests(node)
+
+
+def _side_by_side(node: Node) -> bool:
+    kernel, stride = (tuple(node.attributes[name]) for name in ("kernel_size", "stride"))
+    return kernel == stride and not any(node.attributes["padding"])
+
+
+def _unequal_rests(node: Node) -> str | None:
+    below, right = (size % k for size, k in zip(node.input_shapes[0][2:], node.attributes["kernel_size"]))
+    if below != right:
+        return f"it leaves out {below} rows and {right} columns, which the host's CROWN takes for each other"
+    return None
+
+
 def _pow(node: Node, method: str) -> str | None:
     exponent = node.constants[1] if len(node.constants) > 1 else None
     if exponent is None:
@@ -113,6 +150,9 @@ DEFECTS: dict[str, Check] = {
     "BoundTan": _tan,
     "BoundSqrt": _sqrt,
     "BoundReciprocal": _reciprocal,
+    "BoundDiv": _div,
+    "BoundAveragePool": _average_pool,
+    "BoundMaxPool": _max_pool,
     "BoundPow": _pow,
 }
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""

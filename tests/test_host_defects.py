@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from cases import on_host
-from oracle import Ball, Box, jacobian
+from oracle import Ball, Box, assert_encloses, jacobian, truth
 from torch import nn
 
 import recurjac_plugin as rj
@@ -177,6 +177,89 @@ def test_lines_of_other_operators_hold(name):
     center = least + (most - least) * torch.rand(400, 1, generator=generator, dtype=torch.float64)
     lower, upper = (center - width / 2).clamp(least, most), (center + width / 2).clamp(least, most)
     assert lines_that_escape(Prefixed(function, nn.Identity()), "CROWN", lower, upper) <= 1e-9
+
+class Dividing(nn.Module):
+    """``relu(dividend / divisor - shift)`` of the first and the second coordinate, or of a constant dividend."""
+
+    def __init__(self, dividend, divisor, shift):
+        super().__init__()
+        self.dividend, self.divisor, self.shift = dividend, divisor, shift
+        self.register_buffer("constant", torch.tensor([-1.0]).double())
+
+    def forward(self, x):
+        dividend = self.constant if self.dividend is None else self.dividend(x[:, :1])
+        return torch.relu(dividend / self.divisor(x[:, 1:]) - self.shift)
+
+
+QUOTIENTS = {
+    "of both signs": Dividing(lambda x: 1.0 * x, lambda y: y.relu() + 0.5, -0.8),
+    "above zero": Dividing(lambda x: x + 2, lambda y: y.relu() + 0.5, 0.5),
+    "below zero": Dividing(lambda x: x - 3, lambda y: y.relu() + 0.5, -1.5),
+    "softsign": nn.Sequential(nn.Softsign(), nn.Linear(2, 1), nn.ReLU()),
+    "of a negative constant": Dividing(None, lambda y: y.relu() + 0.5, -1.0),
+    "by a negative divisor": Dividing(lambda x: 1.0 * x, lambda y: -y.relu() - 0.5, -0.8),
+}
+
+
+@pytest.mark.parametrize("name", QUOTIENTS)
+def test_quotients_over_wide_boxes(name):
+    """Interval bounds of 0.3 take ``x_low / y_high`` for the least quotient, and CROWN a constant for the divisor."""
+    net = QUOTIENTS[name].double()
+    if name == "softsign":
+        with torch.no_grad():
+            net[1].weight.fill_(1.0)
+            net[1].bias.fill_(0.8)
+    region = Box(torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 2.0]]).double())
+    model = on_host(net, region.center)
+    values = truth(net, region, count=300)
+    bounded = []
+    for method in ("RecurJac", "CROWN-IBP+RecurJac", "IBP+RecurJac"):
+        try:
+            bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+        except rj.UnsupportedError:
+            continue
+        bounded.append(method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
+    if IS_03:
+        assert bounded == ["IBP+RecurJac"]
+    elif name != "by a negative divisor":
+        assert bounded
+
+
+WINDOWS = {
+    "whole": ((2, 4), {"kernel_size": 2}),
+    "border on both sides": ((5, 5), {"kernel_size": 2}),
+    "border below": ((5, 4), {"kernel_size": 2}),
+    "border on the right": ((4, 5), {"kernel_size": 2}),
+    "overlapping": ((5, 5), {"kernel_size": 3, "stride": 1}),
+    "overlapping to the right": ((6, 6), {"kernel_size": (2, 3), "stride": 2}),
+    "with gaps": ((5, 5), {"kernel_size": 2, "stride": (2, 3)}),
+    "padded": ((5, 5), {"kernel_size": 2, "padding": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", [nn.AvgPool2d, nn.MaxPool2d])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_pools(name, kind):
+    """The host's CROWN swaps the rows and columns that a pool leaves out, and wants windows side by side."""
+    shape, options = WINDOWS[name]
+    torch.manual_seed(0)
+    pool = kind(**options)
+    size = pool(torch.zeros(1, 1, *shape)).numel()
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), pool, nn.Flatten(), nn.Linear(2 * size, 8), nn.Tanh()).double()
+    x = torch.randn(2, 1, *shape, dtype=torch.float64)
+    region = Ball(x, 0.1)
+    model = on_host(net, x)
+    values = truth(net, region)
+    held = name in ("whole", "border on both sides")
+    held = held or (not IS_03 and kind is nn.AvgPool2d and not name.startswith("border"))
+    for method in ("IBP+RecurJac", "RecurJac"):
+        if method == "RecurJac" and not held:
+            with pytest.raises(rj.UnsupportedError, match=r"Pool\): .*"):
+                rj.jacobian_bounds(model, region.perturbed(), method=method)
+        elif method == "IBP+RecurJac" or not IS_03:  # CROWN of 0.3 fails here for reasons of its own
+            bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+            assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
 
 
 POOLS = {

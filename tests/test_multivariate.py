@@ -187,6 +187,21 @@ def test_weights_of_an_extreme_add_up_to_one(name):
     assert bool((lower >= 0).all() & (upper <= 1).all() & (upper.amax(2) == 1).all())
 
 
+@pytest.mark.parametrize("gap", [0.0, 8 * torch.finfo(torch.float64).eps])
+@pytest.mark.parametrize("name", ["max", "min", "reduce_max", "reduce_min", "max_pool"])
+def test_winners_that_rounding_could_decide_are_open(name, gap):
+    """Values that differ by less than their rounding, or not at all: either of them may have won."""
+    case, level = BY_HAND[name], 1.0 if gap else 0.0  # at 0 nothing is widened, and both sides of the kink remain
+    graph = build_graph([case], dict(zip(case.inputs, case.input_shapes)), case.name)
+    values = {i: torch.full(shape, level, dtype=torch.float64) for i, shape in zip(case.inputs, case.input_shapes)}
+    values[case.inputs[-1]].flatten()[::2] += gap
+    for step in graph.factors:
+        known = [values[read.name] for read in step.reads]
+        layer = classify(step, [Evidence(value, value, torch.finfo(torch.float64).eps) for value in known])
+        assert layer.count == math.prod(step.shape)
+        assert bool((layer.lower == 0).all() & (layer.upper == 1).all())
+
+
 def test_certain_winner_has_weight_one():
     case = BY_HAND["reduce_max"]
     centers = [torch.zeros(2, 5, 3, dtype=torch.float64)]
