@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from paper_networks import class_rows, norm_name, panels, save, style, test_images, trained
+from paper_networks import class_rows, correct_images, norm_name, panels, save, style, trained
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
@@ -51,7 +51,7 @@ def digits_subjects(quick: bool) -> list[Subject]:
         ("tanh, 4 hidden layers of 50", "tanh", [50] * 4),
     ):
         net = trained(activation, hidden, epochs=10 if quick else 40)
-        found.append(Subject(title, net, test_images([net], 2 if quick else 10)))
+        found.append(Subject(title, net, correct_images([net], 2 if quick else 10)))
     return found
 
 
@@ -63,7 +63,7 @@ def vnncomp_subjects(folder: Path) -> list[Subject]:
         prop = next(row[1] for row in instances if row[0].removeprefix("./").endswith(network))
         net, box = rj.load_onnx(folder / benchmark / network), rj.load_vnnlib(folder / benchmark / prop).boxes[0]
         image = torch.tensor((box.lower + box.upper) / 2, dtype=net.dtype).reshape(1, *net.input_shape)
-        found.append(Subject(f"{benchmark}, {Path(network).stem}", net, image))
+        found.append(Subject(Path(network).stem, net, image))
     return found
 
 
@@ -118,19 +118,19 @@ def main() -> None:
         parser.error("--vnncomp needs the environment variable VNNCOMP_BENCHMARKS, the folder of the benchmarks.")
     subjects = vnncomp_subjects(Path(folder or "")) if options.vnncomp else digits_subjects(options.quick)
 
-    drawn, axes = panels(2, len(subjects), 4.5 * len(subjects), 7.0)
+    drawn, axes = panels(2, len(subjects), 9.0, 6.6)
     for column, subject in enumerate(subjects):
         for row, (norm, (first, last)) in enumerate(DECADES.items()):
-            count = 5 if options.quick else 15
+            count = 4 if options.quick else 15
             radii = torch.logspace(first, last, count, dtype=torch.float64).tolist()
             curves = constants(subject, norm, radii)
             report(curves, radii, f"{subject.name}, norm {norm:g}, mean of {len(subject.images)} image(s)")
             for name, values in curves.items():
                 axes[row][column].loglog(radii, values.mean(1), **style(name))
-            axes[row][column].set_title(subject.name)
             axes[row][column].set_xlabel(f"radius of the {norm_name(norm)} ball")
-            axes[row][column].set_ylabel(f"Lipschitz constant ({norm_name(norm)})")
             axes[row][column].grid(alpha=0.3)
+            axes[row][0].set_ylabel(f"Lipschitz constant ({norm_name(norm)})")
+            axes[0][column].set_title(subject.name)
             check(curves, norm, subject.images.dtype)
     if options.plot:
         save(drawn, options.plot)
