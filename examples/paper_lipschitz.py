@@ -121,7 +121,7 @@ def main() -> None:
     drawn, axes = panels(2, len(subjects), 9.0, 6.6)
     for column, subject in enumerate(subjects):
         for row, (norm, (first, last)) in enumerate(DECADES.items()):
-            count = 4 if options.quick else 15
+            count = 5 if options.quick else 15
             radii = torch.logspace(first, last, count, dtype=torch.float64).tolist()
             curves = constants(subject, norm, radii)
             report(curves, radii, f"{subject.name}, norm {norm:g}, mean of {len(subject.images)} image(s)")
