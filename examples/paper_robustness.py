@@ -83,8 +83,9 @@ def lines(rows: list[Row], suffix: str) -> list[str]:
 
 def draw(rows: list[Row], path: Path) -> None:
     """Bars of the mean radius: a panel per network and norm, a group of bars per target."""
-    drawn, axes = panels(2, len(SEARCH), 9.0, 5.4)
-    for line, layers in zip(axes, sorted({each.layers for each in rows}), strict=True):
+    depths = sorted({each.layers for each in rows})
+    drawn, axes = panels(len(depths), len(SEARCH), 9.0, 2.5 * len(depths) + 0.4)
+    for line, layers in zip(axes, depths, strict=True):
         for panel, norm in zip(line, SEARCH, strict=True):
             chosen = [each for each in rows if (each.layers, each.norm) == (layers, norm)]
             for i, method in enumerate(METHODS):
@@ -107,14 +108,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="nested balls of the integral (default 6; paper: 30)")
     parser.add_argument("--out", type=Path, help="table to write: .csv or .md")
     parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
-    parser.add_argument("--quick", action="store_true", help="one image, two targets, networks trained for a moment")
+    parser.add_argument("--quick", action="store_true", help="one network and image, two targets")
     options = parser.parse_args()
     if options.out and options.out.suffix not in (".csv", ".md"):
         parser.error(f"--out must end in .csv or .md, got {options.out}")
     count, steps, epochs = (1, 2, 15) if options.quick else (options.images, options.steps, 40)
     targets = ("runner-up", "all") if options.quick else tuple(TARGETS)
 
-    nets = {layers: trained("relu", [64] * layers, epochs=epochs) for layers in (2, 3)}
+    depths = (2,) if options.quick else (2, 3)
+    nets = {layers: trained("relu", [64] * layers, epochs=epochs) for layers in depths}
     images = correct_images(list(nets.values()), count)
     rows = []
     for layers, net in nets.items():
