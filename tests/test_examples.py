@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -13,18 +14,24 @@ from conftest import ROOT
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 TRAINING = "train_digits.py"
+EXPERIMENTS = ["paper_landscape.py", "paper_lipschitz.py", "paper_robustness.py"]
+ELSEWHERE = [TRAINING, "lipschitz_curve.py", *EXPERIMENTS]  # have tests of their own
 
 
-def run(script, *arguments, cwd):
+def start(script, *arguments, cwd, **variables):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    shown = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
         check=False,
     )
+
+
+def run(script, *arguments, cwd):
+    shown = start(script, *arguments, cwd=cwd)
     assert shown.returncode == 0, shown.stderr
     assert "Traceback" not in shown.stderr
     return shown.stdout
@@ -37,7 +44,7 @@ def test_example_says_how_to_run_it_and_ends_in_assertions(script):
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in (TRAINING, "lipschitz_curve.py")])
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ELSEWHERE])
 def test_example_runs_and_leaves_nothing_behind(script, tmp_path):
     assert run(script, cwd=tmp_path).strip()
     assert os.listdir(tmp_path) == []
@@ -47,6 +54,41 @@ def test_lipschitz_curve_draws_its_picture(tmp_path):
     assert "wrote here.png" in run("lipschitz_curve.py", "here.png", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["here.png"]
     assert (tmp_path / "here.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_experiment_of_the_paper_shows_what_it_claims(script, tmp_path):
+    table = ["--out", "table.md"] if script == "paper_robustness.py" else []
+    shown = run(script, "--quick", "--plot", "picture.png", *table, cwd=tmp_path)
+    assert "wrote picture.png" in shown
+    assert sorted(os.listdir(tmp_path)) == sorted(["picture.png", *table[1:]])
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    if table:  # three norms, two targets, and as many columns everywhere
+        lines = (tmp_path / "table.md").read_text(encoding="utf-8").splitlines()
+        assert len(lines) == 2 + 3 * 2
+        assert {line.count("|") for line in lines} == {12}
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("paper_lipschitz.py", ["--vnncomp"], "VNNCOMP_BENCHMARKS, the folder"),
+        ("paper_robustness.py", ["--out", "table.txt"], "must end in .csv or .md"),
+    ],
+)
+def test_experiment_of_the_paper_refuses_bad_options(script, arguments, message, tmp_path):
+    shown = start(script, *arguments, cwd=tmp_path, VNNCOMP_BENCHMARKS="")
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert message in shown.stderr and "Traceback" not in shown.stderr
+
+
+def test_page_of_experiments_shows_pictures_and_scripts_that_are_there():
+    page = ROOT / "docs" / "experiments.md"
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert {f"../examples/{script}" for script in EXPERIMENTS} < set(links)
+    assert {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()} < set(links)
+    for link in links:
+        assert (page.parent / link).is_file(), link
 
 
 def test_verify_onnx_takes_other_files(tmp_path):
