@@ -855,12 +855,14 @@ MULTIVARIATE_CASES = [
         lambda: nn.Sequential(mlp(nn.Tanh, (5, 8, 6)), nn.Softmax(1), nn.Linear(6, 3)),
         (5,),
         prefix_03="IBP+",
+        prefix_07="IBP+",
     ),
     Case(
         "softmax_rows",
         lambda: nn.Sequential(nn.Linear(5, 6), nn.Unflatten(1, (2, 3)), nn.Softmax(-1), nn.Flatten(), nn.Linear(6, 3)),
         (5,),
         not_03=UNFLATTEN,
+        prefix_07="IBP+",
     ),
     Case(
         "layer_norm",
@@ -881,6 +883,7 @@ MULTIVARIATE_CASES = [
         ),
         (3, 4),
         prefix_03="IBP+",
+        prefix_07="IBP+",
     ),
 ]
 

@@ -226,6 +226,27 @@ def test_quotients_over_wide_boxes(name):
         assert bounded
 
 
+class Odds(nn.Module):
+    """``relu(s(x) - 0.06 x - 1.2)`` with the first of two probabilities, which is 1e-30 at one end."""
+
+    def forward(self, x):
+        return torch.relu(torch.cat((x, -x), 1).softmax(1)[:, :1] - 0.06 * x - 1.2)
+
+
+@pytest.mark.skipif(IS_03, reason="0.3 takes a softmax apart; its bounds of the sum reach 0 on this interval")
+def test_small_probabilities():
+    """On this interval the upper bound of 0.7 for what the ReLU reads is negative, and its largest value 0.9."""
+    region = Ball(torch.zeros(1, 1, dtype=torch.float64), 35.0)
+    net = Odds()
+    model = on_host(net, region.center)
+    values = truth(net, region, count=300)
+    bounds = rj.jacobian_bounds(model, region.perturbed(), method="IBP+RecurJac")
+    assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
+    for method in ("RecurJac", "CROWN-IBP+RecurJac"):
+        with pytest.raises(rj.UnsupportedError):
+            rj.jacobian_bounds(model, region.perturbed(), method=method)
+
+
 WINDOWS = {
     "whole": ((2, 4), {"kernel_size": 2}),
     "border on both sides": ((5, 5), {"kernel_size": 2}),
