@@ -8,7 +8,7 @@ catches gross errors of operators not listed here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 
 import torch
@@ -165,7 +165,7 @@ DEFECTS: dict[str, Check] = {
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
 
-def _pool(node: Node) -> str | None:
+def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
     written = node.attributes["onnx"]
     kernel, stride = written["kernel_shape"], written.get("strides", [1, 1])
     pads = written.get("pads", [0, 0, 0, 0])
@@ -182,20 +182,32 @@ def _pool(node: Node) -> str | None:
     return None
 
 
-MISREAD: dict[str, Callable[[Node], str | None]] = {"BoundMaxPool": _pool, "BoundAveragePool": _pool}
-"""Exact class name of the host's node -> what the host computes otherwise than the network does, or None."""
+def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:
+    if IS_03 and kinds.get(node.inputs[1]) == "BoundSqrt":
+        return "it divides by a root, which auto_LiRPA 0.3 takes for a layer normalisation"
+    return None
 
 
-def require_read_right(nodes: Iterable[Node]) -> None:
+MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
+    "BoundMaxPool": _pool,
+    "BoundAveragePool": _pool,
+    "BoundDiv": _quotient,
+}
+"""Exact class name of the host's node -> ``(node, kinds of all nodes by name) -> what the host computes otherwise than
+the network does``, or None."""
+
+
+def require_read_right(nodes: Sequence[Node]) -> None:
     """Refuse a graph that is not the network's.
 
     Raises:
         UnsupportedError: lists every node that the host takes for another.
     """
+    kinds = {node.name: node.kind for node in nodes}
     found = [
         f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
         for node in nodes
-        if node.kind in MISREAD and (reason := MISREAD[node.kind](node)) is not None
+        if node.kind in MISREAD and (reason := MISREAD[node.kind](node, kinds)) is not None
     ]
     if found:
         raise UnsupportedError(

@@ -307,3 +307,12 @@ def test_networks_that_the_host_reads_as_others_are_refused():
     with pytest.raises(rj.UnsupportedError, match="reads it as another"):
         bounded_model(net, torch.zeros(1, 1, 6, 6))
     assert bounded_model(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.zeros(1, 1, 6, 6)) is not None
+
+
+@pytest.mark.skipif(not IS_03, reason="newer hosts write products with reciprocals of roots")
+def test_quotients_by_roots_are_not_layer_norms():
+    """0.3 evaluates ``x / sqrt(y)`` as a layer normalisation of x."""
+    net = Prefixed(lambda x: x[:, :3] / torch.sqrt(torch.sigmoid(x[:, 3:])), nn.Linear(3, 2)).double()
+    x = torch.rand(2, 6, dtype=torch.float64)
+    with pytest.raises(rj.UnsupportedError, match="divides by a root"):
+        rj.jacobian_bounds(on_host(net, x), Ball(x, 0.1).perturbed(), method="IBP+RecurJac")
