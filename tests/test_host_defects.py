@@ -312,7 +312,7 @@ def test_networks_that_the_host_reads_as_others_are_refused():
 @pytest.mark.skipif(not IS_03, reason="newer hosts write products with reciprocals of roots")
 def test_quotients_by_roots_are_not_layer_norms():
     """0.3 evaluates ``x / sqrt(y)`` as a layer normalisation of x."""
-    net = Prefixed(lambda x: x[:, :3] / torch.sqrt(torch.sigmoid(x[:, 3:])), nn.Linear(3, 2)).double()
+    net = Prefixed(lambda x: (torch.tanh(x) - x) / torch.sqrt(torch.sigmoid(x) + 1), nn.Linear(6, 2)).double()
     x = torch.rand(2, 6, dtype=torch.float64)
     with pytest.raises(rj.UnsupportedError, match="divides by a root"):
         rj.jacobian_bounds(on_host(net, x), Ball(x, 0.1).perturbed(), method="IBP+RecurJac")
