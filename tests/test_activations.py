@@ -157,6 +157,21 @@ EXACT = {
 
 
 @each_row
+def test_intervals_that_end_at_a_kink_have_the_derivatives_of_both_sides(row):
+    for point in critical(row):
+        if not row.low < point - 0.3 < point + 0.3 < row.high:
+            continue  # the function ends there
+        sides = [
+            derivative(row.function, torch.full((1, 5), point + side, dtype=torch.float64)) for side in (-1e-9, 1e-9)
+        ]
+        for low, high in ((point, point + 0.3), (point - 0.3, point)):
+            ends = (torch.full((1, 5), end, dtype=torch.float64) for end in (low, high))
+            dl, du = ACTIVATIONS[row.kind].derivative_range(*ends, row.parameters)
+            for side in sides:
+                assert bool((dl <= side + 1e-6).all() & (side - 1e-6 <= du).all())
+
+
+@each_row
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tails_are_finite_and_right(row, dtype):
     z = torch.cat([torch.logspace(0, 4, 200), torch.tensor([17.0, 30.0, 37.0, 41.0, 88.0, 104.0, 710.0, 745.0])]).to(
