@@ -55,7 +55,7 @@ def test_products_and_extremes_are_refused(case):
         rj.global_lipschitz(model, norm=2.0)
 
 
-UNBOUNDED = ("exp", "log", "sqrt", "square", "cube", "fourth_power")
+UNBOUNDED = ("exp", "log", "sqrt", "square", "cube", "fourth_power", "root_power", "reciprocal")
 
 
 @pytest.mark.parametrize("name", UNBOUNDED)
