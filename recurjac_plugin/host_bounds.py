@@ -12,12 +12,20 @@ from torch import Tensor
 
 from .errors import UnsupportedError
 from .host import HOST_FAILURES, IS_03, VERSION, BoundedModule
-from .host_defects import Interval, host_precision, loses_norm, require_center_inside, require_sound
+from .host_defects import (
+    Interval,
+    host_precision,
+    loses_norm,
+    require_center_inside,
+    require_sound,
+    require_whole_logarithms,
+)
 from .host_graph import HostGraph, preserved
 from .region import Arguments, Region
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
+
 
 def host_bounds(
     model: Any,
@@ -66,6 +74,8 @@ def host_bounds(
             if low is None or high is None:  # no operator of the host asked for them
                 intervals[name] = _bounds_of_node(model, x, name, method)
         missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
+        logarithms = [node for node in graph.nodes if node.kind == "BoundLog"]
+        require_whole_logarithms({node.name: getattr(model[node.inputs[0]], "lower", None) for node in logarithms})
     if missing:
         raise UnsupportedError(
             "The network",

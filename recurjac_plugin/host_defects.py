@@ -235,6 +235,30 @@ def require_sound(nodes: Iterable[Node], method: str) -> None:
         )
 
 
+# The host computes the logarithm of a number below this as that of this one, and bounds it so.
+_LOGARITHM_FROM = 1e-12
+
+
+def require_whole_logarithms(lower: Mapping[str, Tensor | None]) -> None:
+    """Refuse logarithms of numbers that the host cuts off.
+
+    Args:
+        lower: lower bounds of the arguments by name of the node; None where the host has none.
+
+    Raises:
+        UnsupportedError: lists the nodes whose argument can be smaller.
+    """
+    wrong = [
+        f"`{name}` (Log): its argument can come below {_LOGARITHM_FROM:g}, where the host cuts the logarithm off"
+        for name, bound in lower.items()
+        if bound is None or bool((bound < _LOGARITHM_FROM).any())
+    ]
+    if wrong:
+        raise UnsupportedError(
+            "The network", wrong, "Use a smaller region, or other pre-activation bounds, e.g. `IBP+RecurJac`."
+        )
+
+
 # Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach
 # unchanged. Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable
 # neurons. The value is the largest p for which the operator's formula holds: convolutions use that of l_2 for all.

@@ -316,3 +316,16 @@ def test_quotients_by_roots_are_not_layer_norms():
     x = torch.rand(2, 6, dtype=torch.float64)
     with pytest.raises(rj.UnsupportedError, match="divides by a root"):
         rj.jacobian_bounds(on_host(net, x), Ball(x, 0.1).perturbed(), method="IBP+RecurJac")
+
+
+@pytest.mark.parametrize("method", ["RecurJac", "IBP+RecurJac", "CROWN"])
+def test_logarithms_that_the_host_cuts_off_are_refused(method):
+    """log(sigmoid(-80)) is -80; the host says log(1e-12) = -27.6, by every method."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.LogSigmoid(), nn.Linear(5, 2), nn.Tanh(), nn.Linear(2, 2)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    model = on_host(net, x)
+    lower, upper = rj.output_bounds(model, Ball(x, 0.1).perturbed(), method=method)
+    assert bool((lower <= net(x)).all() & (net(x) <= upper).all())
+    with pytest.raises(rj.UnsupportedError, match="cuts the logarithm off"):
+        rj.output_bounds(model, Ball(x, 100.0).perturbed(), method=method)

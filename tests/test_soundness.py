@@ -196,5 +196,10 @@ def test_every_network_at_many_radii(case, eps):
     values = jacobians(net, torch.cat([region.sample(400), attacked(net, region, targets=30, steps=30)]))
     for rule in rj.METHODS:
         for prefix in {case.method(""), case.method("") if case.name == "matrix_output" else "IBP+"}:
-            bounds = bounds_of(model, region, method=prefix + rule)
+            try:
+                bounds = bounds_of(model, region, method=prefix + rule)
+            except rj.UnsupportedError:
+                if eps < 0.5:  # on larger regions logarithms, quotients and poles may be refused
+                    raise
+                continue
             assert_encloses(bounds.lower, bounds.upper, values, case.slack)
