@@ -37,6 +37,12 @@ Plot = Annotated[
 AttackSeconds = Annotated[
     float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
 ]
+Branching = Annotated[
+    str,
+    typer.Option(
+        "--branching", metavar="HOW", help="What boxes are cut by: jacobian, crown (its coefficients) or longest (side)."
+    ),
+]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
 RegionProperty = Annotated[
@@ -76,6 +82,15 @@ _NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 def refuse(option: str, message: str) -> NoReturn:
     """Reject the value of an option."""
     raise typer.BadParameter(f"`{option}` {message}")
+
+
+def branching(option: str, value: str) -> str:
+    """One of the ways to cut boxes."""
+    from recurjac_plugin.branching import BRANCHINGS
+
+    if value not in BRANCHINGS:
+        refuse(option, f"is {value!r}, expected one of {', '.join(BRANCHINGS)}.")
+    return value
 
 
 def norm_of(text: str) -> float:
