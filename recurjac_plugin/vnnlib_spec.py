@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
 from ._files import locate, read_bytes
-from ._vnnlib_ast import boxes_of, parse
+from ._vnnlib_ast import ELEMENT_TYPES, boxes_of, parse
 from ._vnnlib_v1 import as_version_2, is_version_1
 from .errors import FileError
-from .spec import Box, Polytope, Spec
+from .spec import Box, Declaration, Polytope, Spec, Variable
 
 __all__ = ["Box", "Polytope", "Spec", "load_vnnlib"]
 
@@ -49,4 +50,9 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
         n_outputs=int(np.prod(outputs)),
         version="1.0" if old else "2.0",
         input_shape=None if old else shape,
+        declaration=None if old else Declaration(network.name, *map(_variable, (network.inputs[0], network.outputs[0]))),
     )
+
+
+def _variable(definition: Any) -> Variable:
+    return Variable(definition.name, ELEMENT_TYPES[definition.dtype.name], tuple(definition.shape))
