@@ -1,8 +1,8 @@
 """onnx2pytorch, imported without torchvision.
 
 onnx2pytorch imports torchvision for five operators on images (DeformConv, ImageDecoder, MaxRoiPool, NonMaxSuppression,
-RoiAlign), and torchvision imports torch's compiler: together they take as long as torch itself. No network that the host
-can bound has these operators. Their functions are therefore looked up in torchvision only when they are called.
+RoiAlign), and torchvision imports torch's compiler: together they take as long as torch itself. No network that the
+host can bound has these operators. Their functions are therefore looked up in torchvision only when they are called.
 """
 
 from __future__ import annotations

@@ -119,9 +119,18 @@ WITHOUT_CROWN: dict[str, str] = {
 )
 """Operators that the host at hand bounds by ``IBP`` alone, or not at all -> why."""
 
-NEWER_CONVERTER = frozenset(
-    "CastLike DepthToSpace Gelu Mish ReduceL1 ReduceL2 ReduceLogSum ReduceSumSquare SpaceToDepth Swish".split()
-)
+NEWER_CONVERTER = {
+    "CastLike",
+    "DepthToSpace",
+    "Gelu",
+    "Mish",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceSumSquare",
+    "SpaceToDepth",
+    "Swish",
+}
 """Operators that onnx2pytorch converts since 0.6."""
 
 

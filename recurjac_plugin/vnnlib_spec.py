@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from typing import Any
-
-import numpy as np
 
 from ._files import locate, read_bytes
 from ._vnnlib_ast import ELEMENT_TYPES, boxes_of, parse
@@ -43,14 +42,14 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     query = parse(as_version_2(text, found) if old else text, found, old)
     boxes = boxes_of(query, found, old)
     (network,) = query.networks
-    shape, outputs = tuple(network.inputs[0].shape), tuple(network.outputs[0].shape)
+    declared = Declaration(network.name, _variable(network.inputs[0]), _variable(network.outputs[0]))
     return Spec(
         boxes,
-        n_inputs=int(np.prod(shape)),
-        n_outputs=int(np.prod(outputs)),
+        n_inputs=math.prod(declared.input.shape),
+        n_outputs=math.prod(declared.output.shape),
         version="1.0" if old else "2.0",
-        input_shape=None if old else shape,
-        declaration=None if old else Declaration(network.name, *map(_variable, (network.inputs[0], network.outputs[0]))),
+        input_shape=None if old else declared.input.shape,
+        declaration=None if old else declared,
     )
 
 

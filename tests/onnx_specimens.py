@@ -1,13 +1,19 @@
-"""The smallest networks that have one ONNX operator each, between a layer before and, where possible, one behind."""
+"""The smallest networks that have one ONNX operator each, behind a linear layer, and what becomes of them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import recurjac_plugin as rj
+from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.margins import bounded_model
 
 OPSET = 13
 
@@ -45,20 +51,25 @@ def ints(*values: int) -> np.ndarray:
 
 IMAGE = (1, 2, 4, 4)
 
+_PLAIN = (
+    "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf",
+    "Exp", "Flatten", "Floor", "Hardmax", "HardSigmoid", "Identity", "LeakyRelu", "LogSoftmax", "Neg", "Relu",
+    "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Tan", "Tanh",
+    "ThresholdedRelu", "LpNormalization", "Shrink", "MeanVarianceNormalization",
+)  # fmt: skip
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSumSquare",
+)  # fmt: skip
+
 SPECIMENS: dict[str, Specimen] = {
     **{
         name: Specimen()
-        for name in (
-            "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Flatten Floor Hardmax HardSigmoid "
-            "Identity LeakyRelu LogSoftmax Neg Relu Round Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Tan "
-            "Tanh ThresholdedRelu LpNormalization Shrink MeanVarianceNormalization"
-        ).split()
+        for name in _PLAIN
     },
     **{
         name: Specimen(attributes={"axes": [1]}, positive=True)
-        for name in (
-            "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare"
-        ).split()
+        for name in _REDUCTIONS
     },
     "Log": Specimen(positive=True),
     "Sqrt": Specimen(positive=True),
@@ -119,13 +130,31 @@ SPECIMENS: dict[str, Specimen] = {
     "Trilu": Specimen((1, 3, 3), opset=14),
     "Unsqueeze": Specimen(constants=(ints(1),)),
     "Where": Specimen(constants=("z",)),
-    "ArgMax": Specimen(attributes={"axis": 1}),
     "DeformConv": Specimen(IMAGE, (floats(3, 2, 1, 1), np.zeros((1, 2, 4, 4), np.float32)), opset=19),
     "Constant": Specimen(),
 }
 
 
-def model(name: str, specimen: Specimen) -> ModelProto:
+OLD_FORMS: dict[tuple[str, int], Specimen] = {
+    ("Relu", 12): Specimen(),
+    ("Gemm", 12): SPECIMENS["Gemm"],
+    ("MatMul", 12): SPECIMENS["MatMul"],
+    ("Conv", 12): SPECIMENS["Conv"],
+    ("BatchNormalization", 12): SPECIMENS["BatchNormalization"],
+    ("MaxPool", 12): SPECIMENS["MaxPool"],
+    ("Clip", 10): Specimen(attributes={"min": -0.5, "max": 0.5}),
+    ("Pad", 10): Specimen(IMAGE, attributes={"pads": [0, 0, 1, 1, 0, 0, 1, 1]}),
+    ("Slice", 9): Specimen(attributes={"starts": [1], "ends": [3], "axes": [1]}),
+    ("Split", 12): Specimen(attributes={"split": [2, 2], "axis": 1}, outputs=2),
+    ("Squeeze", 12): Specimen((1, 1, 4), attributes={"axes": [1]}, bare=True),
+    ("Unsqueeze", 12): Specimen(attributes={"axes": [1]}),
+    ("ReduceSum", 12): Specimen(attributes={"axes": [1]}),
+    ("ReduceMean", 12): Specimen(attributes={"axes": [1]}),
+}
+"""Operator, and the newest operator set up to 12 in which it has this form."""
+
+
+def model(name: str, specimen: Specimen, opset: int | None = None) -> ModelProto:
     """``input -> Gemm -> reshaped -> operator -> flat``: the operator sees a perturbed input, as in any network."""
     size = math.prod(specimen.shape)
     stored = [
@@ -158,12 +187,28 @@ def model(name: str, specimen: Specimen) -> ModelProto:
     else:
         nodes.append(helper.make_node(name, inputs, outputs, **specimen.attributes))
     nodes.append(helper.make_node("Flatten", ["y0"], ["output"]))
-    if name == "ArgMax":
-        nodes[-1:] = [helper.make_node("Cast", ["y0"], ["k"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["k"], ["output"])]
+    shape = list(specimen.shape) if specimen.bare else [1, size]
     graph = helper.make_graph(
         nodes, name,
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, list(specimen.shape) if specimen.bare else [1, size])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, "n"])],
         stored,
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", specimen.opset)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset or specimen.opset)], ir_version=8)
+
+
+def probe(network: ModelProto, path: Path) -> str | None:
+    """Why a network cannot be bounded as `verify` begins; None if it can, and the bounds hold and are of some use."""
+    path.write_bytes(network.SerializeToString())
+    try:
+        net = rj.load_onnx(path)
+        center = torch.zeros(1, *net.input_shape)
+        ball = BoundedTensor(center, PerturbationLpNorm(norm=math.inf, eps=0.1))
+        lower, upper = rj.output_bounds(bounded_model(net, center), ball, method="RecurJac+CROWN")
+    except rj.RecurJacError as error:
+        return str(error)
+    assert bool((upper - lower).max() < 100)
+    for _ in range(50):
+        y = net(center + 0.1 * (2 * torch.rand_like(center) - 1))
+        assert bool(((lower <= y + 1e-4) & (y <= upper + 1e-4)).all())
+    return None

@@ -52,9 +52,10 @@ def file_of(query: Path, declaration: Declaration | None, files: dict[str, Path]
         return next(iter(files.values()))
     wanted = declaration.network
     if set(files) != {wanted}:
+        given = ", ".join(f"`{name}`" for name in files)
         raise InputError(
-            f"`{query}` declares the network `{wanted}`, but `--network` gives {', '.join(f'`{name}`' for name in files)}"
-            f"; give `--network {wanted}=FILE` and no other."
+            f"`{query}` declares the network `{wanted}`, but `--network` gives {given}; give `--network {wanted}=FILE` "
+            "and no other."
         )
     for variable in (declaration.input, declaration.output):
         if variable.element_type not in ELEMENT_TYPES:
@@ -82,8 +83,10 @@ def check_shape(query: Path, spec: Spec, network: Network) -> None:
 
 
 def answer(result: Any, declaration: Declaration | None) -> str:
-    """The verdict, and after ``sat`` every variable in the order of the query: its name, type and shape, then its values
-    in row-major order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
+    """The verdict, and after ``sat`` the assignment.
+
+    Every variable is given in the order of the query: a line with its name, type and shape, then its values in row-major
+    order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
     """
     word = result.verdict.value
     word = _VERDICTS.get(word, word)
