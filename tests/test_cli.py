@@ -574,8 +574,8 @@ def broken(tmp_path_factory):
 
 BAD = [
     ("nonsense", "No such command"),
-    ("verify", "Missing argument 'MODEL'"),
-    (f"verify {RELU}", "Missing argument 'PROP'"),
+    ("verify", "Missing argument 'MODEL PROP | QUERY"),
+    (f"verify {RELU}", "expected a network and a property, or a query with"),
     (f"verify {RELU} {SMALL} --nonsense", "No such option"),
     (f"verify missing.onnx {SMALL}", "`missing.onnx` does not exist"),
     (f"verify {DATA} {SMALL}", "is a directory"),

@@ -85,8 +85,8 @@ def check_shape(query: Path, spec: Spec, network: Network) -> None:
 def answer(result: Any, declaration: Declaration | None) -> str:
     """The verdict, and after ``sat`` the assignment.
 
-    Every variable is given in the order of the query: a line with its name, type and shape, then its values in row-major
-    order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
+    Every variable is given in the order of the query: a line with its name, type and shape, then its values in
+    row-major order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
     """
     word = result.verdict.value
     word = _VERDICTS.get(word, word)
