@@ -17,8 +17,8 @@ from .multivariate import MULTIVARIATE
 from .operators import OPERATORS
 
 OPSETS = (8, 24)
-"""Oldest and newest operator set of files that were tried: up to 12 with the operators most networks consist of, from 13
-on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
+"""Oldest and newest operator set of files that were tried: up to 12 with the operators most networks consist of, from
+13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "Abs": ("BoundAbs",),
