@@ -13,6 +13,8 @@ import typer.core
 
 from recurjac_plugin.errors import RecurJacError
 
+from .bench import bench
+from .bench_report import report
 from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
@@ -99,4 +101,6 @@ app.command(short_help="Radii on which a classification is certified.")(radius)
 app.command(short_help="Radii without a stationary point, and the gradients within.")(landscape)
 app.command(short_help="The verdict on a VNN-LIB property.")(verify)
 app.command(short_help="Every method on one VNN-LIB property.")(compare)
+app.command(short_help="A verdict on every instance of benchmark sets.")(bench)
+app.command(short_help="A page about the results of `bench`.")(report)
 app.command(short_help="What is installed, and what is missing.")(doctor)

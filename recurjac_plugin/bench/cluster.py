@@ -1,0 +1,114 @@
+"""Many instances on the machines of a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from recurjac_plugin.errors import InputError, RecurJacError
+
+from .host_facts import facts
+from .local import run_local
+from .records import blank
+from .solve import Task
+
+INSTALL = "pip install 'recurjac-plugin[cluster]'"
+
+
+def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float = 15.0) -> Iterator[dict[str, Any]]:
+    """Solve each task in a process of its own on some worker of a cluster.
+
+    Every thread of every worker takes one instance at a time. An instance whose worker dies goes to another worker, as
+    often as the cluster's setting ``distributed.scheduler.allowed-failures`` says (3 times by default); after that it is
+    an error. Workers must see the files under the same paths.
+
+    Args:
+        tasks: begun in about this order.
+        scheduler: its address, such as ``tcp://host:8786``.
+        connect_seconds: how long to wait for the scheduler to answer.
+
+    Yields:
+        One record per task, in the order in which they end.
+
+    Raises:
+        InputError: Dask is not installed, or no scheduler answers.
+        RecurJacError: workers cannot import this package, or the scheduler is gone; what was yielded so far stands.
+    """
+    client = _connect(scheduler, connect_seconds)
+    with client:
+        _check_workers(client, scheduler)
+        # Unlike the name of the function, which Dask would take for the key, the same task may be run again some day.
+        run = uuid.uuid4().hex
+        futures = {
+            client.submit(_on_worker, task, key=f"recurjac-{run}-{task.number}", pure=False): task for task in tasks
+        }
+        yield from _collected(futures, scheduler)
+
+
+def _collected(futures: dict[Any, Task], scheduler: str) -> Iterator[dict[str, Any]]:
+    from distributed import KilledWorker, as_completed
+
+    for future in as_completed(list(futures)):
+        task = futures.pop(future)
+        if future.status == "finished":
+            record = future.result()
+        else:
+            error = None if future.status == "cancelled" else future.exception()
+            if error is None:
+                raise RecurJacError(
+                    f"The Dask scheduler at `{scheduler}` is gone; what it finished is kept: continue with --resume."
+                )
+            if not isinstance(error, KilledWorker):
+                raise error
+            record = _lost(task, error)
+        future.release()
+        yield record
+
+
+def _lost(task: Task, error: Any) -> dict[str, Any]:
+    """The record of an instance that no worker survived."""
+    message = f"Its Dask worker died each time it was tried, at last {error.last_worker.address}."
+    return blank(task.number, task.timeout, task.options, error=message)
+
+
+def _on_worker(task: Task) -> dict[str, Any]:
+    """What a worker does."""
+    from distributed import get_worker
+
+    # Dask's nanny marks its workers as daemons, which may have no processes of their own. Ours end with the worker.
+    multiprocessing.current_process().daemon = False
+    (record,) = run_local([task], jobs=1)
+    record["host"]["dask_worker"] = get_worker().address
+    return record
+
+
+def _connect(scheduler: str, seconds: float) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InputError(f"`--scheduler` needs Dask, which is not installed: {INSTALL}.") from error
+    try:
+        return Client(scheduler, timeout=seconds, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"No Dask scheduler answers at `{scheduler}` ({' '.join(str(error).split())}); start one with "
+            "`dask scheduler`, and give the address that it prints."
+        ) from error
+
+
+def _check_workers(client: Any, scheduler: str) -> None:
+    """Workers that come later are not asked, and fail at their first instance."""
+    answers = client.run(_package, on_error="return")
+    broken = {worker: answer for worker, answer in answers.items() if not isinstance(answer, str)}
+    if broken:
+        worker, error = next(iter(broken.items()))
+        raise RecurJacError(
+            f"{len(broken)} of {len(answers)} workers of `{scheduler}` cannot load recurjac_plugin, e.g. {worker}: "
+            f"{error}; install it there."
+        )
+
+
+def _package() -> str:
+    return str(facts()["versions"]["recurjac_plugin"])
