@@ -39,18 +39,18 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
     client = _connect(scheduler, connect_seconds)
     with client:
         _check_workers(client, scheduler)
-        # Unlike the name of the function, which Dask would take for the key, the same task may be run again some day.
+        # Keys of this run alone: results that the cluster still holds from another are not taken for ours.
         run = uuid.uuid4().hex
         futures = {
             client.submit(_on_worker, task, key=f"recurjac-{run}-{task.number}", pure=False): task for task in tasks
         }
-        yield from _collected(futures, scheduler)
+        yield from _collected(futures, client, scheduler)
 
 
-def _collected(futures: dict[Any, Task], scheduler: str) -> Iterator[dict[str, Any]]:
+def _collected(futures: dict[Any, Task], client: Any, scheduler: str) -> Iterator[dict[str, Any]]:
     from distributed import KilledWorker, as_completed
 
-    for future in as_completed(list(futures)):
+    for future in as_completed(list(futures), loop=client.loop):
         task = futures.pop(future)
         if future.status == "finished":
             record = future.result()

@@ -53,7 +53,7 @@ class Instance:
     @property
     def identity(self) -> list[Any]:
         """What must not change between a run and its continuation."""
-        return [self.category, self.onnx, self.vnnlib, self.timeout]
+        return [self.number, self.category, self.onnx, self.vnnlib, self.timeout]
 
 
 def key(category: str, onnx: str, vnnlib: str) -> Key:

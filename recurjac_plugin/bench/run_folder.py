@@ -20,7 +20,7 @@ from typing import Any
 
 from recurjac_plugin._files import write
 from recurjac_plugin._json import finite
-from recurjac_plugin.errors import FileError, InputError
+from recurjac_plugin.errors import FileError, InputError, RecurJacError
 
 PLAN, RECORDS, TABLE = "run.json", "results.jsonl", "results.csv"
 _TABLE_SECONDS = 1.0  # results.csv is at most this old while the run goes on
@@ -98,6 +98,7 @@ def opened(path: Path, *, options: dict[str, Any], instances: Sequence[list[Any]
     from filelock import FileLock, Timeout
 
     lock = FileLock(path / ".lock")
+    new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -111,10 +112,19 @@ def opened(path: Path, *, options: dict[str, Any], instances: Sequence[list[Any]
         raise FileError(f"`{path}` cannot be written to: {error.strerror}; give another --out.") from error
     try:
         folder = _begin(path, json.loads(json.dumps({"options": options, "instances": list(instances)})), resume)
-        yield folder
-        folder.write_table()
+        try:
+            yield folder
+            folder.write_table()
+        except RecurJacError:
+            if not folder.records:  # it could not even begin: leave nothing that looks like a run
+                for name in (PLAN, TABLE, RECORDS):
+                    (path / name).unlink(missing_ok=True)
+            raise
     finally:
         lock.release()
+        if new and {each.name for each in path.iterdir()} <= {".lock"}:
+            (path / ".lock").unlink(missing_ok=True)
+            path.rmdir()
 
 
 def read_records(path: Path, *, repair: bool = False) -> list[dict[str, Any]]:

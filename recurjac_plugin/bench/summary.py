@@ -31,20 +31,20 @@ def summary(records: Sequence[Mapping[str, Any]], instances: Sequence[Sequence[A
 
     Args:
         records: with `wrong`.
-        instances: all of the run, the category first; those without a record are the difference to the counts.
+        instances: all of the run, see `instances.Instance.identity`; those without a record are the difference to the counts.
 
     Returns:
         For each category the number of instances, of every one of `RESULTS`, of wrong verdicts, and the seconds of all
         verdicts together.
     """
-    categories = list(dict.fromkeys(instance[0] for instance in instances))
+    categories = list(dict.fromkeys(instance[1] for instance in instances))
     rows = []
     for name in (*categories, "all"):
         chosen = [record for record in records if name == "all" or record["category"] == name]
         rows.append(
             {
                 "category": name,
-                "instances": sum(name in ("all", instance[0]) for instance in instances),
+                "instances": sum(name in ("all", instance[1]) for instance in instances),
                 **{result: sum(record["result"] == result for record in chosen) for result in RESULTS},
                 "wrong": sum(record["wrong"] for record in chosen),
                 "seconds": math.fsum(record["run_seconds"] for record in chosen),

@@ -245,7 +245,13 @@ def _tell(
     rows = summary(records, identities)
     if report.as_json:
         report.json(
-            {"command": "bench", "out": str(folder.path), "options": asked, "finished": len(records), "categories": rows}
+            {
+                "command": "bench",
+                "out": str(folder.path),
+                "options": asked,
+                "finished": len(records),
+                "categories": rows,
+            }
         )
     else:
         header = ("category", "instances", *RESULTS, "wrong", "seconds")
