@@ -122,9 +122,8 @@ class Child:
         """What became of a process that gave no answer."""
         log = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_LOG_TAIL:] or None
         if self._limit_reached and self._prepare_seconds is None:
-            message = (
-                f"Loading was not over after {max(LOADING_SECONDS, self.task.timeout):g} s; its process was killed."
-            )
+            limit = max(LOADING_SECONDS, self.task.timeout)
+            message = f"Loading was not over after {limit:g} s; its process was killed."
         elif self._limit_reached:
             message = f"No verdict {self.task.grace:g} s after the timeout; its process was killed."
         else:

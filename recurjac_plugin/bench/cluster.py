@@ -21,8 +21,8 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
     """Solve each task in a process of its own on some worker of a cluster.
 
     Every thread of every worker takes one instance at a time. An instance whose worker dies goes to another worker, as
-    often as the cluster's setting ``distributed.scheduler.allowed-failures`` says (3 times by default); after that it is
-    an error. Workers must see the files under the same paths.
+    often as the scheduler's setting ``distributed.scheduler.allowed-failures`` says (3 times by default), and is an
+    error after that. Workers must see the files under the same paths.
 
     Args:
         tasks: begun in about this order.

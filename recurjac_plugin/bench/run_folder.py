@@ -203,8 +203,8 @@ def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             )
     if before["instances"] != now["instances"]:
         raise InputError(
-            f"`{path}` was begun with other instances ({len(before['instances'])}, now {len(now['instances'])}) or other "
-            "timeouts: give the same lists and options to go on with it, or another --out."
+            f"`{path}` was begun with other instances or timeouts ({len(before['instances'])} instances, now "
+            f"{len(now['instances'])}): give the same lists and options to go on with it, or another --out."
         )
 
 

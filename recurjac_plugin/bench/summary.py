@@ -31,7 +31,7 @@ def summary(records: Sequence[Mapping[str, Any]], instances: Sequence[Sequence[A
 
     Args:
         records: with `wrong`.
-        instances: all of the run, see `instances.Instance.identity`; those without a record are the difference to the counts.
+        instances: all of the run, see `instances.Instance.identity`; those without a record count nowhere else.
 
     Returns:
         For each category the number of instances, of every one of `RESULTS`, of wrong verdicts, and the seconds of all

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,7 +45,8 @@ def bench(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="S", help="Seconds per instance, instead of those listed.", show_default=False),
+        typer.Option("--timeout", metavar="S", help="Seconds per instance, instead of those listed.",
+                     show_default=False),
     ] = None,
     max_timeout: Annotated[
         float | None,
@@ -88,9 +89,9 @@ def bench(
 ) -> None:  # fmt: skip
     """Run benchmark sets: a verdict on every instance, each in a process of its own.
 
-    DIR gets results.csv in VNN-COMP's form (category, network, property, seconds to load, result, seconds of the verdict)
-    and results.jsonl with everything measured. A crash or a hang costs one instance. A run that was killed goes on with
-    --resume. The exit code is 1 where a verdict contradicts --expected.
+    DIR gets results.csv in VNN-COMP's form (category, network, property, seconds to load, result, seconds of the
+    verdict) and results.jsonl with everything measured. A crash or a hang costs one instance. A run that was killed
+    goes on with --resume. The exit code is 1 where a verdict contradicts --expected.
     """
     from recurjac_plugin._host_import import require_host
     from recurjac_plugin.bench.host_facts import cores
@@ -177,7 +178,7 @@ def _run(
     return False
 
 
-def _records(left: Sequence[Instance], where: _Where) -> Iterator[dict[str, Any]]:
+def _records(left: Sequence[Instance], where: _Where) -> Generator[dict[str, Any], None, None]:
     """A record per instance, those that cannot be run first."""
     from recurjac_plugin.bench.records import blank
 

@@ -18,13 +18,14 @@ def report(
         typer.Argument(metavar="DIR...", help="Results of `recurjac bench`, finished or not.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="PAGE.html", help="The page; its pictures go beside it.", show_default=False)
+        Path,
+        typer.Option("--out", metavar="PAGE.html", help="The page; its pictures go beside it.", show_default=False),
     ],
     reference: Annotated[
         list[Path] | None,
         typer.Option(
             "--reference", metavar="FILE", show_default=False,
-            help="What another program answered (category,onnx,vnnlib,expected,answer,solve_cpu_s,domains); repeatable.",
+            help="Answers of another program: category,onnx,vnnlib,expected,answer,solve_cpu_s,domains; repeatable.",
         ),
     ] = None,
     expected: Annotated[

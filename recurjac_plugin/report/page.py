@@ -60,7 +60,7 @@ def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: l
         errors=[(name, answer) for name, answer in answers if answer.error or answer.result == "error"],
         missing=sum(answer.result == "missing" for _, answer in answers),
         pairs=pairs,
-        slowest=slowest(runs, _SLOWEST),
+        slowest=slowest(runs[0], _SLOWEST),
         details=list(dict.fromkeys(name for run in runs for name in run.details)),
         pictures={name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()},
     )

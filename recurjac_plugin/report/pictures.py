@@ -1,4 +1,4 @@
-"""The pictures of the page, legible without colours: marks, hatches and dashes differ, and lines have their names beside them."""
+"""The pictures of the page, legible without colours: marks, hatches and dashes differ, lines have names beside them."""
 
 from __future__ import annotations
 
@@ -67,6 +67,8 @@ def solved_bars(runs: Sequence[Run]) -> bytes:
 
 def cactus(runs: Sequence[Run]) -> bytes:
     """How many instances are solved when each may take so many seconds, on those that all runs have."""
+    from matplotlib.ticker import MaxNLocator
+
     places = common(runs)
     figure = new_figure(8.0, 4.6)
     axes = figure.subplots()
@@ -81,6 +83,7 @@ def cactus(runs: Sequence[Run]) -> bytes:
         ends.append((end, len(times), f"{run.name}: {len(times)}", ink))
     _log_seconds(axes, "y", [end for end, *_ in ends])
     axes.set_xlim(0, 1.02 * len(places))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"instances solved, of {len(places)}" + (" that all runs have" if len(runs) > 1 else ""))
     axes.set_ylabel("seconds for each")
     _grid(axes)
@@ -111,7 +114,9 @@ def boxes_scatter(pair: Pair) -> bytes | None:
         a, b = pair.first.answers[place], pair.second.answers[place]
         if a.boxes and b.boxes and (a.solved or b.solved):
             points.append((float(a.boxes), float(b.boxes), _mark(a, b)))
-    return _scatter(points, pair, lambda run: f"{run.boxes_name}, {run.name}", "fewer boxes") if points else None
+    if all(x == y == 1 for x, y, _ in points):  # nobody split anything
+        return None
+    return _scatter(points, pair, lambda run: f"{run.boxes_name}, {run.name}", f"fewer {pair.first.boxes_name}")
 
 
 def _mark(first: Answer, second: Answer) -> str:
@@ -131,18 +136,18 @@ def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Call
     for name, style in marks.items():
         chosen = [(x, y) for x, y, mark in points if mark == name]
         if chosen:
-            axes.scatter(*zip(*chosen, strict=True), s=26, label=f"{name}: {len(chosen)}", **style)
+            axes.scatter([x for x, _ in chosen], [y for _, y in chosen], s=26, label=f"{name}: {len(chosen)}", **style)
     values = [value for x, y, _ in points for value in (x, y)] or [1.0]
     low, high = min(values) / 1.5, max(values) * 1.5
-    for factor, style in ((1.0, "-"), (10.0, "--"), (0.1, "--")):
-        axes.plot([low, high], [low / factor, high / factor], color=_FAINT, linestyle=style, linewidth=0.8, zorder=0)
+    for factor, dashes in ((1.0, "-"), (10.0, "--"), (0.1, "--")):
+        axes.plot([low, high], [low / factor, high / factor], color=_FAINT, linestyle=dashes, linewidth=0.8, zorder=0)
     for which in ("x", "y"):
         _log_axis(axes, which, low, high)
     axes.set_xlabel(label(pair.first))
     axes.set_ylabel(label(pair.second))
     axes.set_aspect("equal")
     _grid(axes)
-    corner = {"fontsize": 8, "color": _TEXT, "transform": axes.transAxes}
+    corner: dict[str, Any] = {"fontsize": 8, "color": _TEXT, "transform": axes.transAxes}
     axes.text(0.02, 0.97, f"{pair.first.name}: {better}", va="top", **corner)
     axes.text(0.98, 0.03, f"{pair.second.name}: {better}", ha="right", **corner)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)

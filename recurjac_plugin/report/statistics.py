@@ -107,13 +107,10 @@ def compared(first: Run, second: Run) -> Pair | None:
     )
 
 
-def slowest(runs: Sequence[Run], count: int) -> list[Place]:
-    """Instances by the longest time that any run spent on them, longest first."""
-    longest: dict[Place, float] = {}
-    for run in runs:
-        for place, answer in run.answers.items():
-            longest[place] = max(longest.get(place, 0.0), answer.seconds)
-    return sorted((place for place in longest if longest[place] > 0), key=lambda each: -longest[each])[:count]
+def slowest(run: Run, count: int) -> list[Place]:
+    """Instances that a run spent most time on, longest first."""
+    tried = [place for place, answer in run.answers.items() if answer.seconds > 0]
+    return sorted(tried, key=lambda place: -run.answers[place].seconds)[:count]
 
 
 def _geometric(ratios: Sequence[float]) -> float | None:
