@@ -26,9 +26,6 @@ from .solve import Task, solve
 
 Solve = Callable[[Task, Callable[[float], None]], dict[str, Any]]
 
-LOADING_SECONDS = 120.0
-"""Longest time to load network and property, unless the instance's own timeout is longer."""
-
 _PRELOAD = "recurjac_plugin.bench.preload"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _starting = threading.Lock()  # the environment is one for all threads
@@ -54,10 +51,10 @@ class Child:
         context = _context()
         self._connection, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_work, args=(solve, task, theirs, log), daemon=True)
-        self._started = self._loaded = time.monotonic()
-        self._deadline = self._started + max(LOADING_SECONDS, task.timeout)
         with theirs, _starting, _threads_for_imports(task.threads):
-            self._process.start()
+            self._process.start()  # the first one returns when the server has imported everything
+        self._started = self._loaded = time.monotonic()
+        self._deadline = self._started + task.loading
 
     @property
     def waitables(self) -> list[Any]:
@@ -122,8 +119,7 @@ class Child:
         """What became of a process that gave no answer."""
         log = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_LOG_TAIL:] or None
         if self._limit_reached and self._prepare_seconds is None:
-            limit = max(LOADING_SECONDS, self.task.timeout)
-            message = f"Loading was not over after {limit:g} s; its process was killed."
+            message = f"Loading was not over after {self.task.loading:g} s; its process was killed."
         elif self._limit_reached:
             message = f"No verdict {self.task.grace:g} s after the timeout; its process was killed."
         else:

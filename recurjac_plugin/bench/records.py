@@ -14,11 +14,11 @@ def blank(
     """A record of an instance of which nothing was measured; callers fill in what they know.
 
     Fields: `number` in the run; `timeout`, `options`, `versions` and `host` that it had; `result`, one of VNN-COMP's
-    words; `late`, a verdict that came after the timeout; `counterexample`, with inputs `x` and outputs `y`; `lower_bound` of
-    the distance from a violation; `boxes` bounded; `prepare_seconds` to load network and property; `run_seconds` of the
-    verdict, as seen around it, and `solve_seconds`, as `verify` reports them; `wall_seconds` of the process, its start
-    included; `peak_memory_bytes` of the process, imports included; `error`, why there is no verdict; `log`, what a
-    broken process said last.
+    words; `late`, a verdict that came after the timeout; `counterexample`, with inputs `x` and outputs `y`;
+    `lower_bound` of the distance from a violation; `boxes` bounded; `prepare_seconds` to load network and property;
+    `run_seconds` of the verdict, as seen around it, and `solve_seconds`, as `verify` reports them; `wall_seconds` of
+    the whole process; `peak_memory_bytes` of the process, imports included; `error`, why there is no
+    verdict; `log`, what a broken process said last.
     """
     return {
         "number": number,

@@ -22,6 +22,7 @@ class Task:
         options: keyword arguments of `recurjac_plugin.verify`.
         threads: how many threads to compute with.
         grace: seconds that may pass beyond the timeout before the process is killed.
+        loading: seconds that loading may take before the process is killed.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Task:
     options: Mapping[str, Any]
     threads: int = 1
     grace: float = 10.0
+    loading: float = 120.0
 
 
 def solve(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def bench(
     grace: Annotated[
         float, typer.Option("--grace", metavar="S", help="Kill an instance so long after its timeout.")
     ] = 10.0,
+    load_timeout: Annotated[
+        float, typer.Option("--load-timeout", metavar="S", help="Kill an instance that is not loaded by then.")
+    ] = 120.0,
     attack_seconds: options.AttackSeconds = 5.0,
     jobs: Annotated[int, typer.Option("--jobs", min=1, metavar="N", help="Instances at the same time.")] = 1,
     threads: Annotated[
@@ -100,7 +103,8 @@ def bench(
     from recurjac_plugin.methods import parse
 
     with reporting(json) as report:
-        for name, value in (("--timeout", timeout), ("--max-timeout", max_timeout)):
+        limits = (("--timeout", timeout), ("--max-timeout", max_timeout), ("--load-timeout", load_timeout))
+        for name, value in limits:
             if value is not None and options.seconds(name, value) == 0:
                 options.refuse(name, "must be more than 0 seconds.")
         options.seconds("--grace", grace)
@@ -119,7 +123,9 @@ def bench(
         threads = threads or (1 if scheduler else max(1, cores() // jobs))
         identities = [instance.identity for instance in instances]
         with opened(out, options=asked, instances=identities, resume=resume) as folder:
-            stopped = _run(report, folder, instances, answers, _Where(asked, threads, grace, jobs, scheduler))
+            stopped = _run(
+                report, folder, instances, answers, _Where(asked, threads, grace, load_timeout, jobs, scheduler)
+            )
         wrong = _tell(report, folder, identities, answers, asked)
     if stopped or wrong:
         raise typer.Exit(_INTERRUPTED if stopped else _WRONG)
@@ -132,6 +138,7 @@ class _Where:
     options: dict[str, Any]
     threads: int
     grace: float
+    load_timeout: float
     jobs: int
     scheduler: str | None
 
@@ -148,7 +155,8 @@ class _Where:
         from recurjac_plugin.bench.solve import Task
 
         onnx, vnnlib = (str(Path(instance.folder) / name) for name in (instance.onnx, instance.vnnlib))
-        return Task(instance.number, onnx, vnnlib, instance.timeout, self.options, self.threads, self.grace)
+        limits = (self.threads, self.grace, self.load_timeout)
+        return Task(instance.number, onnx, vnnlib, instance.timeout, self.options, *limits)
 
 
 def _run(

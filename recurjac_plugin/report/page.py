@@ -12,6 +12,7 @@ from .runs import Run
 from .statistics import categories, common, compared, counts, slowest
 
 _SLOWEST = 20
+_COLUMNS = ("wrong", "timeout", "unknown", "error", "missing")  # the first two are always there
 
 
 def page(runs: Sequence[Run], title: str) -> tuple[str, dict[str, bytes]]:
@@ -56,9 +57,9 @@ def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: l
         runs=runs,
         instances=len({place for run in runs for place in run.answers}),
         rows=[(name or "all", [_cells(run, name) for run in runs]) for name in (*categories(runs), None)],
+        kinds=[each for each in _COLUMNS if each in _COLUMNS[:2] or any(counts(run)[each] for run in runs)],
         wrong=[(name, answer) for name, answer in answers if answer.wrong],
         errors=[(name, answer) for name, answer in answers if answer.error or answer.result == "error"],
-        missing=sum(answer.result == "missing" for _, answer in answers),
         pairs=pairs,
         slowest=slowest(runs[0], _SLOWEST),
         details=list(dict.fromkeys(name for run in runs for name in run.details)),
