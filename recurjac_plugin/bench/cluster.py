@@ -27,18 +27,18 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
     Args:
         tasks: begun in about this order.
         scheduler: its address, such as ``tcp://host:8786``.
-        connect_seconds: how long to wait for the scheduler to answer.
+        connect_seconds: how long to wait for the scheduler to answer, and for a first worker.
 
     Yields:
         One record per task, in the order in which they end.
 
     Raises:
-        InputError: Dask is not installed, or no scheduler answers.
+        InputError: Dask is not installed, no scheduler answers, or it has no workers.
         RecurJacError: workers cannot import this package, or the scheduler is gone; what was yielded so far stands.
     """
     client = _connect(scheduler, connect_seconds)
     with client:
-        _check_workers(client, scheduler)
+        _check_workers(client, scheduler, connect_seconds)
         # Keys of this run alone: results that the cluster still holds from another are not taken for ours.
         run = uuid.uuid4().hex
         futures = {
@@ -59,6 +59,10 @@ def _collected(futures: dict[Any, Task], client: Any, scheduler: str) -> Iterato
             if error is None:
                 raise RecurJacError(
                     f"The Dask scheduler at `{scheduler}` is gone; what it finished is kept: continue with --resume."
+                )
+            if isinstance(error, ImportError):
+                raise RecurJacError(
+                    f"A worker of `{scheduler}` cannot load recurjac_plugin: {error}; install it there."
                 )
             if not isinstance(error, KilledWorker):
                 raise error
@@ -98,8 +102,12 @@ def _connect(scheduler: str, seconds: float) -> Any:
         ) from error
 
 
-def _check_workers(client: Any, scheduler: str) -> None:
-    """Workers that come later are not asked, and fail at their first instance."""
+def _check_workers(client: Any, scheduler: str, seconds: float) -> None:
+    """Workers that come later are not asked; see `_collected`."""
+    try:
+        client.wait_for_workers(1, timeout=seconds)
+    except TimeoutError as error:
+        raise InputError(f"`{scheduler}` has no workers; start some with `dask worker {scheduler}`.") from error
     answers = client.run(_package, on_error="return")
     broken = {worker: answer for worker, answer in answers.items() if not isinstance(answer, str)}
     if broken:
