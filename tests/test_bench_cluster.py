@@ -43,12 +43,11 @@ class Cluster:
 
     def close(self):
         family = [each for one in self._processes for each in psutil.Process(one.pid).children(recursive=True)]
-        for process in reversed(self._processes):
-            process.terminate()
+        for process in (*self._processes, *family):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in self._processes:
             process.wait(30)
-        for process in psutil.wait_procs(family, timeout=5)[1]:
-            process.kill()
 
 
 @contextlib.contextmanager

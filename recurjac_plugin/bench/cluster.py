@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import uuid
 from collections.abc import Iterator, Sequence
@@ -95,7 +96,7 @@ def _connect(scheduler: str, seconds: float) -> Any:
         raise InputError(f"`--scheduler` needs Dask, which is not installed: {INSTALL}.") from error
     try:
         return Client(scheduler, timeout=seconds, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, asyncio.TimeoutError) as error:
         raise InputError(
             f"No Dask scheduler answers at `{scheduler}` ({' '.join(str(error).split())}); start one with "
             "`dask scheduler`, and give the address that it prints."
@@ -106,15 +107,15 @@ def _check_workers(client: Any, scheduler: str, seconds: float) -> None:
     """Workers that come later are not asked; see `_collected`."""
     try:
         client.wait_for_workers(1, timeout=seconds)
-    except TimeoutError as error:
+    except asyncio.TimeoutError as error:
         raise InputError(f"`{scheduler}` has no workers; start some with `dask worker {scheduler}`.") from error
     answers = client.run(_package, on_error="return")
     broken = {worker: answer for worker, answer in answers.items() if not isinstance(answer, str)}
     if broken:
-        worker, error = next(iter(broken.items()))
+        worker, reason = next(iter(broken.items()))
         raise RecurJacError(
             f"{len(broken)} of {len(answers)} workers of `{scheduler}` cannot load recurjac_plugin, e.g. {worker}: "
-            f"{error}; install it there."
+            f"{reason}; install it there."
         )
 
 
