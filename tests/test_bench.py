@@ -209,6 +209,17 @@ def test_a_process_for_each_instance_and_none_left():
     assert [each for each in psutil.Process().children(recursive=True) if each.pid in ids] == []
 
 
+def test_a_server_that_is_killed_costs_what_runs():
+    records = run_local(tasks(6, timeout=20), jobs=1, solve=bench_children.process_id)
+    found = [next(records)]
+    (server,) = [each for each in psutil.Process().children() if "forkserver" in " ".join(each.cmdline())]
+    server.kill()
+    found += records
+    assert [each["number"] for each in found] == list(range(6))
+    assert sum(each["result"] == "error" for each in found) <= 1
+    assert found[-1]["result"] == "unsat"
+
+
 # the command
 
 
@@ -452,6 +463,7 @@ def test_a_worker_that_is_stopped_and_one_that_is_killed(tmp_path):
     assert read_records(out) == lines(out)
 
 
+@pytest.mark.slow
 def test_a_user_may_stop_it(tmp_path):
     out = tmp_path / "out"
     run = started(DATA / "instances.csv", "--out", out, *QUICK)

@@ -50,9 +50,8 @@ class Child:
         self._log = Path(log)
         context = _context()
         self._connection, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_work, args=(solve, task, theirs, log), daemon=True)
         with theirs, _starting, _threads_for_imports(task.threads):
-            self._process.start()  # the first one returns when the server has imported everything
+            self._process = _started(context, (solve, task, theirs, log))
         self._started = self._loaded = time.monotonic()
         self._deadline = self._started + task.loading
 
@@ -143,6 +142,17 @@ def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
     return context
+
+
+def _started(context: Any, arguments: tuple[Any, ...]) -> Any:
+    """A new process; the first one is there when the server has imported everything."""
+    try:
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+    except (EOFError, ConnectionError):  # the server was killed just now; another one is started
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+    return process
 
 
 @contextlib.contextmanager

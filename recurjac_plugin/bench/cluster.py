@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import multiprocessing
 import uuid
 from collections.abc import Iterator, Sequence
@@ -37,8 +39,7 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
         InputError: Dask is not installed, no scheduler answers, or it has no workers.
         RecurJacError: workers cannot import this package, or the scheduler is gone; what was yielded so far stands.
     """
-    client = _connect(scheduler, connect_seconds)
-    with client:
+    with _quiet_client(), _connect(scheduler, connect_seconds) as client:
         _check_workers(client, scheduler, connect_seconds)
         # Keys of this run alone: results that the cluster still holds from another are not taken for ours.
         run = uuid.uuid4().hex
@@ -87,6 +88,17 @@ def _on_worker(task: Task) -> dict[str, Any]:
     (record,) = run_local([task], jobs=1)
     record["host"]["dask_worker"] = get_worker().address
     return record
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Dask logs a lost connection with its traceback, too; the error that follows from it is said once, in words."""
+    logger = logging.getLogger("distributed.client")
+    before, logger.disabled = logger.disabled, True  # its level is set anew when Dask is imported
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _connect(scheduler: str, seconds: float) -> Any:
