@@ -29,6 +29,7 @@ Solve = Callable[[Task, Callable[[float], None]], dict[str, Any]]
 _PRELOAD = "recurjac_plugin.bench.preload"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _starting = threading.Lock()  # the environment is one for all threads
+_RETRIES = (0.05, 0.2, 1.0, 5.0)  # seconds to wait before another attempt; the last one has none
 _LOG_TAIL = 4000  # characters of what a broken process said
 
 
@@ -146,13 +147,18 @@ def _context() -> Any:
 
 def _started(context: Any, arguments: tuple[Any, ...]) -> Any:
     """A new process; the first one is there when the server has imported everything."""
-    try:
+    for wait in _RETRIES:
         process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-    except (EOFError, ConnectionError):  # the server was killed just now; another one is started
-        process = context.Process(target=_work, args=arguments, daemon=True)
-        process.start()
-    return process
+        try:
+            process.start()
+        except (EOFError, ConnectionError):
+            # The server was killed just now; once the system has noticed, another one is started.
+            if wait == _RETRIES[-1]:
+                raise
+            time.sleep(wait)
+        else:
+            return process
+    raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager

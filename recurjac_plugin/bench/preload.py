@@ -1,8 +1,8 @@
 """Imported once by the server that processes are forked from, so that none of them spends seconds on what all need.
 
-That is the imports, and a first verdict, which finds out much that later ones need not. Threads do not survive a fork, so
-the verdict is computed with one. onnxruntime, which onnx2pytorch imports, keeps a thread that sessions opened after the
-fork can do without.
+That is the imports, and a first verdict, which finds out much that later ones need not. Threads do not survive a fork,
+so the verdict is computed with one. onnxruntime, which onnx2pytorch imports, keeps a thread that sessions opened after
+the fork can do without.
 """
 
 from __future__ import annotations
