@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .box_bounds import BoxBounds, Bounder, mean_value
+from .box_bounds import Bounder, BoxBounds, mean_value
 from .boxes import Boxes, Frontier
 from .branching import fixed_coordinates, halved
 from .contraction import hull_of_disjuncts

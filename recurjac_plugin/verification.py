@@ -21,7 +21,7 @@ from .branching import BRANCHINGS
 from .errors import InputError
 from .host import HOST_FAILURES, BoundedModule
 from .host_graph import preserved
-from .methods import parse
+from .methods import VERIFY_METHOD, parse
 from .onnx_model import OnnxNetwork, onnx_session
 from .spec import Spec
 from .stages import Stages
@@ -65,7 +65,7 @@ def verify(
     model: nn.Module,
     spec: Spec,
     *,
-    method: str = "RecurJac-Linear+CROWN",
+    method: str = VERIFY_METHOD,
     branching: str = "jacobian",
     split: bool | None = None,
     session: Session | None = None,

@@ -13,6 +13,8 @@ import typer.core
 
 from recurjac_plugin.errors import RecurJacError
 
+from .bench import bench
+from .bench_report import report
 from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
@@ -113,4 +115,6 @@ app.command(
     short_help="What properties and networks `verify` takes.", context_settings={"ignore_unknown_options": True}
 )(supports)
 app.command(short_help="Every method on one VNN-LIB property.")(compare)
+app.command(short_help="A verdict on every instance of benchmark sets.")(bench)
+app.command(short_help="A page about the results of `bench`.")(report)
 app.command(short_help="What is installed, and what is missing.")(doctor)

@@ -32,7 +32,7 @@ def compare(
     model: options.Model,
     prop: options.Property,
     methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = _DEFAULT,
-    branching: options.Branching = "jacobian",
+    branching: options.Branching = options.Branchings.jacobian,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 60.0,
     attack_seconds: options.AttackSeconds = 5.0,
     csv: options.Csv = None,
@@ -55,7 +55,6 @@ def compare(
         options.seconds("--attack-seconds", attack_seconds)
         if options.seconds("--timeout", timeout) == 0:
             options.refuse("--timeout", "must be more than 0 seconds.")
-        options.branching("--branching", branching)
         check_writable(csv, plot)
         if plot is not None:
             from .plots import picture_format
@@ -63,7 +62,7 @@ def compare(
             picture_format(plot)
         network = load_network(model, device, dtype)
         spec = load_property(prop, network)
-        search = {"branching": branching, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
+        search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
         rows = [_entry(network, spec, name, search) for name in report.progress(names, "Methods")]
         _judge(rows, network, spec, model, attack_seconds, seed)
         result = {

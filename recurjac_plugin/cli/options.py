@@ -18,6 +18,14 @@ class Dtype(str, Enum):
     float64 = "float64"
 
 
+class Branchings(str, Enum):
+    """What boxes can be cut by, see `recurjac_plugin.branching`."""
+
+    jacobian = "jacobian"
+    crown = "crown"
+    longest = "longest"
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)]
 Property = Annotated[
     Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
@@ -38,10 +46,11 @@ AttackSeconds = Annotated[
     float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
 ]
 Branching = Annotated[
-    str,
-    typer.Option(
-        "--branching", metavar="HOW", help="What boxes are cut by: jacobian, crown (its coefficients) or longest (side)."
-    ),
+    Branchings, typer.Option("--branching", help="What boxes are cut by: Jacobian bounds, CROWN's coefficients, or sides.")
+]
+Split = Annotated[
+    bool | None,
+    typer.Option("--split/--no-split", help="Cut boxes.  [default: where few inputs vary]", show_default=False),
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
@@ -82,15 +91,6 @@ _NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
 def refuse(option: str, message: str) -> NoReturn:
     """Reject the value of an option."""
     raise typer.BadParameter(f"`{option}` {message}")
-
-
-def branching(option: str, value: str) -> str:
-    """One of the ways to cut boxes."""
-    from recurjac_plugin.branching import BRANCHINGS
-
-    if value not in BRANCHINGS:
-        refuse(option, f"is {value!r}, expected one of {', '.join(BRANCHINGS)}.")
-    return value
 
 
 def norm_of(text: str) -> float:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recurjac_plugin.methods import VERIFY_METHOD
+
 from . import options, standard
 from .files import check_writable, write
 from .problem import check_property, load_network, load_property
@@ -55,7 +57,9 @@ def verify(
             help="Output bounds: RecurJac, RecurJac-Linear, Fast-Lip, each optionally with "
             "`+CROWN`; CROWN, IBP, CROWN-IBP or alpha-CROWN.",
         ),
-    ] = "RecurJac+CROWN",
+    ] = VERIFY_METHOD,
+    branching: options.Branching = options.Branchings.jacobian,
+    split: options.Split = None,
     attack_seconds: options.AttackSeconds = 5.0,
     results_file: Annotated[
         Path | None,
@@ -71,7 +75,8 @@ def verify(
     """Prove or refute a VNN-LIB property.
 
     The first line is `unsat` (no input violates it), `sat` (followed by a counterexample, checked with onnxruntime),
-    `unknown` or `timeout`. Boxes are not split: `unknown` is a frequent answer.
+    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger ones
+    are bounded once and attacked, and `unknown` is a frequent answer.
 
     `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
     query's own variables in the counterexample, and takes queries over real numbers only.
@@ -93,6 +98,8 @@ def verify(
             timeout=remaining,
             seed=seed,
             attack_seconds=attack_seconds,
+            branching=branching.value,
+            split=split,
         )
         text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
         if results_file is not None:
@@ -100,13 +107,14 @@ def verify(
         if report.as_json:
             report.json(
                 {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
+                | {"branching": branching.value}
                 | _plain(result)
             )
         else:
             report.line(text)
             report.note(
                 f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
-                f"{result.boxes} of {len(spec.boxes)} boxes, {result.seconds:.3f} s"
+                f"{result.boxes} boxes, {result.seconds:.3f} s"
             )
 
 
