@@ -317,7 +317,9 @@ def _pow_domain(parameters: Parameters) -> Domain | None:
 
 ACTIVATIONS: dict[str, Activation] = {
     "BoundRelu": Activation("ReLU", *_two_slopes(lambda p: p.get("leaky_alpha", 0.0)), linear_pieces=True),
-    "BoundLeakyRelu": Activation("LeakyReLU", *_two_slopes(lambda p: p.get("leaky_alpha", p.get("alpha"))), linear_pieces=True),
+    "BoundLeakyRelu": Activation(
+        "LeakyReLU", *_two_slopes(lambda p: p.get("leaky_alpha", p.get("alpha"))), linear_pieces=True
+    ),
     "BoundPRelu": Activation("PReLU", *_two_slopes(lambda p: p["slope"]), linear_pieces=True),
     "BoundAbs": Activation("Abs", *_two_slopes(lambda p: -1.0), linear_pieces=True),
     "BoundElu": Activation("ELU", *_exponential_below_zero(lambda p: (1.0, p.get("alpha", 1.0), 1.0))),

@@ -87,8 +87,8 @@ def attack(
         session: the same network on onnxruntime, which has the last word.
         seconds: stop after this time.
         rounds: stop after this many rounds of new starts; None means only `seconds` counts.
-        steps: gradient steps of the first round, 0 for random points alone; the next ones take 2, 4 and 8 times as many, then it starts
-            over.
+        steps: gradient steps of the first round, 0 for random points alone; the next ones take 2, 4 and 8 times as
+            many, then it starts over.
         seed: of the random starts; the centre of every box is a start of the first round.
 
     Returns:

@@ -1,8 +1,8 @@
 """Bounds of the rows of a property on many boxes at once, by any method: what a search asks for.
 
-Two ways lead to them. Where all activations are linear on either side of a kink and CROWN bounds the pre-activations, the
-boxes are cut from one region, whose bounds the host gives once, and everything else follows from those (`refinement`).
-Anything else goes through the host anew for every batch.
+Two ways lead to them. Where all activations are linear on either side of a kink and CROWN bounds the pre-activations,
+the boxes are cut from one region, whose bounds the host gives once, and everything else follows from those
+(`refinement`). Anything else goes through the host anew for every batch.
 """
 
 from __future__ import annotations
@@ -206,7 +206,8 @@ def bounder(
         rows: what is to be bounded.
         method: by what.
         input_shape: shape of one input.
-        lower, upper: the region, (1, columns).
+        lower: lower ends of the region, (1, columns).
+        upper: its upper ends.
         branching: what boxes will be cut by.
 
     Raises:

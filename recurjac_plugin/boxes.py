@@ -62,8 +62,8 @@ class Boxes:
 class Frontier:
     """Boxes to be bounded, kept in the batches in which they were made.
 
-    The batch with the worst bound comes first, where a counterexample is likeliest. Once more than `most` boxes wait, the
-    newest come first: depth first, so that they become fewer.
+    The batch with the worst bound comes first, where a counterexample is likeliest. Once more than `most` boxes wait,
+    the newest come first: depth first, so that they become fewer.
     """
 
     def __init__(self, first: Boxes, most: int) -> None:

@@ -25,7 +25,8 @@ def fixed_coordinates(
     """Boxes with the coordinates collapsed in which all chosen rows are monotone in the same direction.
 
     Args:
-        lower, upper: the boxes.
+        lower: lower ends of the boxes.
+        upper: their upper ends.
         jacobian: bounds of the rows' derivatives on them.
         rows: which rows have to be met for a violation, of every disjunct that is left.
     """

@@ -25,9 +25,11 @@ def contracted(
     """Bounds of ``x - x0`` over the points of a box where no chosen row is proved to be violated.
 
     Args:
-        slope, offset: lower bounds of the rows, ``slope (x - x0) + offset``, with room for rounding in `offset`.
+        slope: of the rows' lower bounds ``slope (x - x0) + offset``.
+        offset: of the same, less what rounding may be responsible for.
         rows: which rows have to be met.
-        below, above: bounds of ``x - x0``.
+        below: lower bounds of ``x - x0``.
+        above: its upper bounds.
         sweeps: how many times to go through all rows.
 
     Returns:

@@ -1,9 +1,9 @@
 """Pre-activation bounds of many small boxes, from those of a box around them: CROWN on the gains.
 
-A search that cuts a region into boxes asks for the same bounds again and again, and knows much beforehand: a neuron that
-is stable on a box is stable on every part of it. So a part only has to look at the neurons that are undetermined around
-it, and everything between these is linear. With ``z_j`` the pre-activation of such a neuron, ``a_m`` the activations of
-the undetermined neurons of layer m, and the gains ``G`` (see `gains`),
+A search that cuts a region into boxes asks for the same bounds again and again, and knows much beforehand: a neuron
+that is stable on a box is stable on every part of it. So a part only has to look at the neurons that are undetermined
+around it, and everything between these is linear. With ``z_j`` the pre-activation of such a neuron, ``a_m`` the
+activations of the undetermined neurons of layer m, and the gains ``G`` (see `gains`),
 
     z_j(x) - z_j(x0) = G_jx (x - x0) + sum over earlier layers m of G_jm (a_m(x) - a_m(x0)),
 
@@ -11,8 +11,8 @@ which is exact on the box. CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018
 ``a_m`` by lines in ``z_m``, from the last layer to the first, until only ``x`` is left. The same gains then carry
 RecurJac, so nothing is computed twice.
 
-Only functions that are linear on either side of a kink at 0 (ReLU, leaky ReLU, PReLU, Abs) have their lines here. For all
-others the host's bounds are asked for (see `box_bounds`).
+Only functions that are linear on either side of a kink at 0 (ReLU, leaky ReLU, PReLU, Abs) have their lines here. For
+all others the host's bounds are asked for (see `box_bounds`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def refine(
         values: value of the input and of every node at the centres x0, each (b, *shape).
         output: value of the network there.
         radius: half side lengths.
-        around: pre-activation bounds on boxes around these ones, by name of the node that an activation reads, (b, *shape).
+        around: pre-activation bounds on boxes around these ones, by name of the node that an activation reads, (b,
+            *shape).
         rows: what is bounded from below.
         sizes: `magnitudes` at every step, (b or 1, *shape).
         precision: relative error of one rounding in the arithmetic that `around` comes from.

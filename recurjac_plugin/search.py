@@ -167,8 +167,8 @@ class Search:
         """
         left = found.alive[:, self.bounder.rows.disjunct]
         valid = left.gather(1, wanted)
-        known = ((jacobian[0] >= 0) | (jacobian[1] <= 0)) & (found.upper > found.lower).unsqueeze(1) & valid.unsqueeze(2)
-        promising = known.any(1)
+        known = ((jacobian[0] >= 0) | (jacobian[1] <= 0)) & valid.unsqueeze(2)
+        promising = known.any(1) & (found.upper > found.lower)
         if wanted.shape[1] == 1 and bounds.slope is not None:  # what the other rows' linear bounds speak against is not
             slope = bounds.slope[found.at] * torch.where(jacobian[0] >= 0, 1.0, -1.0)
             promising &= ((slope >= 0) | ~left.unsqueeze(2)).all(1)
@@ -218,7 +218,7 @@ class Search:
         return found._replace(lower=low, upper=high, alive=left).take(left.any(1).nonzero().squeeze(1))
 
     def _cut(self, found: _Open, boxes: Boxes, bounds: BoxBounds) -> None:
-        """Halve every box. What shrank to a point is bounded once more; a point that was bounded stays open for good."""
+        """Halve every box. What shrank to a point is bounded once more; a point that was bounded stays open."""
         worst = self.bounder.rows.each(found.bounds, "amax").masked_fill(~found.alive, math.inf).amin(1)
         around = {name: (low[found.at], high[found.at]) for name, (low, high) in bounds.around.items()}
         left = Boxes(found.lower, found.upper, found.alive, torch.maximum(worst, boxes.bound[found.at]), around)
@@ -241,8 +241,8 @@ class Search:
     def _hopeless(self, found: _Open, bounds: BoxBounds) -> Tensor:
         """Boxes that will never be excluded, and where no counterexample is to be expected: bool (n,).
 
-        Their middle is on the verge of violating, and no other point is much beyond it; or the middle violates, but not as
-        the network that is judged computes it; or the outputs are not finite.
+        Their middle is on the verge of violating, and no other point is much beyond it; or the middle violates, but not
+        as the network that is judged computes it; or the outputs are not finite.
         """
         rows, outputs = self.bounder.rows, bounds.outputs[found.at]
         values = rows.values(outputs)

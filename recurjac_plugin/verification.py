@@ -1,7 +1,7 @@
 """Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
 
-`sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left; `unknown` is
-not an answer. With few inputs boxes are cut until there is an answer, or no time left.
+`sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left;
+`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ def verify(
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
     Every box of the property is bounded, then attacked (see `attack.attack`) and, with `split`, cut into smaller ones
-    until each of them is excluded or a counterexample shows (see `search.Search`). `UNSAT` if every disjunct has, on every
-    box, a row whose lower bound exceeds its right side by more than rounding can explain (see `box_bounds.Rows.slack`), or
-    lies outside of what linear bounds leave of the box. Bounds are computed in float64, except for a `BoundedModule`, which
-    cannot be copied and keeps its type. A counterexample is accepted only as `session` computes it. Without a `timeout`
-    the answer is the same every time.
+    until each of them is excluded or a counterexample shows (see `search.Search`). `UNSAT` if every disjunct has, on
+    every box, a row whose lower bound exceeds its right side by more than rounding can explain (see
+    `box_bounds.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
+    except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as
+    `session` computes it. Without a `timeout` the answer is the same every time.
 
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
@@ -104,8 +104,8 @@ def verify(
         UnsupportedError: parts of the network have no rule.
 
     Source:
-        Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by interval
-        gradients; here the gradients are RecurJac's.
+        Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
+        interval gradients; here the gradients are RecurJac's.
     """
     start = time.monotonic()
     parsed = parse(method)

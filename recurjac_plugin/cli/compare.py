@@ -45,10 +45,11 @@ def compare(
     """Compare methods on one VNN-LIB property.
 
     The lower bound is the certified distance of the outputs from a violation, without cutting the boxes: above 0 the
-    property is proved. Its seconds include the pre-activation bounds. The Jacobian's width is the mean over its elements,
-    one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes (l_inf), which cannot
-    be below what was sampled. The verdict is that of `recurjac verify` with the method: same search, same budget, other
-    bounds; with the boxes it took and its seconds. One attack serves all methods that prove nothing.
+    property is proved. Its seconds include the pre-activation bounds. The Jacobian's width is the mean over its
+    elements, one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes
+    (l_inf), which cannot be below what was sampled. The verdict is that of `recurjac verify` with the method: same
+    search, same budget, other bounds; with the boxes it took and its seconds. One attack serves all methods that prove
+    nothing.
     """
     with reporting(json) as report:
         names = options.methods("--methods", methods)

@@ -46,7 +46,8 @@ AttackSeconds = Annotated[
     float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
 ]
 Branching = Annotated[
-    Branchings, typer.Option("--branching", help="What boxes are cut by: Jacobian bounds, CROWN's coefficients, or sides.")
+    Branchings,
+    typer.Option("--branching", help="What boxes are cut by: Jacobian bounds, CROWN's coefficients or side lengths."),
 ]
 Split = Annotated[
     bool | None,

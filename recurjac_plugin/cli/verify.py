@@ -75,8 +75,8 @@ def verify(
     """Prove or refute a VNN-LIB property.
 
     The first line is `unsat` (no input violates it), `sat` (followed by a counterexample, checked with onnxruntime),
-    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger ones
-    are bounded once and attacked, and `unknown` is a frequent answer.
+    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger
+    ones are bounded once and attacked, and `unknown` is a frequent answer.
 
     `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
     query's own variables in the counterexample, and takes queries over real numbers only.
