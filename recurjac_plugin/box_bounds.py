@@ -35,10 +35,10 @@ from .spec import Box
 ROUNDING = 64.0
 """Rounding errors that a proof must leave room for, in units of the number type's `eps` times the size of the terms."""
 
-_ELEMENTS = 1 << 19  # neurons of a batch together: as many boxes as that allows are bounded at once
-_LEAST, _MOST = 8, 1024  # boxes in a batch
-_GROUPS = 4  # parts of a batch that are bounded by themselves, so that boxes with few undetermined neurons cost little
-_GROUP = 64  # boxes in a part at least
+_ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
+_LEAST, _MOST = 8, 4096  # boxes in a batch
+_WORK = 1 << 24  # elements of the gains of a part of a batch
+_ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +261,7 @@ class RefiningBounder(Bounder):
         largest[name] = region.center.abs() + region.radius.reshape(region.center.shape)
         self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest)
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
+        self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
 
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
@@ -272,12 +273,24 @@ class RefiningBounder(Bounder):
         return super().bytes_per_box() + 16 * self.neurons
 
     def groups(self, boxes: Boxes) -> list[Boxes]:
-        """Sorted by the number of undetermined neurons: lists are as long as the longest of a part."""
-        if len(boxes) <= _GROUP:
-            return [boxes]
-        count = sum(((low < 0) & (high > 0)).flatten(1).sum(1) for low, high in boxes.around.values())
-        order = torch.as_tensor(count).argsort(stable=True)
-        return [boxes.take(index) for index in order.split(max(_GROUP, -(-len(boxes) // _GROUPS)))]
+        """Boxes with about as many undetermined neurons: their lists are as long as the longest of a part."""
+        count = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.lower.device)
+        for low, high in boxes.around.values():
+            count = count + ((low < 0) & (high > 0)).flatten(1).sum(1)
+        order = count.argsort(stable=True)
+        ordered = count[order].tolist()
+        few, factor = _ALIKE
+        parts, start = [], 0
+        for end in range(1, len(boxes) + 1):
+            size = end + 1 - start  # of the part if the next box belongs to it
+            if (
+                end == len(boxes)
+                or size * ordered[end] * (ordered[end] + self.widest) > _WORK
+                or (size > few and ordered[end] > factor * (ordered[start] + 1))
+            ):
+                parts.append(boxes.take(order[start:end]))
+                start = end
+        return parts
 
     def __call__(self, boxes: Boxes) -> BoxBounds:
         """CROWN's bounds; the Jacobian from the same gains."""

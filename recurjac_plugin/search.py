@@ -8,7 +8,7 @@ halve. The order of the boxes depends on their bounds alone, so a search repeats
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,14 +87,20 @@ class Search:
         """The disjuncts that some box leaves open, bool (d,)."""
         return torch.stack([boxes.alive.any(0) for boxes in (*self.frontier, *self.stuck)]).any(0)
 
-    def step(self) -> Iterator[Tensor]:
+    def step(self, over: Callable[[], bool]) -> Iterator[Tensor]:
         """Bound one batch, and put what is left of it, halved, into the frontier.
+
+        Args:
+            over: asked between the parts of the batch whether to stop; what was not bounded goes back, then.
 
         Yields:
             Points (m, columns) that violate the property as far as this arithmetic can tell.
         """
         batch = self.frontier.pop(self.bounder.batch)
-        for boxes in self.bounder.groups(batch):
+        for i, boxes in enumerate(self.bounder.groups(batch)):
+            if i and over():
+                self.frontier.push(boxes)
+                continue
             self.boxes += len(boxes)
             bounds = self.bounder(boxes)
             yield from self._violations(boxes.center, bounds.outputs, boxes.alive)

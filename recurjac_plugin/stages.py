@@ -129,7 +129,7 @@ class Stages:
     def _step(self, search: Search) -> int:
         """One step of a search; the number of boxes it took."""
         before = search.boxes
-        for points in search.step():  # to its end: half a step would lose boxes
+        for points in search.step(self._over):  # to its end: half a step would lose boxes
             for x in points[:_CHECKS].cpu().numpy():
                 self.found = self.found or check(self.spec, self.session, x)
         return search.boxes - before
