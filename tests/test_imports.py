@@ -26,7 +26,7 @@ STAGES = (
     ("jacobian",),
     ("lipschitz",),
     ("output_bounds",),
-    ("slopes", "monotonicity"),
+    ("gradient_rounding", "slopes", "monotonicity"),
     ("certified_radius", "stationary_free_radius"),
     ("landscape",),
     ("registration",),
