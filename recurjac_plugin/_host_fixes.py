@@ -37,7 +37,9 @@ def patch_after_import(host: ModuleType) -> None:
 
     These are graph attributes by name, the signature that `named_parameters` calls today, and two steps of
     CROWN that fail where a network transposes its input (as exporters of channels-last frameworks write it).
-    Besides, the interval bounds of a quotient, which 0.3 takes from the wrong ends where the dividend can be negative.
+    The interval bounds of a product of matrices take a specification, as those of a dense layer do that it calls: a
+    layer without biases is one. Those of a quotient are replaced, which 0.3 takes from the wrong ends where the
+    dividend can be negative.
 
     Args:
         host: the imported package auto_LiRPA, version 0.3.
@@ -51,6 +53,8 @@ def patch_after_import(host: ModuleType) -> None:
     bounded.get_unstable_locations = _on_contiguous_bounds(bounded.get_unstable_locations)
     transpose = importlib.import_module(f"{host.__name__}.operators.shape").BoundTranspose
     transpose.bound_backward = _on_dense_coefficients(transpose.bound_backward)
+    linear = importlib.import_module(f"{host.__name__}.operators.linear")
+    linear.BoundMatMul.interval_propagate = linear.BoundLinear.interval_propagate
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
     quotient = bivariate.BoundDiv
     quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)

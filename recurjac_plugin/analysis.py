@@ -17,7 +17,7 @@ from .gains import Gains, compute_gains
 from .graph import Graph, build_graph
 from .host import BoundedModule
 from .host_bounds import host_bounds
-from .host_defects import host_precision, require_read_right
+from .host_defects import Precision, host_precision, require_read_right
 from .host_graph import HostGraph, read_graph
 from .interval import IntervalArithmetic
 from .magnitude import magnitudes
@@ -154,19 +154,21 @@ def analyse(
     rows = specification(C, host_graph.output)
     reads = {read.name: read for step in graph.factors for read in step.reads}
     given = _given_bounds(intermediate_bounds or {}, reads)
-    precision = {name: torch.finfo(low.dtype).eps for name, (low, _) in given.items()}
+    precision = {name: Precision(torch.finfo(low.dtype).eps) for name, (low, _) in given.items()}
     host_output = None
     if method.with_host_output or len(given) < len(reads):
         wanted = [name for name in reads if name not in given]
         computed, host_output = host_bounds(model, host_graph, arguments, method.host, rows, wanted)
         given |= computed
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
-    sizes = magnitudes(graph, host_graph.values)
+    sizes: dict[str, Tensor] = {}
+    if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
+        sizes = magnitudes(graph, host_graph.values, max(each.least for each in precision.values()))
     evidence = {
         name: Evidence(
             *_checked(given[name], read, arguments.reference, precision[name]),
-            precision[name],
-            sizes[graph.stands_for[name]],
+            precision[name].relative,
+            sizes.get(graph.stands_for[name]),
         )
         for name, read in reads.items()
     }
@@ -257,7 +259,7 @@ def _given_bounds(given: Intervals, names: Iterable[str]) -> dict[str, tuple[Ten
     return {name: (pair[0], pair[1]) for name, pair in given.items()}
 
 
-def _checked(pair: tuple[Tensor, Tensor], read: Read, like: Tensor, precision: float) -> tuple[Tensor, Tensor]:
+def _checked(pair: tuple[Tensor, Tensor], read: Read, like: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
     """Bounds of a node in its own shape, and in the dtype and on the device of the inputs."""
     shape = (len(like), *read.shape)
     lower, upper = pair
@@ -267,7 +269,8 @@ def _checked(pair: tuple[Tensor, Tensor], read: Read, like: Tensor, precision: f
             f"The bounds of `{read.name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
         )
     lower, upper = (bound.to(like).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
-    allowed = _INVERTED * precision * torch.maximum(lower.abs(), upper.abs()).amax().detach()
+    largest = torch.maximum(lower.abs(), upper.abs()).amax().detach()
+    allowed = _INVERTED * precision.relative * largest.clamp(min=precision.least)
     if bool((lower > upper + allowed).any()):
         raise InputError(f"The bounds of `{read.name}` are inverted by more than rounding: give lower bounds first.")
     return lower, upper

@@ -14,6 +14,7 @@ from .errors import UnsupportedError
 from .host import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from .host_defects import (
     Interval,
+    another,
     host_precision,
     loses_norm,
     require_center_inside,
@@ -21,6 +22,7 @@ from .host_defects import (
     require_whole_logarithms,
 )
 from .host_graph import HostGraph, preserved
+from .multivariate import softmax_range
 from .region import Arguments, Region
 
 # `register` wraps this in the class; the package itself goes to the host directly.
@@ -56,6 +58,7 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
+        _exact_softmax(model)
         x = arguments.for_host(_hulls(graph, arguments))
         try:
             lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
@@ -64,7 +67,7 @@ def host_bounds(
             raise UnsupportedError(
                 "The network",
                 [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
-                "Try other pre-activation bounds, e.g. `IBP+RecurJac`, or a newer auto_LiRPA.",
+                f"Try other pre-activation bounds, e.g. `{another(method)}`, or a newer auto_LiRPA.",
             ) from error
         # Nodes of 0.3 have no such attributes before they have bounds.
         intervals: dict[str, Any] = {
@@ -80,7 +83,7 @@ def host_bounds(
         raise UnsupportedError(
             "The network",
             [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
-            f"Try other pre-activation bounds than `{method}`, e.g. `IBP+RecurJac`.",
+            f"Try other pre-activation bounds than `{method}`, e.g. `{another(method)}`.",
         )
     if not torch.is_grad_enabled():
         intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
@@ -126,6 +129,17 @@ def _dense_alpha(model: Any, method: str) -> None:
             for option in ("use_sparse_spec_alpha", "use_sparse_features_alpha"):
                 if hasattr(node, option):
                     setattr(node, option, False)
+
+
+def _exact_softmax(model: Any) -> None:
+    """Replace the host's intervals of a softmax until `preserved` puts them back.
+
+    It adds 1e-12 to sums of exponentials that were scaled by the largest upper bound: where that bound is far above the
+    others, sums are smaller than this, and upper bounds of probabilities near 1 come out near 0.
+    """
+    for node in model._modules.values():
+        if type(node).__name__ == "BoundSoftmax" and node.option != "complex":
+            node.interval_propagate = lambda *v, axis=node.axis: softmax_range(v[0][0], v[0][1], axis)
 
 
 @contextmanager

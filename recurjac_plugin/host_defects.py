@@ -9,6 +9,7 @@ catches gross errors of operators not listed here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -25,10 +26,10 @@ Check = Callable[[Node, str], str | None]
 # The host's bounds at a point are off by rounding; what is caught here is off by a visible part of the layer's size.
 _ROUNDING = 1024
 
-# For S-shaped functions the host divides by the width of the interval, but by no less than 1e-8: on narrower intervals
-# its chords are too flat by up to that much, which only float64 can see.
-_S_SHAPED = {"BoundTanh", "BoundSigmoid", "BoundAtan"}
-_S_SHAPED_PRECISION = 1e-8
+# The host divides the rise of these by the width of the interval, but by no less than 1e-8: on narrower intervals its
+# chords are too flat and end too low by up to 1e-8 / 4 times the slope, however small the values are.
+_FLAT_CHORDS = {"BoundTanh", "BoundSigmoid", "BoundAtan", "BoundExp"}
+_NARROW = 1e-8
 
 # 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
 _IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
@@ -143,6 +144,11 @@ def _pow(node: Node, method: str) -> str | None:
     if not IS_03 and method != "IBP" and bool(((exponent % 2 == 0) & (exponent > 2)).any()):
         return f"an even exponent, {float(exponent.max()):g}, whose lines of the host's CROWN do not hold"
     return None
+
+
+def another(method: str) -> str:
+    """A method on other pre-activation bounds, to try where those of the host's `method` cannot be had."""
+    return "CROWN+RecurJac" if method == "IBP" else "IBP+RecurJac"
 
 
 DEFECTS: dict[str, Check] = {
@@ -281,15 +287,34 @@ def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
     return False
 
 
-def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> float:
-    """Relative error of one rounding in the host's bounds."""
-    inexact = method != "IBP" and any(node.kind in _S_SHAPED for node in graph.nodes)
-    narrow = torch.finfo(torch.float32).eps if any(node.kind in _IN_FLOAT32 for node in graph.nodes) else 0.0
-    return max(torch.finfo(dtype).eps, _S_SHAPED_PRECISION if inexact else 0.0, narrow)
+@dataclass(frozen=True)
+class Precision:
+    """How exact the host's bounds are.
+
+    Attributes:
+        relative: error of one rounding, in parts of the values.
+        least: errors do not shrink with values that are smaller than this.
+    """
+
+    relative: float
+    least: float = 0.0
+
+
+def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
+    """How exact the bounds of one of the host's methods are."""
+    flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
+    narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
+    errors = torch.finfo(dtype).eps, _NARROW * flat, torch.finfo(torch.float32).eps * narrow
+    return Precision(max(errors), 1.0 if flat else 0.0)
+
+
+def _casts_to_float32(node: Node) -> bool:
+    # Exporters write a CELU of float64 as one of float32 between two casts.
+    return node.kind == "BoundCast" and node.attributes.get("type") == torch.float32
 
 
 def require_center_inside(
-    bounds: Mapping[str, Interval], values: Mapping[str, Tensor], method: str, precision: float
+    bounds: Mapping[str, Interval], values: Mapping[str, Tensor], method: str, precision: Precision
 ) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 
@@ -297,7 +322,7 @@ def require_center_inside(
         bounds: lower and upper bounds by name, each with as many elements as the value.
         values: values by the same names, batch first.
         method: the host's method.
-        precision: see `host_precision`.
+        precision: how exact its bounds are.
 
     Raises:
         UnsupportedError: lists every node with wrong bounds.
@@ -308,13 +333,13 @@ def require_center_inside(
             "The network",
             [f"{name}: its value at the centre of the region lies outside the host's bounds" for name in wrong],
             f"This is an error of auto_LiRPA {VERSION} with `{method}`; try other pre-activation bounds, e.g. "
-            "`IBP+RecurJac`.",
+            f"`{another(method)}`.",
         )
 
 
-def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: float) -> bool:
+def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: Precision) -> bool:
     value, lower, upper = (t.detach().flatten(1) for t in (value, lower, upper))
     scale = torch.maximum(value.abs(), torch.maximum(lower.abs(), upper.abs()))
     scale = torch.where(scale < inf, scale, 0.0).amax(1, keepdim=True) if scale.numel() else scale
-    slack = _ROUNDING * precision * scale
+    slack = _ROUNDING * precision.relative * scale.clamp(min=precision.least)
     return bool(((value < lower - slack) | (value > upper + slack)).any())

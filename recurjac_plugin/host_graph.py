@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError, UnsupportedError
-from .host import HOST_FAILURES
+from .host import HOST_FAILURES, VERSION
 from .node import Node
 
 
@@ -43,7 +43,7 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
     """Read the graph of a `BoundedModule`, its shapes and constants taken at the given arguments.
 
     Raises:
-        UnsupportedError: parameters are perturbed.
+        UnsupportedError: parameters are perturbed, or the host cannot evaluate the model on a perturbed input.
         InputError: the output does not depend on one of the perturbed arguments, or the weights contain NaN or
             infinite values.
     """
@@ -51,11 +51,17 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
         try:
             output = model.forward(*x)
         except HOST_FAILURES as error:
-            reason = " ".join(str(error).split())
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if _takes(model, x):
+                raise UnsupportedError(
+                    "The model",
+                    [f"auto_LiRPA {VERSION} cannot evaluate it on a perturbed input ({reason})"],
+                    "Where an extreme is taken of the input itself, put a linear layer in front of it.",
+                ) from error
             shapes = " and ".join(str(tuple(value.shape)) for value in x)
             raise InputError(
-                f"The model does not take an input of shape {shapes} ({type(error).__name__}: {reason}); give "
-                "`x` the shape the model was built with, apart from the batch."
+                f"The model does not take an input of shape {shapes} ({reason}); give `x` "
+                "the shape the model was built with, apart from the batch."
             ) from error
         if output.dim() < 2:
             raise InputError(
@@ -93,6 +99,15 @@ def evaluated(model: Any, x: Tensor, names: Iterable[str]) -> tuple[Tensor, dict
     with torch.no_grad():
         output = model.forward(x)
         return output, {name: model.get_forward_value(model[name]) for name in names}
+
+
+def _takes(model: Any, x: tuple[Any, ...]) -> bool:
+    """Whether the model can be evaluated at the same numbers without a perturbation."""
+    try:
+        model.forward(*(value.detach().as_subclass(Tensor) for value in x))
+    except HOST_FAILURES:
+        return False
+    return True
 
 
 def _topological(final: Any) -> list[Any]:

@@ -17,12 +17,13 @@ from .steps import FactorStep
 
 
 @torch.no_grad()
-def magnitudes(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def magnitudes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
     """Sums of absolute terms at every step.
 
     Args:
         graph: the network.
         values: value of the inputs and of every node at one point per region, shape (b, *shape).
+        least: outputs of activations count as at least this large, where errors do not shrink with them.
 
     Returns:
         For the inputs and every step, ``2 sum_i |w_i| m_i + |z|`` with m the magnitudes of what the step reads (the
@@ -33,7 +34,7 @@ def magnitudes(graph: Graph, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for step in graph.steps:
         value = values.get(step.name)
         if isinstance(step, FactorStep):
-            found[step.name] = found[step.source] if value is None else value.abs()
+            found[step.name] = (found[step.source] if value is None else value.abs()).clamp(min=least)
             continue
         parts = [linear.absolute().push(found[source]) for source, linear in step.sources]
         terms = functools.reduce(torch.add, parts)

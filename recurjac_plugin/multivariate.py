@@ -364,16 +364,23 @@ def _softmax(e: _Expansion) -> tuple[Step, ...]:
     reduced = (*shape[: axis - 1], 1, *shape[axis:])
 
     def of(interval: Interval) -> Interval:
-        # s_i = 1 / (1 + sum_{j != i} exp(x_j - x_i)): smallest where x_i is low and the others are high.
-        low, high = (bound.movedim(axis, -1) for bound in interval)
-        lower, upper = (torch.sigmoid(-_others(far) + own) for own, far in ((low, high), (high, low)))
-        return lower.movedim(-1, axis), upper.movedim(-1, axis)
+        return softmax_range(*interval, axis)
 
     x = e.source(0)
     weighted = e.factor(x, shape, (e.read(0),), of)
     mean = e.linear((weighted, nonnegative(lambda t: t.sum(axis, keepdim=True), shape, reduced)))
     centred = e.linear((x, _identity(shape)), (mean, Broadcast(-1, reduced, shape)))
     return e.finished((e.factor(centred, shape, (e.read(0),), of), _identity(shape)))
+
+
+def softmax_range(low: Tensor, high: Tensor, axis: int) -> Interval:
+    """Exact range of a softmax over boxes ``[low, high]`` of any shape.
+
+    ``s_i = 1 / (1 + sum_{j != i} exp(x_j - x_i))`` is smallest where x_i is low and the others are high.
+    """
+    low, high = low.movedim(axis, -1), high.movedim(axis, -1)
+    lower, upper = (torch.sigmoid(own - _others(far)) for own, far in ((low, high), (high, low)))
+    return lower.movedim(-1, axis), upper.movedim(-1, axis)
 
 
 def _others(x: Tensor) -> Tensor:

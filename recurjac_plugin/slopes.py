@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .gradient_rounding import unit_of_rounding
 from .host import HOST_FAILURES
 from .host_graph import preserved
 
@@ -25,9 +26,8 @@ _STEPS = 12
 # Points keep this far from the faces, in parts of the side: at a face through a kink autograd gives no derivative of
 # any neighbour. The distance is random, so that no fixed plane takes the place of the face.
 _LEAST, _MOST = 0.001, 0.01
-# Rounding errors that the sign of a derivative must be clear of, in units of the number type's `eps` times the largest
-# Jacobian bound of the row.
-_ROUNDING = 1024
+# Rounding errors that the sign of a derivative must be clear of, in the units of `gradient_rounding`.
+_ROUNDING = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +94,13 @@ class Slopes:
         model: the host's `BoundedModule`; it is left as it was.
         rows: specification matrix, (b, k, n_out).
         input_shape: shape of one input.
-        largest: the largest Jacobian bound of each row, (b, k).
         batch_size: points evaluated at once.
         deadline: value of `time.monotonic` at which to stop.
 
     Attributes:
-        lowest, highest: derivatives, (b, k, columns); inf and -inf where no point was tried.
+        lowest, highest: derivatives, (b, k, columns); inf and -inf where no point was tried. What rounding could have
+            given another sign counts as 0.
         lowest_at, highest_at: which point of `points` they were met at, (b, k, columns).
-        margin: how far from 0 a derivative must be for its sign to count, (b, k, 1).
     """
 
     def __init__(
@@ -109,7 +108,6 @@ class Slopes:
         model: Any,
         rows: Tensor,
         input_shape: tuple[int, ...],
-        largest: Tensor,
         batch_size: int,
         deadline: float,
     ) -> None:
@@ -119,19 +117,18 @@ class Slopes:
         self.lowest, self.highest = rows.new_full(shape, math.inf), rows.new_full(shape, -math.inf)
         self.lowest_at = torch.full(shape, -1, dtype=torch.int64, device=rows.device)
         self.highest_at = self.lowest_at.clone()
-        self.margin = _ROUNDING * torch.finfo(rows.dtype).eps * largest.unsqueeze(2)
         self._kept: list[Tensor] = []
         self._count = 0
 
     @property
     def can_rise(self) -> Tensor:
         """Entries without a negative derivative, (b, k, columns)."""
-        return ~(self.lowest < -self.margin)
+        return ~(self.lowest < 0)
 
     @property
     def can_fall(self) -> Tensor:
         """Entries without a positive derivative, (b, k, columns)."""
-        return ~(self.highest > self.margin)
+        return ~(self.highest > 0)
 
     @property
     def refuted(self) -> Tensor:
@@ -150,13 +147,21 @@ class Slopes:
     def meet(self, points: Tensor, index: Tensor) -> Tensor:
         """Take the derivatives at points (n, columns) of the regions `index` (n,) into account; (n, k, columns)."""
         found = [
-            _derivatives(self.model, some.unflatten(1, self.input_shape), self.rows[of])
+            self._clear(some.unflatten(1, self.input_shape), self.rows[of])
             for some, of in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True)
         ]
         values = torch.cat(found)
         for region in index.unique().tolist():
             self._keep(points[index == region], values[index == region], region)
         return values
+
+    def _clear(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Derivatives, 0 where their sign is no more than rounding; (n, k, columns)."""
+        values = _derivatives(self.model, points, rows)
+        if not len(points):
+            return values
+        margin = _ROUNDING * unit_of_rounding(self.model, points, rows)
+        return torch.where(values.abs() <= margin, 0.0, values)
 
     def _keep(self, points: Tensor, values: Tensor, region: int) -> None:
         low, low_at = torch.where(values.isnan(), math.inf, values).min(0)

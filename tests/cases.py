@@ -256,6 +256,13 @@ ACTIVATION_CASES = [
     Case("hardsigmoid", lambda: mlp(lambda: Net(hard_sigmoid)), (5,), taught=True, slack=1e-6),
     Case("hardswish", lambda: mlp(nn.Hardswish), (5,), taught=True, slack=1e-6),
     Case("softsign", lambda: mlp(nn.Softsign), (5,), prefix_03="IBP+"),
+    Case(
+        "logistic",
+        lambda: mlp(lambda: Net(lambda s, x: 1 / (1 + torch.exp(-x)))),
+        (5,),
+        not_03=RECIPROCALS,
+        prefix_03="IBP+",
+    ),
     Case("logsigmoid", lambda: mlp(nn.LogSigmoid), (5,)),
     Case("erf", lambda: mlp(lambda: Net(lambda s, x: torch.erf(x))), (5,), taught=True),
     Case("abs", lambda: mlp(lambda: Net(lambda s, x: x.abs())), (5,)),

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from cases import on_host
-from oracle import Ball, Box, assert_encloses, jacobian, truth
+from oracle import Ball, Box, assert_encloses, jacobian, jacobians, truth
 from torch import nn
 
 import recurjac_plugin as rj
@@ -329,3 +329,104 @@ def test_logarithms_that_the_host_cuts_off_are_refused(method):
     assert bool((lower <= net(x)).all() & (net(x) <= upper).all())
     with pytest.raises(rj.UnsupportedError, match="cuts the logarithm off"):
         rj.output_bounds(model, Ball(x, 100.0).perturbed(), method=method)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "exp", "celu"])
+def test_balls_narrower_than_the_hosts_chords(name, dtype, registered):
+    """The host's chords are too flat on intervals narrower than 1e-8: ReLUs behind them must not count as stable."""
+    if name == "celu" and IS_03:
+        pytest.skip("0.3 has no casts")
+    activation = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "exp": Exponential, "celu": lambda: nn.CELU(1.3)}[name]
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 40, bias=False), activation(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
+    center = torch.zeros(1, 3, dtype=dtype)
+    for eps in (0.0, 1e-12, 1e-10, 1e-9, 3e-9, 1e-8):
+        net = net.to(dtype)
+        with torch.no_grad():  # every ReLU has its kink at the centre, or near to it
+            net[2].bias.zero_()
+            net[2].bias -= net[2](net[1](net[0](center)))[0] - 0.5 * eps * (torch.rand(40) - 0.5).to(dtype)
+            model = on_host(net, center)
+            found = [
+                rj.jacobian_bounds(model, Ball(center, eps).perturbed(), method=method)
+                for method in ("RecurJac", "IBP+RecurJac", "Fast-Lip")
+            ]
+        region = Ball(center.double(), eps)
+        values = jacobians(net.double(), region.sample(100))
+        for bounds in found:
+            assert_encloses(bounds.lower, bounds.upper, values, slack=1e-6 if dtype == torch.float64 else 1e-4)
+
+
+class Exponential(nn.Module):
+    def forward(self, x):
+        return torch.exp(x)
+
+
+class Softmax(nn.Module):
+    """A ReLU that is on where the second of three classes is nearly certain."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores, self.gate, self.out = nn.Linear(2, 3), nn.Linear(3, 1), nn.Linear(1, 1)
+        with torch.no_grad():
+            self.scores.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+            self.scores.bias.copy_(torch.tensor([0.0, 0.0, -60.0]))
+            self.gate.weight.copy_(torch.tensor([[-1.0, 1.0, 0.0]]))
+            self.gate.bias.fill_(-0.5)
+
+    def forward(self, x):
+        return self.out(self.gate(self.scores(x).softmax(1)).relu())
+
+
+def test_softmax_over_wide_boxes():
+    """With scores in [-60, 0] and [-50, -40] the second class can be certain; the host says 4e-6 at most."""
+    net = Softmax().double()
+    box = Box(torch.tensor([[-60.0, -50.0]]).double(), torch.tensor([[0.0, -40.0]]).double())
+    model = on_host(net, box.center)
+    try:
+        bounds = rj.jacobian_bounds(model, box.perturbed(), method="IBP+RecurJac")
+    except rj.UnsupportedError:
+        assert IS_03  # which takes it apart, and cannot divide by the sum of these exponentials
+        return
+    values = jacobian(net, torch.tensor([[-48.0, -45.0], [-50.0, -48.5], [-45.0, -45.0]]).double())
+    assert float(values.abs().max()) > 0.01
+    assert bool((bounds.lower <= values).all() & (values <= bounds.upper).all())
+    lower, upper = rj.output_bounds(model, box.perturbed(), method="IBP")
+    points = box.sample(300)[:, 0]
+    assert bool((lower <= net(points)).all() & (net(points) <= upper).all())
+    assert "interval_propagate" not in {key for node in model._modules.values() for key in vars(node)}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_softmax_at_a_point(count):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, count), nn.Softmax(1), nn.Linear(count, 2)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        lower, upper = rj.jacobian_bounds(on_host(net, x), Ball(x, 0.0).perturbed(), method="IBP+RecurJac")
+    assert torch.allclose(lower, jacobian(net, x), rtol=0, atol=1e-12)
+    assert torch.allclose(upper, lower, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["IBP", "IBP+RecurJac", "RecurJac"])
+def test_layers_without_biases(method):
+    """0.3 could not apply a specification to the interval bounds of one that is the last."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 4, bias=False)).double()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    C = torch.randn(2, 3, 4, dtype=torch.float64)
+    lower, upper = rj.output_bounds(on_host(net, x), Ball(x, 0.1).perturbed(), method=method, C=C)
+    values = Ball(x, 0.1).sample(60)
+    values = (C @ net(values.flatten(0, 1)).unflatten(0, (60, 2)).unsqueeze(3)).squeeze(3)
+    assert bool((lower <= values + 1e-12).all() & (values <= upper + 1e-12).all())
+
+
+def test_extremes_of_the_input_itself():
+    """The host cannot evaluate them on its perturbed tensors: that is said, and not that the shape is wrong."""
+    net = Prefixed(lambda x: x.amax(1, keepdim=True), nn.Linear(1, 2))
+    x = torch.randn(2, 6)
+    model = on_host(net, x)
+    with pytest.raises(rj.UnsupportedError, match="cannot evaluate it on a perturbed input"):
+        rj.jacobian_bounds(model, Ball(x, 0.1).perturbed(), method="IBP+RecurJac")
+    with pytest.raises(rj.InputError, match="shape"):
+        rj.jacobian_bounds(model, Ball(torch.randn(2, 6, 2, 2), 0.1).perturbed(), method="IBP+RecurJac")

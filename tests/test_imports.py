@@ -36,7 +36,7 @@ STAGES = (
     ("jacobian",),
     ("lipschitz",),
     ("output_bounds",),
-    ("slopes", "monotonicity"),
+    ("gradient_rounding", "slopes", "monotonicity"),
     ("certified_radius", "stationary_free_radius"),
     ("landscape",),
     ("registration",),

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from cases import mlp
-from oracle import Ball
+from oracle import Ball, jacobian
 from torch import nn
 
 import recurjac_plugin as rj
@@ -264,10 +264,7 @@ def test_both_orders_together_are_tighter_than_either():
 
 def test_quirk_row_bug_of_the_forward_sum():
     """Quirk 1: the reference gives row 1 of this case -4.088, but the network attains 1.862 there."""
-    name = "local_tanh_L5_small"
-    if name not in CASES:
-        pytest.skip("RECURJAC_GOLDEN is not set: this case is not in the subset")
-    golden = Golden(name, torch.float64)
+    golden = Golden("local_tanh_L5_small", torch.float64)
     region = golden.region(math.inf)
     for options in DIRECTIONS.values():
         rows = rj.local_lipschitz(
@@ -279,10 +276,7 @@ def test_quirk_row_bug_of_the_forward_sum():
 
 def test_quirk_improved_sum_above_the_plain_one():
     """Quirk 13: forward, the sum over columns of known sign can come out larger than the sum of all entries."""
-    name = "local_tanh_digits4_pinf"
-    if name not in CASES:
-        pytest.skip("RECURJAC_GOLDEN is not set: this case is not in the subset")
-    golden = Golden(name, torch.float64)
+    golden = Golden("local_tanh_digits4_pinf", torch.float64)
     plain = plain_sums(golden, "fwd", "")
     assert bool((golden.arrays["fwd_lip_row_inf"] > plain).any())
     rows = rj.local_lipschitz(
@@ -333,3 +327,25 @@ def test_quirk_fast_lip_of_smooth_activations(activation):
         )
     slack = 1e-12 * fast.upper.abs().max()
     assert bool((fast.lower <= plain.lower + slack).all() & (plain.upper <= fast.upper + slack).all())
+
+
+@pytest.mark.parametrize("scale", [30.0, 100.0])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "arctan"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_quirk_inverted_bounds_at_radius_zero(dtype, activation, scale):
+    """Quirk 5: far out the reference's bounds at a point cross, and an assertion stops it."""
+    torch.manual_seed(0)
+    net = mlp(MODULES[activation], (6, 12, 12, 3)).to(dtype)
+    with torch.no_grad():
+        net[0].weight.mul_(scale)
+    x = torch.randn(20, 6, dtype=dtype)
+    model = BoundedModule(net, x)
+    exact = jacobian(net.double(), x.double())
+    net.to(dtype)
+    size = float(exact.abs().max())
+    for method in rj.METHODS:
+        with torch.no_grad():
+            lower, upper = rj.jacobian_bounds(model, Ball(x, 0.0).perturbed(), method=method)
+        assert bool((lower <= upper).all())
+        assert bool((lower <= exact + 1e-5 * size).all() & (upper >= exact - 1e-5 * size).all())
+        assert float((upper - lower).max()) <= 1e-3 * size

@@ -39,9 +39,9 @@ def test_vanishing_region_gives_the_jacobian(case):
     method = "RecurJac" if case.name == "matrix_output" else "IBP+RecurJac"  # the host's IBP wants flat outputs
     bounds = bounds_of(model, Ball(center, 1e-9), method=method)
     exact = jacobian(net, center)
-    scale = exact.abs().max()
-    assert (bounds.lower - exact).abs().max() <= 1e-6 * scale
-    assert (bounds.upper - exact).abs().max() <= 1e-6 * scale
+    allowed = max(1e-6, 10 * case.slack) * exact.abs().max()
+    assert (bounds.lower - exact).abs().max() <= allowed
+    assert (bounds.upper - exact).abs().max() <= allowed
 
 
 REGIONS = {

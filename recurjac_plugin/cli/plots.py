@@ -97,6 +97,7 @@ def landscape_curves(
     for axes in (left, right):
         axes.set_xlabel(f"radius ({norm})")
         axes.set_ylim(bottom=0)
+        axes.locator_params(axis="x", nbins=5)  # small radii have long numbers
         axes.grid(True, alpha=0.3)
         axes.legend()
     figure.suptitle(title)

@@ -142,7 +142,7 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"`{path}` is not a NumPy array ({error}); write one with `numpy.save`.") from error
+        raise FileError(f"`{path}` is not a NumPy array of numbers; write one with `numpy.save`.") from error
     if not isinstance(array, np.ndarray):
         array.close()
         raise FileError(f"`{path}` is an archive of arrays, expected one array; write it with `numpy.save`.")
