@@ -208,14 +208,15 @@ class Search:
 
     def _contracted(self, found: _Open, boxes: Boxes, bounds: BoxBounds) -> _Open:
         """Cut off what the linear bounds exclude."""
-        if bounds.offset is None or bounds.slope is None:
+        if bounds.forms is None:
             return found
         rows, at = self.bounder.rows, found.at
+        slope, offset = (form[at] for form in bounds.forms)
         center = boxes.center[at]
         slack = rows.slack(bounds.outputs[at], bounds.lower[at])
         low, high, left = hull_of_disjuncts(
-            bounds.slope[at], bounds.offset[at] - slack, rows.disjunct, found.alive, found.lower - center,
-            found.upper - center,
+            slope.flatten(1, 2), (offset - slack.unsqueeze(1)).flatten(1), rows.disjunct.repeat(slope.shape[1]),
+            found.alive, found.lower - center, found.upper - center,
         )  # fmt: skip
         low = torch.maximum(center + low, found.lower)
         high = torch.maximum(torch.minimum(center + high, found.upper), low)
