@@ -161,19 +161,12 @@ def analyse(
         computed, host_output = host_bounds(model, host_graph, arguments, method.host, rows, wanted)
         given |= computed
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
-    sizes = magnitudes(graph, host_graph.values)
-    evidence = {
-        name: Evidence(
-            *_checked(given[name], read, arguments.reference, precision[name]),
-            precision[name],
-            sizes[graph.stands_for[name]],
-        )
-        for name, read in reads.items()
-    }
     return Analysis(
         arguments=arguments,
         graph=graph,
-        derivatives={step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors},
+        derivatives=derivative_ranges(
+            graph, magnitudes(graph, host_graph.values), given, precision, arguments.reference
+        ),
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
         rule=rule,
         order=order,
@@ -182,6 +175,36 @@ def analyse(
         center_value=host_graph.specified(rows),
         host_output=host_output,
     )
+
+
+def derivative_ranges(
+    graph: Graph,
+    sizes: Mapping[str, Tensor],
+    bounds: Intervals,
+    precision: Mapping[str, float],
+    like: Tensor,
+) -> dict[str, Layer]:
+    """The derivative ranges of all factor steps of a graph.
+
+    Args:
+        graph: the network.
+        sizes: sums of absolute terms at its inputs and steps, see `magnitudes`.
+        bounds: lower and upper bounds of everything that the steps read, by name.
+        precision: relative error of one rounding in these bounds, by the same names.
+        like: a tensor of the batch, dtype and device of the inputs.
+
+    Raises:
+        InputError: bounds of the wrong shape, inverted, or NaN.
+        UnsupportedError: they reach beyond where an activation has a finite derivative.
+    """
+    reads = {read.name: read for step in graph.factors for read in step.reads}
+    evidence = {
+        name: Evidence(
+            *_checked(bounds[name], read, like, precision[name]), precision[name], sizes[graph.stands_for[name]]
+        )
+        for name, read in reads.items()
+    }
+    return {step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors}
 
 
 def _check_order(order: str, shift: int) -> None:
