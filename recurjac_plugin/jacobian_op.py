@@ -89,7 +89,7 @@ class JacobianOP(torch.autograd.Function):
                 "come from the method that `compute_bounds` is called with."
             )
         if torch.jit.is_tracing():
-            return super().apply(output, input, method)
+            return super().apply(output, input, method, input.dim())
         if _building:
             return output.new_zeros(output.shape[0], output.flatten(1).shape[1], *input.shape[1:])
         if not input.requires_grad:
@@ -111,12 +111,13 @@ class JacobianOP(torch.autograd.Function):
         return _jacobian(output, input, torch.is_grad_enabled())
 
     @staticmethod
-    def symbolic(g: Any, output: Any, input: Any, method: str) -> Any:
-        """The operator in the traced graph; its shape is left open, as the batch is."""
-        return g.op(OPERATOR, output, input, method_s=method).setType(torch._C.TensorType.get())
+    def symbolic(g: Any, output: Any, input: Any, method: str, dimensions: int) -> Any:
+        """The operator in the traced graph, of a known number of dimensions and open sizes."""
+        open_sizes = torch._C.TensorType.get().with_sizes([None] * (dimensions + 1))
+        return g.op(OPERATOR, output, input, method_s=method).setType(open_sizes)
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, input: Tensor, method: str) -> Tensor:
+    def forward(ctx: Any, output: Tensor, input: Tensor, method: str, dimensions: int) -> Tensor:
         """A tensor of the Jacobian's shape, for the trace."""
         return output.new_zeros(output.shape[0], output.flatten(1).shape[1], *input.shape[1:])
 
