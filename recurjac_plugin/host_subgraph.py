@@ -72,8 +72,14 @@ class Subgraph:
     certain: frozenset[str]
 
 
-def read_between(output: Any, source: Any) -> Subgraph:
+def read_between(output: Any, source: Any, *, marked: bool = True) -> Subgraph:
     """Read the sub-graph from `source` to `output`, the host's inputs and marks being set.
+
+    Args:
+        output: y, a node of the host.
+        source: x, another.
+        marked: whether the host's marks say what is uncertain; if not, that is only what depends on the source, as
+            before any region is known.
 
     Raises:
         InputError: the output does not depend on the source, their types or devices differ, the region of an input is
@@ -83,7 +89,8 @@ def read_between(output: Any, source: Any) -> Subgraph:
     path = between(output, source)
     order = topological(output)
     order += [node for node in topological(source) if node.name not in {other.name for other in order}]
-    regions, values = _centers(order)
+    perturbed = {node.name for node in order if node.perturbed} if marked else set()
+    regions, values = _centers([node for node in order if node.name in perturbed])
     evaluate(order, values)
     if not path:
         raise InputError(
@@ -97,22 +104,21 @@ def read_between(output: Any, source: Any) -> Subgraph:
             "needs floating-point numbers of one type on one device."
         )
     depend = {node.name for node in path}
-    uncertain = {node.name for node in order if node.perturbed} | depend
+    uncertain = perturbed | depend
     frontier = {
         other.name: other
         for node in path
         if node is not source
         for other in node.inputs
-        if other.name not in depend and other.perturbed
+        if other.name not in depend and other.name in perturbed
     }
     inputs = {node.name: tuple(values[node.name].shape) for node in (source, *frontier.values())}
     constants = {name: value for name, value in values.items() if name not in uncertain}
     nodes = tuple(plain_node(node, constants, uncertain, values) for node in path if node is not source)
     graph = HostGraph(nodes, inputs, output.name, y, values)
-    perturbed = {node.name for node in order if node.perturbed}
     certain = {name: value for name, value in values.items() if name not in perturbed}
     ancestors = tuple(
-        plain_node(node, certain, perturbed, values) for node in order if node.perturbed and node.inputs
+        plain_node(node, certain, perturbed, values) for node in order if node.name in perturbed and node.inputs
     )
     roots = {name: tuple(region.center.shape) for name, region in regions.items()}
     return Subgraph(graph, HostGraph(ancestors, roots, output.name, y, values), regions, frozenset(certain))
@@ -131,6 +137,6 @@ def _centers(order: list[Any]) -> tuple[dict[str, Region], dict[str, Any]]:
         if isinstance(node.value, BoundedTensor) and getattr(node.value, "ptb", None) is not None:
             regions[node.name] = read_region(node.value)
             values[node.name] = regions[node.name].center
-        elif isinstance(node.value, Tensor):
+        elif isinstance(node.value, BoundedTensor):
             values[node.name] = node.value.as_subclass(Tensor)
     return regions, values

@@ -284,22 +284,36 @@ class BoundRecurJacobian(Bound):
             UnsupportedError: parts of the sub-graph have no rule, or the host reads or bounds them wrongly.
         """
         if self._plan is None:
-            y, x = self.inputs[:2]
-            subgraph = read_between(y, x)
+            subgraph = read_between(*self.inputs[:2])
             require_read_right(subgraph.ancestors.nodes)
             self._require_norms(subgraph)
-            graph = subgraph.graph
-            try:
-                whole = build_graph(graph.nodes, graph.inputs, graph.output_name)
-            except UnsupportedError as error:
-                raise UnsupportedError(
-                    f"`JacobianOP` (node `{self.name}`), from {label(x)} to {label(y)},", error.offenders, error.remedy
-                ) from error
-            size = graph.output[0].numel()
-            eye = torch.eye(size, dtype=graph.output.dtype, device=graph.output.device)
-            rows = eye.expand(len(graph.output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
-            self._plan = _Plan(subgraph, whole, whole.seen_from(x.name), rows)
+            whole, output = self._steps(subgraph), subgraph.graph.output
+            size = output[0].numel()
+            eye = torch.eye(size, dtype=output.dtype, device=output.device)
+            rows = eye.expand(len(output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
+            self._plan = _Plan(subgraph, whole, whole.seen_from(self.inputs[1].name), rows)
         return self._plan
+
+    def require_supported(self) -> None:
+        """Refuse, before any region is known, a sub-graph that cannot be bounded.
+
+        Raises:
+            InputError: y does not depend on x.
+            UnsupportedError: parts of the sub-graph have no rule, or the host reads them wrongly.
+        """
+        subgraph = read_between(*self.inputs[:2], marked=False)
+        require_read_right(subgraph.graph.nodes)
+        self._steps(subgraph)
+
+    def _steps(self, subgraph: Subgraph) -> Graph:
+        graph = subgraph.graph
+        try:
+            return build_graph(graph.nodes, graph.inputs, graph.output_name)
+        except UnsupportedError as error:
+            y, x = self.inputs[:2]
+            raise UnsupportedError(
+                f"`JacobianOP` (node `{self.name}`), from {label(x)} to {label(y)},", error.offenders, error.remedy
+            ) from error
 
     def _require_norms(self, subgraph: Subgraph) -> None:
         lost = [

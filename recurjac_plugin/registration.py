@@ -64,7 +64,7 @@ def _wrapped_init(original: Any) -> Any:
             original(self, *args, **kwargs)
         for node in jacobian_op.nodes_of(self):
             node.read_by()
-            node.plan()  # what cannot be bounded is said now
+            node.require_supported()
 
     return init
 
