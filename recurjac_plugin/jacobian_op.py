@@ -188,22 +188,39 @@ class _Bounds:
         """Whether the Jacobian is the same all over the region."""
         return isinstance(self.order, BackwardOrder) and not self.order.gains.layers
 
-    def upper_of(
+    def of_sums(
         self,
         coefficients: Tensor,  # shape: (b, s, k, columns)
+        above: bool,
     ) -> Tensor:
-        """Upper bounds of sums of entries: (b, s)."""
+        """Upper or lower bounds of sums of entries: (b, s)."""
         flat = coefficients.flatten(2)
-        lower, upper = self.lower.flatten(1).unsqueeze(1), self.upper.flatten(1).unsqueeze(1)
-        terms = flat * torch.where(flat >= 0, upper, lower)
-        plain = torch.where(flat == 0, 0.0, terms).sum(2)  # an infinite bound that is not asked for does not count
+        lower, upper = self.lower.flatten(1), self.upper.flatten(1)
+        near, far = (upper, lower) if above else (lower, upper)
+        if _all_units(flat):  # the host asks for every entry by itself
+            return near
+        if bool(lower.isfinite().all() & upper.isfinite().all()):
+            plain = (flat.clamp(min=0) @ near.unsqueeze(2) + flat.clamp(max=0) @ far.unsqueeze(2)).squeeze(2)
+        else:  # an infinite bound that is not asked for does not count
+            terms = flat * torch.where(flat >= 0, near.unsqueeze(1), far.unsqueeze(1))
+            plain = torch.where(flat == 0, 0.0, terms).sum(2)
         if self.exact or isinstance(self.order, IntervalArithmetic):
             return plain
-        several = ((flat != 0).sum(2) > 1).any(0).nonzero().squeeze(1)
+        several = (flat.count_nonzero(2) > 1).any(0).nonzero().squeeze(1)
         if not len(several):
             return plain
-        tight = upper_of_combinations(self.order, coefficients.index_select(1, several))
-        return plain.index_copy(1, several, torch.minimum(plain.index_select(1, several), tight))
+        chosen = coefficients.index_select(1, several)
+        if above:
+            tight = torch.minimum(plain.index_select(1, several), upper_of_combinations(self.order, chosen))
+        else:
+            tight = torch.maximum(plain.index_select(1, several), -upper_of_combinations(self.order, -chosen))
+        return plain.index_copy(1, several, tight)
+
+
+def _all_units(rows: Tensor) -> bool:
+    """Whether rows of shape (b, s, n) are the n unit vectors in order, for every b."""
+    units = rows.shape[1] == rows.shape[2] and bool((rows.diagonal(dim1=1, dim2=2) == 1).all())
+    return units and int(rows.count_nonzero()) == rows.shape[0] * rows.shape[2]
 
 
 class BoundRecurJacobian(Bound):
@@ -377,8 +394,8 @@ class BoundRecurJacobian(Bound):
         """CROWN: bounds of the combinations of entries, as constants."""
         found = self._from_inputs()
         lower, upper = (self._coefficients(last, found) for last in (last_lA, last_uA))
-        lower_bias = 0 if lower is None else -found.upper_of(-lower).T
-        upper_bias = 0 if upper is None else found.upper_of(upper).T
+        lower_bias = 0 if lower is None else found.of_sums(lower, above=False).T
+        upper_bias = 0 if upper is None else found.of_sums(upper, above=True).T
         return [(None, None)] * len(self.inputs), lower_bias, upper_bias
 
     def bound_forward(self, dim_in: int, *x: Any) -> Any:
