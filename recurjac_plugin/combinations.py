@@ -1,9 +1,9 @@
 """Bounds of sums over several entries of a Jacobian, ``sum_kr c_kr J_kr``, tighter than the sum of the entries' bounds.
 
 A column is pushed through the gains as in `recursion`, here one per row k, starting from ``c_k`` at the input. What
-arrives at an undetermined neuron j is ``d_j Q_j`` with ``Q_j = sum_k c_kj y_kj``: its derivative is the same in all rows,
-so the rule is applied once, to Q, whose range follows from the bounds of the gradients y. The slope of its line is
-pushed on in every row. For a single entry this is the recursion itself.
+arrives at an undetermined neuron j is ``d_j Q_j`` with ``Q_j = sum_k c_kj y_kj``: its derivative is the same in all
+rows, so the rule is applied once, to Q, whose range follows from the bounds of the gradients y. The slope of its line
+is pushed on in every row. For a single entry this is the recursion itself.
 """
 
 from __future__ import annotations

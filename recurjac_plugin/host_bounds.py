@@ -95,7 +95,7 @@ def host_bounds(
 
 
 def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bound_upper: bool) -> tuple[Any, Any]:
-    """CROWN bounds of a model's output as the host gives them, in the type of its inputs; None for a side not wanted."""
+    """CROWN bounds of a model's output as the host gives them, in the type of its inputs; None for an unwanted side."""
     dtype = next(value.dtype for value in x if value.is_floating_point())
     _match_tables(model, dtype)
     with _host_settings("CROWN", dtype):

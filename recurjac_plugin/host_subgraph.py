@@ -1,6 +1,6 @@
-"""The part of a host's graph between two of its nodes, as plain nodes, for derivatives of one with respect to the other.
+"""The part of a host's graph between two of its nodes, as plain nodes, for derivatives of one by the other.
 
-The host's own marks say which nodes are uncertain over the region of the *model's* inputs; a derivative inside the model
+The host's own marks say which nodes are uncertain over the region of the model's inputs; a derivative inside the model
 also needs to know which nodes depend on the tensor it is taken by. A node that is uncertain but does not depend on that
 tensor (another input of the model, or what is computed from it) is an input of the sub-graph, too: a factor that a
 product multiplies by, for instance, has a range.
@@ -94,8 +94,8 @@ def read_between(output: Any, source: Any, *, marked: bool = True) -> Subgraph:
     evaluate(order, values)
     if not path:
         raise InputError(
-            f"{label(output)} does not depend on {label(source)}: a Jacobian is of a tensor with respect to one that it "
-            "is computed from."
+            f"{label(output)} does not depend on {label(source)}: a Jacobian is of a tensor with respect to one "
+            "that it is computed from."
         )
     x, y = values[source.name], values[output.name]
     if (x.dtype, x.device) != (y.dtype, y.device) or not x.is_floating_point():

@@ -10,7 +10,7 @@ import functools
 import inspect
 from typing import Any
 
-from . import host_operators, jacobian_op
+from . import host_operators, jacobian_node, jacobian_op
 from .bounds import Bounds
 from .errors import InputError, MethodError
 from .host import BoundedModule
@@ -37,7 +37,7 @@ def register() -> None:
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
     host_operators.add_to_host()
-    jacobian_op.add_to_host()
+    jacobian_node.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
@@ -54,7 +54,7 @@ def unregister() -> None:
             setattr(BoundedModule, name, original)
     _originals.clear()
     host_operators.remove_from_host()
-    jacobian_op.remove_from_host()
+    jacobian_node.remove_from_host()
 
 
 def _wrapped_init(original: Any) -> Any:
@@ -62,7 +62,7 @@ def _wrapped_init(original: Any) -> Any:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         with jacobian_op.building():
             original(self, *args, **kwargs)
-        for node in jacobian_op.nodes_of(self):
+        for node in jacobian_node.nodes_of(self):
             node.read_by()
             node.require_supported()
 
@@ -91,7 +91,7 @@ def _wrapped_compute_bounds(original: Any) -> Any:
 def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
     def compute_jacobian_bounds(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         method = kwargs.get("method")
-        if method is None and jacobian_op.nodes_of(self):
+        if method is None and jacobian_node.nodes_of(self):
             return _bounds_of_outputs(self, x, *args, **kwargs)
         if not is_method(method):
             if original is None:
@@ -123,7 +123,7 @@ def _bounds_of_outputs(
 ) -> tuple[Any, Any]:
     """What the host's `compute_jacobian_bounds` returns, for a model with a `JacobianOP`: CROWN bounds of its output.
 
-    `optimize` and `optimize_output_node`, with which the host optimises its own relaxation of the Jacobian, have nothing to
+    `optimize` and `optimize_output_node`, with which the host optimises its relaxation of the Jacobian, have nothing to
     act on here: RecurJac has no variables.
     """
     if not bound_lower and not bound_upper:
