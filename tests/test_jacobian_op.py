@@ -158,8 +158,8 @@ def require_the_same_as_outside(case):
 
 
 OFTEN = (
-    "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "gelu", "silu", "softplus", "hardswish", "log", "residual_convolutions",
-    "branches", "twice_the_same",
+    "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "gelu", "silu", "softplus", "hardswish", "log",
+    "residual_convolutions", "branches", "twice_the_same",
 )  # fmt: skip
 
 
