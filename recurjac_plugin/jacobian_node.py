@@ -11,7 +11,7 @@ before it asks for bounds of the Jacobian, whatever its method. From them the no
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from .host_defects import (
     require_sound,
     require_whole_logarithms,
 )
-from .host_graph import topological
+from .host_graph import HostGraph, topological
 from .host_subgraph import Subgraph, between, evaluate, label, read_between
 from .interval import IntervalArithmetic
 from .jacobian_op import DEFAULT_METHOD, OPERATOR, jacobian
@@ -192,7 +192,7 @@ class BoundRecurJacobian(Bound):
             subgraph = read_between(*self.inputs[:2])
             require_read_right(subgraph.ancestors.nodes)
             self._require_norms(subgraph)
-            whole, output = self._steps(subgraph), subgraph.graph.output
+            whole, output = self._steps(subgraph.graph), subgraph.graph.output
             size = output[0].numel()
             eye = torch.eye(size, dtype=output.dtype, device=output.device)
             rows = eye.expand(len(output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
@@ -206,12 +206,12 @@ class BoundRecurJacobian(Bound):
             InputError: y does not depend on x.
             UnsupportedError: parts of the sub-graph have no rule, or the host reads them wrongly.
         """
-        subgraph = read_between(*self.inputs[:2], marked=False)
-        require_read_right(subgraph.graph.nodes)
-        self._steps(subgraph)
+        graph = read_between(*self.inputs[:2], marked=False).graph
+        require_read_right(graph.nodes)
+        # The host builds some networks in training mode only; whether they still are is seen when they are bounded.
+        self._steps(replace(graph, nodes=tuple(replace(node, training=False) for node in graph.nodes)))
 
-    def _steps(self, subgraph: Subgraph) -> Graph:
-        graph = subgraph.graph
+    def _steps(self, graph: HostGraph) -> Graph:
         try:
             return build_graph(graph.nodes, graph.inputs, graph.output_name)
         except UnsupportedError as error:
@@ -250,6 +250,7 @@ class BoundRecurJacobian(Bound):
         key = (torch.is_grad_enabled(), method, *(bound for name in sorted(given) for bound in given[name]))
         if self._last is not None and len(self._last[0]) == len(key) and all(map(_same, self._last[0], key)):
             return self._last[1]
+        self._require_whole_logarithms(intervals)
         found = _bounds(plan, given, self._trusted(plan, given, method), self.rule)
         self._last = key, found
         return found
@@ -265,14 +266,19 @@ class BoundRecurJacobian(Bound):
             )
         ancestors = plan.subgraph.ancestors
         require_sound(ancestors.nodes, method)
-        logarithms = [node for node in topological(self.inputs[0]) if type(node).__name__ == "BoundLog"]
-        require_whole_logarithms(
-            {node.name: getattr(node.inputs[0], "lower", None) for node in logarithms if node.perturbed}
-        )
         precision = host_precision(ancestors, method, plan.rows.dtype)
         if not self._given:
             require_center_inside(given, plan.subgraph.graph.values, method, precision)
         return precision
+
+    def _require_whole_logarithms(self, intervals: Mapping[str, Any]) -> None:
+        found = {}
+        for node in topological(self.inputs[0]):
+            if type(node).__name__ == "BoundLog" and node.perturbed:
+                argument = node.inputs[0]
+                held = intervals.get(argument.name, (getattr(argument, "lower", None),))
+                found[node.name] = held[0]
+        require_whole_logarithms(found)
 
     def interval_propagate(self, *v: Any) -> tuple[Tensor, Tensor]:
         """IBP: bounds of every entry."""
