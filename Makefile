@@ -19,7 +19,7 @@ help:
 	@echo "make test      the tests of a few minutes"
 	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
 	@echo "make bench     speed against the host"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and shellcheck"
 	@echo "make format    let ruff sort imports and format"
 	@echo "make clean     remove .venv and everything generated"
 	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON))"
@@ -40,6 +40,7 @@ bench: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/shellcheck -x examples/vnncomp/*.sh
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -1,8 +1,9 @@
-"""Reading problem files: plain or gzip-compressed, under the name listed or with ``.gz`` added or dropped."""
+"""Problem files, read plain or gzip-compressed, with ``.gz`` added or dropped; results, written whole or not at all."""
 
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from os import PathLike
 from pathlib import Path
@@ -56,3 +57,24 @@ def read_bytes(path: str | PathLike[str], kind: str) -> bytes:
     if not content:
         raise FileError(f"`{found}` is empty: expected {kind}; fetch the file again.")
     return content
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        FileError: the system refuses, e.g. because the disk is full.
+    """
+    # Beside the target, for a rename works within one file system only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"`{path}` cannot be written: {error.strerror}.") from error

@@ -24,6 +24,9 @@ from .spec import Box, Polytope
 
 _MOST_CASES = 10_000  # of a normal form or of their product; more is taken for a mistake
 
+ELEMENT_TYPES = {"Real": "real", "F32": "float32", "F64": "float64"}
+"""The parser's names of the element types that are read -> VNN-LIB's."""
+
 # Per comparison its alternatives, each a conjunction of rows ``sign * lhs <= sign * rhs`` given as (sign,
 # strict).
 _ALTERNATIVES: dict[str, tuple[tuple[tuple[float, bool], ...], ...]] = {
@@ -130,7 +133,7 @@ class _Reader:
                 names = ", ".join(definition.name for definition in found) or "none"
                 raise FileError(f"`{path}` declares {len(found)} {kind} ({names}): expected {expected}; rewrite it.")
         for definition in (network.inputs[0], network.outputs[0]):
-            if definition.dtype.name not in ("Real", "F32", "F64"):
+            if definition.dtype.name not in ELEMENT_TYPES:
                 raise FileError(
                     f"`{path}` declares `{definition.name}` of type {definition.dtype.name}: expected real, "
                     "float32 or float64; rewrite it."

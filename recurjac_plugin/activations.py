@@ -64,6 +64,7 @@ class Activation:
             is monotone. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
         period: the critical points repeat with this period; None if they do not.
         domain: ``parameters -> Domain``; None where f' is finite everywhere.
+        linear_pieces: whether f is linear on either side of 0, and 0 there.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Activation:
     critical_points: CriticalPoints = lambda parameters: ()
     period: float | None = None
     domain: Callable[[Parameters], Domain | None] = lambda parameters: None
+    linear_pieces: bool = False
 
     def has_kinks(self, parameters: Parameters) -> bool:
         """Whether the derivative jumps somewhere."""
@@ -314,10 +316,12 @@ def _pow_domain(parameters: Parameters) -> Domain | None:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "BoundRelu": Activation("ReLU", *_two_slopes(lambda p: p.get("leaky_alpha", 0.0))),
-    "BoundLeakyRelu": Activation("LeakyReLU", *_two_slopes(lambda p: p.get("leaky_alpha", p.get("alpha")))),
-    "BoundPRelu": Activation("PReLU", *_two_slopes(lambda p: p["slope"])),
-    "BoundAbs": Activation("Abs", *_two_slopes(lambda p: -1.0)),
+    "BoundRelu": Activation("ReLU", *_two_slopes(lambda p: p.get("leaky_alpha", 0.0)), linear_pieces=True),
+    "BoundLeakyRelu": Activation(
+        "LeakyReLU", *_two_slopes(lambda p: p.get("leaky_alpha", p.get("alpha"))), linear_pieces=True
+    ),
+    "BoundPRelu": Activation("PReLU", *_two_slopes(lambda p: p["slope"]), linear_pieces=True),
+    "BoundAbs": Activation("Abs", *_two_slopes(lambda p: -1.0), linear_pieces=True),
     "BoundElu": Activation("ELU", *_exponential_below_zero(lambda p: (1.0, p.get("alpha", 1.0), 1.0))),
     "BoundCelu": Activation("CELU", *_exponential_below_zero(lambda p: (1.0, 1.0, 1 / p.get("alpha", 1.0)))),
     "BoundSelu": Activation(

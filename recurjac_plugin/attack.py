@@ -25,6 +25,7 @@ _CHECKS = 4  # candidates confirmed by onnxruntime per step at most
 _ELEMENTS = 1 << 16  # inputs of a batch taken together
 _LEAST, _MOST = 16, 1024  # starts in a batch
 _LENGTHS = 4  # many short descents find some counterexamples, a few long ones others: both take turns
+_MOMENTS, _TINY = (0.9, 0.999), 1e-8  # Adam's constants
 _RATES = (0.1, 0.005)  # Adam's step at the beginning and at the end, in widths of the box
 
 
@@ -86,8 +87,8 @@ def attack(
         session: the same network on onnxruntime, which has the last word.
         seconds: stop after this time.
         rounds: stop after this many rounds of new starts; None means only `seconds` counts.
-        steps: gradient steps of the first round; the next ones take 2, 4 and 8 times as many, then it starts
-            over.
+        steps: gradient steps of the first round, 0 for random points alone; the next ones take 2, 4 and 8 times as
+            many, then it starts over.
         seed: of the random starts; the centre of every box is a start of the first round.
 
     Returns:
@@ -130,9 +131,8 @@ class _Search:
         if found is not None:
             return found
         z.requires_grad_(True)
-        optimizer = torch.optim.Adam([z], lr=_RATES[0])
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, (_RATES[1] / _RATES[0]) ** (1 / steps))
-        for _ in range(steps):
+        mean, square = torch.zeros_like(z), torch.zeros_like(z)
+        for step in range(1, steps + 1):
             if time.monotonic() > self.deadline:
                 return None
             x = targets.points(z)
@@ -140,10 +140,14 @@ class _Search:
             found = self._confirmed(x.detach(), loss.detach())
             if found is not None:
                 return found
-            (z.grad,) = torch.autograd.grad(loss.sum(), z)
-            optimizer.step()
-            schedule.step()
+            (gradient,) = torch.autograd.grad(loss.sum(), z)
+            rate = _RATES[0] * (_RATES[1] / _RATES[0]) ** ((step - 1) / steps)
             with torch.no_grad():
+                # Adam, written out: torch.optim imports the compiler, which takes as long as a verification.
+                mean = torch.lerp(gradient, mean, _MOMENTS[0])
+                square = torch.lerp(gradient.square(), square, _MOMENTS[1])
+                unbiased = (square / (1 - _MOMENTS[1] ** step)).sqrt() + _TINY
+                z -= rate * (mean / (1 - _MOMENTS[0] ** step)) / unbiased
                 z.clamp_(0.0, 1.0)
         return None
 

@@ -72,6 +72,31 @@ class Gains:
             found = self.reference.new_zeros(1, self.count(later), self.count(earlier))
         return found
 
+    def part(self, regions: Tensor, rows: Tensor) -> Gains:
+        """The gains of some regions, and of some rows of each.
+
+        Args:
+            regions: their positions, shape (n,).
+            rows: positions of the rows, shape (n, k).
+        """
+
+        def taken(block: Tensor, later: str) -> Tensor:
+            if len(block) > 1:
+                block = block[regions]
+            if later != ROWS:
+                return block
+            return block.expand(len(rows), -1, -1).gather(1, rows.unsqueeze(2).expand(-1, -1, block.shape[2]))
+
+        return Gains(
+            layers=self.layers,
+            derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
+            blocks={key: taken(block, key[0]) for key, block in self.blocks.items()},
+            batch=len(regions),
+            rows=rows.shape[1],
+            columns=self.columns,
+            reference=self.reference,
+        )
+
     def transposed(self) -> Gains:
         """The same network run backwards: rows and input change places, and so do earlier and later.
 
@@ -111,7 +136,7 @@ def compute_gains(
     largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
     chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
     known = relevant(graph, derivatives, rows)
-    pulls = _Pull(graph, known)
+    pulls = Pull(graph, known)
     blocks: dict[Key, Tensor] = {}
 
     def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -137,10 +162,10 @@ def compute_gains(
 
 def unit_rows(graph: Graph, derivatives: Mapping[str, Layer], start: str, index: Tensor, like: Tensor) -> Tensor:
     """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, n, columns)."""
-    return _Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
+    return Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
 
 
-class _Pull:
+class Pull:
     """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
 
     def __init__(self, graph: Graph, derivatives: Mapping[str, Layer]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -84,6 +84,16 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
         at_input = {node.name: model.get_forward_value(node) for node in order if node.perturbed}
         inputs = {node.name: tuple(x[position[node.name]].shape) for node in roots}
         return HostGraph(nodes, inputs, final.name, output, at_input)
+
+
+def evaluated(model: Any, x: Tensor, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Output of a `BoundedModule` at plain inputs (b, *input_shape), and the values of the named nodes there.
+
+    Unlike `read_graph` it does not put the model back as it was: for many calls in a row, inside one `preserved`.
+    """
+    with torch.no_grad():
+        output = model.forward(x)
+        return output, {name: model.get_forward_value(model[name]) for name in names}
 
 
 def topological(final: Any) -> list[Any]:

@@ -30,6 +30,9 @@ METHODS: tuple[str, ...] = tuple(RULES)
 HOST_METHODS: tuple[str, ...] = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
 """The host's methods that can stand before a rule, and by themselves for output bounds."""
 
+VERIFY_METHOD = "RecurJac-Linear+CROWN"
+"""What verifications use unless told otherwise."""
+
 OPERATOR_NORM = "Operator-Norm"
 
 GLOBAL_METHODS: tuple[str, ...] = (OPERATOR_NORM,)

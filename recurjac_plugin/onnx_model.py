@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._onnx2pytorch import import_onnx2pytorch
 from ._onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
 from ._onnx_rewrite import Shapes, constant_arrays, prepare
 from ._onnx_session import OnnxSession, onnx_session
@@ -103,7 +104,7 @@ def _convert(file: OnnxFile) -> OnnxNetwork:
     model, shapes = prepare(file)
     dtype = torch.float64 if file.dtype == np.float64 else torch.float32
     with _converter_warnings():
-        onnx2pytorch = _import_onnx2pytorch()
+        onnx2pytorch = import_onnx2pytorch()
         try:
             converted = onnx2pytorch.ConvertModel(model)
         except _CONVERTER_ERRORS as error:
@@ -193,28 +194,9 @@ def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
 
 @contextmanager
 def _converter_warnings() -> Iterator[None]:
-    """Turn onnx2pytorch's guesses into errors; silence what torchvision says about features not used."""
+    """Turn onnx2pytorch's guesses into errors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
         # Before 0.6 (Python 3.10) it makes tensors of the file's own memory; nothing writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
         yield
-
-
-def _import_onnx2pytorch() -> Any:
-    """Import onnx2pytorch, which needs torchvision importable.
-
-    A torchvision whose compiled part does not fit the installed torch (PyPI's beside a CPU build) fails on
-    import because two operators are not declared. They are not used here: declaring them lets it load.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in ("torchvision::nms", "torchvision::qnms"):
-            torch.library.define(name, "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import onnx2pytorch
-
-    return onnx2pytorch

@@ -66,6 +66,36 @@ class Box:
         return f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
 
 
+@dataclass(frozen=True)
+class Variable:
+    """A tensor that a VNN-LIB 2.x query declares.
+
+    Attributes:
+        name: as declared.
+        element_type: as declared, e.g. ``"real"`` or ``"float32"``.
+        shape: as declared, with any batch dimension; empty for a single number.
+    """
+
+    name: str
+    element_type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The network that a VNN-LIB 2.x query is about.
+
+    Attributes:
+        network: its name.
+        input: its input.
+        output: its output.
+    """
+
+    network: str
+    input: Variable
+    output: Variable
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Spec:
     """A property: violated if some box has an input whose output lies in one of the box's disjuncts.
@@ -76,6 +106,7 @@ class Spec:
         n_outputs: number of outputs, flattened.
         version: of VNN-LIB, ``"1.0"`` or ``"2.0"``.
         input_shape: as declared, with any batch dimension; None in VNN-LIB 1.0, which declares none.
+        declaration: names, types and shapes as declared; None in VNN-LIB 1.0.
     """
 
     boxes: tuple[Box, ...]
@@ -83,6 +114,7 @@ class Spec:
     n_outputs: int
     version: str = "1.0"
     input_shape: tuple[int, ...] | None = field(default=None)
+    declaration: Declaration | None = None
 
     def violated(self, x: np.ndarray, y: np.ndarray) -> bool:  # x: [n_inputs], y: [n_outputs]
         """Whether input `x` with output `y` violates the property: float64 comparisons, tolerance 0.

@@ -57,6 +57,15 @@ class Layer:
             self, index=self.index[:, positions], lower=self.lower[:, positions], upper=self.upper[:, positions]
         )
 
+    def part(self, regions: Tensor) -> Layer:
+        """The layer on some of the regions, by position."""
+        return Layer(
+            self.index if len(self.index) == 1 else self.index[regions],
+            self.lower[regions],
+            self.upper[regions],
+            None if self.stable is None else self.stable[regions],
+        )
+
     def dense(self, batch: int, neurons: int) -> tuple[Tensor, Tensor]:
         """The derivative ranges of all neurons, stable ones included: two tensors of shape (b, n)."""
         stable = self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
@@ -121,7 +130,7 @@ def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
     dl, du = step.factor.derivative_range(*intervals)
     dl, du = dl.flatten(1), du.flatten(1)
     open_ = dl < du
-    index = _indices(open_)
+    index = positions(open_)
     valid = open_.gather(1, index.expand(len(open_), -1))
     full = index.expand(len(dl), -1)
     zero = dl.new_zeros(())
@@ -134,7 +143,7 @@ def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
     )
 
 
-def _indices(mask: Tensor) -> Tensor:
+def positions(mask: Tensor) -> Tensor:
     """Positions of True in each row of (b, n), padded to the longest row with positions of False."""
     if len(mask) == 1 or bool((mask == mask[:1]).all()):
         return mask[0].nonzero().T

@@ -1,13 +1,11 @@
 """Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
 
-Incomplete: bounds are computed once per box, boxes are not split. `sat` comes with a counterexample; `unsat` is proved
-up to the rounding of float64, for which a margin is left; `unknown` is not an answer.
+`sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left;
+`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import time
 from contextlib import nullcontext
@@ -19,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from .attack import attack
-from .errors import InputError, UnsupportedError
+from .branching import BRANCHINGS
+from .errors import InputError
 from .host import HOST_FAILURES, BoundedModule
 from .host_graph import preserved
-from .margins import Margins, bounded_model, box_margins
-from .methods import parse
+from .methods import VERIFY_METHOD, parse
 from .onnx_model import OnnxNetwork, onnx_session
 from .spec import Spec
+from .stages import Stages
 from .witness import Session, Witness
 
 
@@ -67,7 +65,9 @@ def verify(
     model: nn.Module,
     spec: Spec,
     *,
-    method: str = "RecurJac+CROWN",
+    method: str = VERIFY_METHOD,
+    branching: str = "jacobian",
+    split: bool | None = None,
     session: Session | None = None,
     timeout: float | None = None,
     seed: int = 0,
@@ -76,20 +76,25 @@ def verify(
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
-    `UNSAT` if on every box every disjunct has a row whose lower bound exceeds its right side by more than rounding can
-    explain (see `margins.Margins`), in the network's own number type and again in float64 (the second not for a
-    `BoundedModule`, which cannot be copied). Otherwise the disjuncts left are attacked (see `attack.attack`), and a
-    counterexample is accepted only as `session` computes it.
+    Every box of the property is bounded, then attacked (see `attack.attack`) and, with `split`, cut into smaller ones
+    until each of them is excluded or a counterexample shows (see `search.Search`). `UNSAT` if every disjunct has, on
+    every box, a row whose lower bound exceeds its right side by more than rounding can explain (see
+    `box_bounds.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
+    except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as
+    `session` computes it. Without a `timeout` the answer is the same every time.
 
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
         spec: what `load_vnnlib` returns.
         method: of the output bounds, as in `output_bounds`.
+        branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
+            coefficients in place of J) or ``"longest"`` (the longest side).
+        split: whether boxes are cut at all; None for those with at most 20 coordinates that are not fixed.
         session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
             from `load_onnx`, and the model itself for any other.
         timeout: seconds after which to give up. A computation under way is finished first.
         seed: of the attack's random starts.
-        attack_seconds: how long to attack at most; 0 for not at all.
+        attack_seconds: how long to attack at most where boxes are not cut; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
 
@@ -97,45 +102,51 @@ def verify(
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
         MethodError: unknown method.
         UnsupportedError: parts of the network have no rule.
+
+    Source:
+        Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
+        interval gradients; here the gradients are RecurJac's.
     """
     start = time.monotonic()
-    parse(method)
+    parsed = parse(method)
     _check_spec(spec)
+    _check_options(branching, timeout, attack_seconds)
+    deadline = math.inf if timeout is None else start + timeout
+    with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
+        network = _as_network(model, spec, input_shape)
+        stages = Stages(
+            model,
+            network,
+            spec,
+            session or _session(network),
+            method=parsed,
+            branching=branching,
+            deadline=deadline,
+            seed=seed,
+        )
+        if attack_seconds > 0:
+            stages.sample()
+        stages.bound()
+        if not stages.cut(split):
+            stages.attack(attack_seconds)
+    return Result(_verdict(stages), stages.found, stages.lower_bound, stages.boxes, time.monotonic() - start)
+
+
+def _verdict(stages: Stages) -> Verdict:
+    if stages.found is not None:
+        return Verdict.SAT
+    if stages.proved:
+        return Verdict.UNSAT
+    return Verdict.TIMEOUT if stages.late else Verdict.UNKNOWN
+
+
+def _check_options(branching: str, timeout: float | None, attack_seconds: float) -> None:
+    if branching not in BRANCHINGS:
+        raise InputError(f"`branching` must be one of {', '.join(map(repr, BRANCHINGS))}, got {branching!r}.")
     if timeout is not None and not timeout > 0:
         raise InputError(f"`timeout` must be a positive number of seconds, or None; got {timeout}.")
     if not attack_seconds >= 0:
         raise InputError(f"`attack_seconds` must be at least 0, got {attack_seconds}.")
-    deadline = math.inf if timeout is None else start + timeout
-    with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
-        network = _as_network(model, spec, input_shape)
-        margins = _bound(model, network, spec, method, deadline)
-        lower_bound = min(each.worst for each in margins) if len(margins) == len(spec.boxes) else -math.inf
-        verdict, found = Verdict.TIMEOUT, None
-        if len(margins) == len(spec.boxes):
-            open_part = unproved(spec, margins)
-            if open_part is None and (isinstance(model, BoundedModule) or confirmed(network, spec, method)):
-                verdict = Verdict.UNSAT
-            else:
-                seconds = max(0.0, min(attack_seconds, deadline - time.monotonic()))
-                found = attack(network, open_part or spec, session or _session(network), seconds=seconds, seed=seed)
-                given_up = Verdict.TIMEOUT if time.monotonic() >= deadline else Verdict.UNKNOWN
-                verdict = given_up if found is None else Verdict.SAT
-    return Result(verdict, found, lower_bound, len(margins), time.monotonic() - start)
-
-
-def confirmed(network: OnnxNetwork, spec: Spec, method: str) -> bool:
-    """Whether bounds in float64 prove the property, too; float32 ones may owe it to terms that cancel.
-
-    A network of doubles is taken to be confirmed already. What the host cannot bound in float64 is not confirmed.
-    """
-    if network.dtype == torch.float64:
-        return True
-    double = copy.deepcopy(network).double()
-    double.dtype = torch.float64
-    try:
-        return unproved(spec, _bound(double, double, spec, method, math.inf)) is None
-    except UnsupportedError:
-        return False
 
 
 def _check_spec(spec: Spec) -> None:
@@ -144,40 +155,6 @@ def _check_spec(spec: Spec) -> None:
     )
     if not complete:
         raise InputError("`spec` must have a box, every box a disjunct, and every disjunct a row of `A y <= b`.")
-
-
-def unproved(spec: Spec, margins: list[Margins]) -> Spec | None:
-    """The part of a property that bounds leave open; None if they prove all of it."""
-    boxes = []
-    for each in margins:
-        left = tuple(p for p, excluded in zip(each.box.disjuncts, each.excluded()) if not excluded)
-        if left:
-            boxes.append(dataclasses.replace(each.box, disjuncts=left))
-    return dataclasses.replace(spec, boxes=tuple(boxes)) if boxes else None
-
-
-def _bound(model: nn.Module, network: OnnxNetwork, spec: Spec, method: str, deadline: float) -> list[Margins]:
-    """The margins of the boxes, in order; fewer if the time is over."""
-    device = _device(network)
-    host = model
-    if not isinstance(model, BoundedModule):
-        host = bounded_model(network, torch.zeros(1, *network.input_shape, dtype=network.dtype, device=device))
-    margins: list[Margins] = []
-    for box in spec.boxes:
-        if time.monotonic() >= deadline:
-            break
-        margins.append(
-            box_margins(
-                host,
-                box,
-                method=method,
-                input_shape=network.input_shape,
-                dtype=network.dtype,
-                device=device,
-                difference=network.max_difference,
-            )
-        )
-    return margins
 
 
 def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | None) -> OnnxNetwork:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
-
-import numpy as np
+from typing import Any
 
 from ._files import locate, read_bytes
-from ._vnnlib_ast import boxes_of, parse
+from ._vnnlib_ast import ELEMENT_TYPES, boxes_of, parse
 from ._vnnlib_v1 import as_version_2, is_version_1
 from .errors import FileError
-from .spec import Box, Polytope, Spec
+from .spec import Box, Declaration, Polytope, Spec, Variable
 
 __all__ = ["Box", "Polytope", "Spec", "load_vnnlib"]
 
@@ -42,11 +42,16 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     query = parse(as_version_2(text, found) if old else text, found, old)
     boxes = boxes_of(query, found, old)
     (network,) = query.networks
-    shape, outputs = tuple(network.inputs[0].shape), tuple(network.outputs[0].shape)
+    declared = Declaration(network.name, _variable(network.inputs[0]), _variable(network.outputs[0]))
     return Spec(
         boxes,
-        n_inputs=int(np.prod(shape)),
-        n_outputs=int(np.prod(outputs)),
+        n_inputs=math.prod(declared.input.shape),
+        n_outputs=math.prod(declared.output.shape),
         version="1.0" if old else "2.0",
-        input_shape=None if old else shape,
+        input_shape=None if old else declared.input.shape,
+        declaration=None if old else declared,
     )
+
+
+def _variable(definition: Any) -> Variable:
+    return Variable(definition.name, ELEMENT_TYPES[definition.dtype.name], tuple(definition.shape))

@@ -18,8 +18,18 @@ BELOW_THE_HOST = (
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
-    ("node", "linear_maps", "operator_norms", "rules", "activations", "fusions", "operators", "steps", "multivariate",
-     "graph"),
+    (
+        "node",
+        "linear_maps",
+        "operator_norms",
+        "rules",
+        "activations",
+        "fusions",
+        "operators",
+        "steps",
+        "multivariate",
+        "graph",
+    ),
     ("undetermined", "relevance", "gains", "recursion", "forward", "interval"),
     ("analysis",),
     ("global_lipschitz", "sampled_lipschitz"),
@@ -79,3 +89,34 @@ def test_no_stage_needs_a_later_one(stage):
     later = {module for modules in STAGES[stage + 1 :] for module in modules}
     for module in STAGES[stage]:
         assert not all_imports(module) & later, module
+
+
+def package_imports(folder):
+    """Modules and packages that the files of a package import, as far as they are ours."""
+    found = set()
+    for path in (PACKAGE / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found |= {node.module} if node.module != "recurjac_plugin" else {f".{each.name}" for each in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+    return {name.removeprefix("recurjac_plugin.").partition(".")[0] for name in found if "recurjac_plugin." in name}
+
+
+def test_benchmarks_come_after_verification_and_reports_after_benchmarks():
+    assert "verification" in package_imports("bench")
+    assert "bench" in package_imports("report")
+    assert not package_imports("bench") & {"cli", "report"}
+    assert "cli" not in package_imports("report")
+    assert not {"bench", "report", "cli"} & {
+        name.partition(".")[0] for path in PACKAGE.glob("*.py") for name in direct_imports_of_packages(path)
+    }
+
+
+def direct_imports_of_packages(path):
+    """Packages within ours that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.removeprefix("recurjac_plugin."))
+    return {name for name in found if (PACKAGE / name.partition(".")[0]).is_dir()}

@@ -335,19 +335,67 @@ def test_all_unsupported_operators_are_listed(tmp_path):
         load_onnx(save(tmp_path / "n.onnx", foreign))
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_torchvision_that_does_not_fit_torch(tmp_path, broken):
+def python(code):
+    """What a fresh process prints, with this checkout's package."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r}); "
+    command = [sys.executable, "-W", "ignore", "-c", path + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+RELU = Path(__file__).parent.parent / "examples" / "data" / "digits_relu.onnx"
+BOXES = "torch.tensor([[[0., 0., 1., 1.], [0., 0., 1., .9]]]), torch.tensor([[[.9, .8]]])"
+
+
+def test_loading_a_network_leaves_torchvision_and_the_compiler_alone():
+    """Together they take as long to import as torch does."""
+    code = f"""
+import recurjac_plugin as rj, torch
+rj.load_onnx({str(RELU)!r})
+print(sorted({{"torchvision", "torchvision.ops", "torch._dynamo"}} & set(sys.modules)))
+"""
+    assert python(code) == "[]\n"
+
+
+def test_torchvision_that_does_not_fit_torch_or_is_missing_is_no_obstacle(tmp_path):
     """A stand-in torchvision, which fails on import as PyPI's does beside a CPU build of torch."""
     (tmp_path / "torchvision").mkdir()
-    define = "" if broken else "torch.library.define('torchvision::nms', '(Tensor d) -> Tensor')\n"
     (tmp_path / "torchvision" / "__init__.py").write_text(
-        f"import torch\n{define}@torch.library.register_fake('torchvision::nms')\ndef nms(*_):\n    return None\n"
+        "import torch\n@torch.library.register_fake('torchvision::nms')\ndef nms(*_):\n    return None\n"
     )
-    (tmp_path / "onnx2pytorch.py").write_text("import torchvision\nloaded = True\n")
-    script = "from recurjac_plugin.onnx_model import _import_onnx2pytorch as load; assert load().loaded"
-    path = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path(__file__).parent.parent)!r}]; {script}"
-    done = subprocess.run([sys.executable, "-c", path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    use = f"""
+import recurjac_plugin as rj, torch
+print(rj.load_onnx({str(RELU)!r}).n_outputs)
+from onnx2pytorch.operations import NonMaxSuppression
+try:
+    NonMaxSuppression()({BOXES}, 2, 0.5, 0.1)
+except NotImplementedError as error:
+    print(error)
+"""
+    broken = python(f"sys.path.insert(0, {str(tmp_path)!r})\n{use}")
+    assert broken.startswith("10\nneeds `torchvision`, which does not import: ")
+    missing = python(f"sys.meta_path.insert(0, type('Gone', (), {{'find_spec': lambda name, *_: (_ for _ in ()).throw("
+                     f"ImportError('gone')) if name.startswith('torchvision') else None}}))\n{use}")  # fmt: skip
+    assert missing == "10\nneeds `torchvision`, which does not import: gone\n"
+
+
+def test_operators_of_torchvision_are_found_when_they_are_used(tmp_path):
+    """Here in a stand-in; whoever imports torchvision afterwards gets it, not what stood for it."""
+    folder = tmp_path / "torchvision"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from . import ops\n")
+    (folder / "ops.py").write_text("import torch\ndef nms(*_):\n    return torch.tensor([1])\n")
+    code = f"""
+sys.path.insert(0, {str(tmp_path)!r})
+import recurjac_plugin as rj, torch
+rj.load_onnx({str(RELU)!r})
+from onnx2pytorch.operations import NonMaxSuppression
+print("torchvision" in sys.modules, NonMaxSuppression()({BOXES}, 2, 0.5, 0.1).tolist())
+import torchvision
+print(torchvision.ops.nms.__module__)
+"""
+    assert python(code) == "False [[0, 0, 1]]\ntorchvision.ops\n"
 
 
 KINDS = [

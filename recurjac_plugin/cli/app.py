@@ -1,4 +1,4 @@
-"""The commands, and what all of them have in common: `--version`, and how errors end."""
+"""The commands, and what all of them have in common: `--name`, `--version`, and how errors end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import typer.core
 
 from recurjac_plugin.errors import RecurJacError
 
+from .bench import bench
+from .bench_report import report
 from .compare import compare
 from .doctor import doctor
 from .jacobian import jacobian
@@ -20,6 +22,8 @@ from .landscape import landscape
 from .lipschitz import lipschitz
 from .monotone import monotone
 from .radius import radius
+from .standard import NAME
+from .supports import supports
 from .verify import verify
 
 # typer brings its own copy of click in newer releases and uses the installed one in older ones.
@@ -72,13 +76,22 @@ def _version(wanted: bool) -> None:
     if wanted:
         from recurjac_plugin import __version__
 
-        print(f"recurjac {__version__}")
+        print(__version__)
+        raise typer.Exit
+
+
+def _name(wanted: bool) -> None:
+    if wanted:
+        print(NAME)
         raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
 def recurjac(
     context: typer.Context,
+    name: Annotated[
+        bool, typer.Option("--name", help="Show the name of this solver and exit.", callback=_name, is_eager=True)
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
@@ -97,6 +110,11 @@ app.command(short_help="Lipschitz constants against the radius.")(lipschitz)
 app.command(short_help="In which inputs each output is monotone.")(monotone)
 app.command(short_help="Radii on which a classification is certified.")(radius)
 app.command(short_help="Radii without a stationary point, and the gradients within.")(landscape)
-app.command(short_help="The verdict on a VNN-LIB property.")(verify)
+app.command(short_help="The verdict on a VNN-LIB property or query.")(verify)
+app.command(
+    short_help="What properties and networks `verify` takes.", context_settings={"ignore_unknown_options": True}
+)(supports)
 app.command(short_help="Every method on one VNN-LIB property.")(compare)
+app.command(short_help="A verdict on every instance of benchmark sets.")(bench)
+app.command(short_help="A page about the results of `bench`.")(report)
 app.command(short_help="What is installed, and what is missing.")(doctor)

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from recurjac_plugin._files import write
 from recurjac_plugin.errors import FileError
+
+__all__ = ["check_writable", "write", "write_csv"]
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -27,24 +30,6 @@ def check_writable(*paths: Path | None) -> None:
             raise FileError(f"`{path}` cannot be written: its directory does not exist; create it first.")
         if not os.access(path.absolute().parent, os.W_OK):
             raise FileError(f"`{path}` cannot be written: its directory is read-only; choose another.")
-
-
-def write(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step: a reader, or a crash, sees the old file or the new one.
-
-    Raises:
-        FileError: the system refuses, e.g. because the disk is full.
-    """
-    # Beside the target, for a rename works within one file system only.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"`{path}` cannot be written: {error.strerror}.") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -18,6 +18,14 @@ class Dtype(str, Enum):
     float64 = "float64"
 
 
+class Branchings(str, Enum):
+    """What boxes can be cut by, see `recurjac_plugin.branching`."""
+
+    jacobian = "jacobian"
+    crown = "crown"
+    longest = "longest"
+
+
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)]
 Property = Annotated[
     Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
@@ -36,6 +44,14 @@ Plot = Annotated[
 ]
 AttackSeconds = Annotated[
     float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
+]
+Branching = Annotated[
+    Branchings,
+    typer.Option("--branching", help="What boxes are cut by: Jacobian bounds, CROWN's coefficients or side lengths."),
+]
+Split = Annotated[
+    bool | None,
+    typer.Option("--split/--no-split", help="Cut boxes.  [default: where few inputs vary]", show_default=False),
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 

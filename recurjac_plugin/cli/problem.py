@@ -106,13 +106,22 @@ def load_property(path: Path, network: Network) -> Spec:
     from recurjac_plugin.vnnlib_spec import load_vnnlib
 
     spec = load_vnnlib(path)
+    check_property(path, spec, network)
+    return spec
+
+
+def check_property(path: Path, spec: Spec, network: Network) -> None:
+    """Refuse a property of another network.
+
+    Raises:
+        InputError: numbers of inputs or outputs differ.
+    """
     n_inputs, n_outputs = math.prod(network.module.input_shape), network.module.n_outputs
     if (spec.n_inputs, spec.n_outputs) != (n_inputs, n_outputs):
         raise InputError(
             f"`{path}` has {spec.n_inputs} inputs and {spec.n_outputs} outputs, but the network {n_inputs} and "
             f"{n_outputs}; give the property that belongs to it."
         )
-    return spec
 
 
 def load_inputs(path: Path, network: Network) -> torch.Tensor:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
+
+from recurjac_plugin._json import finite
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Report:
 
     def json(self, values: dict[str, Any]) -> None:
         """The result as one JSON object; numbers that are not finite become null."""
-        print(json.dumps(_finite(values), allow_nan=False), file=self._results)
+        print(json.dumps(finite(values), allow_nan=False), file=self._results)
 
     def table(
         self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[int] = ()
@@ -81,13 +82,3 @@ def shown(value: Any) -> str:
 def duration(seconds: float | None) -> str | None:
     """Seconds with the digits that mean something."""
     return None if seconds is None else f"{seconds:.3f}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

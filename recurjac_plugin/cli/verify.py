@@ -1,25 +1,55 @@
-"""`recurjac verify`: the verdict on a VNN-LIB property, in VNN-COMP's form."""
+"""`recurjac verify`: the verdict on a VNN-LIB property, in VNN-COMP's form or in that of the VNN-LIB standard."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from recurjac_plugin.methods import VERIFY_METHOD
+
+from . import options, standard
 from .files import check_writable, write
-from .problem import load_network, load_property
+from .problem import check_property, load_network, load_property
 from .report import reporting
+
+if TYPE_CHECKING:
+    from recurjac_plugin.spec import Spec
+
+    from .problem import Network
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL PROP | QUERY --network NAME=FILE",
+        help="ONNX network and VNN-LIB property (either may be .gz); with `--network` the query alone.",
+        show_default=False,
+    ),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", metavar="NAME=FILE", help="The ONNX network that the query calls NAME.", show_default=False
+    ),
+]
+Since = Annotated[
+    float | None,
+    typer.Option(
+        "--since", metavar="EPOCH", help="Count --timeout from this time, in seconds since 1970.", show_default=False
+    ),
+]
 
 
 def verify(
-    model: options.Model,
-    prop: options.Property,
+    files: Files,
+    networks: Networks = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", metavar="S", help="Give up after this many seconds.", show_default=False),
     ] = None,
+    since: Since = None,
     method: Annotated[
         str,
         typer.Option(
@@ -27,7 +57,9 @@ def verify(
             help="Output bounds: RecurJac, RecurJac-Linear, Fast-Lip, each optionally with "
             "`+CROWN`; CROWN, IBP, CROWN-IBP or alpha-CROWN.",
         ),
-    ] = "RecurJac+CROWN",
+    ] = VERIFY_METHOD,
+    branching: options.Branching = options.Branchings.jacobian,
+    split: options.Split = None,
     attack_seconds: options.AttackSeconds = 5.0,
     results_file: Annotated[
         Path | None,
@@ -43,42 +75,86 @@ def verify(
     """Prove or refute a VNN-LIB property.
 
     The first line is `unsat` (no input violates it), `sat` (followed by a counterexample, checked with onnxruntime),
-    `unknown` or `timeout`. Boxes are not split: `unknown` is a frequent answer.
+    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger
+    ones are bounded once and attacked, and `unknown` is a frequent answer.
+
+    `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
+    query's own variables in the counterexample, and takes queries over real numbers only.
     """
     from recurjac_plugin.methods import parse
     from recurjac_plugin.verification import Result
     from recurjac_plugin.verification import verify as run
 
     with reporting(json) as report:
-        if timeout is not None and options.seconds("--timeout", timeout) == 0:
-            options.refuse("--timeout", "must be more than 0 seconds.")
+        remaining = _remaining(timeout, since)
         options.seconds("--attack-seconds", attack_seconds)
         name = parse(method).name
         check_writable(results_file)
-        network = load_network(model, device, dtype)
-        spec = load_property(prop, network)
+        model, prop, network, spec = _problem(files, networks or [], device, dtype)
         result: Result = run(
             network.module,
             spec,
             method=name,
-            timeout=timeout,
+            timeout=remaining,
             seed=seed,
             attack_seconds=attack_seconds,
+            branching=branching.value,
+            split=split,
         )
-        text = vnncomp_text(result)
+        text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
         if results_file is not None:
             write(results_file, f"{text}\n".encode())
         if report.as_json:
             report.json(
                 {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
+                | {"branching": branching.value}
                 | _plain(result)
             )
         else:
             report.line(text)
             report.note(
                 f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
-                f"{result.boxes} of {len(spec.boxes)} boxes, {result.seconds:.3f} s"
+                f"{result.boxes} boxes, {result.seconds:.3f} s"
             )
+
+
+def _remaining(timeout: float | None, since: float | None) -> float | None:
+    """Seconds left of the timeout: a moment where it is over, so that the answer is a verdict."""
+    if timeout is None:
+        if since is not None:
+            options.refuse("--since", "goes with `--timeout`.")
+        return None
+    if options.seconds("--timeout", timeout) == 0:
+        options.refuse("--timeout", "must be more than 0 seconds.")
+    if since is None:
+        return timeout
+    passed = time.time() - options.seconds("--since", since)
+    return max(timeout - max(passed, 0.0), 1e-9)
+
+
+def _problem(
+    files: list[Path], networks: list[str], device: str, dtype: options.Dtype | None
+) -> tuple[Path, Path, Network, Spec]:
+    """Paths and contents of network and property, from either form of the command."""
+    from recurjac_plugin.vnnlib_spec import load_vnnlib
+
+    if not networks:
+        if len(files) != 2:
+            what = "--network NAME=FILE" if len(files) == 1 else "no more"
+            raise typer.BadParameter(f"expected a network and a property, or a query with `--network`; give {what}.")
+        model, prop = files
+        network = load_network(model, device, dtype)
+        return model, prop, network, load_property(prop, network)
+    if len(files) != 1:
+        raise typer.BadParameter(f"`--network` goes with one file, the query; {len(files)} were given.")
+    (prop,) = files
+    by_name = standard.parse_networks(networks)
+    spec = load_vnnlib(prop)
+    model = standard.file_of(prop, spec.declaration, by_name)
+    network = load_network(model, device, dtype)
+    check_property(prop, spec, network)
+    standard.check_shape(prop, spec, network)
+    return model, prop, network, spec
 
 
 def vnncomp_text(result: Any) -> str:

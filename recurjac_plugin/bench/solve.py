@@ -1,0 +1,93 @@
+"""One instance from its files to a verdict, with everything measured on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recurjac_plugin.errors import RecurJacError
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a process needs to know to solve an instance.
+
+    Attributes:
+        number: position in the run.
+        onnx: path of the network.
+        vnnlib: path of the property.
+        timeout: seconds, loading not counted.
+        options: keyword arguments of `recurjac_plugin.verify`.
+        threads: how many threads to compute with.
+        grace: seconds that may pass beyond the timeout before the process is killed.
+        loading: seconds that loading may take before the process is killed.
+    """
+
+    number: int
+    onnx: str
+    vnnlib: str
+    timeout: float
+    options: Mapping[str, Any]
+    threads: int = 1
+    grace: float = 10.0
+    loading: float = 120.0
+
+
+def solve(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
+    """Load network and property, and ask for the verdict.
+
+    Args:
+        task: the instance.
+        loaded: is told the seconds of loading when it is done and the time of the verdict begins.
+
+    Returns:
+        The measured part of a record (see `records.blank`); files and networks that are refused give an error.
+    """
+    import torch
+
+    from recurjac_plugin.onnx_model import load_onnx
+    from recurjac_plugin.verification import verify
+    from recurjac_plugin.vnnlib_spec import load_vnnlib
+
+    torch.set_num_threads(task.threads)
+    start, prepared = time.perf_counter(), None
+    try:
+        network, spec = load_onnx(task.onnx), load_vnnlib(task.vnnlib)
+        prepared = time.perf_counter()
+        loaded(prepared - start)
+        result = verify(network, spec, timeout=task.timeout, **task.options)
+    except RecurJacError as error:
+        now = time.perf_counter()
+        # A property of another network is found by `verify`, which knows no names of files.
+        where = "" if prepared is None else f"`{task.vnnlib}` on `{task.onnx}`: "
+        return {
+            "result": "error",
+            "error": where + " ".join(str(error).split()),
+            "prepare_seconds": (prepared or now) - start,
+            "run_seconds": 0.0 if prepared is None else now - prepared,
+        }
+    witness = result.counterexample
+    return {
+        "result": result.verdict.value,
+        "prepare_seconds": prepared - start,
+        "run_seconds": time.perf_counter() - prepared,
+        "counterexample": None if witness is None else {"x": witness.x.tolist(), "y": witness.y.tolist()},
+        "lower_bound": result.lower_bound,
+        "boxes": result.boxes,
+        "solve_seconds": result.seconds,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def peak_memory() -> int | None:
+    """Most memory this process has held at once, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,378 @@
+"""Bounds of the rows of a property on many boxes at once, by any method: what a search asks for.
+
+Two ways lead to them. Where all activations are linear on either side of a kink and CROWN bounds the pre-activations,
+the boxes are cut from one region, whose bounds the host gives once, and everything else follows from those
+(`refinement`). Anything else goes through the host anew for every batch.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
+from .boxes import Boxes, Intervals
+from .errors import InputError
+from .graph import build_graph
+from .host import BoundedTensor, PerturbationLpNorm
+from .host_bounds import host_bounds
+from .host_defects import host_precision
+from .host_graph import HostGraph, evaluated
+from .magnitude import magnitudes
+from .methods import Method, parse
+from .output_bounds import largest_drop
+from .refinement import Refined, refinable, refine
+from .region import Arguments, Region
+from .spec import Box
+
+ROUNDING = 64.0
+"""Rounding errors that a proof must leave room for, in units of the number type's `eps` times the size of the terms."""
+
+_ELEMENTS = 1 << 19  # neurons of a batch together: as many boxes as that allows are bounded at once
+_LEAST, _MOST = 8, 1024  # boxes in a batch
+_GROUPS = 4  # parts of a batch that are bounded by themselves, so that boxes with few undetermined neurons cost little
+_GROUP = 64  # boxes in a part at least
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows ``A y - b`` of all disjuncts of a box, below each other.
+
+    Attributes:
+        A: shape (k, n_outputs).
+        b: shape (k,).
+        strict: bool (k,), where equality violates nothing.
+        disjunct: the disjunct that each row belongs to, int (k,).
+        difference: how far the outputs bounded here may be from those of the network that is judged, one number.
+        eps: relative error of one rounding in the arithmetic of the network that is judged.
+    """
+
+    A: Tensor
+    b: Tensor
+    strict: Tensor
+    disjunct: Tensor
+    difference: float
+    eps: float
+
+    @classmethod
+    def of(cls, box: Box, like: Tensor, difference: float, eps: float) -> Rows:
+        """The rows of one box, in the type and on the device of `like`."""
+        counts = [len(polytope.b) for polytope in box.disjuncts]
+        A, b, strict = (np.concatenate([getattr(p, name) for p in box.disjuncts]) for name in ("A", "b", "strict"))
+        disjunct = np.repeat(np.arange(len(counts)), counts)
+        return cls(
+            torch.from_numpy(A).to(like),
+            torch.from_numpy(b).to(like),
+            torch.from_numpy(strict).to(like.device),
+            torch.from_numpy(disjunct).to(like.device),
+            difference,
+            eps,
+        )
+
+    @property
+    def disjuncts(self) -> int:
+        """Number of disjuncts."""
+        return int(self.disjunct[-1]) + 1
+
+    def each(self, rows: Tensor, reduce: str) -> Tensor:
+        """Reduce over the rows of every disjunct: (n, k) -> (n, d), with ``amax`` or ``amin``."""
+        index = self.disjunct.expand(len(rows), -1)
+        return rows.new_zeros(len(rows), self.disjuncts).scatter_reduce(1, index, rows, reduce, include_self=False)
+
+    def values(self, outputs: Tensor) -> Tensor:  # shape: (n, n_outputs)
+        """``A y - b``, (n, k)."""
+        return outputs @ self.A.T - self.b
+
+    def slack(self, outputs: Tensor, lower: Tensor) -> Tensor:
+        r"""What rounding may be responsible for, (n, k): see `Bound.slack`.
+
+        Args:
+            outputs: of the network at the middles, (n, n_outputs).
+            lower: lower bounds of the rows, (n, k).
+        """
+        A = self.A.abs()
+        fallen = (self.values(outputs) - lower).abs()
+        scale = outputs.abs() @ A.T + self.b.abs() + torch.where(fallen.isfinite(), fallen, 0.0)
+        own = self.eps * (outputs.abs() @ A.T)
+        return self.difference * A.sum(1) + ROUNDING * torch.finfo(outputs.dtype).eps * scale + own
+
+    def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
+        """The disjuncts that no output of the box lies in: bool (n, d).
+
+        One row above its right side everywhere is enough. A strict one is excluded by equality, too, where nothing was
+        rounded (a row of zeros).
+        """
+        proved = (lower > slack) | (self.strict & (lower >= slack))
+        return self.each(proved.to(torch.uint8), "amax").bool()
+
+    def met(self, values: Tensor) -> Tensor:
+        """The disjuncts that outputs with these row values lie in: bool (n, d)."""
+        return self.each((values <= 0).to(torch.uint8), "amin").bool()
+
+
+@dataclass(frozen=True, eq=False)
+class BoxBounds:
+    """Bounds of the rows on a batch of boxes.
+
+    Attributes:
+        outputs: of the network at the middles x0, (n, n_outputs).
+        lower: lower bounds of the rows, (n, k), of the host's method alone; -inf where the method has none.
+        slope, offset: linear lower bounds ``slope (x - x0) + offset`` of the rows, (n, k, columns), (n, k); None where
+            the method has none.
+        around: pre-activation bounds for the boxes that are cut from these ones.
+    """
+
+    outputs: Tensor
+    lower: Tensor
+    slope: Tensor | None
+    offset: Tensor | None
+    around: Intervals
+    analysis: Any  # (index, rows) -> Analysis
+
+    def part(self, index: Tensor, rows: Tensor) -> Analysis:
+        """The Jacobian on some of the boxes: of the rows (len(index), k')."""
+        analysis: Analysis = self.analysis(index, rows)
+        return analysis
+
+
+class Bounder(abc.ABC):
+    """Bounds the rows of one property on parts of one region.
+
+    Attributes:
+        model: the host's model, in the arithmetic in which everything is computed.
+        rows: what is bounded.
+        method: by what.
+        input_shape: shape of one input.
+    """
+
+    batch: int
+
+    def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
+        self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
+        # Where a method has no Jacobian of its own, the tighter rule decides about cuts.
+        cuts = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
+        self.rule = method if method.rule is not None else cuts
+        self.uses_jacobian = method.rule is not None or branching == "jacobian"
+
+    @abc.abstractmethod
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The whole region as a batch of one, from (1, columns) each."""
+
+    @abc.abstractmethod
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """Bounds on every box."""
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """The boxes in the parts in which they are best bounded."""
+        return [boxes]
+
+    def bytes_per_box(self) -> int:
+        """Memory that a waiting box takes."""
+        return 16 * math.prod(self.input_shape)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """(n, columns) -> (n, *input_shape)."""
+        return x.reshape(-1, *self.input_shape)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Outputs of the network, (n, columns) -> (n, n_outputs)."""
+        return evaluated(self.model, self.shaped(x), ())[0].flatten(1)
+
+    def _fresh(self, lower: Tensor, upper: Tensor, around: Intervals) -> Boxes:
+        alive = torch.ones(len(lower), self.rows.disjuncts, dtype=torch.bool, device=lower.device)
+        return Boxes(lower, upper, alive, lower.new_full((len(lower),), -math.inf), around)
+
+
+def bounder(
+    model: Any,
+    rows: Rows,
+    method: Method,
+    input_shape: tuple[int, ...],
+    lower: Tensor,
+    upper: Tensor,
+    branching: str,
+) -> Bounder:
+    """What suits the network and the method.
+
+    Args:
+        model: the host's model.
+        rows: what is to be bounded.
+        method: by what.
+        input_shape: shape of one input.
+        lower: lower ends of the region, (1, columns).
+        upper: its upper ends.
+        branching: what boxes will be cut by.
+
+    Raises:
+        InputError: `branching` needs linear bounds that this network or method does not give.
+    """
+    if method.host == "CROWN":
+        region = _region(lower, upper, input_shape)
+        arguments, host_graph = read(model, region)
+        graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+        if refinable(graph):
+            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph)
+    if branching == "crown":
+        raise InputError(
+            f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
+            f"`{method.name}` on this one use 'jacobian' or 'longest'."
+        )
+    return HostBounder(model, rows, method, input_shape, branching)
+
+
+def _region(lower: Tensor, upper: Tensor, input_shape: tuple[int, ...]) -> Any:
+    """Boxes (n, columns) as a perturbed input of the host."""
+    low, high = (end.reshape(-1, *input_shape) for end in (lower, upper))
+    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+
+
+class RefiningBounder(Bounder):
+    """Bounds by CROWN on the gains, from the host's bounds of the whole region."""
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Rows,
+        method: Method,
+        input_shape: tuple[int, ...],
+        branching: str,
+        arguments: Arguments,
+        host_graph: HostGraph,
+    ) -> None:
+        super().__init__(model, rows, method, input_shape, branching)
+        self.graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+        self.names = [step.reads[0].name for step in self.graph.factors]
+        self.precision = host_precision(host_graph, method.host, rows.A.dtype)
+        C = specification(rows.A.unsqueeze(0), host_graph.output)
+        self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
+        # How large the terms of a sum can get anywhere in the region: in this arithmetic far more than enough.
+        largest: dict[str, Tensor] = {
+            name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()
+        }
+        (name,) = self.graph.inputs
+        region = arguments.regions[0]
+        largest[name] = region.center.abs() + region.radius.reshape(region.center.shape)
+        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest)
+        self.neurons = sum(low[0].numel() for low, _ in self.root.values())
+        self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The region with the host's bounds."""
+        return self._fresh(lower, upper, self.root)
+
+    def bytes_per_box(self) -> int:
+        """Two bounds per neuron and coordinate."""
+        return super().bytes_per_box() + 16 * self.neurons
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """Sorted by the number of undetermined neurons: lists are as long as the longest of a part."""
+        if len(boxes) <= _GROUP:
+            return [boxes]
+        count = sum(((low < 0) & (high > 0)).flatten(1).sum(1) for low, high in boxes.around.values())
+        order = torch.as_tensor(count).argsort(stable=True)
+        return [boxes.take(index) for index in order.split(max(_GROUP, -(-len(boxes) // _GROUPS)))]
+
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """CROWN's bounds; the Jacobian from the same gains."""
+        radius = (boxes.upper - boxes.lower) / 2
+        output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
+        C = specification(self.rows.A.unsqueeze(0), output)
+        C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
+        found = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
+        outputs = output.flatten(1)
+        offset = found.offset - self.rows.b
+        lower = offset - (found.slope.abs() @ radius.unsqueeze(2)).squeeze(2)
+
+        def part(index: Tensor, rows: Tensor) -> Analysis:
+            return self._analysis(boxes.take(index), found, outputs[index], C[index], index, rows)
+
+        usable = self.method.with_host_output
+        lower = lower if usable else torch.full_like(lower, -math.inf)
+        return BoxBounds(outputs, lower, found.slope, offset if usable else None, found.bounds, part)
+
+    def _analysis(
+        self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
+    ) -> Analysis:
+        """The Jacobian of chosen rows on chosen boxes."""
+        radius = (boxes.upper - boxes.lower) / 2
+        gains = found.gains.part(index, rows)
+        analysis = Analysis(
+            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, radius),)),
+            graph=self.graph,
+            derivatives={name: layer.part(index) for name, layer in found.layers.items()},
+            rows=_gathered(C, rows),
+            rule=self.rule.upper_line,
+            order="backward",
+            shift=0,
+            memory_budget=DEFAULT_MEMORY_BUDGET,
+            center_value=(self.rows.values(outputs)).gather(1, rows),
+            host_output=None,
+        )
+        vars(analysis)["gains"] = gains  # known already: what the cached property would compute again
+        return analysis
+
+
+class HostBounder(Bounder):
+    """Bounds by the host and the recursion, from scratch for every batch."""
+
+    def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
+        super().__init__(model, rows, method, input_shape, branching)
+        neurons = sum(math.prod(getattr(node, "output_shape", None) or (1,)) for node in model._modules.values())
+        self.batch = min(max(_ELEMENTS // max(neurons, 1), _LEAST), _MOST)
+
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The region; nothing is known of it yet."""
+        return self._fresh(lower, upper, {})
+
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """The host's bounds, and what the recursion makes of them."""
+        region = _region(boxes.lower, boxes.upper, self.input_shape)
+        A = self.rows.A.unsqueeze(0)
+        whole = analyse(self.model, region, self.rule, A) if self.uses_jacobian else None
+        if whole is not None:
+            host_output = whole.host_output
+        else:
+            arguments, graph = read(self.model, region)
+            host_output = host_bounds(
+                self.model, graph, arguments, self.method.host, specification(A, graph.output), ()
+            )[1]
+        outputs = self.evaluate(boxes.center)
+        lower = outputs.new_full((len(boxes), len(self.rows.b)), -math.inf)
+        if self.method.with_host_output and host_output is not None:
+            lower = host_output[0] - self.rows.b
+
+        def part(index: Tensor, rows: Tensor) -> Analysis:
+            assert whole is not None
+            return _selected(whole, self.rows, index, rows)
+
+        return BoxBounds(outputs, lower, None, None, {}, part)
+
+
+def _selected(whole: Analysis, of: Rows, index: Tensor, rows: Tensor) -> Analysis:
+    """The analysis of some regions and rows out of one of all."""
+    region = whole.region
+    return replace(
+        whole,
+        arguments=Arguments((Region(region.center[index], region.norm, region.radius[index]),)),
+        derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
+        rows=_gathered(whole.rows[index], rows),
+        center_value=(whole.center_value[index] - of.b).gather(1, rows),
+        host_output=None,
+    )
+
+
+def _gathered(C: Tensor, rows: Tensor) -> Tensor:
+    """Rows of every box's matrix: (n, k, *output_shape) and (n, k') -> (n, k', *output_shape)."""
+    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
+
+
+def mean_value(analysis: Analysis, method: Method, radius: Tensor) -> Tensor:
+    """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
+    return analysis.center_value - largest_drop(analysis, method, radius)

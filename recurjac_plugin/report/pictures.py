@@ -1,0 +1,197 @@
+"""The pictures of the page, legible without colours: marks, hatches and dashes differ, lines have names beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recurjac_plugin.plots import encoded, new_figure
+
+from .runs import Answer, Run
+from .statistics import KINDS, SHORTEST, Pair, categories, charged, common, counts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TEXT, _FAINT = "#222222", "#8a8a8a"
+# From dark to light in the order of `KINDS`; a wrong verdict is the only red thing anywhere.
+_STYLES = {
+    "unsat": ("#1f4e79", ""),
+    "sat": ("#6fa3d0", ""),
+    "unknown": ("#d0d0d0", ""),
+    "timeout": ("#ffffff", "////"),
+    "error": ("#ffffff", "xxxx"),
+    "missing": ("#ffffff", ""),
+    "wrong": ("#c1121f", "++"),
+}
+_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+_INKS = ("#1f4e79", "#b35c00", "#3b7d3b", "#7a4988", "#555555", "#a08300")
+
+
+def solved_bars(runs: Sequence[Run]) -> bytes:
+    """Per category one bar for each run, divided by what became of its instances."""
+    from matplotlib.patches import Patch
+
+    names = categories(runs)
+    rows = [(name, run) for name in names for run in runs if sum(counts(run, name).values())]
+    figure = new_figure(9.0, 1.2 + 0.32 * len(rows) + 0.2 * len(names))
+    axes = figure.subplots()
+    present: set[str] = set()
+    heights = _heights([name for name, _ in rows])
+    for height, (name, run) in zip(heights, rows, strict=True):
+        found = counts(run, name)
+        total, left = sum(found.values()), 0.0
+        for kind in (kind for kind in KINDS if found[kind]):
+            colour, hatch = _STYLES[kind]
+            axes.barh(height, found[kind] / total, left=left, height=0.8, color=colour, hatch=hatch, edgecolor=_TEXT,
+                      linewidth=0.5)  # fmt: skip
+            left += found[kind] / total
+            present.add(kind)
+        axes.text(1.01, height, f"{found['unsat'] + found['sat']} of {total}", va="center", fontsize=8, color=_TEXT)
+    labels = [name if len(runs) == 1 else f"{name} · {run.name}" for name, run in rows]
+    axes.set_yticks(heights, labels, fontsize=8)
+    axes.set_ylim(max(heights) + 0.6, -0.6)
+    axes.set_xlim(0, 1.0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.set_xlabel("part of the instances; solved beside the bars")
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Patch(facecolor=_STYLES[kind][0], hatch=_STYLES[kind][1], edgecolor=_TEXT, linewidth=0.5, label=kind)
+        for kind in KINDS
+        if kind in present
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(KINDS), frameon=False, fontsize=9)
+    return encoded(figure, "png")
+
+
+def cactus(runs: Sequence[Run]) -> bytes:
+    """How many instances are solved when each may take so many seconds, on those that all runs have."""
+    from matplotlib.ticker import MaxNLocator
+
+    places = common(runs)
+    figure = new_figure(8.0, 4.6)
+    axes = figure.subplots()
+    ends: list[tuple[float, float, str, str]] = []
+    for i, run in enumerate(runs):
+        times = sorted(max(run.answers[p].seconds, SHORTEST) for p in places if run.answers[p].solved)
+        ink = _INKS[i % len(_INKS)]
+        if times:
+            axes.step(range(1, len(times) + 1), times, where="pre", color=ink, linestyle=_LINES[i % len(_LINES)])
+            axes.plot(len(times), times[-1], "o", color=ink, markersize=4)
+        end = times[-1] if times else SHORTEST
+        ends.append((end, len(times), f"{run.name}: {len(times)}", ink))
+    _log_seconds(axes, "y", [end for end, *_ in ends])
+    axes.set_xlim(0, 1.02 * len(places))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel(f"instances solved, of {len(places)}" + (" that all runs have" if len(runs) > 1 else ""))
+    axes.set_ylabel("seconds for each")
+    _grid(axes)
+    _label_ends(axes, ends)
+    return encoded(figure, "png")
+
+
+def time_scatter(pair: Pair) -> bytes:
+    """Seconds of the one run against those of the other, a mark per instance that either solved."""
+    places = [
+        p for p in common([pair.first, pair.second]) if any(r.answers[p].solved for r in (pair.first, pair.second))
+    ]
+    points = [
+        (
+            max(charged(pair.first, pair.second, place), SHORTEST),
+            max(charged(pair.second, pair.first, place), SHORTEST),
+            _mark(pair.first.answers[place], pair.second.answers[place]),
+        )
+        for place in places
+    ]
+    return _scatter(points, pair, lambda run: f"seconds, {run.name}", "less time")
+
+
+def boxes_scatter(pair: Pair) -> bytes | None:
+    """Boxes of the one run against those of the other; None where no instance has both numbers."""
+    points = []
+    for place in common([pair.first, pair.second]):
+        a, b = pair.first.answers[place], pair.second.answers[place]
+        if a.boxes and b.boxes and (a.solved or b.solved):
+            points.append((float(a.boxes), float(b.boxes), _mark(a, b)))
+    if all(x == y == 1 for x, y, _ in points):  # nobody split anything
+        return None
+    return _scatter(points, pair, lambda run: f"{run.boxes_name}, {run.name}", f"fewer {pair.first.boxes_name}")
+
+
+def _mark(first: Answer, second: Answer) -> str:
+    if first.solved and second.solved:
+        return first.result
+    return "solved by one alone"
+
+
+def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Callable[[Run], str], better: str) -> bytes:
+    figure = new_figure(5.6, 5.4)
+    axes = figure.subplots()
+    marks: dict[str, dict[str, Any]] = {
+        "unsat": {"marker": "o", "facecolors": _INKS[0], "edgecolors": "none", "alpha": 0.6},
+        "sat": {"marker": "^", "facecolors": "none", "edgecolors": _INKS[1]},
+        "solved by one alone": {"marker": "x", "color": _TEXT},
+    }
+    for name, style in marks.items():
+        chosen = [(x, y) for x, y, mark in points if mark == name]
+        if chosen:
+            axes.scatter([x for x, _ in chosen], [y for _, y in chosen], s=26, label=f"{name}: {len(chosen)}", **style)
+    values = [value for x, y, _ in points for value in (x, y)] or [1.0]
+    low, high = min(values) / 1.5, max(values) * 1.5
+    for factor, dashes in ((1.0, "-"), (10.0, "--"), (0.1, "--")):
+        axes.plot([low, high], [low / factor, high / factor], color=_FAINT, linestyle=dashes, linewidth=0.8, zorder=0)
+    for which in ("x", "y"):
+        _log_axis(axes, which, low, high)
+    axes.set_xlabel(label(pair.first))
+    axes.set_ylabel(label(pair.second))
+    axes.set_aspect("equal")
+    _grid(axes)
+    corner: dict[str, Any] = {"fontsize": 8, "color": _TEXT, "transform": axes.transAxes}
+    axes.text(0.02, 0.97, f"{pair.first.name}: {better}", va="top", **corner)
+    axes.text(0.98, 0.03, f"{pair.second.name}: {better}", ha="right", **corner)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    return encoded(figure, "png")
+
+
+def _heights(names: Sequence[str]) -> list[float]:
+    """Positions of bars: a gap between categories."""
+    heights, at = [], 0.0
+    for i, name in enumerate(names):
+        at += 0.0 if i == 0 else 1.0 if name == names[i - 1] else 1.5
+        heights.append(at)
+    return heights
+
+
+def _log_seconds(axes: Axes, which: str, highest: Sequence[float]) -> None:
+    _log_axis(axes, which, SHORTEST / 1.2, 1.6 * max([*highest, 1.0]))
+
+
+def _log_axis(axes: Axes, which: str, low: float, high: float) -> None:
+    """A logarithmic axis with plain numbers: at every power of ten, also at 2 and 5 where those are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    decades = math.log10(high / low)
+    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(10.0, subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.0e}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _grid(axes: Axes) -> None:
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names at the right of the picture, moved apart where the lines end close together."""
+    low, high = (math.log10(value) for value in axes.get_ylim())
+    least, at = 0.05 * (high - low), -math.inf
+    for end, _, text, ink in sorted(ends):
+        at = max(math.log10(end), at + least)
+        axes.annotate(text, (1.01, 10**at), xycoords=("axes fraction", "data"), fontsize=9, color=ink, va="center",
+                      annotation_clip=False)  # fmt: skip
