@@ -30,8 +30,8 @@ from .undetermined import Evidence, Layer, classify
 
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
-# CROWN's choice of slopes is one of many: alpha-CROWN (Xu et al., ICLR 2021, arXiv:2011.13824) optimises them. Where few
-# neurons are undetermined, two more choices for the rows find most of what there is, at next to no cost.
+# CROWN's choice of slopes is one of many: alpha-CROWN (Xu et al., ICLR 2021, arXiv:2011.13824) optimises them. With
+# few undetermined neurons two more choices for the rows find most of what there is to find, at next to no cost.
 _NEAR = (0.0, 0.5)
 
 
@@ -224,8 +224,8 @@ def _lines(
 ) -> _Lines:
     """Lines of ``z -> right z`` for z > 0, ``left z`` for z < 0 on [lower, upper] with lower < 0 < upper.
 
-    On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1) holds;
-    None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
+    On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1)
+    holds; None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
     """
     inside = (lower < 0) & (upper > 0)  # not so for what fills up a list of neurons
     width = torch.where(inside, upper - lower, 1.0)
