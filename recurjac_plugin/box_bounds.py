@@ -294,7 +294,7 @@ class RefiningBounder(Bounder):
 
     def __call__(self, boxes: Boxes) -> BoxBounds:
         """CROWN's bounds; the Jacobian from the same gains."""
-        radius = (boxes.upper - boxes.lower) / 2
+        radius = boxes.radius
         output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
@@ -314,10 +314,9 @@ class RefiningBounder(Bounder):
         self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
     ) -> Analysis:
         """The Jacobian of chosen rows on chosen boxes."""
-        radius = (boxes.upper - boxes.lower) / 2
         gains = found.gains.part(index, rows)
         analysis = Analysis(
-            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, radius),)),
+            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, boxes.radius),)),
             graph=self.graph,
             derivatives={name: layer.part(index) for name, layer in found.layers.items()},
             rows=_gathered(C, rows),
@@ -386,6 +385,6 @@ def _gathered(C: Tensor, rows: Tensor) -> Tensor:
     return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
 
 
-def mean_value(analysis: Analysis, method: Method, radius: Tensor) -> Tensor:
+def mean_value(analysis: Analysis, method: Method) -> Tensor:
     """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
-    return analysis.center_value - largest_drop(analysis, method, radius)
+    return analysis.center_value - largest_drop(analysis, method, analysis.region.radius)

@@ -83,6 +83,7 @@ class Stages:
         """Evaluate random points: what is violated nearly everywhere needs no bounds."""
         self._attack(self.spec, rounds=1, steps=0)
 
+    @torch.no_grad()
     def bound(self) -> None:
         """Bound every box of the property once."""
         for box in self.spec.boxes:
@@ -94,7 +95,7 @@ class Stages:
 
     def attack(self, seconds: float) -> None:
         """Look for counterexamples where the bounds leave something open."""
-        open_part = self._open_part()
+        open_part = None if self._over() else self._open_part()
         if open_part is not None and seconds > 0:
             self._attack(open_part, seconds=seconds, steps=_ATTACK_STEPS)
 

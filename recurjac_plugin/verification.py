@@ -23,6 +23,7 @@ from .host import HOST_FAILURES, BoundedModule
 from .host_graph import preserved
 from .methods import VERIFY_METHOD, parse
 from .onnx_model import OnnxNetwork, onnx_session
+from .precision import full_precision
 from .spec import Spec
 from .stages import Stages
 from .witness import Session, Witness
@@ -61,6 +62,7 @@ class Result:
     seconds: float
 
 
+@full_precision()
 def verify(
     model: nn.Module,
     spec: Spec,
