@@ -249,7 +249,7 @@ class RefiningBounder(Bounder):
         super().__init__(model, rows, method, input_shape, branching)
         self.graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
         self.names = [step.reads[0].name for step in self.graph.factors]
-        self.precision = host_precision(host_graph, method.host, rows.A.dtype)
+        self.precision = host_precision(host_graph, method.host, rows.A.dtype).relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
         # How large the terms of a sum can get anywhere in the region: in this arithmetic far more than enough.
