@@ -252,17 +252,21 @@ class RefiningBounder(Bounder):
         self.precision = host_precision(host_graph, method.host, rows.A.dtype).relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        # How large the terms of a sum can get anywhere in the region: in this arithmetic far more than enough.
-        largest: dict[str, Tensor] = {
-            name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()
-        }
-        (name,) = self.graph.inputs
-        region = arguments.regions[0]
-        largest[name] = region.center.abs() + region.radius.reshape(region.center.shape)
-        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest)
+        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, self._largest(arguments.regions[0]))
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+
+    def _largest(self, region: Region) -> dict[str, Tensor]:
+        """How large the input, what activations read, and what they give can get anywhere in the region."""
+        (name,) = self.graph.inputs
+        found = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
+        found |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
+        for step in self.graph.factors:
+            read = found[step.reads[0].name]
+            slopes = step.factor.derivative_range((-torch.ones_like(read), torch.ones_like(read)))
+            found.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
+        return found
 
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
         """The region with the host's bounds."""
