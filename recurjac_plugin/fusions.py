@@ -294,7 +294,7 @@ def _scalar(operand: _Operand) -> float | None:
     """The value of a constant that is the same number everywhere."""
     if not isinstance(operand, Tensor) or operand.numel() == 0 or operand.is_complex():
         return None
-    first = operand.flatten()[0]
+    first = operand.detach().flatten()[0]
     return float(first) if bool((operand == first).all()) else None
 
 
