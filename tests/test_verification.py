@@ -310,7 +310,8 @@ def test_known_answers_are_never_contradicted(vnncomp, category, position):
     session = onnx_session(path)
     result = verify(load_onnx(path), spec, session=session, attack_seconds=1.0)
     assert result.verdict.value in (row["expected"], "unknown")
-    assert math.isfinite(result.lower_bound)
+    # Random points refute some before anything is bounded.
+    assert math.isfinite(result.lower_bound) or (result.verdict, result.boxes) == (Verdict.SAT, 0)
     if result.counterexample is not None:
         assert spec.violated(result.counterexample.x, result.counterexample.y)
 
