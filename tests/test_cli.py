@@ -448,7 +448,7 @@ def test_verify_cuts_boxes(tmp_path, branching):
 
 
 def few_inputs(folder, least):
-    """``y = |x0| - |x0 + x1 / 2|`` on [-1, 1]^2, which is at least -1/2, and the property that it comes below `least`."""
+    """``y = |x0| - |x0 + x1 / 2|`` on [-1, 1]^2, at least -1/2, and the property that it comes below `least`."""
     W = np.array([[1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.5, -0.5]], dtype=np.float32)
     V = np.array([[1.0], [1.0], [-1.0], [-1.0]], dtype=np.float32)
     weights = [helper.make_tensor(n, TensorProto.FLOAT, a.shape, a.flatten()) for n, a in (("W", W), ("V", V))]

@@ -13,8 +13,8 @@ PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
     "activations", "bounds", "boxes", "branching", "combinations", "contraction", "errors", "forward", "fusions",
-    "gains", "graph", "interval", "linear_maps", "methods", "multivariate", "node", "operator_norms", "operators", "plots", "radius_search",
-    "recursion", "refinement", "relevance", "rules", "steps", "undetermined",
+    "gains", "graph", "interval", "linear_maps", "methods", "multivariate", "node", "operator_norms", "operators",
+    "plots", "radius_search", "recursion", "refinement", "relevance", "rules", "steps", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
