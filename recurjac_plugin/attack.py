@@ -23,6 +23,7 @@ from .witness import Session, Witness, check, representable_bounds
 _TRIES = 8  # random points per start, of which the best is taken
 _CHECKS = 4  # candidates confirmed by onnxruntime per step at most
 _ELEMENTS = 1 << 16  # inputs of a batch taken together
+_PRODUCTS = 1 << 28  # weights of the network times inputs of a batch
 _LEAST, _MOST = 16, 1024  # starts in a batch
 _LENGTHS = 4  # many short descents find some counterexamples, a few long ones others: both take turns
 _MOMENTS, _TINY = (0.9, 0.999), 1e-8  # Adam's constants
@@ -129,7 +130,8 @@ class _Search:
         self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
         self.targets = _Targets.of(spec, network.dtype, device)
         self.random = torch.Generator().manual_seed(seed)
-        self.size = min(max(_ELEMENTS // spec.n_inputs, _LEAST), _MOST)
+        weights = max(1, sum(parameter.numel() for parameter in network.parameters()))
+        self.size = min(max(min(_ELEMENTS // spec.n_inputs, _PRODUCTS // weights), _LEAST), _MOST)
 
     def round(self, number: int, steps: int) -> Witness | None:
         """Descend from one batch of starts; batches go through the targets in turn."""

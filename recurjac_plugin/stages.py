@@ -143,6 +143,8 @@ class Stages:
         return search.boxes - before
 
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
+        if self._over():
+            return
         seconds = min(seconds, self.deadline - time.monotonic())
         self.found = attack(
             self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
