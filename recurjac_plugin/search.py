@@ -114,7 +114,6 @@ class Search:
                 yield from self._corners(found, bounds)
                 found = self._contracted(found, boxes, bounds)
                 self._cut(found, boxes, bounds)
-
         if near:
             distance, middles = (torch.cat(each) for each in zip(*near))
             self.nearest = middles[distance.topk(min(_NEAREST, len(distance)), largest=False).indices]
