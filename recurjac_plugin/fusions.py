@@ -295,7 +295,7 @@ def _scalar(operand: _Operand) -> float | None:
     if not isinstance(operand, Tensor) or operand.numel() == 0 or operand.is_complex():
         return None
     first = operand.flatten()[0]
-    return float(first) if bool((operand == first).all()) else None
+    return first.item() if bool((operand == first).all()) else None
 
 
 def _close(value: Any, expected: float) -> bool:
