@@ -27,6 +27,7 @@ else:
     from .certified_radius import certified_radius
     from .global_lipschitz import global_lipschitz
     from .jacobian import jacobian_bounds
+    from .jacobian_op import GradNorm, JacobianOP
     from .landscape import Landscape, landscape_scan
     from .lipschitz import local_lipschitz
     from .margin_rows import margin_rows
@@ -49,8 +50,10 @@ __all__ = [
     "METHODS",
     "Bounds",
     "FileError",
+    "GradNorm",
     "HostError",
     "InputError",
+    "JacobianOP",
     "Landscape",
     "MethodError",
     "Monotonicity",

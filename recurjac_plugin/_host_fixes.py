@@ -58,6 +58,8 @@ def patch_after_import(host: ModuleType) -> None:
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
     quotient = bivariate.BoundDiv
     quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)
+    for method in (host.BoundedTensor.__new__, host.BoundedTensor.__init__):
+        method.__defaults__ = (None,)  # `BoundedTensor(x)` without a perturbation, as newer versions allow
 
 
 @contextmanager

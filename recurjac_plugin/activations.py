@@ -384,6 +384,7 @@ REFUSED: dict[str, str] = {
     "BoundRound": _JUMPS,
     "BoundATenHeaviside": _JUMPS,
     "BoundPow": "its exponent must be one constant number",
+    "BoundRecurJacobian": "the derivative of a Jacobian is not supported",
     "BoundHardTanh": "its ends must be two constant numbers",
 }
 """Exact class name of the host's node -> why it has no rule, where more can be said than that."""

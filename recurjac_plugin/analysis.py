@@ -164,18 +164,10 @@ def analyse(
     sizes: dict[str, Tensor] = {}
     if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
         sizes = magnitudes(graph, host_graph.values, max(each.least for each in precision.values()))
-    evidence = {
-        name: Evidence(
-            *_checked(given[name], read, arguments.reference, precision[name]),
-            precision[name].relative,
-            sizes.get(graph.stands_for[name]),
-        )
-        for name, read in reads.items()
-    }
     return Analysis(
         arguments=arguments,
         graph=graph,
-        derivatives={step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors},
+        derivatives=derivative_ranges(graph, sizes, given, precision, arguments.reference),
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
         rule=rule,
         order=order,
@@ -184,6 +176,38 @@ def analyse(
         center_value=host_graph.specified(rows),
         host_output=host_output,
     )
+
+
+def derivative_ranges(
+    graph: Graph,
+    sizes: Mapping[str, Tensor],
+    bounds: Intervals,
+    precision: Mapping[str, Precision],
+    like: Tensor,
+) -> dict[str, Layer]:
+    """The derivative ranges of all factor steps of a graph.
+
+    Args:
+        graph: the network.
+        sizes: sums of absolute terms at its inputs and steps, see `magnitudes`; they matter at kinks alone.
+        bounds: lower and upper bounds of everything that the steps read, by name.
+        precision: how exact these bounds are, by the same names.
+        like: a tensor of the batch, dtype and device of the inputs.
+
+    Raises:
+        InputError: bounds of the wrong shape, inverted, or NaN.
+        UnsupportedError: they reach beyond where an activation has a finite derivative.
+    """
+    reads = {read.name: read for step in graph.factors for read in step.reads}
+    evidence = {
+        name: Evidence(
+            *_checked(bounds[name], read, like, precision[name]),
+            precision[name].relative,
+            sizes.get(graph.stands_for[name]),
+        )
+        for name, read in reads.items()
+    }
+    return {step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors}
 
 
 def _check_order(order: str, shift: int) -> None:

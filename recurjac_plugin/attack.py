@@ -23,9 +23,11 @@ from .witness import Session, Witness, check, representable_bounds
 _TRIES = 8  # random points per start, of which the best is taken
 _CHECKS = 4  # candidates confirmed by onnxruntime per step at most
 _ELEMENTS = 1 << 16  # inputs of a batch taken together
+_PRODUCTS = 1 << 28  # weights of the network times inputs of a batch
 _LEAST, _MOST = 16, 1024  # starts in a batch
 _LENGTHS = 4  # many short descents find some counterexamples, a few long ones others: both take turns
 _MOMENTS, _TINY = (0.9, 0.999), 1e-8  # Adam's constants
+_SMALL_RATES = (0.01, 0.0005)
 _RATES = (0.1, 0.005)  # Adam's step at the beginning and at the end, in widths of the box
 
 
@@ -76,8 +78,10 @@ def attack(
     *,
     seconds: float = 5.0,
     rounds: int | None = None,
+    first_round: int = 0,
     steps: int = 30,
     seed: int = 0,
+    starts: Tensor | None = None,
 ) -> Witness | None:
     """Look for an input that violates a property.
 
@@ -87,9 +91,12 @@ def attack(
         session: the same network on onnxruntime, which has the last word.
         seconds: stop after this time.
         rounds: stop after this many rounds of new starts; None means only `seconds` counts.
-        steps: gradient steps of the first round, 0 for random points alone; the next ones take 2, 4 and 8 times as
+        first_round: number of the first round, where an attack goes on that was interrupted.
+        steps: gradient steps of round 0, 0 for random points alone; the next ones take 2, 4 and 8 times as
             many, then it starts over.
-        seed: of the random starts; the centre of every box is a start of the first round.
+        seed: of the random starts; the centre of every box is a start of round 0.
+        starts: points (n, n_inputs) to descend from with small steps, once and towards every disjunct of every box,
+            instead of from random ones.
 
     Returns:
         A confirmed counterexample, or None if none was found, which proves nothing.
@@ -104,8 +111,10 @@ def attack(
             f"{network.n_outputs} as the network; give the property that belongs to it."
         )
     search = _Search(network, spec, session, time.monotonic() + seconds, seed)
-    number = 0
-    while time.monotonic() < search.deadline and (rounds is None or number < rounds):
+    if starts is not None:
+        return search.near(starts, steps)
+    number = first_round
+    while time.monotonic() < search.deadline and (rounds is None or number < first_round + rounds):
         found = search.round(number, steps * 2 ** (number % _LENGTHS))
         if found is not None:
             return found
@@ -121,16 +130,33 @@ class _Search:
         self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
         self.targets = _Targets.of(spec, network.dtype, device)
         self.random = torch.Generator().manual_seed(seed)
-        self.size = min(max(_ELEMENTS // spec.n_inputs, _LEAST), _MOST)
+        weights = max(1, sum(parameter.numel() for parameter in network.parameters()))
+        self.size = min(max(min(_ELEMENTS // spec.n_inputs, _PRODUCTS // weights), _LEAST), _MOST)
 
     def round(self, number: int, steps: int) -> Witness | None:
         """Descend from one batch of starts; batches go through the targets in turn."""
         index = (torch.arange(self.size) + number * self.size) % len(self.targets)
         targets = self.targets.take(index.to(self.targets.b.device))
-        z, found = self._starts(targets, centre=number * self.size < len(self.targets))
-        if found is not None:
-            return found
-        z.requires_grad_(True)
+        # The best of many points often lead to the same few places: every other round starts anywhere.
+        tries = _TRIES if number % 2 == 0 else 1
+        z, found = self._starts(targets, tries, centre=number * self.size < len(self.targets))
+        return found if found is not None else self._descended(z, targets, steps, _RATES)
+
+    def near(self, starts: Tensor, steps: int) -> Witness | None:
+        """Descend from given points, each towards every target."""
+        index = torch.arange(len(self.targets.b), device=self.targets.b.device).repeat(len(starts))
+        targets = self.targets.take(index)
+        extent = targets.upper - targets.lower
+        z = (starts.to(extent).repeat_interleave(len(self.targets.b), 0) - targets.lower) / torch.where(
+            extent > 0, extent, 1.0
+        )
+        return self._descended(z.clamp(0.0, 1.0), targets, steps, _SMALL_RATES)
+
+    def _descended(
+        self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]
+    ) -> Witness | None:
+        """Follow the gradient from every start, (t, n_inputs) across its box, and confirm what is met."""
+        z = z.detach().requires_grad_(True)
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
         for step in range(1, steps + 1):
             if time.monotonic() > self.deadline:
@@ -141,7 +167,7 @@ class _Search:
             if found is not None:
                 return found
             (gradient,) = torch.autograd.grad(loss.sum(), z)
-            rate = _RATES[0] * (_RATES[1] / _RATES[0]) ** ((step - 1) / steps)
+            rate = rates[0] * (rates[1] / rates[0]) ** ((step - 1) / steps)
             with torch.no_grad():
                 # Adam, written out: torch.optim imports the compiler, which takes as long as a verification.
                 mean = torch.lerp(gradient, mean, _MOMENTS[0])
@@ -151,12 +177,12 @@ class _Search:
                 z.clamp_(0.0, 1.0)
         return None
 
-    def _starts(self, targets: _Targets, centre: bool) -> tuple[Tensor, Witness | None]:
+    def _starts(self, targets: _Targets, tries: int, centre: bool) -> tuple[Tensor, Witness | None]:
         """The best of some random points and corners for every target, or a witness met on the way."""
         shape = (len(targets), self.spec.n_inputs)
         best = torch.full(shape, 0.5).to(targets.b)
         least = torch.full((len(targets),), torch.inf).to(targets.b)
-        for attempt in range(_TRIES):
+        for attempt in range(tries):
             z = torch.rand(shape, generator=self.random)
             if attempt % 2:
                 z = z.round()

@@ -124,15 +124,16 @@ class BoxBounds:
     Attributes:
         outputs: of the network at the middles x0, (n, n_outputs).
         lower: lower bounds of the rows, (n, k), of the host's method alone; -inf where the method has none.
-        slope, offset: linear lower bounds ``slope (x - x0) + offset`` of the rows, (n, k, columns), (n, k); None where
-            the method has none.
+        slope: of the best linear lower bound of every row, (n, k, columns); None where there is none.
+        forms: all linear lower bounds ``slope (x - x0) + offset``, of every row v of them, as (n, v, k, columns) and
+            (n, v, k); None where the method has none.
         around: pre-activation bounds for the boxes that are cut from these ones.
     """
 
     outputs: Tensor
     lower: Tensor
     slope: Tensor | None
-    offset: Tensor | None
+    forms: tuple[Tensor, Tensor] | None
     around: Intervals
     analysis: Any  # (index, rows) -> Analysis
 
@@ -249,7 +250,8 @@ class RefiningBounder(Bounder):
         super().__init__(model, rows, method, input_shape, branching)
         self.graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
         self.names = [step.reads[0].name for step in self.graph.factors]
-        self.precision = host_precision(host_graph, method.host, rows.A.dtype)
+        precision = host_precision(host_graph, method.host, rows.A.dtype)
+        self.precision = precision.relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
         # How large the terms of a sum can get anywhere in the region: in this arithmetic far more than enough.
@@ -259,7 +261,7 @@ class RefiningBounder(Bounder):
         (name,) = self.graph.inputs
         region = arguments.regions[0]
         largest[name] = region.center.abs() + region.radius.reshape(region.center.shape)
-        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest)
+        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest, precision.least)
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
@@ -301,14 +303,15 @@ class RefiningBounder(Bounder):
         found = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
         offset = found.offset - self.rows.b
-        lower = offset - (found.slope.abs() @ radius.unsqueeze(2)).squeeze(2)
+        lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)
+        slope = found.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, found.slope.shape[3])).squeeze(1)
 
         def part(index: Tensor, rows: Tensor) -> Analysis:
             return self._analysis(boxes.take(index), found, outputs[index], C[index], index, rows)
 
         usable = self.method.with_host_output
         lower = lower if usable else torch.full_like(lower, -math.inf)
-        return BoxBounds(outputs, lower, found.slope, offset if usable else None, found.bounds, part)
+        return BoxBounds(outputs, lower, slope, (found.slope, offset) if usable else None, found.bounds, part)
 
     def _analysis(
         self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor

@@ -35,6 +35,6 @@ class UnsupportedError(RecurJacError):
     """
 
     def __init__(self, subject: str, offenders: Iterable[str], remedy: str) -> None:
-        self.offenders = tuple(offenders)
+        self.offenders, self.remedy = tuple(offenders), remedy
         listed = "; ".join(self.offenders)
         super().__init__(f"{subject} has {len(self.offenders)} unsupported part(s): {listed}. {remedy}")

@@ -294,8 +294,8 @@ def _scalar(operand: _Operand) -> float | None:
     """The value of a constant that is the same number everywhere."""
     if not isinstance(operand, Tensor) or operand.numel() == 0 or operand.is_complex():
         return None
-    first = operand.flatten()[0]
-    return first.item() if bool((operand == first).all()) else None
+    first = operand.detach().flatten()[0]
+    return float(first) if bool((operand == first).all()) else None
 
 
 def _close(value: Any, expected: float) -> bool:

@@ -8,7 +8,7 @@ reported in one error, before any bound is computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,21 @@ class Graph:
     def factors(self) -> tuple[FactorStep, ...]:
         """The steps with uncertain derivatives, in topological order."""
         return tuple(step for step in self.steps if isinstance(step, FactorStep))
+
+    def seen_from(self, name: str) -> Graph:
+        """The part that depends on one of the inputs: what derivatives with respect to it alone are made of."""
+        reached, steps = {name}, []
+        for step in self.steps:
+            if isinstance(step, LinearStep):
+                sources = tuple(source for source in step.sources if source[0] in reached)
+                part: Step = replace(step, sources=sources)
+                depends = bool(sources)
+            else:
+                part, depends = step, step.source in reached
+            if depends:
+                reached.add(step.name)
+                steps.append(part)
+        return replace(self, steps=tuple(steps), inputs=(name,))
 
 
 def build_graph(

@@ -51,13 +51,18 @@ _host = import_host()
 if TYPE_CHECKING:
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm, bound_ops
     from auto_LiRPA.bound_op_map import bound_op_map
-    from auto_LiRPA.bound_ops import BoundActivation
+    from auto_LiRPA.bound_ops import Bound, BoundActivation
+    from auto_LiRPA.linear_bound import LinearBound
+    from auto_LiRPA.patches import Patches
 else:
     BoundedModule = _host.BoundedModule
     BoundedTensor = _host.BoundedTensor
     PerturbationLpNorm = _host.PerturbationLpNorm
     bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
+    Bound = bound_ops.Bound
     BoundActivation = bound_ops.BoundActivation
+    LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
+    Patches = importlib.import_module("auto_LiRPA.patches").Patches
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
 
 # What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.

@@ -99,6 +99,17 @@ def host_bounds(
     return intervals, (lower, upper)
 
 
+def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bound_upper: bool) -> tuple[Any, Any]:
+    """CROWN bounds of a model's output as the host gives them, in the type of its inputs; None for an unwanted side."""
+    dtype = next(value.dtype for value in x if value.is_floating_point())
+    _match_tables(model, dtype)
+    with _host_settings("CROWN", dtype):
+        lower, upper = _HOST_COMPUTE_BOUNDS(
+            model, x=x, method="CROWN", bound_lower=bound_lower, bound_upper=bound_upper
+        )
+    return lower, upper
+
+
 def _bounds_of_node(model: Any, x: tuple[Any, ...], name: str, method: str) -> Any:
     """Bounds of one node by a run of their own; None where the host cannot."""
     try:

@@ -75,8 +75,8 @@ def _sine(node: Node, method: str) -> str | None:
 
 
 def _tan(node: Node, method: str) -> str | None:
-    if not IS_03 and method != "IBP":
-        return "the host's CROWN takes the curve of arctan for its own"
+    if not IS_03 and method != "IBP" and not node.attributes.get(TAUGHT):
+        return "the host's CROWN takes the curve of arctan for its own; `register` replaces it"
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +69,7 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
                 "the outputs."
             )
         final = model.final_node()
-        order = _topological(final)
+        order = topological(final)
         position = dict(zip(model.input_name, model.input_index))
         roots = [node for node in order if not node.inputs and node.perturbed]
         weights = [f"`{n.name}` ({type(n).__name__.removeprefix('Bound')})" for n in roots if n.name not in position]
@@ -85,7 +85,8 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
             )
         values = {node.name: model.get_forward_value(node) for node in order if not node.perturbed}
         _require_finite(values)
-        nodes = tuple(_plain(node, values) for node in order if node.perturbed and node.inputs)
+        perturbed = {node.name for node in order if node.perturbed}
+        nodes = tuple(plain_node(node, values, perturbed) for node in order if node.perturbed and node.inputs)
         at_input = {node.name: model.get_forward_value(node) for node in order if node.perturbed}
         inputs = {node.name: tuple(x[position[node.name]].shape) for node in roots}
         return HostGraph(nodes, inputs, final.name, output, at_input)
@@ -110,8 +111,8 @@ def _takes(model: Any, x: tuple[Any, ...]) -> bool:
     return True
 
 
-def _topological(final: Any) -> list[Any]:
-    """All nodes the final one is computed from, each after its inputs."""
+def topological(final: Any) -> list[Any]:
+    """All nodes the final one is computed from, itself included, each after its inputs."""
     order, done, stack = [], set(), [(final, False)]
     while stack:
         node, ready = stack.pop()
@@ -137,26 +138,36 @@ def _require_finite(values: dict[str, Any]) -> None:
         raise InputError(f"The weights or constants {listed} contain NaN or infinite values; bounds need finite ones.")
 
 
-def _plain(node: Any, values: dict[str, Any]) -> Node:
-    """One node as plain data; its attributes as the ONNX graph has them are under the key `onnx`."""
+def plain_node(
+    node: Any, constants: Mapping[str, Any], uncertain: Set[str], values: Mapping[str, Any] | None = None
+) -> Node:
+    """One node as plain data; its attributes as the ONNX graph has them are under the key `onnx`.
+
+    Args:
+        node: of the host.
+        constants: values of its inputs that are constant, by name.
+        uncertain: names of nodes to count as perturbed.
+        values: values by name to take the shapes from; None for those the host keeps from its last evaluation.
+    """
     simple = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))
     attributes = {key: value for key, value in vars(node).items() if isinstance(value, simple)}
+
+    def shape(of: Any) -> tuple[int, ...]:
+        known = of.output_shape if values is None else values[of.name].shape
+        return tuple(known) if known is not None else ()
+
     return Node(
         name=node.name,
         kind=type(node).__name__,
         inputs=tuple(source.name for source in node.inputs),
-        perturbed=tuple(bool(source.perturbed) for source in node.inputs),
-        constants=tuple(values.get(source.name) for source in node.inputs),
-        input_shapes=tuple(_shape(source) for source in node.inputs),
-        output_shape=_shape(node),
+        perturbed=tuple(source.name in uncertain for source in node.inputs),
+        constants=tuple(constants.get(source.name) for source in node.inputs),
+        input_shapes=tuple(shape(source) for source in node.inputs),
+        output_shape=shape(node),
         attributes=attributes | {"onnx": dict(getattr(node, "attr", None) or {})},
         training=node.training,
         forward=node.forward,
     )
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    return tuple(node.output_shape) if node.output_shape is not None else ()
 
 
 @contextmanager

@@ -67,11 +67,13 @@ OPERATORS: dict[str, Operator] = {
     "Mish": Operator(functional.mish, "BoundMish"),
     "Sin": Operator(torch.sin, "BoundSin"),
     "Cos": Operator(torch.cos, "BoundCos"),
+    "Tan": Operator(torch.tan, "BoundTan"),
     "Clip": Operator(torch.clamp, "HardTanh", constants=("min", "max")),
 }
 """ONNX name of the operator -> what the host is taught if it has none that works."""
 
-_WRONG = {"onnx::Sin", "onnx::Cos"}  # in the hosts' CROWN, see `host_defects`
+# In the hosts' CROWN, see `host_defects`; 0.3's Tan knows torch's default type only.
+_WRONG = {"onnx::Sin", "onnx::Cos", "onnx::Tan"}
 _CLASS_NAMES = {"Clip": "BoundHardTanh"}
 
 
@@ -104,6 +106,7 @@ class BoundElementwise(BoundActivation):
         """IBP: the values at the ends where f is monotone, the horizontal lines around it elsewhere."""
         (low, high), *constants = v
         parameters = self._arguments(tuple(constant[0] for constant in constants))
+        self._require_domain(low, high, parameters)
         at_low, at_high = (self.operator.function(end, **parameters) for end in (low, high))
         smallest, largest = torch.minimum(at_low, at_high), torch.maximum(at_low, at_high)
         dl, du = self.activation.derivative_range(low, high, parameters)
@@ -114,6 +117,11 @@ class BoundElementwise(BoundActivation):
             zero = torch.zeros_like(low)
             smallest, largest = -pieces.negated().intercept(zero), pieces.intercept(zero)
         return smallest, largest
+
+    def _require_domain(self, lower: Tensor, upper: Tensor, parameters: Mapping[str, Any]) -> None:
+        """Refuse intervals that contain a pole: the function has no bounds there, whatever its values at the ends."""
+        ordered = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        self.activation.within_domain(str(self.name), ordered, ordered, parameters)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, x: Any, *constants: Any, **kwargs: Any) -> Any:
         """CROWN, by the host's way for activations of one input."""
@@ -128,7 +136,9 @@ class BoundElementwise(BoundActivation):
 
     def bound_relax(self, x: Any, init: bool = False, dim_opt: Any = None) -> None:
         """Lines ``lw z + lb <= f(z) <= uw z + ub`` on the bounds of x."""
-        pieces = _Pieces.of(self.operator, self._arguments(self._constants), x.lower, x.upper)
+        parameters = self._arguments(self._constants)
+        self._require_domain(x.lower, x.upper, parameters)
+        pieces = _Pieces.of(self.operator, parameters, x.lower, x.upper)
         self.uw = pieces.slope()
         self.ub = pieces.intercept(self.uw)
         below = pieces.negated()
@@ -215,7 +225,9 @@ class _Pieces:
         # Where the line up from the first knot meets the line down to the last.
         meeting = ((last - first - falling * width) / spread).clamp(min=0).minimum(width)
         highest = torch.where(peak, first + rising * meeting, torch.maximum(first, last)).amax(0)
-        return highest + _rounding(self.values.abs().amax(0), slope, self.knots.abs().amax(0))
+        # Knots are rounded, too, which moves the values there by that times the derivative.
+        steepest = torch.maximum(slope.abs(), torch.maximum(self.least.abs(), self.most.abs()).amax(0))
+        return highest + _rounding(self.values.abs().amax(0), steepest, self.knots.abs().amax(0))
 
 
 CLASSES: dict[str, type] = {

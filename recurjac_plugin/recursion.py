@@ -33,11 +33,15 @@ class BackwardOrder:
 
     Attributes:
         gains: the exact part.
+        rule: what happens at an undetermined neuron.
+        gradients: for each layer, the bounds of y, both of shape (b, k, u).
         lines: for each layer, the rule's lines for its products ``d y``.
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
+    rule: UpperLine
+    gradients: Mapping[str, tuple[Tensor, Tensor]]
     lines: Mapping[str, Lines]
     memory_budget: int
 
@@ -69,13 +73,14 @@ class BackwardOrder:
 def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
     lines: dict[str, Lines] = {}
+    gradients: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in reversed(gains.layers):
-        lower, upper = _bounds(gains, lines, layer, memory_budget)
+        lower, upper = gradients[layer] = _bounds(gains, lines, layer, memory_budget)
         derivative = gains.derivatives[layer]
         lines[layer] = both_lines(
             rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
         )
-    return BackwardOrder(gains, lines, memory_budget)
+    return BackwardOrder(gains, rule, gradients, lines, memory_budget)
 
 
 def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,10 @@ from .undetermined import Evidence, Layer, classify
 
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
+# CROWN's choice of slopes is one of many: alpha-CROWN (Xu et al., ICLR 2021, arXiv:2011.13824) optimises them. With
+# few undetermined neurons two more choices for the rows find most of what there is to find, at next to no cost.
+_NEAR = (0.0, 0.5)
+
 
 def refinable(graph: Graph) -> bool:
     """Whether every uncertain derivative of a graph is that of a function with lines here."""
@@ -46,7 +50,8 @@ class Refined:
         gains: the exact part, ready for the recursion.
         layers: derivative ranges of every activation step.
         bounds: pre-activation bounds by name of the node read, each (b, *shape), within those given.
-        slope, offset: ``C f(x) >= slope (x - x0) + offset`` on each box around its centre x0: (b, k, columns), (b, k).
+        slope, offset: several bounds ``C f(x) >= slope_v (x - x0) + offset_v`` on each box around its centre x0:
+            (b, v, k, columns), (b, v, k).
     """
 
     gains: Gains
@@ -128,6 +133,7 @@ class _Forms:
         self.derivatives: dict[str, Layer] = {}
         self.blocks: dict[tuple[str, str], Tensor] = {}
         self.lines: dict[str, _Lines] = {}
+        self.others: tuple[dict[str, _Lines], ...] = tuple({} for _ in _NEAR)
         self.layers: list[str] = []
         self.pull = Pull(graph, self.derivatives)
         self._found: dict[str, Tensor] = {}
@@ -136,7 +142,7 @@ class _Forms:
         """Bounds of the pre-activations of a layer's undetermined neurons, (b, u) each."""
         self._found = self.pull.units(step.source, layer.index, self.radius)
         both = {earlier: torch.cat((gain, -gain), 1) for earlier, gain in self._found.items()}
-        slope, constant = self._substituted(both, 2 * layer.count)
+        slope, constant = self._substituted(both, 2 * layer.count, self.lines)
         reach = constant - (slope.abs() @ self.radius.unsqueeze(2)).squeeze(2)
         center = self.values[step.reads[0].name].flatten(1).gather(1, layer.index.expand(len(self.radius), -1))
         below, above = reach.split(layer.count, 1)
@@ -161,15 +167,19 @@ class _Forms:
             .flatten(1).gather(1, index)
             for side, sign in ((lower, -1.0), (upper, 1.0))
         )  # fmt: skip
-        self.lines[step.name] = _lines(left, right, lower, upper, center)
+        self.lines[step.name] = _lines(left, right, lower, upper, center, None)
+        for near, lines in zip(_NEAR, self.others):
+            lines[step.name] = _lines(left, right, lower, upper, center, near)
 
     def rows(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """``C f(x) >= slope (x - x0) + offset``."""
+        """``C f(x) >= slope (x - x0) + offset``, for every choice of lines."""
         found = self.pull(self.graph.output, self.output_rows)
         self.blocks |= {(ROWS, earlier): gain for earlier, gain in found.items()}
-        slope, constant = self._substituted(dict(found), self.output_rows.shape[1])
+        count = self.output_rows.shape[1]
+        forms = [self._substituted(dict(found), count, lines) for lines in (self.lines, *self.others)]
+        slope, constant = (torch.stack([form[part] for form in forms], 1) for part in (0, 1))
         center = (self.output_rows.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
-        return slope, center + constant
+        return slope, center.unsqueeze(1) + constant
 
     def gains(self) -> Gains:
         """The exact part, as the recursion takes it."""
@@ -183,7 +193,9 @@ class _Forms:
             reference=self.radius,
         )
 
-    def _substituted(self, coefficients: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def _substituted(
+        self, coefficients: dict[str, Tensor], count: int, lines: Mapping[str, _Lines]
+    ) -> tuple[Tensor, Tensor]:
         """Lower linear form of ``sum_m A_m (a_m(x) - a_m(x0)) + A_x (x - x0)``: its slope and constant in x - x0."""
         batch = len(self.radius)
         constant = self.radius.new_zeros(batch, count)
@@ -191,7 +203,7 @@ class _Forms:
             A = coefficients.pop(layer, None)
             if A is None:
                 continue
-            line = self.lines[layer]
+            line = lines[layer]
             positive = A.clamp(min=0)
             negative = A - positive
             constant = constant + (positive @ line.lower_constant.unsqueeze(2)).squeeze(2)
@@ -207,25 +219,29 @@ class _Forms:
         return slope.expand(batch, -1, -1), constant
 
 
-def _lines(left: Tensor, right: Tensor, lower: Tensor, upper: Tensor, center: Tensor) -> _Lines:
+def _lines(
+    left: Tensor, right: Tensor, lower: Tensor, upper: Tensor, center: Tensor, near: float | None
+) -> _Lines:
     """Lines of ``z -> right z`` for z > 0, ``left z`` for z < 0 on [lower, upper] with lower < 0 < upper.
 
-    On one side the chord, on the other the slope at whichever end lies farther from 0, as CROWN and the host choose it.
+    On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1)
+    holds; None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
     """
     inside = (lower < 0) & (upper > 0)  # not so for what fills up a list of neurons
     width = torch.where(inside, upper - lower, 1.0)
     chord = torch.where(inside, (right * upper - left * lower) / width, 0.0)
     at_zero = torch.where(inside, (left - right) * lower * (upper / width), 0.0)  # the chord's height at z = 0
-    near = torch.where(inside, torch.where(upper > -lower, right, left), 0.0)
+    chosen = torch.where(upper > -lower, right, left) if near is None else left + near * (right - left)
+    through_zero = torch.where(inside, chosen, 0.0)
     value = torch.where(center >= 0, right, left) * center
     chord_constant = torch.where(inside, chord * center + at_zero - value, 0.0)
-    near_constant = torch.where(inside, near * center - value, 0.0)
+    constant = torch.where(inside, through_zero * center - value, 0.0)
     convex = left <= right
     return _Lines(
-        lower_slope=torch.where(convex, near, chord),
-        lower_constant=torch.where(convex, near_constant, chord_constant),
-        upper_slope=torch.where(convex, chord, near),
-        upper_constant=torch.where(convex, chord_constant, near_constant),
+        lower_slope=torch.where(convex, through_zero, chord),
+        lower_constant=torch.where(convex, constant, chord_constant),
+        upper_slope=torch.where(convex, chord, through_zero),
+        upper_constant=torch.where(convex, chord_constant, constant),
     )
 
 

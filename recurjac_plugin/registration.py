@@ -10,15 +10,16 @@ import functools
 import inspect
 from typing import Any
 
-from . import host_operators
+from . import host_operators, jacobian_node, jacobian_op
 from .bounds import Bounds
 from .errors import InputError, MethodError
 from .host import BoundedModule
+from .host_bounds import output_bounds_by_crown
 from .jacobian import jacobian_bounds
 from .methods import is_method
 from .output_bounds import output_bounds
 
-_WRAPPED = ("compute_bounds", "compute_jacobian_bounds")
+_WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
 
@@ -36,6 +37,8 @@ def register() -> None:
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
     host_operators.add_to_host()
+    jacobian_node.add_to_host()
+    BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
         getattr(BoundedModule, "compute_jacobian_bounds", None)
@@ -51,6 +54,19 @@ def unregister() -> None:
             setattr(BoundedModule, name, original)
     _originals.clear()
     host_operators.remove_from_host()
+    jacobian_node.remove_from_host()
+
+
+def _wrapped_init(original: Any) -> Any:
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        with jacobian_op.building():
+            original(self, *args, **kwargs)
+        for node in jacobian_node.nodes_of(self):
+            node.read_by()
+            node.require_supported()
+
+    return init
 
 
 def _wrapped_compute_bounds(original: Any) -> Any:
@@ -75,6 +91,8 @@ def _wrapped_compute_bounds(original: Any) -> Any:
 def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
     def compute_jacobian_bounds(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         method = kwargs.get("method")
+        if method is None and jacobian_node.nodes_of(self):
+            return _bounds_of_outputs(self, x, *args, **kwargs)
         if not is_method(method):
             if original is None:
                 raise MethodError(
@@ -93,6 +111,25 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
         return tuple(found) if isinstance(found, Bounds) else tuple(map(tuple, found))
 
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
+
+
+def _bounds_of_outputs(
+    model: Any,
+    x: Any,
+    optimize: bool = True,
+    optimize_output_node: Any = None,
+    bound_lower: bool = True,
+    bound_upper: bool = True,
+) -> tuple[Any, Any]:
+    """What the host's `compute_jacobian_bounds` returns, for a model with a `JacobianOP`: CROWN bounds of its output.
+
+    `optimize` and `optimize_output_node`, with which the host optimises its relaxation of the Jacobian, have nothing to
+    act on here: RecurJac has no variables.
+    """
+    if not bound_lower and not bound_upper:
+        raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
+    arguments = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    return output_bounds_by_crown(model, arguments, bound_lower, bound_upper)
 
 
 def _refuse_other_options(signature: inspect.Signature, given: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from .contraction import hull_of_disjuncts
 from .undetermined import positions
 
 _VERGE = 4.0  # violations smaller than this many times what rounding explains are not searched for any further
+_NEAREST = 16  # middles of a batch that an attack may start from
 _FRONTIER = 1 << 30  # bytes that waiting boxes may take before the search goes depth first
 
 
@@ -54,6 +55,7 @@ class Search:
     Attributes:
         frontier: the boxes that are left.
         stuck: boxes without extent that were not excluded.
+        nearest: middles of the last batch's open boxes that were nearest to a violation, (m, columns).
         boxes: number of boxes bounded so far.
         closed: smallest bound of the boxes that were excluded.
     """
@@ -63,6 +65,7 @@ class Search:
         first = bounder.first(lower, upper)
         self.frontier = Frontier(first, max(1, _FRONTIER // bounder.bytes_per_box()))
         self.stuck: list[Boxes] = []
+        self.nearest = lower.new_zeros(0, lower.shape[1])
         self.boxes = 0
         self.closed = math.inf
         # Boxes narrower than this are not cut: there may be no number between their ends.
@@ -97,6 +100,7 @@ class Search:
             Points (m, columns) that violate the property as far as this arithmetic can tell.
         """
         batch = self.frontier.pop(self.bounder.batch)
+        near = []
         for i, boxes in enumerate(self.bounder.groups(batch)):
             if i and over():
                 self.frontier.push(boxes)
@@ -106,9 +110,20 @@ class Search:
             yield from self._violations(boxes.center, bounds.outputs, boxes.alive)
             found = self._open(boxes, bounds)
             if len(found.at):
+                near.append(self._distances(found, boxes, bounds))
                 yield from self._corners(found, bounds)
                 found = self._contracted(found, boxes, bounds)
                 self._cut(found, boxes, bounds)
+
+        if near:
+            distance, middles = (torch.cat(each) for each in zip(*near))
+            self.nearest = middles[distance.topk(min(_NEAREST, len(distance)), largest=False).indices]
+
+    def _distances(self, found: _Open, boxes: Boxes, bounds: BoxBounds) -> tuple[Tensor, Tensor]:
+        """How far the middles of open boxes are from a violation, (n,), and the middles."""
+        values = self.bounder.rows.values(bounds.outputs[found.at])
+        distance = self.bounder.rows.each(values, "amax").masked_fill(~found.alive, math.inf).amin(1)
+        return distance.nan_to_num(nan=math.inf), boxes.center[found.at]
 
     def _violations(self, points: Tensor, outputs: Tensor, alive: Tensor) -> Iterator[Tensor]:
         met = (self.bounder.rows.met(self.bounder.rows.values(outputs)) & alive).any(1)
@@ -208,14 +223,15 @@ class Search:
 
     def _contracted(self, found: _Open, boxes: Boxes, bounds: BoxBounds) -> _Open:
         """Cut off what the linear bounds exclude."""
-        if bounds.offset is None or bounds.slope is None:
+        if bounds.forms is None:
             return found
         rows, at = self.bounder.rows, found.at
+        slope, offset = (form[at] for form in bounds.forms)
         center = boxes.center[at]
         slack = rows.slack(bounds.outputs[at], bounds.lower[at])
         low, high, left = hull_of_disjuncts(
-            bounds.slope[at], bounds.offset[at] - slack, rows.disjunct, found.alive, found.lower - center,
-            found.upper - center,
+            slope.flatten(1, 2), (offset - slack.unsqueeze(1)).flatten(1), rows.disjunct.repeat(slope.shape[1]),
+            found.alive, found.lower - center, found.upper - center,
         )  # fmt: skip
         low = torch.maximum(center + low, found.lower)
         high = torch.maximum(torch.minimum(center + high, found.upper), low)

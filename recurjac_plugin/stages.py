@@ -26,6 +26,7 @@ from .spec import Box, Spec
 from .witness import Session, Witness, check
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
+_SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
 _FIRST_ATTACK = 2048  # boxes until the second attack; later ones come whenever their number has doubled
 _CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless asked for
 _CHECKS = 4  # points of a batch that the session looks at
@@ -96,7 +97,7 @@ class Stages:
         """Look for counterexamples where the bounds leave something open."""
         open_part = self._open_part()
         if open_part is not None and seconds > 0:
-            self._attack(open_part, seconds=seconds, steps=_ATTACK_STEPS)
+            self._attack(open_part, seconds=seconds)
 
     def cut(self, split: bool | None) -> bool:
         """Cut the boxes that are left, all of them or (None) those of few dimensions.
@@ -109,15 +110,20 @@ class Stages:
             for search, box in zip(self.searches, self.spec.boxes)
             if not search.finished and (_dimensions(box) <= _CUTTABLE if split is None else split)
         ]
+        waiting, attacks = wanted, 0
         boxes = next_attack = 0
-        waiting = wanted
+        next_short = _BETWEEN
         while waiting and not self._over():
+            open_part = self._open_part()
+            assert open_part is not None
             if boxes >= next_attack:
-                open_part = self._open_part()
-                assert open_part is not None
-                self._attack(open_part, rounds=1, steps=_ATTACK_STEPS)
-                next_attack = max(2 * boxes, _FIRST_ATTACK)
+                self._attack(open_part, rounds=1, first_round=attacks)
+                attacks, next_attack = attacks + 1, max(2 * boxes, _FIRST_ATTACK)
             boxes += sum(self._step(search) for search in waiting if not self._over())
+            if boxes >= next_short and not self._over():
+                nearest = torch.cat([search.nearest for search in waiting])
+                self._attack(open_part, steps=_SHORT, starts=nearest)
+                next_short = boxes + _BETWEEN
             waiting = [search for search in waiting if not search.finished]
         return bool(wanted)
 
@@ -134,10 +140,12 @@ class Stages:
                 self.found = self.found or check(self.spec, self.session, x)
         return search.boxes - before
 
-    def _attack(self, spec: Spec, *, steps: int, rounds: int | None = None, seconds: float = math.inf) -> None:
+    def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
+        if self._over():
+            return
         seconds = min(seconds, self.deadline - time.monotonic())
         self.found = attack(
-            self.network, spec, self.session, seconds=seconds, rounds=rounds, steps=steps, seed=next(self._seeds)
+            self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
         )
         self._over()
 

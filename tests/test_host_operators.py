@@ -51,7 +51,10 @@ def intervals(dtype, count=2000):
 def test_lines_and_intervals_hold(name, dtype):
     node = node_of(name, dtype)
     lower, upper = intervals(dtype)
+    if name == "Tan":  # between its poles
+        lower, upper = (0.98 * torch.atan(bound) for bound in (lower, upper))
     z = lower.double() + torch.linspace(0, 1, 801, dtype=torch.float64)[:, None] * (upper.double() - lower.double())
+    z = torch.minimum(z, upper.double())  # not beyond by rounding
     values = function(name, node, z)
     node.bound_relax(SimpleNamespace(lower=lower[None], upper=upper[None]))
     slack = 1e-15 * values.abs()
@@ -65,8 +68,9 @@ def test_lines_and_intervals_hold(name, dtype):
 def test_lines_are_tight(name):
     """The area between the lines is that between the convex and the concave hull at the middle, up to 2 %."""
     node = node_of(name, torch.float64)
-    center = torch.linspace(-4, 4, 160, dtype=torch.float64)
-    for width in (1e-3, 0.1, 3.0):
+    reach, widths = (0.7, (1e-3, 0.1, 0.6)) if name == "Tan" else (4, (1e-3, 0.1, 3.0))
+    center = torch.linspace(-reach, reach, 160, dtype=torch.float64)
+    for width in widths:
         lower, upper = center - width / 2, center + width / 2
         node.bound_relax(SimpleNamespace(lower=lower[None], upper=upper[None]))
         fraction = torch.linspace(0, 1, 129, dtype=torch.float64)
@@ -90,6 +94,7 @@ def networks():
         "sin": mlp(lambda: Net(lambda s, x: torch.sin(2 * x))),
         "prelu": mlp(lambda: nn.PReLU(init=-0.2)),
         "relu6": mlp(lambda: nn.Hardtanh(-0.25, 0.5)),
+        "tan": mlp(lambda: Net(lambda s, x: torch.tan(0.1 * x))),
     }
 
 
@@ -109,6 +114,16 @@ def test_host_bounds_of_networks(name, dtype, registered):
             if eps == 1e-3 and method == "CROWN":  # as tight as a linear function is, nearly
                 spread = values.amax(0) - values.amin(0)
                 assert float(((upper - lower).detach() / spread).mean()) < 1.7
+
+
+def test_a_pole_is_refused():
+    node = node_of("Tan", torch.float64)
+    node.name = "/3"
+    low, high = torch.tensor([[0.0, 1.0]]).double(), torch.tensor([[1.0, 2.0]]).double()
+    with pytest.raises(rj.UnsupportedError, match=r"`/3` \(Tan\).*\[1, 2\]"):
+        node.interval_propagate((low, high))
+    with pytest.raises(rj.UnsupportedError, match=r"`/3` \(Tan\).*\[1, 2\]"):
+        node.bound_relax(SimpleNamespace(lower=low, upper=high))
 
 
 def test_register_teaches_and_unregister_forgets():

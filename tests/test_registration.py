@@ -33,6 +33,7 @@ def test_register_is_idempotent_and_unregister_leaves_no_trace():
     rj.register()
     assert class_state() == once
     assert {name for name in once if once[name] is not before.get(name)} == {
+        "__init__",
         "compute_bounds",
         "compute_jacobian_bounds",
     }
