@@ -1,11 +1,11 @@
 """How time and memory of a local Lipschitz constant grow with the network, and a ResNet-18 with 11 million weights.
 
-Networks with random weights, one thread, pre-activation bounds included. Every curve varies one thing: width and depth of a
-multilayer perceptron, the number of its undetermined neurons (by the radius), its inputs, and the rows bounded at once.
-`--resnet` bounds the constant of a margin of a ResNet-18 for CIFAR, whose pre-activations are bounded by zonotopes, because
-CROWN has no room there.
+Networks with random weights, one thread, pre-activation bounds included. Every curve varies one thing: width and depth
+of a multilayer perceptron, the number of its undetermined neurons (by the radius), its inputs, and the rows bounded at
+once. `--resnet` bounds the constant of a margin of a ResNet-18 for CIFAR, whose pre-activations are bounded by
+zonotopes, because CROWN has no room there.
 
-Run `python examples/scale.py [--plot FILE] [--quick] [--resnet] [--width N] [--eps E]`. Memory is read from Linux's /proc.
+Run `python examples/scale.py [--plot FILE] [--quick] [--resnet] [--width N] [--eps E]`. Memory is read from /proc.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Curve:
 
 
 def curves(quick: bool) -> list[Curve]:
-    """All curves; the base is 64 inputs, 3 hidden layers of 256, 10 outputs, radius 0.01."""
+    """All curves."""
 
     def steps(values: Sequence[int]) -> Sequence[int]:
         return values[:2] if quick else values
@@ -107,15 +107,15 @@ def curves(quick: bool) -> list[Curve]:
     )
     Curve("first call").add(mlp(8, 8, 1, 1), 8, 0.01, 8)  # what is done once is not counted
     for n in steps((64, 128, 256, 512, 1024, 2048)):
-        width.add(mlp(64, n, 3, 10), 64, 0.003, n)
+        width.add(mlp(64, n, 3, 10), 64, 0.01, n)
     for n in steps((2, 4, 8, 16)):
-        depth.add(mlp(64, 128, n, 10), 64, 0.003, n)
+        depth.add(mlp(64, 128, n, 10), 64, 0.01, n)
     for n in steps((1, 4, 16, 64, 256)):
         undetermined.add(mlp(64, 512, 3, 10), 64, 0.001 * n)
     for n in steps((16, 64, 256, 1024, 4096)):
-        inputs.add(mlp(n, 256, 3, 10), n, 0.05 / n, n)
+        inputs.add(mlp(n, 256, 3, 10), n, 1 / n, n)
     for n in steps((1, 8, 64, 512)):
-        rows.add(mlp(64, 256, 3, n), 64, 0.01, n)
+        rows.add(mlp(64, 256, 3, n), 64, 0.03, n)
     return [width, depth, undetermined, inputs, rows]
 
 
@@ -189,7 +189,8 @@ def bound_resnet(width: int, eps: float) -> None:
         margin = (net(leaf) * C[0]).sum()
         slopes.append(float(torch.autograd.grad(margin, leaf)[0].abs().sum()))
     print(
-        f"ResNet-18, {sum(p.numel() for p in net.parameters()):,} weights, l_inf {eps:g}: local constant {constant:.2f}, "
+        f"ResNet-18, {sum(p.numel() for p in net.parameters()):,} weights, l_inf {eps:g}: "
+        f"local constant {constant:.2f}, "
         f"sampled {max(slopes):.2f}, {undetermined} undetermined neurons; zonotopes {first.seconds:.0f} s "
         f"{first.megabytes:.0f} MB, RecurJac {second.seconds:.0f} s {second.megabytes:.0f} MB"
     )

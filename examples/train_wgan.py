@@ -2,8 +2,8 @@
 
 The critic of a WGAN must be 1-Lipschitz. Weight clipping (Arjovsky et al., 2017) bounds the weights instead, the
 gradient penalty (Gulrajani et al., 2017) looks at the gradient at single points. Here the penalty is on an upper bound
-of the constant in the l_2 ball around those points, ``(max(0, L - 1))^2`` with L from `local_lipschitz`, differentiated by the
-weights. Two data sets: a ring of eight Gaussians in the plane, and scikit-learn's digits.
+of the constant in the l_2 ball around those points, ``(max(0, L - 1))^2`` with L from `local_lipschitz`, differentiated
+by the weights. Two data sets: a ring of eight Gaussians in the plane, and scikit-learn's digits.
 
 Run `python examples/train_wgan.py [--plot FILE] [--quick]`; two minutes.
 """
