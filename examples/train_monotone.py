@@ -122,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order
     x, y, test_x, test_y = data()
-    steps = 100 if options.quick else 200
+    steps = 150 if options.quick else 200
     nets = {"plain": network(), "monotone": network()}
     histories = {name: train(net, x, y, steps, monotone=name == "monotone") for name, net in nets.items()}
     for name, net in nets.items():
