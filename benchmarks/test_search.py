@@ -1,7 +1,7 @@
 """What boxes are cut by: Jacobian bounds against CROWN's coefficients, on 20 instances of ACAS Xu.
 
-Same search, same limit, one run: `make bench`, with $VNNCOMP_BENCHMARKS set. The last test prints the ratios; an instance
-that is not solved counts with the boxes it got to and with the limit.
+Same search, same limit, one run: `make bench`, with $VNNCOMP_BENCHMARKS set. The last test prints the ratios; an
+instance that is not solved counts with the boxes it got to and with the limit.
 """
 
 from __future__ import annotations

@@ -254,17 +254,22 @@ class RefiningBounder(Bounder):
         self.precision = precision.relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        # How large the terms of a sum can get anywhere in the region: in this arithmetic far more than enough.
-        largest: dict[str, Tensor] = {
-            name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()
-        }
-        (name,) = self.graph.inputs
-        region = arguments.regions[0]
-        largest[name] = region.center.abs() + region.radius.reshape(region.center.shape)
-        self.sizes: Mapping[str, Tensor] = magnitudes(self.graph, largest, precision.least)
+        sizes = magnitudes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        self.sizes: Mapping[str, Tensor] = sizes
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+
+    def _largest(self, region: Region) -> dict[str, Tensor]:
+        """How large the input, what activations read, and what they give can get anywhere in the region."""
+        (name,) = self.graph.inputs
+        found = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
+        found |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
+        for step in self.graph.factors:
+            read = found[step.reads[0].name]
+            slopes = step.factor.derivative_range((-torch.ones_like(read), torch.ones_like(read)))
+            found.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
+        return found
 
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
         """The region with the host's bounds."""
@@ -296,7 +301,7 @@ class RefiningBounder(Bounder):
 
     def __call__(self, boxes: Boxes) -> BoxBounds:
         """CROWN's bounds; the Jacobian from the same gains."""
-        radius = (boxes.upper - boxes.lower) / 2
+        radius = boxes.radius
         output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
@@ -317,10 +322,9 @@ class RefiningBounder(Bounder):
         self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
     ) -> Analysis:
         """The Jacobian of chosen rows on chosen boxes."""
-        radius = (boxes.upper - boxes.lower) / 2
         gains = found.gains.part(index, rows)
         analysis = Analysis(
-            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, radius),)),
+            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, boxes.radius),)),
             graph=self.graph,
             derivatives={name: layer.part(index) for name, layer in found.layers.items()},
             rows=_gathered(C, rows),
@@ -389,6 +393,6 @@ def _gathered(C: Tensor, rows: Tensor) -> Tensor:
     return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
 
 
-def mean_value(analysis: Analysis, method: Method, radius: Tensor) -> Tensor:
+def mean_value(analysis: Analysis, method: Method) -> Tensor:
     """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
-    return analysis.center_value - largest_drop(analysis, method, radius)
+    return analysis.center_value - largest_drop(analysis, method, analysis.region.radius)

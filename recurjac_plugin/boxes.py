@@ -38,6 +38,12 @@ class Boxes:
         """Middles, (n, columns)."""
         return self.lower + (self.upper - self.lower) / 2
 
+    @property
+    def radius(self) -> Tensor:
+        """Half side lengths, (n, columns); the middle is rounded, but it reaches both ends."""
+        center = self.center
+        return torch.maximum(self.upper - center, center - self.lower)
+
     def take(self, index: Tensor | slice) -> Boxes:
         """Some of them."""
         around = {name: (low[index], high[index]) for name, (low, high) in self.around.items()}

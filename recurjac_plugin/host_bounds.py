@@ -90,6 +90,13 @@ def host_bounds(
     if not torch.is_grad_enabled():
         intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
         lower, upper = lower.detach(), upper.detach()
+    if lower.numel() != rows.shape[0] * rows.shape[1]:  # IBP of outputs with several dimensions
+        raise UnsupportedError(
+            "The network",
+            [f"auto_LiRPA {VERSION} takes the matrix of rows for another one with `{method}`"],
+            "Flatten the outputs, or try another method.",
+        )
+    lower, upper = (bound.reshape(rows.shape[:2]) for bound in (lower, upper))
     require_center_inside(
         intervals | {"output": (lower, upper)},
         {**graph.values, "output": graph.specified(rows)},

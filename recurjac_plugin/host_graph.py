@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +109,19 @@ def _takes(model: Any, x: tuple[Any, ...]) -> bool:
     except HOST_FAILURES:
         return False
     return True
+
+
+@torch.no_grad()
+def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], like: Tensor) -> bool:
+    """Whether a batch of inputs of the given shape gives what they give one by one."""
+    points = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    alone = torch.cat([function(point.unsqueeze(0)) for point in points])
+    try:
+        together = function(points)
+    except HOST_FAILURES:
+        return False
+    size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
+    return together.shape == alone.shape and torch.allclose(together, alone, rtol=0, atol=1e-3 * size, equal_nan=True)
 
 
 def topological(final: Any) -> list[Any]:

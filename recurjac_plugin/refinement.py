@@ -118,7 +118,7 @@ def _tightened(around: tuple[Tensor, Tensor], layer: Layer, lower: Tensor, upper
     """The given bounds, replaced at the undetermined neurons where the new ones are better."""
     low, high = (bound.flatten(1) for bound in around)
     index = layer.index.expand(len(low), -1)
-    lower, upper = torch.maximum(low.gather(1, index), lower), torch.minimum(high.gather(1, index), upper)
+    lower, upper = torch.fmax(low.gather(1, index), lower), torch.fmin(high.gather(1, index), upper)  # NaN says nothing
     # Both hold, up to rounding: where they miss each other, the interval between them is what is left.
     lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
     shape = around[0].shape
@@ -227,7 +227,8 @@ def _lines(
     On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1)
     holds; None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
     """
-    inside = (lower < 0) & (upper > 0)  # not so for what fills up a list of neurons
+    # Not so for what fills up a list of neurons: those pass on with the stable ones already.
+    inside = (lower < 0) & (upper > 0) & (left != right)
     width = torch.where(inside, upper - lower, 1.0)
     chord = torch.where(inside, (right * upper - left * lower) / width, 0.0)
     at_zero = torch.where(inside, (left - right) * lower * (upper / width), 0.0)  # the chord's height at z = 0

@@ -114,7 +114,6 @@ class Search:
                 yield from self._corners(found, bounds)
                 found = self._contracted(found, boxes, bounds)
                 self._cut(found, boxes, bounds)
-
         if near:
             distance, middles = (torch.cat(each) for each in zip(*near))
             self.nearest = middles[distance.topk(min(_NEAREST, len(distance)), largest=False).indices]
@@ -126,9 +125,12 @@ class Search:
         return distance.nan_to_num(nan=math.inf), boxes.center[found.at]
 
     def _violations(self, points: Tensor, outputs: Tensor, alive: Tensor) -> Iterator[Tensor]:
-        met = (self.bounder.rows.met(self.bounder.rows.values(outputs)) & alive).any(1)
-        if bool(met.any()):
-            yield points[met]
+        rows = self.bounder.rows
+        values = rows.values(outputs)
+        met = (rows.met(values) & alive).any(1).nonzero().squeeze(1)
+        if len(met):  # the clearest first: not all of them will be looked at
+            worst = rows.each(values[met], "amax").masked_fill(~alive[met], math.inf).amin(1)
+            yield points[met[worst.argsort(stable=True)]]
 
     def _corners(self, found: _Open, bounds: BoxBounds) -> Iterator[Tensor]:
         """The corner of every open box that its linear bound points to."""
@@ -139,7 +141,7 @@ class Search:
 
     def _open(self, boxes: Boxes, bounds: BoxBounds) -> _Open:
         """What the bounds leave open of a batch, with the coordinates fixed in which everything is monotone."""
-        lower = torch.where(bounds.lower.isnan(), -math.inf, bounds.lower)
+        lower = torch.where(bounds.lower.isfinite(), bounds.lower, -math.inf)
         alive = self._alive(boxes.alive, lower, bounds.outputs)
         at = alive.any(1).nonzero().squeeze(1)
         found = _Open(at, boxes.lower[at], boxes.upper[at], alive[at], lower[at], (boxes.upper - boxes.lower)[at])
@@ -162,8 +164,8 @@ class Search:
         analysis = bounds.part(found.at, wanted)
         jacobian = torch.stack(analysis.jacobian)
         if self.bounder.method.rule is not None:
-            better = mean_value(analysis, self.bounder.method, radius)
-            better = torch.where(better.isnan(), -math.inf, better)
+            better = mean_value(analysis, self.bounder.method)
+            better = torch.where(better.isfinite(), better, -math.inf)
             lower = torch.maximum(found.bounds, torch.full_like(found.bounds, -math.inf).scatter(1, wanted, better))
             found = found._replace(
                 bounds=lower, alive=self._alive(found.alive, lower, bounds.outputs[found.at])
@@ -229,12 +231,16 @@ class Search:
         slope, offset = (form[at] for form in bounds.forms)
         center = boxes.center[at]
         slack = rows.slack(bounds.outputs[at], bounds.lower[at])
+        below, above = found.lower - center, found.upper - center
         low, high, left = hull_of_disjuncts(
             slope.flatten(1, 2), (offset - slack.unsqueeze(1)).flatten(1), rows.disjunct.repeat(slope.shape[1]),
-            found.alive, found.lower - center, found.upper - center,
+            found.alive, below, above,
         )  # fmt: skip
-        low = torch.maximum(center + low, found.lower)
-        high = torch.maximum(torch.minimum(center + high, found.upper), low)
+        # Adding the middle rounds: outward, and an end that was not moved stays exactly where it is.
+        low = torch.where(low > below, torch.nextafter(center + low, torch.full_like(low, -math.inf)), found.lower)
+        high = torch.where(high < above, torch.nextafter(center + high, torch.full_like(high, math.inf)), found.upper)
+        low = torch.maximum(low, found.lower)
+        high = torch.maximum(torch.minimum(high, found.upper), low)
         if bool((low > found.lower).any() | (high < found.upper).any() | (left != found.alive).any()):
             self.closed = min(self.closed, 0.0)  # what is cut off is excluded, by a margin that nobody measures
         return found._replace(lower=low, upper=high, alive=left).take(left.any(1).nonzero().squeeze(1))

@@ -18,6 +18,7 @@ from .attack import attack
 from .box_bounds import Bounder, Rows, bounder
 from .errors import InputError
 from .host import BoundedModule
+from .host_graph import takes_batches
 from .margins import bounded_model
 from .methods import Method
 from .onnx_model import OnnxNetwork
@@ -84,6 +85,7 @@ class Stages:
         """Evaluate random points: what is violated nearly everywhere needs no bounds."""
         self._attack(self.spec, rounds=1, steps=0)
 
+    @torch.no_grad()
     def bound(self) -> None:
         """Bound every box of the property once."""
         for box in self.spec.boxes:
@@ -95,7 +97,7 @@ class Stages:
 
     def attack(self, seconds: float) -> None:
         """Look for counterexamples where the bounds leave something open."""
-        open_part = self._open_part()
+        open_part = None if self._over() else self._open_part()
         if open_part is not None and seconds > 0:
             self._attack(open_part, seconds=seconds)
 
@@ -179,7 +181,11 @@ class Stages:
             double = copy.deepcopy(self.network).to(like.dtype)
             self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
         rows = Rows.of(box, like, self.network.max_difference, torch.finfo(self.network.dtype).eps)
-        return bounder(self._model, rows, self.method, self.network.input_shape, lower, upper, self.branching)
+        shape = self.network.input_shape
+        found = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
+        if not takes_batches(self._model.forward, shape, like):  # its graph was read for one input at a time
+            found.batch = 1
+        return found
 
 
 def _dimensions(box: Box) -> int:

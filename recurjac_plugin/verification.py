@@ -20,9 +20,10 @@ from torch import nn
 from .branching import BRANCHINGS
 from .errors import InputError
 from .host import HOST_FAILURES, BoundedModule
-from .host_graph import preserved
+from .host_graph import preserved, takes_batches
 from .methods import VERIFY_METHOD, parse
 from .onnx_model import OnnxNetwork, onnx_session
+from .precision import full_precision
 from .spec import Spec
 from .stages import Stages
 from .witness import Session, Witness
@@ -61,6 +62,7 @@ class Result:
     seconds: float
 
 
+@full_precision()
 def verify(
     model: nn.Module,
     spec: Spec,
@@ -167,7 +169,7 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
         shape = (spec.n_inputs,) if input_shape is None else tuple(input_shape)
         parameter = next(model.parameters(), torch.zeros(()))
         network = OnnxNetwork(model, shape, parameter.dtype)
-        network.takes_batches, network.max_difference = True, 0.0
+        network.max_difference = 0.0
     n_inputs = math.prod(shape)
     if n_inputs != spec.n_inputs:
         raise InputError(
@@ -184,6 +186,7 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
                 "`input_shape`."
             ) from error
         network.n_outputs = output.numel()
+        network.takes_batches = takes_batches(network, shape, output)
     if network.n_outputs != spec.n_outputs:
         raise InputError(
             f"`spec` has {spec.n_outputs} outputs, but the model gives {network.n_outputs}; give the property that "

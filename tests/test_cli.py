@@ -110,10 +110,11 @@ def test_results_file_of_a_proof_is_one_line(tmp_path):
 def test_verify_json():
     found = answer("verify", RELU, LARGE, "--attack-seconds", 20, "--seed", 1, "--method", "recurjac-linear+crown")
     assert found.keys() == WHERE | {
-        *("command", "property", "method", "seed"),
+        *("command", "property", "method", "branching", "seed"),
         *("verdict", "counterexample", "lower_bound", "boxes", "seconds"),
     }
     assert (found["verdict"], found["method"], found["seed"], found["boxes"]) == ("sat", "RecurJac-Linear+CROWN", 1, 1)
+    assert found["branching"] == "jacobian"
     assert (len(found["counterexample"]["x"]), len(found["counterexample"]["y"])) == (64, 10)
     assert (found["device"], found["dtype"], found["auto_lirpa"]) == ("cpu", "float32", host.VERSION)
     late = answer("verify", RELU, SMALL, "--timeout", 1e-9)
@@ -126,9 +127,8 @@ def test_float64_agrees_with_float32(name):
     single, double = (answer("verify", *files, "--dtype", dtype) for dtype in ("float32", "float64"))
     assert (single["dtype"], double["dtype"]) == ("float32", "float64")
     assert single["verdict"] == double["verdict"] == "unsat"
-    # Host 0.3 searches tangent points of tanh on a grid, which rounds differently.
-    assert single["lower_bound"] == pytest.approx(double["lower_bound"], rel=1e-3)
-    assert single["lower_bound"] != double["lower_bound"]
+    # Bounds are computed in float64 either way, from the same weights.
+    assert single["lower_bound"] == pytest.approx(double["lower_bound"], rel=1e-12)
 
 
 def test_a_network_of_doubles_is_not_bounded_in_float32(tmp_path):
@@ -392,7 +392,7 @@ def test_compare_on_a_property_that_some_methods_prove(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture)
     assert found.keys() == WHERE | {"command", "property", "boxes", "seed", "methods", "lipschitz_sampled"}
-    columns = ["method", "lower_bound", "jacobian_width", "lipschitz", "verdict", "seconds"]
+    columns = ["method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "verdict", "boxes", "verify_seconds"]
     assert [set(row) for row in found["methods"]] == [{*columns, "unsupported"}] * len(found["methods"])
     rows = {row["method"]: row for row in found["methods"]}
     assert {*rj.METHODS, "CROWN", "IBP"} < set(rows)
@@ -400,6 +400,8 @@ def test_compare_on_a_property_that_some_methods_prove(tmp_path):
         if row["unsupported"] is None:
             assert row["verdict"] == ("unsat" if row["lower_bound"] > 0 else "unknown")
             assert row["seconds"] > 0
+            assert row["verify_seconds"] > 0
+            assert row["boxes"] == 1  # boxes of images are not cut
         assert (row["lipschitz"] is None) == (row["jacobian_width"] is None)
         assert (row["lipschitz"] is not None) == any(rule in row["method"] for rule in rj.METHODS)
     assert rows["CROWN"]["verdict"] == rows["RecurJac-Linear"]["verdict"] == "unsat"
@@ -419,6 +421,51 @@ def test_compare_attacks_where_nothing_is_proved():
     assert [row["verdict"] for row in found["methods"]] == ["sat", "sat"]
     shown = recurjac("compare", RELU, MID, "--methods", "crown", "--attack-seconds", 0.1).stdout
     assert "unknown" in shown
+
+
+def test_compare_cuts_boxes_of_few_inputs_within_its_budget(tmp_path):
+    path, prop = few_inputs(tmp_path, least=-0.6)
+    found = answer("compare", path, prop, "--methods", "RecurJac,CROWN,IBP", "--branching", "longest")["methods"]
+    assert [row["verdict"] for row in found] == ["unsat"] * 3
+    assert all(row["lower_bound"] < 0 for row in found)  # of the uncut box
+    assert found[2]["boxes"] > found[1]["boxes"] > 1
+    late = answer("compare", path, prop, "--methods", "IBP", "--timeout", 1e-9)["methods"]
+    assert (late[0]["verdict"], late[0]["boxes"]) == ("timeout", 0)
+    shown = recurjac("compare", path, prop, "--methods", "CROWN").stdout
+    assert all(word in " ".join(shown.split()) for word in ("boxes", "unsat", "verdict"))
+
+
+@pytest.mark.parametrize("branching", ["jacobian", "crown", "longest"])
+def test_verify_cuts_boxes(tmp_path, branching):
+    path, prop = few_inputs(tmp_path, least=-0.6)
+    found = answer("verify", path, prop, "--branching", branching, "--method", "CROWN")
+    assert (found["verdict"], found["branching"]) == ("unsat", branching)
+    assert found["boxes"] > 1
+    whole = answer("verify", path, prop, "--no-split", "--method", "CROWN", "--attack-seconds", 0.1)
+    assert (whole["verdict"], whole["boxes"]) == ("unknown", 1)
+    path, prop = few_inputs(tmp_path, least=-0.4)
+    assert recurjac("verify", path, prop).stdout.startswith("sat\n((X_0 ")
+
+
+def few_inputs(folder, least):
+    """``y = |x0| - |x0 + x1 / 2|`` on [-1, 1]^2, at least -1/2, and the property that it comes below `least`."""
+    W = np.array([[1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.5, -0.5]], dtype=np.float32)
+    V = np.array([[1.0], [1.0], [-1.0], [-1.0]], dtype=np.float32)
+    weights = [helper.make_tensor(n, TensorProto.FLOAT, a.shape, a.flatten()) for n, a in (("W", W), ("V", V))]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b", size]) for n, size in (("x", 2), ("y", 1)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MatMul", ["r", "V"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "few", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path, prop = folder / "few.onnx", folder / f"below{least}.vnnlib"
+    path.write_bytes(model.SerializeToString())
+    variables = "".join(f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0"))
+    ends = "".join(f"(assert (<= X_{i} 1.0)) (assert (>= X_{i} -1.0))" for i in (0, 1))
+    prop.write_text(f"{variables}{ends}(assert (<= Y_0 {least}))")
+    return path, prop
 
 
 def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_path):
@@ -658,6 +705,9 @@ BAD = [
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --plot p.bmp", "`--plot` must end in .png"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --csv missing/t.csv", "its directory does not exist"),
     (f"compare {RELU} {SMALL} --methods RecurJac,", "without gaps"),
+    (f"compare {RELU} {SMALL} --timeout 0", "`--timeout` must be more than 0 seconds"),
+    (f"compare {RELU} {SMALL} --branching widest", "'--branching'"),
+    (f"verify {RELU} {SMALL} --branching widest", "'--branching'"),
     (f"compare {RELU} {SMALL} --plot p", "`--plot` must end in .png"),
     (f"compare {CNN} missing.vnnlib", "`missing.vnnlib` does not exist"),
 ]

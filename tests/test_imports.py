@@ -12,9 +12,9 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "combinations", "errors", "forward", "fusions", "gains", "graph", "interval",
-    "linear_maps", "methods", "multivariate", "node", "operator_norms", "operators", "plots", "radius_search",
-    "recursion", "relevance", "rules", "steps", "undetermined",
+    "activations", "bounds", "boxes", "branching", "combinations", "contraction", "errors", "forward", "fusions",
+    "gains", "graph", "interval", "linear_maps", "methods", "multivariate", "node", "operator_norms", "operators",
+    "plots", "radius_search", "recursion", "refinement", "relevance", "rules", "steps", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
@@ -37,6 +37,11 @@ STAGES = (
     ("lipschitz",),
     ("output_bounds",),
     ("gradient_rounding", "slopes", "monotonicity"),
+    ("refinement", "boxes", "branching", "contraction"),
+    ("box_bounds",),
+    ("search",),
+    ("stages",),
+    ("verification",),
     ("certified_radius", "stationary_free_radius"),
     ("landscape",),
     ("jacobian_op",),
