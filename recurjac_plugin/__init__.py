@@ -42,6 +42,7 @@ else:
     from .stationary_free_radius import stationary_free_radius
     from .verification import Result, Verdict, verify
     from .vnnlib_spec import load_vnnlib
+    from .zonotope import zonotope_bounds
 
 __version__ = "0.1.0"
 
@@ -82,4 +83,5 @@ __all__ = [
     "unregister_activation",
     "unregister_operator",
     "verify",
+    "zonotope_bounds",
 ]

@@ -17,13 +17,15 @@ the transposed linear maps. Dead and undetermined neurons pass nothing on, so a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .graph import Graph
+from .recomputation import each_chunk
 from .relevance import relevant
 from .steps import FactorStep
 from .undetermined import Layer
@@ -135,19 +137,22 @@ def compute_gains(
     batch = len(rows)
     largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
     chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
+    per_row = batch * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
+    share = memory_budget // (len(graph.factors) + 1)  # of the rows of one layer, for the backward pass
     known = relevant(graph, derivatives, rows)
     pulls = Pull(graph, known)
     blocks: dict[Key, Tensor] = {}
 
-    def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def joined(pull: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> dict[str, Tensor]:
+        parts = each_chunk(pull, starts.split(chunk, 1), starts.shape[1] * per_row, share)
         return {earlier: torch.cat([part[earlier] for part in parts], 1) for earlier in parts[0]}
 
     for step in graph.factors:
         index = known[step.name].index
         if index.shape[1]:
-            found = joined([pulls.units(step.source, part, rows) for part in index.split(chunk, 1)])
+            found = joined(partial(pulls.units, step.source, like=rows), index)
             blocks |= {(step.name, earlier): block for earlier, block in found.items()}
-    found = joined([pulls(graph.output, part) for part in rows.split(chunk, 1)])
+    found = joined(partial(pulls, graph.output), rows)
     blocks |= {(ROWS, earlier): block for earlier, block in found.items()}
     return Gains(
         layers=tuple(step.name for step in graph.factors if known[step.name].count),

@@ -21,7 +21,7 @@ from .host_defects import (
     require_sound,
     require_whole_logarithms,
 )
-from .host_graph import HostGraph, preserved
+from .host_graph import HostGraph, keep_gradients, preserved
 from .multivariate import softmax_range
 from .region import Arguments, Region
 
@@ -58,6 +58,8 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
+        # Its optimisation calls `backward`, which would add to the weights' gradients.
+        keep_gradients(model, method != "alpha-CROWN")
         _exact_softmax(model)
         x = arguments.for_host(_hulls(graph, arguments))
         try:

@@ -196,11 +196,23 @@ def preserved(model: Any) -> Iterator[None]:
     modules = (model, *model._modules.values())
     states = [copied(vars(module)) for module in modules]
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    keep_gradients(model, True)
     try:
         yield
     finally:
-        for parameter, requires_grad in trainable:  # evaluating a model in evaluation mode switches it off
+        for parameter, requires_grad in trainable:
             parameter.requires_grad_(requires_grad)
         for module, state in zip(modules, states, strict=True):
             vars(module).clear()
             vars(module).update(state)
+
+
+def keep_gradients(model: Any, kept: bool) -> None:
+    """Let evaluations inside `preserved` leave trainable weights trainable, or have them switch it off.
+
+    The host sets `requires_grad` of every weight it reads to whether the weight's node is in training mode. In
+    evaluation mode its bounds would have no gradient, without a word, nor would what is computed from them.
+    """
+    for node in model._modules.values():
+        if type(node).__name__ == "BoundParams":
+            node.training = kept and node.param.requires_grad

@@ -190,24 +190,29 @@ class _Pieces:
         """The same for -f."""
         return _Pieces(self.knots, -self.values, -self.most, -self.least)
 
-    @torch.no_grad()
     def slope(self) -> Tensor:
         """Slope of the concave hull's edge over the middle of the interval, shape (*shape)."""
+        left, right = self._edge()
+        return self._chord(left, right)[0]
+
+    def _chord(self, left: Tensor, right: Tensor) -> Tensor:
+        """Slope between two knots, by position: all of shape (1, *shape)."""
+        width = self.knots.gather(0, right) - self.knots.gather(0, left)
+        rise = self.values.gather(0, right) - self.values.gather(0, left)
+        flat = width <= 0  # a point: any slope is right, that of f is the best
+        return torch.where(flat, self.most[:1], rise / torch.where(flat, 1.0, width))
+
+    @torch.no_grad()
+    def _edge(self) -> tuple[Tensor, Tensor]:
+        """Positions of the knots between which the hull's edge over the middle lies, shape (1, *shape)."""
         knots, values = self.knots, self.values
         middle = (knots[:1] + knots[-1:]) / 2
         left, right = (torch.full_like(knots[:1], end, dtype=torch.long) for end in (0, _PIECES))
-
-        def chord() -> Tensor:
-            width = knots.gather(0, right) - knots.gather(0, left)
-            rise = values.gather(0, right) - values.gather(0, left)
-            flat = width <= 0  # a point: any slope is right, that of f is the best
-            return torch.where(flat, self.most[:1], rise / torch.where(flat, 1.0, width))
-
         for _ in range(_EDGE_STEPS):
-            highest = (values - chord() * knots).argmax(0, keepdim=True)
+            highest = (values - self._chord(left, right) * knots).argmax(0, keepdim=True)
             before = knots.gather(0, highest) <= middle
             left, right = torch.where(before, highest, left), torch.where(before, right, highest)
-        return chord()[0]
+        return left, right
 
     def intercept(self, slope: Tensor) -> Tensor:
         """The least b found for which ``f(z) <= slope z + b`` on the interval, widened by rounding; shape (*shape)."""

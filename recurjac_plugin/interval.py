@@ -12,7 +12,7 @@ neurons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .bounds import require_numbers
 from .graph import Graph
+from .recomputation import each_chunk
 from .steps import FactorStep, Interval
 from .undetermined import Layer
 
@@ -46,9 +47,9 @@ class IntervalArithmetic:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
         if self.forward:
             units = torch.eye(self.graph.columns, dtype=self.rows.dtype, device=self.rows.device)
-            lower, upper = _joined([self._pushed(part) for part in units.split(self._chunk())], 2)
+            lower, upper = _joined(self._each(self._pushed, units.split(self._chunk())), 2)
         else:
-            lower, upper = _joined([self._pulled(part) for part in self.rows.split(self._chunk(), 1)], 1)
+            lower, upper = _joined(self._each(self._pulled, self.rows.split(self._chunk(), 1)), 1)
         require_numbers(lower)
         require_numbers(upper)
         return lower, upper
@@ -60,6 +61,13 @@ class IntervalArithmetic:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
         lower, upper = self.jacobian()
         return torch.where(weights >= 0, weights * upper, weights * lower).sum(2)
+
+    def _each(self, function: Callable[[Tensor], Interval], parts: Sequence[Tensor]) -> list[Interval]:
+        # Of every step autograd keeps about as much as eight tensors of its size (products, corners, halves).
+        sizes = sum(torch.Size(step.shape).numel() for step in self.graph.steps)
+        count = self.graph.columns if self.forward else self.rows.shape[1]
+        kept = 8 * len(self.rows) * count * sizes * self.rows.element_size()
+        return each_chunk(function, parts, kept, self.memory_budget)
 
     def _chunk(self) -> int:
         largest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())

@@ -279,7 +279,13 @@ class Function(LinearMap):
 
     def pull(self, rows: Tensor) -> Tensor:
         at = rows.new_zeros(len(rows), *self.input_shape)
-        return torch.func.vjp(self.function, at)[1](rows)[0]
+        if torch.is_inference_mode_enabled():
+            return torch.func.vjp(self.function, at)[1](rows)[0]
+        # `torch.func` refuses to run where saved tensors are packed (see `recomputation`), autograd does not.
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            value = self.function(at.requires_grad_())
+            return torch.autograd.grad(value, at, rows, create_graph=wanted, materialize_grads=True)[0]
 
 
 def nonnegative(function: Callable[[Tensor], Tensor], input_shape: Shape, output_shape: Shape) -> Function:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .bounds import require_numbers
 from .gains import INPUT, ROWS, Gains
+from .recomputation import each_chunk
 from .rules import Lines, UpperLine, both_lines
 
 # Cutting neurons out of both sides of a product copies what remains: not worth it where most of them remain.
@@ -91,12 +92,16 @@ def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) 
         return exact, exact
     width = sum(gains.count(layer) for layer in gains.layers if layer in lines)
     per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
-    parts = []
-    for chosen in _chunks(gains.count(source), max(1, budget // per_column)):
+
+    def bounded(chosen: slice) -> Tensor:
         # (b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
         columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
-        parts.append(_upper(gains, lines, columns, _both_signs(exact[:, :, None, chosen])))
-    both = torch.cat(parts, 3)
+        return _upper(gains, lines, columns, _both_signs(exact[:, :, None, chosen]))
+
+    total = gains.count(source)
+    chunks = list(_chunks(total, max(1, budget // per_column)))
+    share = budget // (len(gains.layers) + 1)  # of one source: the input or a layer
+    both = torch.cat(each_chunk(bounded, chunks, total * per_column, share), 3)
     require_numbers(both)
     return -both[:, :, 1], both[:, :, 0]
 

@@ -16,7 +16,6 @@ from .steps import FactorStep
 from .undetermined import Layer
 
 
-@torch.no_grad()
 def relevant(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> dict[str, Layer]:
     """The layers without the neurons that have no part in the Jacobian of any region.
 
@@ -25,6 +24,16 @@ def relevant(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> di
         derivatives: derivative ranges of every factor step.
         rows: what is differentiated, shape (b, k, *output_shape).
     """
+    kept = {}
+    for name, part in _parts(graph, derivatives, rows).items():
+        layer = derivatives[name]  # its ranges keep their gradients
+        kept[name] = layer if bool(part.all()) else layer.only(part.nonzero().squeeze(1))
+    return kept
+
+
+@torch.no_grad()
+def _parts(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> dict[str, Tensor]:
+    """For every layer, which of its undetermined neurons have a part in the Jacobian of some region."""
     batch = len(rows)
     alive = {}
     for step in graph.factors:
@@ -32,13 +41,11 @@ def relevant(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> di
         alive[step.name] = ((lower != 0) | (upper != 0)).to(rows.dtype).reshape(batch, *step.shape)
     reached = _reached(graph, alive, rows)
     wanted = _wanted(graph, alive, rows)
-    kept = {}
+    parts = {}
     for step in graph.factors:
-        layer = derivatives[step.name]
         on_path = (reached[step.name] * wanted[step.name]).flatten(1)
-        part = on_path.gather(1, layer.index.expand(batch, -1)).any(0)
-        kept[step.name] = layer if bool(part.all()) else layer.only(part.nonzero().squeeze(1))
-    return kept
+        parts[step.name] = on_path.gather(1, derivatives[step.name].index.expand(batch, -1)).any(0)
+    return parts
 
 
 def _reached(graph: Graph, alive: Mapping[str, Tensor], like: Tensor) -> dict[str, Tensor]:

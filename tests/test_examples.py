@@ -15,7 +15,8 @@ EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 TRAINING = "train_digits.py"
 EXPERIMENTS = ["paper_landscape.py", "paper_lipschitz.py", "paper_robustness.py"]
-ELSEWHERE = [TRAINING, "lipschitz_curve.py", *EXPERIMENTS]  # have tests of their own
+TRAINED = ["train_certified.py", "train_monotone.py", "train_wgan.py"]
+ELSEWHERE = [TRAINING, "lipschitz_curve.py", "scale.py", *EXPERIMENTS, *TRAINED]  # have tests of their own
 
 
 def start(script, *arguments, cwd, **variables):
@@ -69,6 +70,24 @@ def test_experiment_of_the_paper_shows_what_it_claims(script, tmp_path):
         assert {line.count("|") for line in lines} == {12}
 
 
+@pytest.mark.parametrize("script", [*TRAINED, "scale.py"])
+def test_training_and_scale_show_what_they_claim(script, tmp_path):
+    assert "wrote picture.png" in run(script, "--quick", "--plot", "picture.png", cwd=tmp_path)
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+def test_narrow_resnet_is_bounded(tmp_path):
+    shown = run("scale.py", "--resnet", "--width", "2", "--eps", "1e-4", cwd=tmp_path)
+    assert re.search(r"local constant [\d.]+, sampled [\d.]+", shown)
+
+
+@pytest.mark.slow
+def test_resnet_18_is_bounded_within_16_gigabytes(tmp_path):
+    shown = run("scale.py", "--resnet", cwd=tmp_path)
+    peaks = [int(found) for found in re.findall(r"(\d+) MB", shown)]
+    assert "11,173,962 weights" in shown and len(peaks) == 2 and max(peaks) < 16_000
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -82,13 +101,15 @@ def test_experiment_of_the_paper_refuses_bad_options(script, arguments, message,
     assert message in shown.stderr and "Traceback" not in shown.stderr
 
 
-def test_page_of_experiments_shows_pictures_and_scripts_that_are_there():
-    page = ROOT / "docs" / "experiments.md"
-    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
-    assert {f"../examples/{script}" for script in EXPERIMENTS} < set(links)
-    assert {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()} < set(links)
-    for link in links:
-        assert (page.parent / link).is_file(), link
+def test_pages_show_pictures_and_scripts_that_are_there():
+    shown = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+        shown |= set(links)
+        for link in links:
+            assert (page.parent / link).is_file(), link
+    assert {f"../examples/{script}" for script in [*EXPERIMENTS, *TRAINED, "scale.py"]} < shown
+    assert {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()} < shown
 
 
 def test_verify_onnx_takes_other_files(tmp_path):
