@@ -37,6 +37,7 @@ ROUNDING = 64.0
 
 _ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
 _LEAST, _MOST = 8, 4096  # boxes in a batch
+_PART = 256  # boxes that the host bounds at once
 _WORK = 1 << 24  # elements of the gains of a part of a batch
 _ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
 
@@ -346,6 +347,10 @@ class HostBounder(Bounder):
         super().__init__(model, rows, method, input_shape, branching)
         neurons = sum(math.prod(getattr(node, "output_shape", None) or (1,)) for node in model._modules.values())
         self.batch = min(max(_ELEMENTS // max(neurons, 1), _LEAST), _MOST)
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """Parts small enough for a deadline to be kept between them."""
+        return [boxes.take(slice(start, start + _PART)) for start in range(0, len(boxes), _PART)]
 
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
         """The region; nothing is known of it yet."""
