@@ -161,8 +161,10 @@ def read_region(x: Any) -> Region:
         raise InputError(
             f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
         )
-    if not x.is_floating_point():
-        raise InputError(f"`x` must hold floating-point numbers, got {x.dtype}.")
+    if x.dtype not in (torch.float32, torch.float64):  # half types round too coarsely for bounds to mean much
+        raise InputError(
+            f"`x` must hold numbers of float32 or float64, got {x.dtype}; convert the model and `x`, e.g. with `.float()`."
+        )
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")
     norm = float(perturbation.norm)

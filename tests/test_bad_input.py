@@ -64,7 +64,9 @@ BAD_INPUTS = {
     "box_shape": (lambda: ball(X, x_L=torch.zeros(2, 4).double(), x_U=torch.ones(2, 4).double()), "shape"),
     "box_dtype": (lambda: ball(X, x_L=X.float(), x_U=X.float() + 1), "float32"),
     "norm_below_one": (lambda: ball(X, norm=0.5, eps=0.1), "norm"),
-    "whole_numbers": (lambda: ball(torch.ones(2, 5, dtype=torch.int64), eps=1), ""),
+    "whole_numbers": (lambda: ball(torch.ones(2, 5, dtype=torch.int64), eps=1), "int64"),
+    "half_precision": (lambda: ball(X.half(), eps=0.1), "float16"),
+    "bfloat16": (lambda: ball(X.bfloat16(), eps=0.1), "bfloat16"),
     "other_dtype": (lambda: ball(X.float(), eps=0.1), "float32"),
     "other_shape": (lambda: ball(torch.ones(2, 4).double(), eps=0.1), ""),
 }
