@@ -163,7 +163,7 @@ def read_region(x: Any) -> Region:
         )
     if x.dtype not in (torch.float32, torch.float64):  # half types round too coarsely for bounds to mean much
         raise InputError(
-            f"`x` must hold numbers of float32 or float64, got {x.dtype}; convert the model and `x`, e.g. with `.float()`."
+            f"`x` must hold numbers of float32 or float64, got {x.dtype}; convert the model and `x`, as by `.float()`."
         )
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")
