@@ -282,7 +282,8 @@ class Function(LinearMap):
         if torch.is_inference_mode_enabled():
             return torch.func.vjp(self.function, at)[1](rows)[0]
         # `torch.func` refuses to run where saved tensors are packed (see `recomputation`), autograd does not.
-        wanted = torch.is_grad_enabled()
+        # A graph only where there is something to differentiate: the rows, or weights that the function brings along.
+        wanted = torch.is_grad_enabled() and (rows.requires_grad or self.function(at).requires_grad)
         with torch.enable_grad():
             value = self.function(at.requires_grad_())
             return torch.autograd.grad(value, at, rows, create_graph=wanted, materialize_grads=True)[0]
