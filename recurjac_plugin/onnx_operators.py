@@ -116,7 +116,7 @@ WITHOUT_CROWN: dict[str, str] = {
         "Sqrt": _ROOT,
     }
     if IS_03
-    else {"Tan": "the host's CROWN is wrong for it"}
+    else {}
 )
 """Operators that the host at hand bounds by ``IBP`` alone, or not at all -> why."""
 
