@@ -123,14 +123,18 @@ def box_region(box: Box, input_shape: tuple[int, ...], dtype: torch.dtype, devic
 
     Bounds that are no numbers of type `dtype` are rounded outward; open bounds are taken as closed.
     """
+    shape = (1, *input_shape)
+    low, high = (torch.from_numpy(end).to(device, dtype).reshape(shape) for end in rounded_outward(box, dtype))
+    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+
+
+def rounded_outward(box: Box, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The box's ends as numbers of type `dtype`, rounded outward where they are none, [n_inputs] each."""
     narrow = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
     with np.errstate(over="ignore"):
         lower, upper = box.lower.astype(narrow), box.upper.astype(narrow)
     lower = np.where(lower > box.lower, np.nextafter(lower, np.asarray(-np.inf, narrow)), lower)
-    upper = np.where(upper < box.upper, np.nextafter(upper, np.asarray(np.inf, narrow)), upper)
-    shape = (1, *input_shape)
-    low, high = (torch.from_numpy(end).to(device, dtype).reshape(shape) for end in (lower, upper))
-    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+    return lower, np.where(upper < box.upper, np.nextafter(upper, np.asarray(np.inf, narrow)), upper)
 
 
 def bounded_model(network: nn.Module, example: Tensor) -> Any:

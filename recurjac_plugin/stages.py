@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from .box_bounds import Bounder, Rows, bounder
 from .errors import InputError
 from .host import BoundedModule
 from .host_graph import takes_batches
-from .margins import bounded_model
+from .margins import bounded_model, rounded_outward
 from .methods import Method
 from .onnx_model import OnnxNetwork
 from .search import Search
@@ -165,8 +164,7 @@ class Stages:
     def _ends(self, box: Box) -> tuple[Tensor, Tensor]:
         """The box's ends in the arithmetic of the bounds, (1, columns) each, never inside of it."""
         like = self._like
-        narrow = np.dtype(np.float64 if like.dtype == torch.float64 else np.float32)
-        ends = _outward(box, narrow)
+        ends = rounded_outward(box, like.dtype)
         if not all(np.isfinite(end).all() for end in ends):
             raise InputError(
                 f"A box of the property has bounds that are not finite in {like.dtype}: from {box.lower.min():g} to "
@@ -191,11 +189,3 @@ class Stages:
 def _dimensions(box: Box) -> int:
     """Number of coordinates that are not fixed."""
     return int((box.upper > box.lower).sum())
-
-
-def _outward(box: Box, dtype: np.dtype[Any]) -> Sequence[np.ndarray]:
-    """The box's ends as numbers of type `dtype`, rounded outward where they are none; open ends are taken as closed."""
-    with np.errstate(over="ignore"):
-        lower, upper = box.lower.astype(dtype), box.upper.astype(dtype)
-    lower = np.where(lower > box.lower, np.nextafter(lower, np.asarray(-np.inf, dtype)), lower)
-    return lower, np.where(upper < box.upper, np.nextafter(upper, np.asarray(np.inf, dtype)), upper)
