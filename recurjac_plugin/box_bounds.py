@@ -20,20 +20,18 @@ from torch import Tensor
 from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
 from .boxes import Boxes, Intervals
 from .errors import InputError
-from .graph import build_graph
+from .graph import Graph, build_graph
 from .host import BoundedTensor, PerturbationLpNorm
 from .host_bounds import host_bounds
 from .host_defects import host_precision
 from .host_graph import HostGraph, evaluated
 from .magnitude import magnitudes
+from .margins import ROUNDING
 from .methods import Method, parse
 from .output_bounds import largest_drop
 from .refinement import Refined, refinable, refine
 from .region import Arguments, Region
 from .spec import Box
-
-ROUNDING = 64.0
-"""Rounding errors that a proof must leave room for, in units of the number type's `eps` times the size of the terms."""
 
 _ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
 _LEAST, _MOST = 8, 4096  # boxes in a batch
@@ -220,7 +218,7 @@ def bounder(
         arguments, host_graph = read(model, region)
         graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
         if refinable(graph):
-            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph)
+            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph, graph)
     if branching == "crown":
         raise InputError(
             f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
@@ -247,9 +245,10 @@ class RefiningBounder(Bounder):
         branching: str,
         arguments: Arguments,
         host_graph: HostGraph,
+        graph: Graph,
     ) -> None:
         super().__init__(model, rows, method, input_shape, branching)
-        self.graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+        self.graph = graph
         self.names = [step.reads[0].name for step in self.graph.factors]
         precision = host_precision(host_graph, method.host, rows.A.dtype)
         self.precision = precision.relative
