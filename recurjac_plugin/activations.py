@@ -8,7 +8,9 @@ largest value ``dl <= f'(z) <= du`` on the closed interval. Every activation is 
 * its *critical points*: the places between which the derivative is monotone, with the value(s) it takes there.
   A kink is a critical point with the one-sided derivatives of both sides as values, so an interval that touches
   a kink contains both. They may repeat with a period, and
-* where it is not defined everywhere, its *domain*.
+* where it is not defined everywhere, its *domain*,
+* the *curvature* of its derivative, a bound of ``|f'''|`` on an interval, from which lines around the derivative are
+  made (`curves`).
 
 The range is then exact: the extremes of a piecewise monotone function are attained at the end points or at the
 critical points inside (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.2, for ReLU, leaky ReLU,
@@ -18,144 +20,14 @@ sigmoid, tanh, arctan). A new activation is one row of `ACTIVATIONS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from math import inf, isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, UnsupportedError
-
-Parameters = Mapping[str, Any]
-"""Attributes of the node (``alpha`` of a leaky ReLU, ...); tensors have the shape of the pre-activation."""
-
-Value = float | Tensor
-Derivative = Callable[[Tensor, Parameters], Tensor]
-Point = float | tuple[float, float]
-CriticalPoints = Callable[[Parameters], Iterable[tuple[Point, tuple[Value, ...]]]]
-
-
-@dataclass(frozen=True)
-class Domain:
-    """Where the derivative is finite.
-
-    Attributes:
-        condition: what the pre-activation must be, for messages: ``"above 0"``.
-        contains: ``(lower, upper) -> bool tensor``, whether the closed intervals lie inside.
-        start: an end of the domain at which the derivative is still finite. The widening of bounds by rounding stops
-            there, because beyond it the function has no value at all.
-    """
-
-    condition: str
-    contains: Callable[[Tensor, Tensor], Tensor]
-    start: float = -inf
-
-
-@dataclass(frozen=True)
-class Activation:
-    """One element-wise activation function.
-
-    Attributes:
-        name: the function's name, for messages and tables.
-        derivative: ``(z, parameters) -> f'(z)``, element-wise, any shape.
-        critical_points: ``parameters -> ((z*, (values of f' at z*, ...)), ...)``; between neighbouring points f'
-            is monotone. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
-        period: the critical points repeat with this period; None if they do not.
-        domain: ``parameters -> Domain``; None where f' is finite everywhere.
-        linear_pieces: whether f is linear on either side of 0, and 0 there.
-    """
-
-    name: str
-    derivative: Derivative
-    critical_points: CriticalPoints = lambda parameters: ()
-    period: float | None = None
-    domain: Callable[[Parameters], Domain | None] = lambda parameters: None
-    linear_pieces: bool = False
-
-    def has_kinks(self, parameters: Parameters) -> bool:
-        """Whether the derivative jumps somewhere."""
-        return any(len(values) > 1 for _, values in self.critical_points(parameters))
-
-    def derivative_range(
-        self,
-        lower: Tensor,  # shape: (*any)
-        upper: Tensor,  # shape: (*any)
-        parameters: Parameters,
-    ) -> tuple[Tensor, Tensor]:
-        """Exact range of the derivative on the closed intervals ``[lower, upper]``.
-
-        Returns:
-            ``dl, du``, shaped like `lower`.
-        """
-        at_lower, at_upper = self.derivative(lower, parameters), self.derivative(upper, parameters)
-        low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
-        for point, values in self.critical_points(parameters):
-            inside = self._inside(point, lower, upper)
-            least, most = _extremes(values)
-            low = torch.where(inside & (low > least), least, low)
-            high = torch.where(inside & (high < most), most, high)
-        return low, high
-
-    def _inside(self, point: Point, lower: Tensor, upper: Tensor) -> Tensor:
-        """Whether a critical point, or one of its repetitions, lies in the closed intervals."""
-        start, end = point if isinstance(point, tuple) else (point, point)
-        if self.period is None:
-            return (lower <= end) & (upper >= start)
-        # In units of the period the repetitions are whole numbers. Rounding must not lose one: reach a little further.
-        first, last = (lower.detach() - end) / self.period, (upper.detach() - start) / self.period
-        reach = 2 * torch.finfo(lower.dtype).eps * torch.maximum(first.abs(), last.abs())
-        return torch.ceil(first - reach) <= torch.floor(last + reach)
-
-    def within_domain(
-        self,
-        name: str,
-        given: tuple[Tensor, Tensor],
-        widened: tuple[Tensor, Tensor],
-        parameters: Parameters,
-    ) -> tuple[Tensor, Tensor]:
-        """The widened bounds of a pre-activation, cut off where the function ends.
-
-        Args:
-            name: the step, for the message.
-            given: lower and upper bounds as they came, in order.
-            widened: the same, widened by what rounding may have done to them.
-            parameters: of the activation.
-
-        Raises:
-            UnsupportedError: the bounds leave the domain, or rounding may have kept them from it.
-        """
-        domain = self.domain(parameters)
-        if domain is None:
-            return widened
-        cut = widened[0].clamp(min=domain.start), widened[1].clamp(min=domain.start)
-        outside = ~(domain.contains(*given) & domain.contains(*cut))
-        if bool(outside.any()):
-            low, high = (float(bound[outside][0]) for bound in given)
-            raise UnsupportedError(
-                "The network",
-                [
-                    f"`{name}` ({self.name}): its pre-activation bounds, e.g. [{low:g}, {high:g}], must be "
-                    f"{domain.condition}, where its derivative is finite"
-                ],
-                "Use a smaller region, or tighter pre-activation bounds (CROWN instead of IBP).",
-            )
-        return cut
-
-
-def _extremes(values: tuple[Value, ...]) -> tuple[Value, Value]:
-    """Least and largest of the values at one point, element-wise for tensors."""
-    numbers = [value for value in values if not isinstance(value, Tensor)]
-    least: Value = min(numbers, default=inf)
-    most: Value = max(numbers, default=-inf)
-    for value in values:
-        if isinstance(value, Tensor):
-            least, most = torch.minimum(value, torch.as_tensor(least).to(value)), torch.maximum(
-                value, torch.as_tensor(most).to(value)
-            )
-    return least, most
-
+from .activation import Activation, CriticalPoints, Curvature, Derivative, Domain, Parameters, Point, Value
+from .errors import InputError
 
 _ABOVE_ZERO = Domain("above 0", lambda lower, upper: lower > 0)
 _FROM_ZERO = Domain("at least 0", lambda lower, upper: lower >= 0, start=0.0)
@@ -187,9 +59,7 @@ def _two_slopes(negative: Callable[[Parameters], Value]) -> tuple[Derivative, Cr
     return derivative, lambda parameters: ((0.0, (negative(parameters), 1.0)),)
 
 
-def _exponential_below_zero(
-    coefficients: Callable[[Parameters], tuple[float, float, float]],
-) -> tuple[Derivative, CriticalPoints]:
+def _exponential_below_zero(name: str, coefficients: Callable[[Parameters], tuple[float, float, float]]) -> Activation:
     """The ELU family: derivative ``a`` for z > 0 and ``b exp(c z)`` for z < 0, from ``parameters -> (a, b, c)``."""
 
     def derivative(z: Tensor, parameters: Parameters) -> Tensor:
@@ -200,7 +70,28 @@ def _exponential_below_zero(
         right, left, _ = coefficients(parameters)
         return ((0.0, (left, right) if left != right else (right,)),)
 
-    return derivative, critical_points
+    def curvature(lower: Tensor, upper: Tensor, parameters: Parameters) -> Tensor:
+        _, left, rate = coefficients(parameters)
+        largest = torch.maximum(*(torch.exp(rate * end.clamp(max=0)) for end in (lower, upper)))
+        found = torch.where(lower < 0, abs(left) * rate**2 * largest, 0.0)
+        return _without(0.0, lower, upper, found)
+
+    return Activation(name, derivative, critical_points, curvature=curvature)
+
+
+def _without(point: float, lower: Tensor, upper: Tensor, curvature: Tensor) -> Tensor:
+    """A curvature that does not hold where the derivative has a corner inside."""
+    return torch.where((lower < point) & (upper > point), inf, curvature)
+
+
+def _at_most(largest: float) -> Curvature:
+    """One bound for all intervals."""
+    return lambda lower, upper, parameters: largest
+
+
+def _from_zero(lower: Tensor, upper: Tensor) -> Tensor:
+    """Distance of intervals from 0."""
+    return torch.where((lower < 0) & (upper > 0), 0.0, torch.minimum(lower.abs(), upper.abs()))
 
 
 def _clipped(
@@ -229,6 +120,14 @@ def _hard_sigmoid_ends(parameters: Parameters) -> tuple[float, float, float]:
 
 def _hard_swish_derivative(z: Tensor, parameters: Parameters) -> Tensor:
     return torch.where(z > 3, 1.0, torch.where(z < -3, 0.0, z / 3 + 0.5))
+
+
+# Largest |f'''|, rounded up; of those without a closed form the last digit is.
+_SIGMOID_CURVATURE = 1 / (6 * math.sqrt(3)) * (1 + 1e-12)  # of the sigmoid itself, at log(2 + sqrt(3))
+_SILU_CURVATURE = 0.30818152
+_GELU_CURVATURE = 0.77876964
+_GELU_TANH_CURVATURE = 0.77669146
+_MISH_CURVATURE = 0.58841205
 
 
 def _tanh_derivative(z: Tensor, parameters: Parameters) -> Tensor:
@@ -308,6 +207,20 @@ def _pow_derivative(z: Tensor, parameters: Parameters) -> Tensor:
     return exponent * base.pow(exponent - 1)
 
 
+def _pow_curvature(lower: Tensor, upper: Tensor, parameters: Parameters) -> Tensor:
+    exponent = parameters["exponent"]
+    factor = abs(exponent * (exponent - 1) * (exponent - 2))
+    if factor == 0:
+        return torch.zeros_like(lower)
+    size = torch.maximum(lower.abs(), upper.abs()) if exponent >= 3 else _from_zero(lower, upper)
+    return factor * size.pow(exponent - 3)
+
+
+def _tan_curvature(lower: Tensor, upper: Tensor, parameters: Parameters) -> Tensor:
+    square = torch.maximum(*(end.tan().square() for end in (lower, upper)))  # between two poles it grows to both sides
+    return (1 + square) * (2 + 6 * square)
+
+
 def _pow_domain(parameters: Parameters) -> Domain | None:
     exponent = parameters["exponent"]
     if exponent == int(exponent):
@@ -322,36 +235,75 @@ ACTIVATIONS: dict[str, Activation] = {
     ),
     "BoundPRelu": Activation("PReLU", *_two_slopes(lambda p: p["slope"]), linear_pieces=True),
     "BoundAbs": Activation("Abs", *_two_slopes(lambda p: -1.0), linear_pieces=True),
-    "BoundElu": Activation("ELU", *_exponential_below_zero(lambda p: (1.0, p.get("alpha", 1.0), 1.0))),
-    "BoundCelu": Activation("CELU", *_exponential_below_zero(lambda p: (1.0, 1.0, 1 / p.get("alpha", 1.0)))),
-    "BoundSelu": Activation(
-        "SELU", *_exponential_below_zero(lambda p: (p["gamma"], p["gamma"] * p["alpha"], 1.0))
-    ),
+    "BoundElu": _exponential_below_zero("ELU", lambda p: (1.0, p.get("alpha", 1.0), 1.0)),
+    "BoundCelu": _exponential_below_zero("CELU", lambda p: (1.0, 1.0, 1 / p.get("alpha", 1.0))),
+    "BoundSelu": _exponential_below_zero("SELU", lambda p: (p["gamma"], p["gamma"] * p["alpha"], 1.0)),
     "HardTanh": Activation("HardTanh", *_clipped(lambda p: (p["min"], p["max"], 1.0))),
     "BoundHardSigmoid": Activation("HardSigmoid", *_clipped(_hard_sigmoid_ends)),
     "BoundHardSwish": Activation(
-        "HardSwish", _hard_swish_derivative, _pieces((-3.0, 0.0), (-3.0, -0.5), (3.0, 1.5), (3.0, 1.0))
+        "HardSwish",
+        _hard_swish_derivative,
+        _pieces((-3.0, 0.0), (-3.0, -0.5), (3.0, 1.5), (3.0, 1.0)),
+        curvature=_at_most(0.0),
     ),
-    "BoundTanh": Activation("Tanh", _tanh_derivative, _at_zero(1.0)),
-    "BoundSigmoid": Activation("Sigmoid", lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z), _at_zero(0.25)),
-    "Logistic": Activation("1/(1+exp)", lambda z, p: -torch.sigmoid(z) * torch.sigmoid(-z), _at_zero(-0.25)),
-    "LogSigmoid": Activation("LogSigmoid", lambda z, p: torch.sigmoid(-z)),
-    "BoundAtan": Activation("Atan", lambda z, p: 1 / (1 + z.square()), _at_zero(1.0)),
-    "BoundSoftsign": Activation("Softsign", lambda z, p: 1 / (1 + z.abs()).square(), _at_zero(1.0)),
+    "BoundTanh": Activation("Tanh", _tanh_derivative, _at_zero(1.0), curvature=_at_most(2.0)),
+    "BoundSigmoid": Activation(
+        "Sigmoid", lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z), _at_zero(0.25), curvature=_at_most(0.125)
+    ),
+    "Logistic": Activation(
+        "1/(1+exp)", lambda z, p: -torch.sigmoid(z) * torch.sigmoid(-z), _at_zero(-0.25), curvature=_at_most(0.125)
+    ),
+    "LogSigmoid": Activation("LogSigmoid", lambda z, p: torch.sigmoid(-z), curvature=_at_most(_SIGMOID_CURVATURE)),
+    "BoundAtan": Activation("Atan", lambda z, p: 1 / (1 + z.square()), _at_zero(1.0), curvature=_at_most(2.0)),
+    "BoundSoftsign": Activation(
+        "Softsign",
+        lambda z, p: 1 / (1 + z.abs()).square(),
+        _at_zero(1.0),
+        curvature=lambda l, u, p: _without(0.0, l, u, 6 / (1 + _from_zero(l, u)).pow(4)),
+    ),
     "BoundErf": Activation(
-        "Erf", lambda z, p: 2 / math.sqrt(math.pi) * torch.exp(-z.square()), _at_zero(2 / math.sqrt(math.pi))
+        "Erf",
+        lambda z, p: 2 / math.sqrt(math.pi) * torch.exp(-z.square()),
+        _at_zero(2 / math.sqrt(math.pi)),
+        curvature=_at_most(4 / math.sqrt(math.pi) * (1 + 1e-12)),
     ),
-    "BoundSoftplus": Activation("Softplus", _softplus_derivative, _softplus_identity),
-    "BoundGelu": Activation("GELU", _gelu_derivative, _gelu_extremes),
-    "SiLU": Activation("SiLU", _silu_derivative, lambda p: _point_symmetric(_SILU_PEAK, p.get("beta", 1.0))),
+    "BoundSoftplus": Activation(
+        "Softplus",
+        _softplus_derivative,
+        _softplus_identity,
+        curvature=lambda l, u, p: p.get("beta", 1.0) ** 2 * _SIGMOID_CURVATURE,
+    ),
+    "BoundGelu": Activation(
+        "GELU",
+        _gelu_derivative,
+        _gelu_extremes,
+        curvature=lambda l, u, p: _GELU_TANH_CURVATURE if p.get("approximate") == "tanh" else _GELU_CURVATURE,
+    ),
+    "SiLU": Activation(
+        "SiLU",
+        _silu_derivative,
+        lambda p: _point_symmetric(_SILU_PEAK, p.get("beta", 1.0)),
+        curvature=lambda l, u, p: p.get("beta", 1.0) ** 2 * _SILU_CURVATURE,
+    ),
     "BoundMish": Activation(
-        "Mish", _mish_derivative, lambda p: tuple((z, (value,)) for z, value in (_MISH_VALLEY, _MISH_PEAK))
+        "Mish",
+        _mish_derivative,
+        lambda p: tuple((z, (value,)) for z, value in (_MISH_VALLEY, _MISH_PEAK)),
+        curvature=_at_most(_MISH_CURVATURE),
     ),
     "BoundSin": Activation(
-        "Sin", lambda z, p: torch.cos(z), _pieces((0.0, 1.0), (math.pi, -1.0)), period=2 * math.pi
+        "Sin",
+        lambda z, p: torch.cos(z),
+        _pieces((0.0, 1.0), (math.pi, -1.0)),
+        period=2 * math.pi,
+        curvature=_at_most(1.0),
     ),
     "BoundCos": Activation(
-        "Cos", lambda z, p: -torch.sin(z), _pieces((math.pi / 2, -1.0), (-math.pi / 2, 1.0)), period=2 * math.pi
+        "Cos",
+        lambda z, p: -torch.sin(z),
+        _pieces((math.pi / 2, -1.0), (-math.pi / 2, 1.0)),
+        period=2 * math.pi,
+        curvature=_at_most(1.0),
     ),
     "BoundTan": Activation(
         "Tan",
@@ -359,17 +311,31 @@ ACTIVATIONS: dict[str, Activation] = {
         _at_zero(1.0),
         period=math.pi,
         domain=lambda p: Domain("between two poles pi/2 + k pi", _between_poles),
+        curvature=_tan_curvature,
     ),
-    "BoundExp": Activation("Exp", lambda z, p: torch.exp(z)),
-    "BoundLog": Activation("Log", lambda z, p: z.reciprocal(), domain=lambda p: _ABOVE_ZERO),
-    "BoundSqrt": Activation("Sqrt", lambda z, p: 0.5 * z.rsqrt(), domain=lambda p: _ABOVE_ZERO),
-    "BoundSqr": Activation("Square", lambda z, p: 2 * z),
-    "BoundReciprocal": Activation("Reciprocal", lambda z, p: -z.square().reciprocal(), domain=lambda p: _NOT_ZERO),
+    "BoundExp": Activation("Exp", lambda z, p: torch.exp(z), curvature=lambda l, u, p: torch.exp(u)),
+    "BoundLog": Activation(
+        "Log", lambda z, p: z.reciprocal(), domain=lambda p: _ABOVE_ZERO, curvature=lambda l, u, p: 2 / l.pow(3)
+    ),
+    "BoundSqrt": Activation(
+        "Sqrt",
+        lambda z, p: 0.5 * z.rsqrt(),
+        domain=lambda p: _ABOVE_ZERO,
+        curvature=lambda l, u, p: 0.375 * l.pow(-2.5),
+    ),
+    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=_at_most(0.0)),
+    "BoundReciprocal": Activation(
+        "Reciprocal",
+        lambda z, p: -z.square().reciprocal(),
+        domain=lambda p: _NOT_ZERO,
+        curvature=lambda l, u, p: 6 / _from_zero(l, u).pow(4),
+    ),
     "Pow": Activation(
         "Pow",
         _pow_derivative,
         lambda p: ((0.0, (0.0,)),) if p["exponent"] > 1 else (),
         domain=_pow_domain,
+        curvature=_pow_curvature,
     ),
 }
 """The activation table: exact class name of the host's node, or the kind of a fused one (`fusions`) -> activation."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .bounds import intersection
 from .errors import InputError
+from .expansion import Expansion, Reach, expansion
 from .forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from .gains import Gains, compute_gains
 from .graph import Graph, build_graph
@@ -21,10 +22,9 @@ from .host_defects import Precision, host_precision, require_read_right
 from .host_graph import HostGraph, read_graph
 from .interval import IntervalArithmetic
 from .magnitude import magnitudes
-from .methods import Method
+from .methods import Method, Rule
 from .recursion import BackwardOrder, backward_order
 from .region import Arguments, Region, read_arguments
-from .rules import UpperLine
 from .steps import Read
 from .undetermined import Evidence, Layer, classify
 
@@ -49,7 +49,9 @@ class Analysis:
         graph: the network as plain steps.
         derivatives: derivative ranges of its factor steps.
         rows: what is differentiated, shape (b, k, *output_shape).
-        rule: what happens at an undetermined neuron; None for interval arithmetic (Fast-Lip).
+        evidence: bounds of what the factors depend on, by the names of the nodes read.
+        centers: their values at the centres of the regions.
+        rule: what happens at an undetermined neuron.
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
@@ -60,7 +62,9 @@ class Analysis:
     graph: Graph
     derivatives: Mapping[str, Layer]
     rows: Tensor
-    rule: UpperLine | None
+    evidence: Mapping[str, Evidence]
+    centers: Mapping[str, Tensor]
+    rule: Rule
     order: str
     shift: int
     memory_budget: int
@@ -80,6 +84,14 @@ class Analysis:
     def gains(self) -> Gains:
         """The exact part between the undetermined neurons."""
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
+
+    @cached_property
+    def expansion(self) -> Expansion | None:
+        """What is known of the derivatives beyond their ranges, if the rule uses it."""
+        if not self.rule.expanded:
+            return None
+        reach = [Reach(each.radius, each.dual_norm, each.center[0].numel()) for each in self.arguments.regions]
+        return expansion(self.gains, self.graph, self.evidence, self.centers, reach)
 
     @cached_property
     def jacobian(self) -> tuple[Tensor, Tensor]:
@@ -102,17 +114,18 @@ class Analysis:
 
     @cached_property
     def _backward(self) -> BackwardOrder | IntervalArithmetic:
-        if self.rule is None:
+        if self.rule.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.rule, self.memory_budget)
+        return backward_order(self.gains, self.rule.upper_line, self.memory_budget, self.expansion)
 
     @cached_property
     def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
-        if self.rule is None:
+        line = self.rule.upper_line
+        if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
-            return shifted_forward_order(self.graph, self.derivatives, self.rows, self.rule, self.memory_budget)
-        return ForwardOrder(self.gains, self.rule, self.memory_budget)
+            return shifted_forward_order(self.graph, self.derivatives, self.rows, line, self.memory_budget)
+        return ForwardOrder(self.gains, line, self.memory_budget, self.expansion)
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)
@@ -145,7 +158,7 @@ def analyse(
         InputError: model, input or C do not fit together.
         UnsupportedError: parts of the network have no rule.
     """
-    rule = method.upper_line
+    rule = method.does
     _check_order(order, shift)
     if not isinstance(memory_budget, int) or memory_budget < 1:
         raise InputError(f"`memory_budget` must be a whole number of bytes of at least 1, got {memory_budget!r}.")
@@ -164,11 +177,14 @@ def analyse(
     sizes: dict[str, Tensor] = {}
     if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
         sizes = magnitudes(graph, host_graph.values, max(each.least for each in precision.values()))
+    evidence = checked_evidence(graph, sizes, given, precision, arguments.reference)
     return Analysis(
         arguments=arguments,
         graph=graph,
-        derivatives=derivative_ranges(graph, sizes, given, precision, arguments.reference),
+        derivatives=derivative_ranges(graph, evidence),
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
+        evidence=evidence,
+        centers={name: host_graph.values[name] for name in reads},
         rule=rule,
         order=order,
         shift=shift,
@@ -178,14 +194,14 @@ def analyse(
     )
 
 
-def derivative_ranges(
+def checked_evidence(
     graph: Graph,
     sizes: Mapping[str, Tensor],
     bounds: Intervals,
     precision: Mapping[str, Precision],
     like: Tensor,
-) -> dict[str, Layer]:
-    """The derivative ranges of all factor steps of a graph.
+) -> dict[str, Evidence]:
+    """Bounds of everything that the factor steps of a graph read, by name.
 
     Args:
         graph: the network.
@@ -195,11 +211,10 @@ def derivative_ranges(
         like: a tensor of the batch, dtype and device of the inputs.
 
     Raises:
-        InputError: bounds of the wrong shape, inverted, or NaN.
-        UnsupportedError: they reach beyond where an activation has a finite derivative.
+        InputError: bounds of the wrong shape, or inverted.
     """
     reads = {read.name: read for step in graph.factors for read in step.reads}
-    evidence = {
+    return {
         name: Evidence(
             *_checked(bounds[name], read, like, precision[name]),
             precision[name].relative,
@@ -207,6 +222,19 @@ def derivative_ranges(
         )
         for name, read in reads.items()
     }
+
+
+def derivative_ranges(graph: Graph, evidence: Mapping[str, Evidence]) -> dict[str, Layer]:
+    """The derivative ranges of all factor steps of a graph.
+
+    Args:
+        graph: the network.
+        evidence: bounds of what they read, by name.
+
+    Raises:
+        InputError: the bounds contain NaN.
+        UnsupportedError: they reach beyond where an activation has a finite derivative.
+    """
     return {step.name: classify(step, [evidence[read.name] for read in step.reads]) for step in graph.factors}
 
 

@@ -328,7 +328,9 @@ class RefiningBounder(Bounder):
             graph=self.graph,
             derivatives={name: layer.part(index) for name, layer in found.layers.items()},
             rows=_gathered(C, rows),
-            rule=self.rule.upper_line,
+            evidence={},
+            centers={},
+            rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
             order="backward",
             shift=0,
             memory_budget=DEFAULT_MEMORY_BUDGET,
@@ -387,6 +389,8 @@ def _selected(whole: Analysis, of: Rows, index: Tensor, rows: Tensor) -> Analysi
         arguments=Arguments((Region(region.center[index], region.norm, region.radius[index]),)),
         derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
         rows=_gathered(whole.rows[index], rows),
+        evidence={name: each.part(index) for name, each in whole.evidence.items()},
+        centers={name: value[index] for name, value in whole.centers.items()},
         center_value=(whole.center_value[index] - of.b).gather(1, rows),
         host_output=None,
     )

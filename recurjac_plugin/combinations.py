@@ -8,11 +8,14 @@ is pushed on in every row. For a single entry this is the recursion itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .gains import INPUT, ROWS, Gains
 from .recursion import BackwardOrder
+from .rules import UpperLine
 
 
 def upper_of_combinations(
@@ -25,18 +28,31 @@ def upper_of_combinations(
         order: bounds of the gradients at all undetermined neurons.
         coefficients: c, one matrix for each sum.
     """
-    batch, count, rows, _ = coefficients.shape
-    gains = order.gains
-    width = sum(gains.count(end) for end in (*gains.layers, INPUT))
-    chunk = max(1, order.memory_budget // (6 * batch * rows * width * coefficients.element_size()))
-    return torch.cat([_upper(order, part) for part in coefficients.split(chunk, 1)], 1) if count else (
-        coefficients.new_zeros(batch, 0)
-    )
+    batch, count = coefficients.shape[:2]
+    if not count:
+        return coefficients.new_zeros(batch, 0)
+    found = _in_chunks(order, coefficients, lambda layer: order.rule, 0)
+    if order.expansion is None:
+        return found
+    better = _in_chunks(order, coefficients, lambda layer: order.planes(layer) or order.rule, order.expansion.width)
+    return torch.fmin(found, better)
 
 
-def _upper(order: BackwardOrder, coefficients: Tensor) -> Tensor:
+Choice = Callable[[str], UpperLine]
+"""The rule of a layer, by its name."""
+
+
+def _in_chunks(order: BackwardOrder, coefficients: Tensor, rules: Choice, more: int) -> Tensor:
+    batch, _, rows, _ = coefficients.shape
+    width = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT)) + more
+    chunk = max(1, order.memory_budget // (6 * batch * width * coefficients.element_size()))
+    return torch.cat([_upper(order, part, rules) for part in coefficients.split(chunk, 1)], 1)
+
+
+def _upper(order: BackwardOrder, coefficients: Tensor, rules: Choice) -> Tensor:
     gains = order.gains
     total = _met(coefficients, gains, INPUT)
+    forms: dict[str, Tensor] = {}
     columns = {
         layer: coefficients @ gains.blocks[layer, INPUT].unsqueeze(1).mT
         for layer in gains.layers
@@ -47,14 +63,16 @@ def _upper(order: BackwardOrder, coefficients: Tensor) -> Tensor:
         if c is None:
             continue
         derivative = gains.derivatives[layer]
-        line = order.rule(derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), *_range(order, layer, c))
+        line = rules(layer)(derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), *_range(order, layer, c))
         pushed = c * line.slope.unsqueeze(2)
         total = total + line.constant.sum(2) + _met(pushed, gains, layer)
+        if line.form is not None:
+            forms[layer] = line.form
         for later in gains.layers[position + 1 :]:
             if (later, layer) in gains.blocks:
                 step = pushed @ gains.blocks[later, layer].unsqueeze(1).mT
                 columns[later] = columns[later] + step if later in columns else step
-    return total
+    return total + order.expansion.upper(forms) if forms and order.expansion is not None else total
 
 
 def _range(order: BackwardOrder, layer: str, c: Tensor) -> tuple[Tensor, Tensor]:

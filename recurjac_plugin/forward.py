@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .expansion import Expansion
 from .gains import INPUT, Gains, compute_gains, unit_rows
 from .graph import Graph
 from .recursion import backward_order
@@ -34,15 +35,18 @@ class ForwardOrder:
         gains: the exact part, as for the backward order.
         rule: what happens at an undetermined neuron.
         memory_budget: largest number of bytes for one chunk of columns.
+        expansion: what is known of the derivatives beyond their ranges; None for nothing.
     """
 
     gains: Gains
     rule: UpperLine
     memory_budget: int
+    expansion: Expansion | None = None
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        lower, upper = backward_order(self.gains.transposed(), self.rule, self.memory_budget).jacobian()
+        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.expansion)
+        lower, upper = order.jacobian()
         return lower.mT, upper.mT
 
     def upper_of_sum(

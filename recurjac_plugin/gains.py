@@ -18,7 +18,7 @@ the transposed linear maps. Dead and undetermined neurons pass nothing on, so a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -98,6 +98,11 @@ class Gains:
             columns=self.columns,
             reference=self.reference,
         )
+
+    def of_columns(self, count: int) -> Gains:
+        """The gains of the first so many input coordinates; the others are left out."""
+        blocks = {key: block[:, :, :count] if key[1] == INPUT else block for key, block in self.blocks.items()}
+        return replace(self, blocks=blocks, columns=count)
 
     def transposed(self) -> Gains:
         """The same network run backwards: rows and input change places, and so do earlier and later.

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, derivative_ranges
+from .analysis import DEFAULT_MEMORY_BUDGET, checked_evidence, derivative_ranges
 from .combinations import upper_of_combinations
 from .errors import InputError, UnsupportedError
+from .expansion import Reach, expansion
 from .gains import compute_gains
 from .graph import Graph, build_graph
 from .host import Bound, LinearBound, Patches, bound_op_map
@@ -40,6 +41,7 @@ from .magnitude import magnitudes
 from .methods import parse
 from .precision import full_precision
 from .recursion import BackwardOrder, backward_order
+from .undetermined import Evidence
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,16 @@ class _Plan:
     def reads(self) -> set[str]:
         """Names of the nodes whose bounds decide the derivatives."""
         return {read.name for step in self.graph.factors for read in step.reads}
+
+    @property
+    def starts(self) -> set[str]:
+        """Names of the inputs of `whole` that are uncertain and not inputs of the model."""
+        return {*self.whole.inputs} - self.subgraph.certain - self.subgraph.regions.keys()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the steps that depend on x are all that is uncertain behind the inputs of `whole`."""
+        return len(self.whole.factors) == len(self.graph.factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +138,16 @@ class BoundRecurJacobian(Bound):
         """Positions of the inputs that the host must bound first; the host reads this."""
         if not self.complete:
             return []
-        reads = self.plan().reads
+        reads = self._wanted(self.plan())
         return [i for i, node in enumerate(self.inputs) if node.name in reads]
 
     @requires_input_bounds.setter
     def requires_input_bounds(self, value: Any) -> None:
         """Nothing: the host's base class sets an empty list."""
+
+    def _wanted(self, plan: _Plan) -> set[str]:
+        """Names of the nodes that must have bounds."""
+        return plan.reads | plan.starts if parse(self.rule).does.expanded and plan.closed else plan.reads
 
     def read_by(self) -> None:
         """Make everything that the derivatives can depend on an input, so that the host bounds it."""
@@ -246,7 +262,8 @@ class BoundRecurJacobian(Bound):
         plan = self.plan()
         values = plan.subgraph.graph.values
         given = {
-            name: (values[name],) * 2 if name in plan.subgraph.certain else intervals[name] for name in plan.reads
+            name: (values[name],) * 2 if name in plan.subgraph.certain else intervals[name]
+            for name in self._wanted(plan)
         }
         key = (torch.is_grad_enabled(), method, *(bound for name in sorted(given) for bound in given[name]))
         if self._last is not None and len(self._last[0]) == len(key) and all(map(_same, self._last[0], key)):
@@ -327,15 +344,39 @@ def _same(first: Any, second: Any) -> bool:
 def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: str) -> _Bounds:
     graph, rows = plan.graph, plan.rows
     sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
-    derivatives = derivative_ranges(graph, sizes, given, dict.fromkeys(given, precision), rows)
-    upper_line = parse(rule).upper_line
+    evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
+    derivatives = derivative_ranges(graph, evidence)
+    does = parse(rule).does
     order: BackwardOrder | IntervalArithmetic
-    if upper_line is None:
+    if does.upper_line is None:
         order = IntervalArithmetic(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
     else:
-        gains = compute_gains(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
-        order = backward_order(gains, upper_line, DEFAULT_MEMORY_BUDGET)
+        known = None
+        if does.expanded and plan.closed:
+            gains = compute_gains(plan.whole, derivatives, rows, DEFAULT_MEMORY_BUDGET)
+            known = expansion(gains, plan.whole, evidence, plan.subgraph.graph.values, _reach(plan, given, precision))
+            gains = gains.of_columns(graph.columns)
+        else:
+            gains = compute_gains(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
+        order = backward_order(gains, does.upper_line, DEFAULT_MEMORY_BUDGET, known)
     return _Bounds(*order.jacobian(), order)
+
+
+def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[Reach]:
+    """Where the inputs of the whole sub-graph lie: the model's own as they are, others in boxes."""
+    found = []
+    for name in plan.whole.inputs:
+        center = plan.subgraph.graph.values[name].flatten(1)
+        region = plan.subgraph.regions.get(name)
+        if region is not None:
+            found.append(Reach(region.radius, region.dual_norm, center.shape[1]))
+        elif name in plan.subgraph.certain:
+            found.append(Reach(torch.zeros_like(center), 1.0, center.shape[1]))
+        else:
+            low, high = (bound.reshape(center.shape) for bound in given[name])
+            low, high = Evidence(low, high, precision.relative).widened(kinked=False)
+            found.append(Reach(torch.maximum(high - center, center - low), 1.0, center.shape[1]))
+    return found
 
 
 def add_to_host() -> None:

@@ -19,7 +19,7 @@ from .methods import METHODS, parse
 OPERATOR = "recurjac::jacobian"
 """Name of the operator in the host's traced graph."""
 
-DEFAULT_METHOD = "RecurJac-Linear"
+DEFAULT_METHOD = "RecurJac-McCormick"
 
 _building = 0
 
@@ -46,8 +46,8 @@ class JacobianOP(torch.autograd.Function):
         Args:
             output: y, shape (b, *y_shape).
             input: x, shape (b, *x_shape).
-            method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`: how it is bounded. The bounds of pre-activations are
-                those of the method that the host is called with.
+            method: `RecurJac-McCormick`, `RecurJac-Linear`, `RecurJac` or `Fast-Lip`: how it is bounded. The bounds of
+                pre-activations are those of the method that the host is called with.
 
         Returns:
             Shape (b, k, *x_shape).

@@ -77,7 +77,7 @@ def landscape_scan(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
     parsed, around = parse(method), balls(x0, norm, clip)
-    _ = parsed.upper_line  # refuses methods of the host alone
+    _ = parsed.does  # refuses methods of the host alone
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise InputError(f"`points` must be a whole number of at least 2, got {points!r}.")
     radii = _radii(radius, points, around.center)
@@ -94,7 +94,7 @@ def landscape_scan(
                 )
                 undetermined[some, i] = (~certain_signs(analysis)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[some, i] = row_constants(analysis, one, parsed.rule == "RecurJac-Linear")
+                constants[some, i] = row_constants(analysis, one, parsed.does.chords)
     return Landscape(radii, undetermined, constants)
 
 

@@ -2,7 +2,7 @@
 
 A name is ``[PREFIX+]RULE[+CROWN]``, in any case:
 
-* the rule is `RecurJac`, `RecurJac-Linear` or `Fast-Lip`;
+* the rule is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`;
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 
@@ -17,12 +17,30 @@ from dataclasses import dataclass
 from .errors import MethodError
 from .rules import UpperLine, recurjac, recurjac_linear
 
-RULES: dict[str, UpperLine | None] = {
-    "RecurJac": recurjac,
-    "RecurJac-Linear": recurjac_linear,
-    "Fast-Lip": None,
+
+@dataclass(frozen=True)
+class Rule:
+    """What happens at an undetermined neuron.
+
+    Attributes:
+        upper_line: what replaces the product of its derivative and what lies behind it; None is interval arithmetic
+            everywhere.
+        expanded: whether derivatives of smooth activations are put between lines in the pre-activations, too.
+        chords: whether the sum of a row's absolute entries takes a chord for an entry of unknown sign.
+    """
+
+    upper_line: UpperLine | None
+    expanded: bool = False
+    chords: bool = False
+
+
+RULES: dict[str, Rule] = {
+    "RecurJac": Rule(recurjac),
+    "RecurJac-Linear": Rule(recurjac_linear, chords=True),
+    "RecurJac-McCormick": Rule(recurjac_linear, expanded=True, chords=True),
+    "Fast-Lip": Rule(None),
 }
-"""Rule names, as documented, and what they do at an undetermined neuron; None is interval arithmetic everywhere."""
+"""The rules by their names, as documented."""
 
 METHODS: tuple[str, ...] = tuple(RULES)
 """The methods that bound Jacobians."""
@@ -60,8 +78,8 @@ class Method:
     with_host_output: bool
 
     @property
-    def upper_line(self) -> UpperLine | None:
-        """What the rule does; None for interval arithmetic.
+    def does(self) -> Rule:
+        """What the rule does.
 
         Raises:
             MethodError: a method of the host alone.

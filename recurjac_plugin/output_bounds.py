@@ -94,7 +94,7 @@ def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tenso
             largest distance of y and z, shape (b, 1).
         above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
     """
-    chord = method.rule == "RecurJac-Linear"
+    chord = method.does.chords
     if analysis.region.norm == math.inf:
         return row_constants(analysis, below, chord, above)
     return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)

@@ -7,24 +7,109 @@ columns at layer l, every product ``c d y`` is replaced by a line of the rule (`
 the gains to the layers behind, its constant is added up. Lower bounds are ``-upper(-c)``: the pass is written for the
 upper bound and runs on ``c`` and ``-c`` together. The last pass has the input coordinates as its columns.
 
+Where derivatives are known as functions of the pre-activations (`expansion`), every source is passed a second time with
+planes instead of lines. Their factors of the pre-activations are collected over all layers and bounded together at the
+end; of both bounds the tighter is kept.
+
 The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
-from .bounds import require_numbers
+from .bounds import intersection, require_numbers
+from .expansion import Expansion
 from .gains import INPUT, ROWS, Gains
 from .recomputation import each_chunk
-from .rules import Lines, UpperLine, both_lines
+from .rules import Lines, UpperLine, both_lines, mccormick
 
 # Cutting neurons out of both sides of a product copies what remains: not worth it where most of them remain.
 _WORTH_CUTTING = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """One way of replacing the products ``d y``.
+
+    Attributes:
+        gains: the exact part.
+        lines: for each layer that has been reached, what replaces its products.
+        expansion: what bounds the lines' forms; None where they have none.
+        memory_budget: largest number of bytes for one chunk of columns.
+    """
+
+    gains: Gains
+    lines: Mapping[str, Lines]
+    expansion: Expansion | None
+    memory_budget: int
+
+    def bounds(self, source: str) -> tuple[Tensor, Tensor]:
+        """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
+        gains = self.gains
+        later = [layer for layer in gains.layers if layer in self.lines and (layer, source) in gains.blocks]
+        exact = gains.block(ROWS, source)
+        if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
+            exact = exact.expand(gains.batch, -1, -1)
+            return exact, exact
+        width = sum(gains.count(layer) for layer in gains.layers if layer in self.lines)
+        if self.expansion is not None:
+            width += self.expansion.width
+        per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
+
+        def bounded(chosen: slice) -> Tensor:
+            # (b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
+            columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
+            return self.upper(columns, _both_signs(exact[:, :, None, chosen]))
+
+        total = gains.count(source)
+        chunks = list(_chunks(total, max(1, self.memory_budget // per_column)))
+        share = self.memory_budget // (len(gains.layers) + 1)  # of one source: the input or a layer
+        both = torch.cat(each_chunk(bounded, chunks, total * per_column, share), 3)
+        return -both[:, :, 1], both[:, :, 0]
+
+    def upper(
+        self,
+        columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
+        exact: Tensor,  # shape: (b or 1, k, side, r)
+    ) -> Tensor:
+        """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+
+        Returns:
+            Shape (b, k, side, r).
+        """
+        gains = self.gains
+        total = exact.expand(gains.batch, -1, -1, -1)
+        forms: dict[str, Tensor] = {}
+        for position, layer in enumerate(gains.layers):
+            c = columns.pop(layer, None)
+            if c is None:
+                continue
+            line, rows = self.lines[layer], gains.block(ROWS, layer)
+            # The line's constant is final, and so is what its slope meets on the exact way to the rows.
+            positive = c.clamp(min=0)
+            negative = c - positive
+            total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
+            total = total + _contracted(negative, line.lower_slope * rows + line.lower_constant)
+            if line.upper_form is not None and line.lower_form is not None:
+                upper, lower = line.upper_form[:, :, None, None, :], line.lower_form[:, :, None, None, :]
+                forms[layer] = (positive * upper + negative * lower).flatten(1, 3)
+            targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
+            carriers = _carriers(line) if targets else None
+            if carriers is None:
+                continue
+            pushed = _pushed(c, line, carriers)
+            for later in targets:
+                step = _propagated(pushed, gains.blocks[later, layer], carriers)
+                columns[later] = columns[later] + step if later in columns else step
+        if not forms or self.expansion is None:
+            return total
+        return total + self.expansion.upper(forms).reshape(total.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,20 +119,22 @@ class BackwardOrder:
     Attributes:
         gains: the exact part.
         rule: what happens at an undetermined neuron.
+        expansion: what is known of the derivatives beyond their ranges; None for nothing.
         gradients: for each layer, the bounds of y, both of shape (b, k, u).
-        lines: for each layer, the rule's lines for its products ``d y``.
+        passes: the rule's lines, and the planes if there is an expansion.
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
     rule: UpperLine
+    expansion: Expansion | None
     gradients: Mapping[str, tuple[Tensor, Tensor]]
-    lines: Mapping[str, Lines]
+    passes: tuple[_Pass, ...]
     memory_budget: int
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        return _bounds(self.gains, self.lines, INPUT, self.memory_budget)
+        return _bounds(self.passes, INPUT)
 
     def upper_of_sum(
         self,
@@ -66,44 +153,55 @@ class BackwardOrder:
             if (layer, INPUT) in self.gains.blocks
         }
         exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)
-        columns = {layer: value[:, :, None, None, :] for layer, value in start.items()}
-        return _upper(self.gains, self.lines, columns, exact[:, :, None, None])[:, :, 0, 0]
+        found = [
+            each.upper({layer: value[:, :, None, None, :] for layer, value in start.items()}, exact[:, :, None, None])
+            for each in self.passes
+        ]
+        return _smallest(found)[:, :, 0, 0]
+
+    def planes(self, layer: str) -> UpperLine | None:
+        """What replaces the products of one layer, if its derivatives are known beyond their ranges."""
+        return _planes(self.expansion, layer)
 
 
-def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
+def backward_order(
+    gains: Gains, rule: UpperLine, memory_budget: int, expansion: Expansion | None = None
+) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
-    lines: dict[str, Lines] = {}
+    by_lines: dict[str, Lines] = {}
+    by_planes: dict[str, Lines] = {}
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
+    passes: tuple[_Pass, ...] = (_Pass(gains, by_lines, None, memory_budget),)
+    if expansion is not None:
+        passes = (*passes, _Pass(gains, by_planes, expansion, memory_budget))
     for layer in reversed(gains.layers):
-        lower, upper = gradients[layer] = _bounds(gains, lines, layer, memory_budget)
+        lower, upper = gradients[layer] = _bounds(passes, layer)
         derivative = gains.derivatives[layer]
-        lines[layer] = both_lines(
-            rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
-        )
-    return BackwardOrder(gains, rule, gradients, lines, memory_budget)
+        known = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
+        by_lines[layer] = both_lines(rule, *known)
+        planes = _planes(expansion, layer)
+        by_planes[layer] = by_lines[layer] if planes is None else both_lines(planes, *known)
+    return BackwardOrder(gains, rule, expansion, gradients, passes, memory_budget)
 
 
-def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:
-    """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
-    later = [layer for layer in gains.layers if layer in lines and (layer, source) in gains.blocks]
-    exact = gains.block(ROWS, source)
-    if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
-        exact = exact.expand(gains.batch, -1, -1)
-        return exact, exact
-    width = sum(gains.count(layer) for layer in gains.layers if layer in lines)
-    per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
+def _planes(expansion: Expansion | None, layer: str) -> UpperLine | None:
+    curve = None if expansion is None else expansion.curves.get(layer)
+    return None if curve is None else partial(mccormick, derivative=curve.lines, middle=curve.middle)
 
-    def bounded(chosen: slice) -> Tensor:
-        # (b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
-        columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
-        return _upper(gains, lines, columns, _both_signs(exact[:, :, None, chosen]))
 
-    total = gains.count(source)
-    chunks = list(_chunks(total, max(1, budget // per_column)))
-    share = budget // (len(gains.layers) + 1)  # of one source: the input or a layer
-    both = torch.cat(each_chunk(bounded, chunks, total * per_column, share), 3)
-    require_numbers(both)
-    return -both[:, :, 1], both[:, :, 0]
+def _bounds(passes: Sequence[_Pass], source: str) -> tuple[Tensor, Tensor]:
+    """The tightest bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
+    found = passes[0].bounds(source)
+    require_numbers(torch.stack(found))
+    for other in passes[1:]:
+        # Sums of large numbers of both signs can overflow there where they do not with lines.
+        lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(found, other.bounds(source)))
+        found = intersection(found, (lower, upper))
+    return found
+
+
+def _smallest(values: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.fmin, values)
 
 
 def _both_signs(value: Tensor) -> Tensor:
@@ -113,38 +211,6 @@ def _both_signs(value: Tensor) -> Tensor:
 
 def _chunks(total: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, total, size))
-
-
-def _upper(
-    gains: Gains,
-    lines: Mapping[str, Lines],
-    columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
-    exact: Tensor,  # shape: (b or 1, k, side, r)
-) -> Tensor:
-    """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
-
-    Returns:
-        Shape (b, k, side, r).
-    """
-    total = exact.expand(gains.batch, -1, -1, -1)
-    for position, layer in enumerate(gains.layers):
-        c = columns.pop(layer, None)
-        if c is None:
-            continue
-        line, rows = lines[layer], gains.block(ROWS, layer)
-        # The line's constant is final, and so is what its slope meets on the exact way to the rows.
-        positive = c.clamp(min=0)
-        total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
-        total = total + _contracted(c - positive, line.lower_slope * rows + line.lower_constant)
-        targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
-        carriers = _carriers(line) if targets else None
-        if carriers is None:
-            continue
-        pushed = _pushed(c, line, carriers)
-        for later in targets:
-            step = _propagated(pushed, gains.blocks[later, layer], carriers)
-            columns[later] = columns[later] + step if later in columns else step
-    return total
 
 
 def _carriers(line: Lines) -> Tensor | None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .gains import INPUT, ROWS, Gains, Pull
 from .graph import Graph
+from .relaxation import Relaxation, linear_pieces
 from .steps import ActivationFactor, FactorStep
 from .undetermined import Evidence, Layer, classify
 
@@ -59,19 +60,6 @@ class Refined:
     bounds: dict[str, tuple[Tensor, Tensor]]
     slope: Tensor
     offset: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Lines:
-    """``lower_slope t + lower_constant <= a(x) - a(x0) <= upper_slope t + upper_constant``, ``t = z(x) - z(x0)``.
-
-    All of shape (b, u), one column per undetermined neuron.
-    """
-
-    lower_slope: Tensor
-    lower_constant: Tensor
-    upper_slope: Tensor
-    upper_constant: Tensor
 
 
 def refine(
@@ -132,8 +120,8 @@ class _Forms:
         self.graph, self.values, self.radius, self.output_rows = graph, values, radius, rows
         self.derivatives: dict[str, Layer] = {}
         self.blocks: dict[tuple[str, str], Tensor] = {}
-        self.lines: dict[str, _Lines] = {}
-        self.others: tuple[dict[str, _Lines], ...] = tuple({} for _ in _NEAR)
+        self.lines: dict[str, Relaxation] = {}
+        self.others: tuple[dict[str, Relaxation], ...] = tuple({} for _ in _NEAR)
         self.layers: list[str] = []
         self.pull = Pull(graph, self.derivatives)
         self._found: dict[str, Tensor] = {}
@@ -167,9 +155,9 @@ class _Forms:
             .flatten(1).gather(1, index)
             for side, sign in ((lower, -1.0), (upper, 1.0))
         )  # fmt: skip
-        self.lines[step.name] = _lines(left, right, lower, upper, center, None)
+        self.lines[step.name] = linear_pieces(left, right, lower, upper, center)
         for near, lines in zip(_NEAR, self.others):
-            lines[step.name] = _lines(left, right, lower, upper, center, near)
+            lines[step.name] = linear_pieces(left, right, lower, upper, center, near)
 
     def rows(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """``C f(x) >= slope (x - x0) + offset``, for every choice of lines."""
@@ -194,7 +182,7 @@ class _Forms:
         )
 
     def _substituted(
-        self, coefficients: dict[str, Tensor], count: int, lines: Mapping[str, _Lines]
+        self, coefficients: dict[str, Tensor], count: int, lines: Mapping[str, Relaxation]
     ) -> tuple[Tensor, Tensor]:
         """Lower linear form of ``sum_m A_m (a_m(x) - a_m(x0)) + A_x (x - x0)``: its slope and constant in x - x0."""
         batch = len(self.radius)
@@ -217,33 +205,6 @@ class _Forms:
         if slope is None:
             slope = self.radius.new_zeros(batch, count, self.radius.shape[1])
         return slope.expand(batch, -1, -1), constant
-
-
-def _lines(
-    left: Tensor, right: Tensor, lower: Tensor, upper: Tensor, center: Tensor, near: float | None
-) -> _Lines:
-    """Lines of ``z -> right z`` for z > 0, ``left z`` for z < 0 on [lower, upper] with lower < 0 < upper.
-
-    On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1)
-    holds; None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
-    """
-    # Not so for what fills up a list of neurons: those pass on with the stable ones already.
-    inside = (lower < 0) & (upper > 0) & (left != right)
-    width = torch.where(inside, upper - lower, 1.0)
-    chord = torch.where(inside, (right * upper - left * lower) / width, 0.0)
-    at_zero = torch.where(inside, (left - right) * lower * (upper / width), 0.0)  # the chord's height at z = 0
-    chosen = torch.where(upper > -lower, right, left) if near is None else left + near * (right - left)
-    through_zero = torch.where(inside, chosen, 0.0)
-    value = torch.where(center >= 0, right, left) * center
-    chord_constant = torch.where(inside, chord * center + at_zero - value, 0.0)
-    constant = torch.where(inside, through_zero * center - value, 0.0)
-    convex = left <= right
-    return _Lines(
-        lower_slope=torch.where(convex, through_zero, chord),
-        lower_constant=torch.where(convex, constant, chord_constant),
-        upper_slope=torch.where(convex, chord, through_zero),
-        upper_constant=torch.where(convex, chord_constant, constant),
-    )
 
 
 def _positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The two rules: linear bounds of ``d y`` in ``y`` for an uncertain derivative d and an uncertain gradient y.
+"""The rules: linear bounds of ``d y`` in ``y`` for an uncertain derivative d and an uncertain gradient y.
 
 At an undetermined neuron the derivative is only known as ``d in [dl, du]`` and the derivative of the output with
 respect to the neuron's output as ``y in [yl, yu]``. A rule returns two lines that hold on that rectangle,
@@ -17,6 +17,10 @@ rule                sign of y known                                sign of y unk
 `recurjac`          slope: the extreme d for that sign             constant ``max d y``
 `recurjac_linear`   slope: the extreme d for that sign             chord of ``max_d d y`` over [yl, yu]
 ==================  =============================================  ===========================================
+
+Where the derivative is known better than by its range, as lying between two lines in the neuron's pre-activation z,
+`mccormick` bounds ``d y`` by a plane in y and z: the upper one of the product's envelope (McCormick, Mathematical
+Programming 10, 1976) or the chord of `recurjac_linear`, whichever is lower in the middle.
 """
 
 from __future__ import annotations
@@ -27,21 +31,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .relaxation import Relaxation
+
 
 class Lines(NamedTuple):
-    """``lower_slope y + lower_constant <= d y <= upper_slope y + upper_constant``; all of shape (b, k, j)."""
+    """``lower_slope y + lower_constant <= d y <= upper_slope y + upper_constant``; all of shape (b, k, j).
+
+    The forms, where there are any, are factors of the neuron's ``t = z - z0`` that are added on either side.
+    """
 
     upper_slope: Tensor
     upper_constant: Tensor
     lower_slope: Tensor
     lower_constant: Tensor
+    upper_form: Tensor | None = None
+    lower_form: Tensor | None = None
 
 
 class Line(NamedTuple):
-    """``d y <= slope y + constant`` for all d in [dl, du] and y in [yl, yu]."""
+    """``d y <= slope y + constant`` for all d in [dl, du] and y in [yl, yu]; plus ``form t`` where there is one."""
 
     slope: Tensor
     constant: Tensor
+    form: Tensor | None = None
 
 
 UpperLine = Callable[[Tensor, Tensor, Tensor, Tensor], Line]
@@ -79,10 +91,49 @@ def recurjac_linear(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Line:
     )
 
 
+def mccormick(
+    dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor, *, derivative: Relaxation, middle: Tensor
+) -> Line:
+    """The best of three planes above ``d y``.
+
+    For d in [dl, du] and y in [yl, yu] both ``(d - dl) (yu - y)`` and ``(du - d) (y - yl)`` are at least 0, so
+
+        d y <= yu d + dl y - yu dl   and   d y <= yl d + du y - yl du,
+
+    and d is at most its upper line in t where its factor is positive, at least its lower line where it is negative.
+    The third plane is `recurjac_linear`'s. Taken is, neuron by neuron, the lowest at the middle of both intervals.
+
+    Args:
+        dl: lower end of the derivative's range.
+        du: upper end.
+        yl: lower bound of the gradient, shape (b, k, j).
+        yu: upper bound.
+        derivative: lines of d in t.
+        middle: t at the middle of its interval.
+    """
+    center = (yl + yu) / 2
+    chord = recurjac_linear(dl, du, yl, yu)
+    slope, constant, form = chord.slope, chord.constant, torch.zeros_like(chord.slope)
+    height = slope * center + constant
+    for end, other in ((yu, dl), (yl, du)):
+        plane_form = torch.where(end >= 0, derivative.upper_slope, derivative.lower_slope) * end
+        plane_constant = (torch.where(end >= 0, derivative.upper_constant, derivative.lower_constant) - other) * end
+        plane_height = other * center + plane_constant + plane_form * middle
+        lower = plane_height < height
+        slope, constant, form, height = (
+            torch.where(lower, its, best)
+            for its, best in (
+                (other, slope), (plane_constant, constant), (plane_form, form), (plane_height, height)
+            )
+        )  # fmt: skip
+    return Line(slope, constant, form)
+
+
 def both_lines(rule: UpperLine, dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Lines:
     """Upper and lower line of ``d y``: the lower one is the upper one of ``d (-y)``, negated.
 
     With ``d (-y) <= s (-y) + t`` follows ``d y >= s y - t``.
     """
     upper, mirrored = rule(dl, du, yl, yu), rule(dl, du, -yu, -yl)
-    return Lines(upper.slope, upper.constant, mirrored.slope, -mirrored.constant)
+    lower_form = None if mirrored.form is None else -mirrored.form
+    return Lines(upper.slope, upper.constant, mirrored.slope, -mirrored.constant, upper.form, lower_form)

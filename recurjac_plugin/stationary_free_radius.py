@@ -74,7 +74,7 @@ def stationary_free_radius(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
     parsed, points = parse(method), balls(x0, norm, clip)
-    _ = parsed.upper_line  # refuses methods of the host alone
+    _ = parsed.does  # refuses methods of the host alone
     search = Search(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)
     batch, count = rows.shape[:2]

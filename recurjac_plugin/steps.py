@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .activations import Activation
+from .activation import Activation
 from .linear_maps import LinearMap, Shape
 
 Interval = tuple[Tensor, Tensor]

@@ -97,6 +97,13 @@ class Evidence:
     precision: float
     magnitude: Tensor | None = None
 
+    def part(self, regions: Tensor) -> Evidence:
+        """The bounds of some of the regions, by position."""
+        magnitude = self.magnitude
+        if magnitude is not None and len(magnitude) > 1:
+            magnitude = magnitude[regions]
+        return replace(self, lower=self.lower[regions], upper=self.upper[regions], magnitude=magnitude)
+
     def ordered(self) -> Interval:
         """The bounds, the smaller one first."""
         return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
@@ -107,6 +114,16 @@ class Evidence:
         terms = self.magnitude.flatten(1) if kinked and self.magnitude is not None else None
         low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
         return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
+
+
+def intervals(step: FactorStep, evidence: Sequence[Evidence]) -> Sequence[Interval]:
+    """Bounds of what a layer reads, with room for rounding, cut where its function ends.
+
+    Raises:
+        UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
+    """
+    widened = [each.widened(step.factor.kinked) for each in evidence]
+    return step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
 
 
 def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
@@ -125,9 +142,7 @@ def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    widened = [each.widened(step.factor.kinked) for each in evidence]
-    intervals = step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
-    dl, du = step.factor.derivative_range(*intervals)
+    dl, du = step.factor.derivative_range(*intervals(step, evidence))
     dl, du = dl.flatten(1), du.flatten(1)
     open_ = dl < du
     index = positions(open_)

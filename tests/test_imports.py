@@ -12,9 +12,10 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 # Plain torch on plain data: from the graph up to the Jacobian bounds of a graph.
 BELOW_THE_HOST = (
-    "activations", "bounds", "boxes", "branching", "combinations", "contraction", "errors", "forward", "fusions",
-    "gains", "graph", "interval", "linear_maps", "methods", "multivariate", "node", "operator_norms", "operators",
-    "plots", "radius_search", "recursion", "refinement", "relevance", "rules", "steps", "undetermined",
+    "activation", "activations", "bounds", "boxes", "branching", "combinations", "contraction", "curves", "errors",
+    "expansion", "forward", "fusions", "gains", "graph", "interval", "linear_maps", "methods", "multivariate", "node",
+    "operator_norms", "operators", "plots", "radius_search", "recursion", "refinement", "relaxation", "relevance",
+    "rules", "steps", "undetermined",
 )  # fmt: skip
 # What each stage must not know of: the stages after it.
 STAGES = (
@@ -22,7 +23,9 @@ STAGES = (
         "node",
         "linear_maps",
         "operator_norms",
+        "relaxation",
         "rules",
+        "activation",
         "activations",
         "fusions",
         "operators",
@@ -30,7 +33,7 @@ STAGES = (
         "multivariate",
         "graph",
     ),
-    ("undetermined", "relevance", "gains", "recursion", "forward", "interval"),
+    ("undetermined", "relevance", "gains", "curves", "expansion", "recursion", "forward", "interval"),
     ("analysis",),
     ("global_lipschitz", "sampled_lipschitz"),
     ("jacobian",),

@@ -148,7 +148,7 @@ def require_the_same_as_outside(case):
     host_method = prefix.rstrip("+") or "CROWN"
     assert torch.allclose(model(x), wrapped(x.clone().requires_grad_()), rtol=1e-5, atol=1e-6)
     with torch.no_grad():
-        expected = rj.jacobian_bounds(plain, region.perturbed(), method=prefix + "RecurJac-Linear")
+        expected = rj.jacobian_bounds(plain, region.perturbed(), method=prefix + "RecurJac-McCormick")
         lower, upper = model.compute_bounds(x=(region.perturbed(),), method=host_method)
     scale = float(expected.magnitude.max())
     for bound, of in ((lower, expected.lower), (upper, expected.upper)):
@@ -209,9 +209,9 @@ def test_lipschitz_constants_are_those_of_the_pass_with_signs():
     for eps in (0.02, 0.1, 0.3):
         region = Ball(x, eps)
         upper = model.compute_bounds(x=(region.perturbed(),), method="CROWN", bound_lower=False)[1].detach()
-        expected = rj.local_lipschitz(plain, region.perturbed(), method="RecurJac-Linear", per_output=True)
+        expected = rj.local_lipschitz(plain, region.perturbed(), method="RecurJac-McCormick", per_output=True)
         assert bool((upper <= expected * (1 + 1e-9)).all())
-        by_entries = rj.jacobian_bounds(plain, region.perturbed(), method="RecurJac-Linear").magnitude.sum(2)
+        by_entries = rj.jacobian_bounds(plain, region.perturbed(), method="RecurJac-McCormick").magnitude.sum(2)
         assert eps == 0.02 or float((upper / by_entries).mean()) < 0.99
 
 
@@ -269,7 +269,7 @@ def test_a_plain_input_may_change_between_calls():
         require_enclosed(model, net, region, "CROWN", masks[:, i : i + 1])
 
 
-@pytest.mark.parametrize("method", ["RecurJac", "RecurJac-Linear", "Fast-Lip"])
+@pytest.mark.parametrize("method", rj.METHODS)
 def test_a_method_may_be_named(method):
     torch.manual_seed(0)
     f, x = mlp(nn.ReLU, (5, 20, 20, 3)).double(), torch.randn(2, 5, dtype=torch.float64)

@@ -1,0 +1,157 @@
+"""Linear bounds of sums of pre-activations over the whole region, in terms of the input: CROWN on the gains.
+
+The derivatives of smooth activations are put between lines in the pre-activations (`curves`), so that bounds of a
+Jacobian become sums ``sum_l g_l t_l`` of the pre-activations' distances ``t = z(x) - z(x0)`` from their values at the
+centre. These are known exactly from layer to layer: with the gains G (see `gains`) and the activations a,
+
+    t_l = G_lx (x - x0) + sum over earlier layers m of G_lm (a_m(x) - a_m(x0)).
+
+As in CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866) every ``a_m`` is replaced by its lines,
+from the last layer to the first, until only ``x - x0`` is left. All layers' terms are summed up on the way before they
+are bounded, so what they have in common cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .curves import relax
+from .gains import INPUT, Gains
+from .graph import Graph
+from .relaxation import Relaxation
+from .steps import ActivationFactor
+from .undetermined import Evidence, intervals
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How far the coordinates of one input are from the centre: a box, or an l_p ball.
+
+    Attributes:
+        radius: half side lengths, shape (b, columns), or the radius of a ball, (b, 1).
+        dual_norm: 1 for a box; q of a ball, 1/p + 1/q = 1.
+        columns: number of coordinates.
+    """
+
+    radius: Tensor
+    dual_norm: float
+    columns: int
+
+    def of(
+        self,
+        slopes: Tensor,  # shape: (b, m, columns)
+    ) -> Tensor:
+        """The largest ``slopes (x - x0)``: (b, m)."""
+        if self.dual_norm == 1:
+            radius = self.radius.expand(len(self.radius), self.columns)
+            return (slopes.abs() @ radius.unsqueeze(2)).squeeze(2)
+        return torch.linalg.vector_norm(slopes, ord=self.dual_norm, dim=2) * self.radius
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The derivative of one layer's undetermined neurons as a function of their pre-activations.
+
+    Attributes:
+        lines: in ``t = z - z0``, shape (b, 1, u) each, the same for all rows.
+        middle: t at the middle of the neurons' intervals, shape (b, 1, u).
+    """
+
+    lines: Relaxation
+    middle: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Expansion:
+    """What is known of the pre-activations of a network's undetermined neurons.
+
+    Attributes:
+        gains: the exact part; its columns are those of all inputs.
+        changes: lines of ``a(x) - a(x0)`` in t for each layer.
+        curves: the derivatives of the layers that have lines with a slope.
+        inputs: where the inputs lie, in their order.
+    """
+
+    gains: Gains
+    changes: Mapping[str, Relaxation]
+    curves: Mapping[str, Curve]
+    inputs: Sequence[Reach]
+
+    @property
+    def width(self) -> int:
+        """Numbers that one form is made of on its way to the input."""
+        return self.gains.columns + 2 * sum(map(self.gains.count, self.gains.layers))
+
+    def upper(
+        self,
+        forms: Mapping[str, Tensor],  # layer -> (b, m, u)
+    ) -> Tensor:
+        """Upper bounds of ``sum over layers of forms t``: (b, m)."""
+        like = next(iter(forms.values()))
+        total = like.new_zeros(like.shape[:2])
+        on_input = like.new_zeros(*like.shape[:2], self.gains.columns)
+        on_change: dict[str, Tensor] = {}
+        for position, layer in reversed([*enumerate(self.gains.layers)]):
+            on_t, h = forms.get(layer), on_change.pop(layer, None)
+            if h is not None:
+                line = self.changes[layer]
+                positive = h.clamp(min=0)
+                negative = h - positive
+                total = total + (positive @ line.upper_constant.unsqueeze(2)).squeeze(2)
+                total = total + (negative @ line.lower_constant.unsqueeze(2)).squeeze(2)
+                more = positive * line.upper_slope.unsqueeze(1) + negative * line.lower_slope.unsqueeze(1)
+                on_t = more if on_t is None else on_t + more
+            if on_t is None:
+                continue
+            for earlier in self.gains.layers[:position]:
+                if (layer, earlier) in self.gains.blocks:
+                    step = on_t @ self.gains.blocks[layer, earlier]
+                    on_change[earlier] = on_change[earlier] + step if earlier in on_change else step
+            if (layer, INPUT) in self.gains.blocks:
+                on_input = on_input + on_t @ self.gains.blocks[layer, INPUT]
+        parts = on_input.split([each.columns for each in self.inputs], 2)
+        return total + torch.stack([each.of(part) for each, part in zip(self.inputs, parts, strict=True)]).sum(0)
+
+
+def expansion(
+    gains: Gains,
+    graph: Graph,
+    evidence: Mapping[str, Evidence],
+    values: Mapping[str, Tensor],
+    inputs: Sequence[Reach],
+) -> Expansion | None:
+    """Relax all activations of a network, or as many as have nothing but activations before them.
+
+    Args:
+        gains: of this graph.
+        graph: the network.
+        evidence: bounds of the pre-activations, by name of the node that is read.
+        values: value of every node at the centres of the regions.
+        inputs: where the graph's inputs lie.
+
+    Returns:
+        None if no derivative has lines with a slope.
+    """
+    steps = {step.name: step for step in graph.factors}
+    changes: dict[str, Relaxation] = {}
+    curves: dict[str, Curve] = {}
+    for position, name in enumerate(gains.layers):
+        step, layer = steps[name], gains.derivatives[name]
+        before = [earlier for earlier in gains.layers[:position] if (name, earlier) in gains.blocks]
+        # A product of two uncertain factors has two derivatives: its change is not one of them times a distance.
+        if not isinstance(step.factor, ActivationFactor) or any(earlier not in changes for earlier in before):
+            continue
+        read = step.reads[0].name
+        interval = intervals(step, [evidence[read]])[0]
+        center = values[read].reshape(interval[0].shape)
+        changes[name], lines = relax(step, layer, interval, center)
+        if step.factor.activation.linear_pieces:
+            continue
+        index = layer.index.expand(len(center), -1)
+        middle = ((interval[0] + interval[1]) / 2 - center).flatten(1).gather(1, index)
+        curves[name] = Curve(lines.for_rows(), torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1))
+    return Expansion(gains, changes, curves, inputs) if curves else None

@@ -1,0 +1,151 @@
+"""RecurJac-McCormick: never looser than RecurJac-Linear, of second order where that is of first, and sound."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from cases import BY_NAME, hosted, mlp, on_host
+from oracle import Ball, Box, assert_encloses, jacobian, truth
+from torch import nn
+
+import recurjac_plugin as rj
+from recurjac_plugin.analysis import analyse
+from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.methods import parse
+from recurjac_plugin.relaxation import Relaxation
+from recurjac_plugin.rules import both_lines, mccormick, recurjac_linear
+
+SMOOTH = ("tanh", "sigmoid", "atan", "silu", "softplus", "mixed", "sin", "exp")
+NEW, OLD = "RecurJac-McCormick", "RecurJac-Linear"
+
+
+def bounds_of(model, region, method, **options):
+    with torch.no_grad():
+        return rj.jacobian_bounds(model, region.perturbed(), method=method, **options)
+
+
+def test_planes_hold_and_are_no_higher_in_the_middle():
+    """On a grid of d, y and t with d between two lines in t, all signs of everything included."""
+    ends = [(-2.0, -0.5), (-1.0, 1.5), (0.0, 2.0), (0.5, 0.7)]
+    slopes = [(-0.6, 0.3), (0.4, 0.4), (0.0, -0.2)]
+    rows = [(*d, *y, *s) for d, y, s in itertools.product(ends, ends, slopes)]
+    dl, du, yl, yu, upper_slope, lower_slope = torch.tensor(rows, dtype=torch.float64).T[:, None, None, :]
+    t = torch.linspace(-1, 2, 31, dtype=torch.float64)[:, None, None, None, None, None]
+    lines = Relaxation(lower_slope, (dl + du) / 2 - 0.2, upper_slope, (dl + du) / 2 + 0.1)
+    low = torch.maximum(dl, lines.lower_slope * t + lines.lower_constant)
+    high = torch.minimum(du, lines.upper_slope * t + lines.upper_constant)
+    grid = torch.linspace(0, 1, 11, dtype=torch.float64)
+    d = low + grid[:, None, None, None, None] * (high - low)
+    y = yl + grid[:, None, None, None] * (yu - yl)
+    middle = torch.full_like(dl, 0.5)
+
+    def rule(*ranges):
+        return mccormick(*ranges, derivative=lines, middle=middle)
+
+    found = both_lines(rule, dl, du, yl, yu)
+    possible = low <= high
+    above = found.upper_slope * y + found.upper_constant + found.upper_form * t - d * y
+    below = d * y - found.lower_slope * y - found.lower_constant - found.lower_form * t
+    assert float(torch.where(possible, above, 0.0).min()) >= -1e-12
+    assert float(torch.where(possible, below, 0.0).min()) >= -1e-12
+    plane, chord = rule(dl, du, yl, yu), recurjac_linear(dl, du, yl, yu)
+    center = (yl + yu) / 2
+    gain = chord.slope * center + chord.constant - (plane.slope * center + plane.constant + plane.form * middle)
+    assert float(gain.min()) >= 0 and float(gain.max()) > 0.1
+
+
+@pytest.mark.parametrize("order", ["backward", "forward", "both"])
+@pytest.mark.parametrize("name", [*SMOOTH, "relu", "hardswish", "residual", "layer_norm", "product", "branches"])
+def test_never_looser(name, order):
+    net, center, model = hosted(name)
+    for eps in (0.01, 0.1, 0.5):
+        region = Ball(center, eps)
+        old = bounds_of(model, region, BY_NAME[name].method(OLD), order=order)
+        new = bounds_of(model, region, BY_NAME[name].method(NEW), order=order)
+        scale = float(old.magnitude.max())
+        assert bool((new.lower >= old.lower - 1e-12 * scale).all() & (new.upper <= old.upper + 1e-12 * scale).all())
+        assert_encloses(new.lower, new.upper, truth(net, region), BY_NAME[name].slack)
+
+
+@pytest.mark.parametrize("order", ["backward", "forward"])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Sigmoid], ids=lambda kind: kind.__name__)
+def test_small_regions_have_the_width_of_the_second_derivative(kind, norm, order):
+    """The range of an entry of J over a ball of radius r is 2 r times the dual norm of its gradient, up to r^2."""
+    torch.manual_seed(3)
+    net, x = mlp(kind, (4, 8, 7, 3)).double(), torch.randn(1, 4, dtype=torch.float64)
+    model, eps = on_host(net, x), 1e-3
+    second = torch.autograd.functional.jacobian(lambda z: jacobian(net, z, differentiable=True), x)[0, :, :, 0]
+    dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[norm]
+    true = 2 * eps * torch.linalg.vector_norm(second, ord=dual, dim=2)
+    width = bounds_of(model, Ball(x, eps, norm), NEW, order=order).width[0]
+    assert bool((width >= true * (1 - 1e-6)).all())
+    # What is left over are the gradients' own errors, and those of z, which are both of the order of r^2.
+    old = bounds_of(model, Ball(x, eps, norm), OLD, order=order).width[0]
+    assert bool((width <= true * 1.01).all())
+    assert float(old.mean()) >= 1.8 * float(true.mean())
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_much_tighter_on_smooth_networks(name):
+    _, center, model = hosted(name)
+    widths = [bounds_of(model, Ball(center, 0.02), BY_NAME[name].method(method)).width.mean() for method in (NEW, OLD)]
+    assert float(widths[0]) <= 0.55 * float(widths[1])
+
+
+@pytest.mark.skipif(IS_03, reason="0.3 has no operator for Jacobians")
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Sigmoid, nn.ReLU], ids=lambda kind: kind.__name__)
+def test_constants_are_no_larger_than_the_hosts(kind):
+    from auto_LiRPA.jacobian import JacobianOP as HostOP
+
+    class Constants(nn.Module):
+        def __init__(self, net, operator):
+            super().__init__()
+            self.net, self.operator = net, operator
+
+        def forward(self, x):
+            return self.operator.apply(self.net(x), x).abs().sum(2)
+
+    torch.manual_seed(0)
+    net, x0 = mlp(kind, (48, 40, 30, 4)).float(), torch.rand(1, 48)  # the host's operator knows no other type
+    theirs = on_host(Constants(net, HostOP), x0)
+    rj.register()
+    ours = on_host(Constants(net, rj.JacobianOP), x0)
+    for eps in (1 / 255, 4 / 255, 0.1):
+        x = BoundedTensor(x0, PerturbationLpNorm(norm=math.inf, eps=eps))
+        with torch.no_grad():
+            expected, found = (
+                model.compute_jacobian_bounds(x, optimize=False, bound_lower=False)[1] for model in (theirs, ours)
+            )
+        assert bool((found <= expected * (1 + 2e-5)).all())
+
+
+def test_pre_activation_bounds_of_a_part_without_the_centre():
+    """Branch and bound hands in bounds of a part of the region; they need not hold at the region's centre."""
+    net, center, model = hosted("tanh")
+    region, part = Ball(center, 0.3), Box(center + 0.1, center + 0.3)
+    analysis = analyse(model, part.perturbed(), parse("RecurJac"), None)
+    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in analysis.evidence.items()}
+    bounds = bounds_of(model, region, NEW, intermediate_bounds=inner)
+    assert_encloses(bounds.lower, bounds.upper, truth(net, part))
+    whole = bounds_of(model, region, NEW)
+    assert float(bounds.width.mean()) < float(whole.width.mean())
+
+
+def test_bounds_do_not_depend_on_the_chunk():
+    _, center, model = hosted("mixed")
+    region = Ball(center, 0.1)
+    for order in ("backward", "forward"):
+        whole = bounds_of(model, region, NEW, order=order)
+        small = bounds_of(model, region, NEW, order=order, memory_budget=1)
+        assert torch.allclose(whole.lower, small.lower, rtol=0, atol=1e-12)
+        assert torch.allclose(whole.upper, small.upper, rtol=0, atol=1e-12)
+
+
+def test_shifted_order_is_that_of_chords():
+    _, center, model = hosted("tanh")
+    found = [bounds_of(model, Ball(center, 0.1), method, order="forward", shift=1) for method in (OLD, NEW)]
+    assert torch.equal(found[0].lower, found[1].lower) and torch.equal(found[0].upper, found[1].upper)
