@@ -119,8 +119,9 @@ def test_lines_are_as_near_as_the_curvature_allows(row, width):
     t = torch.stack((lower, upper)) - center
     bent = derivative(lambda z: ACTIVATIONS[row.kind].derivative(z, row.parameters), lower + GRID * width).abs().amax(0)
     curvature = ACTIVATIONS[row.kind].derivative_curvature(lower, upper, row.parameters)
-    assert float((gap(slopes, chosen(layer, t)) / chosen(layer, curvature * width**2)).max()) <= 0.26
-    assert float((gap(change, chosen(layer, t)) / chosen(layer, bent * width**2 + 0.1 * curvature * width**3)).max()) <= 0.26
+    thickness = {"slopes": curvature * width**2, "change": bent * width**2 + 0.1 * curvature * width**3}
+    assert float((gap(slopes, chosen(layer, t)) / chosen(layer, thickness["slopes"])).max()) <= 0.26
+    assert float((gap(change, chosen(layer, t)) / chosen(layer, thickness["change"])).max()) <= 0.26
 
 
 def test_lines_of_a_kink_are_crowns():
