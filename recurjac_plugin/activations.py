@@ -360,6 +360,8 @@ def register_activation(
     class_name: str,
     derivative: Callable[[Tensor], Tensor],
     critical_points: Iterable[tuple[float, tuple[float, ...] | float]],
+    *,
+    curvature: float = inf,
 ) -> None:
     """Add an element-wise activation to the table.
 
@@ -369,9 +371,11 @@ def register_activation(
         derivative: element-wise ``z -> f'(z)`` in torch, any shape, differentiable if gradients are wanted.
         critical_points: ``(z*, value)`` or ``(z*, (value, ...))`` for every point between which f' is not
             monotone: its peaks and valleys, and its kinks with both one-sided derivatives.
+        curvature: upper bound of ``|f'''|`` between the kinks, if f' has no corner there. With it the lines of
+            `RecurJac-McCormick` around f' narrow with the square of an interval's width.
 
     Raises:
-        InputError: the class already has a rule, or a critical point is not finite.
+        InputError: the class already has a rule, a critical point is not finite, or the curvature is negative.
     """
     if class_name in ACTIVATIONS:
         raise InputError(f"`{class_name}` already has a derivative range; register another class name.")
@@ -386,8 +390,13 @@ def register_activation(
         ) from error
     if not all(isfinite(number) for point, values in points for number in (point, *values)):
         raise InputError(f"`critical_points` of `{class_name}` must be finite, got {points}.")
+    if not curvature >= 0:
+        raise InputError(f"`curvature` of `{class_name}` must be at least 0, got {curvature!r}.")
     ACTIVATIONS[class_name] = Activation(
-        class_name.removeprefix("Bound"), lambda z, parameters: derivative(z), lambda parameters: points
+        class_name.removeprefix("Bound"),
+        lambda z, parameters: derivative(z),
+        lambda parameters: points,
+        curvature=_at_most(curvature),
     )
 
 

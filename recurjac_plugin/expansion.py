@@ -99,11 +99,11 @@ class Expansion:
             on_t, h = forms.get(layer), on_change.pop(layer, None)
             if h is not None:
                 line = self.changes[layer]
-                positive = h.clamp(min=0)
-                negative = h - positive
-                total = total + (positive @ line.upper_constant.unsqueeze(2)).squeeze(2)
-                total = total + (negative @ line.lower_constant.unsqueeze(2)).squeeze(2)
-                more = positive * line.upper_slope.unsqueeze(1) + negative * line.lower_slope.unsqueeze(1)
+                positive = h.clamp(min=0)  # takes the upper line, and the rest of h the lower one
+                apart = (line.upper_constant - line.lower_constant).unsqueeze(2)
+                total = total + (h @ line.lower_constant.unsqueeze(2) + positive @ apart).squeeze(2)
+                more = h * line.lower_slope.unsqueeze(1)
+                more = more.addcmul(positive, (line.upper_slope - line.lower_slope).unsqueeze(1))
                 on_t = more if on_t is None else on_t + more
             if on_t is None:
                 continue

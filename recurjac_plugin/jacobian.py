@@ -38,13 +38,14 @@ def jacobian_bounds(
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
             inputs a tuple of all of them, plain tensors where they are not perturbed.
-        method: `RecurJac`, `RecurJac-Linear` or `Fast-Lip`, with a prefix for the pre-activation bounds (`IBP+`, ...);
-            see `recurjac_plugin.methods`.
+        method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`, with a prefix for the pre-activation
+            bounds (`IBP+`, ...); see `recurjac_plugin.methods`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
             neither order is always tighter.
         shift: 1 lets the forward order begin behind the first activation layer, which is then joined by interval
-            arithmetic: cheaper where the input is much larger than that layer, and looser.
+            arithmetic: cheaper where the input is much larger than that layer, and looser. `RecurJac-McCormick` is
+            `RecurJac-Linear` there.
         intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
         memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it.
 

@@ -2,7 +2,7 @@
 
 A name is ``[PREFIX+]RULE[+CROWN]``, in any case:
 
-* the rule is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`;
+* the rule is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip` (`RULES`);
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 

@@ -98,7 +98,7 @@ class _Pass:
             total = total + _contracted(negative, line.lower_slope * rows + line.lower_constant)
             if line.upper_form is not None and line.lower_form is not None:
                 upper, lower = line.upper_form[:, :, None, None, :], line.lower_form[:, :, None, None, :]
-                forms[layer] = (positive * upper + negative * lower).flatten(1, 3)
+                forms[layer] = (c * lower).addcmul(positive, upper - lower).flatten(1, 3)
             targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
             carriers = _carriers(line) if targets else None
             if carriers is None:

@@ -280,6 +280,9 @@ def test_registering_refuses_what_cannot_be_right():
             rj.register_activation(kind, torch.exp, ())
     with pytest.raises(rj.InputError, match="finite"):
         rj.register_activation("BoundUnknown", torch.sigmoid, [(math.inf, 1.0)])
+    for curvature in (-1.0, math.nan):
+        with pytest.raises(rj.InputError, match="`curvature` of `BoundUnknown` must be at least 0"):
+            rj.register_activation("BoundUnknown", torch.sigmoid, (), curvature=curvature)
     assert "BoundUnknown" not in ACTIVATIONS
 
 

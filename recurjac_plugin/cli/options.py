@@ -72,7 +72,8 @@ JacobianMethod = Annotated[
     str,
     typer.Option(
         "--method",
-        help="RecurJac, RecurJac-Linear or Fast-Lip; `IBP+RecurJac` chooses other pre-activation bounds than CROWN's.",
+        help="RecurJac, RecurJac-Linear, RecurJac-McCormick or Fast-Lip; `IBP+RecurJac` chooses other pre-activation "
+        "bounds than CROWN's.",
     ),
 ]
 Clip = Annotated[

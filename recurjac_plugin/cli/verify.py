@@ -54,7 +54,7 @@ def verify(
         str,
         typer.Option(
             "--method",
-            help="Output bounds: RecurJac, RecurJac-Linear, Fast-Lip, each optionally with "
+            help="Output bounds: RecurJac, RecurJac-Linear, RecurJac-McCormick, Fast-Lip, each optionally with "
             "`+CROWN`; CROWN, IBP, CROWN-IBP or alpha-CROWN.",
         ),
     ] = VERIFY_METHOD,
