@@ -1,8 +1,8 @@
 """The methods on smooth networks: time, and in the extra information how tight the bounds are.
 
-All elements of the Jacobian, by the pass alone: pre-activation bounds are CROWN's and given, the line "CROWN" is the host's
-time for them and for the output. On auto_LiRPA 0.7 its own operator, which finds its own pre-activation bounds, is beside
-them on the small network.
+All elements of the Jacobian, by the pass alone: pre-activation bounds are CROWN's and given, the line "CROWN" is the
+host's time for them and for the output. On auto_LiRPA 0.7 its own operator, which finds its own pre-activation bounds,
+is beside them on the small network.
 
 Lipschitz constants of ten outputs, by either `JacobianOP`, as in the benchmark of that name, from 192 inputs through
 100, 100 and 60 neurons; the host's optimisation, which changes nothing there, is left out.
@@ -11,6 +11,7 @@ Lipschitz constants of ten outputs, by either `JacobianOP`, as in the benchmark 
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_smooth(benchmark: Any, name: str, line: str) -> None:
         pytest.skip("auto_LiRPA 0.3 has no Jacobian operator" if IS_03 else "minutes")
     torch.manual_seed(0)
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:]):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), activation()]
     net = nn.Sequential(*layers[:-1])
     center = torch.rand(1, sizes[0])
