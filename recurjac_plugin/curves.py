@@ -62,23 +62,13 @@ def relax(step: FactorStep, layer: Layer, interval: Interval, center: Tensor) ->
     constant = Relaxation(zero, layer.lower, zero, layer.upper).where(valid, nothing)
     if activation.linear_pieces:
         sides = (center.new_full((1, *step.shape), sign) for sign in (-1.0, 1.0))
-        left, right = (
-            chosen(activation.derivative(side, parameters).expand_as(center)) for side in sides
-        )
+        left, right = (chosen(activation.derivative(side, parameters).expand_as(center)) for side in sides)
         return linear_pieces(left, right, chosen(lower), chosen(upper), chosen(center)), constant
     grid = _Grid.over(activation, parameters, lower, upper, center)
     grid = _Grid(*(chosen(value) for value in vars(grid).values()))
     broad = valid & grid.usable()
-    derivative = grid.derivative().where(broad, constant)
-    t_lower, t_upper = chosen(lower) - chosen(center), chosen(upper) - chosen(center)
-    return grid.change().where(broad, _mean_value(layer, t_lower, t_upper).where(valid, nothing)), derivative
-
-
-def _mean_value(layer: Layer, lower: Tensor, upper: Tensor) -> Relaxation:
-    """Lines of ``d t`` for a derivative d in its range and t in [lower, upper]."""
-    slope = (layer.lower + layer.upper) / 2
-    off = (layer.upper - layer.lower) / 2 * torch.maximum(lower.abs(), upper.abs())
-    return Relaxation(slope, -off, slope, off)
+    change = grid.change().where(broad, grid.mean_value()).where(valid, nothing)
+    return change, grid.derivative().where(broad, constant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +132,13 @@ class _Grid:
         above = torch.where(self._smooth, self.slopes + rise, _at_points(self.most, torch.maximum))
         below = torch.where(self._smooth, self.slopes - rise, _at_points(self.least, torch.minimum))
         return _between(self.points, below, above)
+
+    def mean_value(self) -> Relaxation:
+        """Lines of the function by the mean value theorem: ``d t`` with a derivative d in its range."""
+        low, high = self.least.amin(0), self.most.amax(0)
+        slope, farthest = (low + high) / 2, torch.maximum(self.points[0].abs(), self.points[-1].abs())
+        off = (high - low) / 2 * farthest
+        return Relaxation(slope, -off, slope, off)
 
     def change(self) -> Relaxation:
         """Lines of the function, its value at the centre taken off."""
