@@ -11,6 +11,7 @@ import abc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Rows:
         A: shape (k, n_outputs).
         b: shape (k,).
         strict: bool (k,), where equality violates nothing.
-        disjunct: the disjunct that each row belongs to, int (k,).
+        disjunct: the disjunct that each row belongs to, int (k,), in increasing order.
         difference: how far the outputs bounded here may be from those of the network that is judged, one number.
         eps: relative error of one rounding in the arithmetic of the network that is judged.
     """
@@ -75,10 +76,21 @@ class Rows:
             eps,
         )
 
+    @cached_property
+    def counts(self) -> list[int]:
+        """Number of rows of every disjunct."""
+        found: list[int] = self.disjunct.bincount().tolist()
+        return found
+
     @property
     def disjuncts(self) -> int:
         """Number of disjuncts."""
-        return int(self.disjunct[-1]) + 1
+        return len(self.counts)
+
+    def members(self, copies: int) -> list[Tensor]:
+        """For every disjunct the positions of its rows where all rows stand below each other several times."""
+        everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
+        return [part.flatten() for part in everything.split(self.counts, 1)]
 
     def each(self, rows: Tensor, reduce: str) -> Tensor:
         """Reduce over the rows of every disjunct: (n, k) -> (n, d), with ``amax`` or ``amin``."""

@@ -316,7 +316,8 @@ class BoundRecurJacobian(Bound):
         if isinstance(last, Patches):
             last = last.to_matrix((batch, *self._shaped(bounds.lower).shape[1:])).transpose(0, 1)
         if not isinstance(last, Tensor):  # the host's abstract unit matrix
-            last = torch.eye(rows * columns).unsqueeze(1).expand(-1, batch, -1)
+            like = bounds.lower
+            last = torch.eye(rows * columns, dtype=like.dtype, device=like.device).unsqueeze(1).expand(-1, batch, -1)
         return last.to(bounds.lower).reshape(-1, batch, rows, columns).transpose(0, 1)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ from .rules import Lines, UpperLine, both_lines
 _WORTH_CUTTING = 0.75
 
 
+class _Layer(NamedTuple):
+    """The lines of one layer, and what `_carriers` says of them: found out once, for it is read back from the device."""
+
+    lines: Lines
+    carriers: Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class BackwardOrder:
     """Bounds of the gradients at every undetermined neuron, ready for passes from any source.
@@ -35,14 +43,14 @@ class BackwardOrder:
         gains: the exact part.
         rule: what happens at an undetermined neuron.
         gradients: for each layer, the bounds of y, both of shape (b, k, u).
-        lines: for each layer, the rule's lines for its products ``d y``.
+        lines: for each layer, the rule's lines for its products ``d y``, and which neurons' lines have a slope.
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
     rule: UpperLine
     gradients: Mapping[str, tuple[Tensor, Tensor]]
-    lines: Mapping[str, Lines]
+    lines: Mapping[str, _Layer]
     memory_budget: int
 
     def jacobian(self) -> tuple[Tensor, Tensor]:
@@ -72,18 +80,17 @@ class BackwardOrder:
 
 def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
-    lines: dict[str, Lines] = {}
+    lines: dict[str, _Layer] = {}
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
     for layer in reversed(gains.layers):
         lower, upper = gradients[layer] = _bounds(gains, lines, layer, memory_budget)
         derivative = gains.derivatives[layer]
-        lines[layer] = both_lines(
-            rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
-        )
+        found = both_lines(rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper)
+        lines[layer] = _Layer(found, _carriers(found))
     return BackwardOrder(gains, rule, gradients, lines, memory_budget)
 
 
-def _bounds(gains: Gains, lines: Mapping[str, Lines], source: str, budget: int) -> tuple[Tensor, Tensor]:
+def _bounds(gains: Gains, lines: Mapping[str, _Layer], source: str, budget: int) -> tuple[Tensor, Tensor]:
     """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
     later = [layer for layer in gains.layers if layer in lines and (layer, source) in gains.blocks]
     exact = gains.block(ROWS, source)
@@ -117,7 +124,7 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
 
 def _upper(
     gains: Gains,
-    lines: Mapping[str, Lines],
+    lines: Mapping[str, _Layer],
     columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
     exact: Tensor,  # shape: (b or 1, k, side, r)
 ) -> Tensor:
@@ -131,14 +138,13 @@ def _upper(
         c = columns.pop(layer, None)
         if c is None:
             continue
-        line, rows = lines[layer], gains.block(ROWS, layer)
+        (line, carriers), rows = lines[layer], gains.block(ROWS, layer)
         # The line's constant is final, and so is what its slope meets on the exact way to the rows.
         positive = c.clamp(min=0)
         total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
         total = total + _contracted(c - positive, line.lower_slope * rows + line.lower_constant)
         targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
-        carriers = _carriers(line) if targets else None
-        if carriers is None:
+        if not targets or carriers is None:
             continue
         pushed = _pushed(c, line, carriers)
         for later in targets:
