@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
+from .analysis import Analysis, analyse, read, specification
 from .boxes import Boxes, Intervals
 from .errors import InputError
 from .graph import Graph, build_graph
@@ -28,6 +28,7 @@ from .host_defects import host_precision
 from .host_graph import HostGraph, evaluated
 from .magnitude import magnitudes
 from .margins import ROUNDING
+from .memory import memory_budget
 from .methods import Method, parse
 from .output_bounds import largest_drop
 from .refinement import Refined, refinable, refine
@@ -271,6 +272,7 @@ class RefiningBounder(Bounder):
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.memory_budget = memory_budget(None, rows.A.device)
 
     def _largest(self, region: Region) -> dict[str, Tensor]:
         """How large the input, what activations read, and what they give can get anywhere in the region."""
@@ -343,7 +345,7 @@ class RefiningBounder(Bounder):
             rule=self.rule.upper_line,
             order="backward",
             shift=0,
-            memory_budget=DEFAULT_MEMORY_BUDGET,
+            memory_budget=self.memory_budget,
             center_value=(self.rows.values(outputs)).gather(1, rows),
             host_output=None,
         )

@@ -46,7 +46,9 @@ class Boxes:
         return torch.maximum(self.upper - center, center - self.lower)
 
     def take(self, index: Tensor | slice) -> Boxes:
-        """Some of them."""
+        """Some of them, by position or by a mask."""
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)  # once for all: a size that depends on values is waited for
         around = {name: (low[index], high[index]) for name, (low, high) in self.around.items()}
         return Boxes(self.lower[index], self.upper[index], self.alive[index], self.bound[index], around)
 

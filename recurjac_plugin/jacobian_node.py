@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, derivative_ranges
+from .analysis import derivative_ranges
 from .combinations import upper_of_combinations
 from .errors import InputError, UnsupportedError
 from .gains import compute_gains
@@ -37,9 +37,11 @@ from .host_subgraph import Subgraph, between, evaluate, label, read_between
 from .interval import IntervalArithmetic
 from .jacobian_op import DEFAULT_METHOD, OPERATOR, jacobian
 from .magnitude import magnitudes
+from .memory import memory_budget
 from .methods import parse
 from .precision import full_precision
 from .recursion import BackwardOrder, backward_order
+from .region import require_alike, require_full_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,13 +331,13 @@ def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: s
     graph, rows = plan.graph, plan.rows
     sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
     derivatives = derivative_ranges(graph, sizes, given, dict.fromkeys(given, precision), rows)
-    upper_line = parse(rule).upper_line
+    upper_line, budget = parse(rule).upper_line, memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
     if upper_line is None:
-        order = IntervalArithmetic(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
+        order = IntervalArithmetic(graph, derivatives, rows, budget)
     else:
-        gains = compute_gains(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
-        order = backward_order(gains, upper_line, DEFAULT_MEMORY_BUDGET)
+        gains = compute_gains(graph, derivatives, rows, budget)
+        order = backward_order(gains, upper_line, budget)
     return _Bounds(*order.jacobian(), order)
 
 
@@ -352,3 +354,18 @@ def remove_from_host() -> None:
 def nodes_of(model: Any) -> list[BoundRecurJacobian]:
     """The Jacobians in a `BoundedModule`."""
     return [node for node in model._modules.values() if isinstance(node, BoundRecurJacobian)]
+
+
+def require_alike_inputs(model: Any, x: Any) -> None:
+    """Refuse inputs of another type, or on another device, than a model with Jacobians in it.
+
+    The host would compute until an operator of torch refuses them, or in the coarser type.
+
+    Raises:
+        InputError: they differ, or are of a half type; names the Jacobians' nodes.
+    """
+    names = ", ".join(f"node `{node.name}`" for node in nodes_of(model))
+    for value in x if isinstance(x, (tuple, list)) else ():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            require_full_type(f"`JacobianOP` ({names}): an input of the model", value.dtype)
+            require_alike(model, value, f"`JacobianOP` ({names}): an input of the model")

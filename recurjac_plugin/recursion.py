@@ -29,7 +29,7 @@ _WORTH_CUTTING = 0.75
 
 
 class _Layer(NamedTuple):
-    """The lines of one layer, and what `_carriers` says of them: found out once, for it is read back from the device."""
+    """The lines of one layer, and what `_carriers` says of them, once for all chunks: it is read from the device."""
 
     lines: Lines
     carriers: Tensor | None
