@@ -27,7 +27,7 @@ import recurjac_plugin as rj
 from recurjac_plugin import gains, interval, memory, recursion, stages
 from recurjac_plugin.analysis import ORDERS
 from recurjac_plugin.boxes import Boxes, Frontier
-from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.precision import full_precision
 from recurjac_plugin.spec import Box, Polytope
 
@@ -55,7 +55,7 @@ class Lipschitz(nn.Module):
         self.net = rectified()
 
     def forward(self, x: Tensor) -> Tensor:
-        return rj.JacobianOP.apply(self.net(x), x).flatten(2).abs().sum(2)
+        return rj.JacobianOP.apply(self.net(x), x).abs().sum((2, 3, 4))
 
 
 @dataclass
@@ -169,7 +169,8 @@ QUANTITIES: dict[str, tuple[Callable[[], nn.Module], Quantity]] = {
     "JacobianOP IBP": (Lipschitz, partial(host_method, method="IBP")),
     "JacobianOP CROWN": (Lipschitz, partial(host_method, method="CROWN")),
     "JacobianOP CROWN-IBP": (Lipschitz, partial(host_method, method="CROWN-IBP")),
-    "JacobianOP forward": (Lipschitz, partial(host_method, method="forward")),
+    # 0.3 has no such bounds of Abs.
+    **({} if IS_03 else {"JacobianOP forward": (Lipschitz, partial(host_method, method="forward"))}),
     "compute_bounds": (network, partial(host_method, method="RecurJac")),
     "compute_jacobian_bounds": (
         network,
@@ -329,7 +330,7 @@ def test_a_device_is_waited_for_as_often_for_few_neurons_as_for_many(rule):
         )
         return waits(net.double(), torch.randn(1, inputs, dtype=torch.float64), method=rule)
 
-    assert counted(4, 5, 2) == counted(30, 40, 20)
+    assert counted(4, 5, 2) == counted(12, 15, 6)
 
 
 def test_waiting_boxes_are_not_read_back_again():
