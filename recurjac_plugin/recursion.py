@@ -29,7 +29,10 @@ _WORTH_CUTTING = 0.75
 
 
 class _Layer(NamedTuple):
-    """The lines of one layer, and what `_carriers` says of them, once for all chunks: it is read from the device."""
+    """The lines of one layer, and what `_carriers` says of them, once for all chunks: it is read from the device.
+
+    None also where no later layer is reached.
+    """
 
     lines: Lines
     carriers: Tensor | None
@@ -86,7 +89,8 @@ def backward_order(gains: Gains, rule: UpperLine, memory_budget: int) -> Backwar
         lower, upper = gradients[layer] = _bounds(gains, lines, layer, memory_budget)
         derivative = gains.derivatives[layer]
         found = both_lines(rule, derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper)
-        lines[layer] = _Layer(found, _carriers(found))
+        onward = any((later, layer) in gains.blocks for later in lines)
+        lines[layer] = _Layer(found, _carriers(found) if onward else None)
     return BackwardOrder(gains, rule, gradients, lines, memory_budget)
 
 
@@ -143,9 +147,9 @@ def _upper(
         positive = c.clamp(min=0)
         total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
         total = total + _contracted(c - positive, line.lower_slope * rows + line.lower_constant)
-        targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
-        if not targets or carriers is None:
+        if carriers is None:
             continue
+        targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
         pushed = _pushed(c, line, carriers)
         for later in targets:
             step = _propagated(pushed, gains.blocks[later, layer], carriers)
