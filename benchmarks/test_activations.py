@@ -1,4 +1,4 @@
-"""Derivative ranges of a million intervals in float32, for every activation, on one thread: `make bench`."""
+"""Derivative ranges of a million intervals in float32, for every activation, on one thread or a GPU: `make bench`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import finished, group, on_every_device
 
 from recurjac_plugin.activations import ACTIVATIONS
 
@@ -29,8 +30,9 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
-def test_a_million_intervals(benchmark: Any, kind: str) -> None:
-    benchmark.group = "derivative ranges of a million intervals"
+@on_every_device
+def test_a_million_intervals(benchmark: Any, device: str, kind: str) -> None:
+    benchmark.group = group("derivative ranges of a million intervals", device)
     activation, parameters = ACTIVATIONS[kind], PARAMETERS.get(kind, {})
     benchmark.name = activation.name
     generator = torch.Generator().manual_seed(0)
@@ -38,6 +40,8 @@ def test_a_million_intervals(benchmark: Any, kind: str) -> None:
     # Functions that end at 0 are asked for beyond it.
     lower = center.abs() + 0.1 if activation.domain(parameters) is not None else center
     upper = lower + torch.rand(COUNT, generator=generator)
-    arguments = (lower, upper, parameters)
-    least, most = benchmark.pedantic(activation.derivative_range, args=arguments, rounds=9, warmup_rounds=2)
+    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in parameters.items()}
+    arguments = (lower.to(device), upper.to(device), moved)
+    run = finished(activation.derivative_range, device)
+    least, most = benchmark.pedantic(run, args=arguments, rounds=9, warmup_rounds=2)
     assert bool((least <= most).all())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import finished, group, on_every_device
 from torch import nn
 
 from recurjac_plugin.analysis import analyse, read
@@ -33,24 +34,25 @@ def no_gradients() -> Any:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_orders(benchmark: Any, name: str, order: str) -> None:
+@on_every_device
+def test_orders(benchmark: Any, device: str, name: str, order: str) -> None:
     """The pass alone, from the same pre-activation bounds, all elements of the Jacobian."""
     activation, width, eps = NETWORKS[name]
     torch.manual_seed(0)
     layers: list[nn.Module] = []
     for _ in range(4):
         layers += [nn.Linear(width, width), activation()]
-    net = nn.Sequential(*layers, nn.Linear(width, width))
-    center = torch.rand(1, width)
-    model = BoundedModule(net, center)
+    net = nn.Sequential(*layers, nn.Linear(width, width)).to(device)
+    center = torch.rand(1, width).to(device)
+    model = BoundedModule(net, center, device=device)
     x = BoundedTensor(center, PerturbationLpNorm(norm=float("inf"), eps=eps))
-    method, rows = parse("RecurJac"), torch.eye(width).unsqueeze(0)
+    method, rows = parse("RecurJac"), torch.eye(width, device=device).unsqueeze(0)
     names = [bounds.name for step in analyse(model, x, method, rows).graph.factors for bounds in step.reads]
     given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
-    benchmark.group = name
+    benchmark.group = group(name, device)
     benchmark.name = order
     benchmark.pedantic(
-        lambda: analyse(model, x, method, rows, intermediate_bounds=given, **ORDERS[order]).jacobian,
+        finished(lambda: analyse(model, x, method, rows, intermediate_bounds=given, **ORDERS[order]).jacobian, device),
         rounds=7,
         warmup_rounds=1,
     )

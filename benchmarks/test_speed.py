@@ -2,7 +2,8 @@
 
 Each group of the printed table is one problem; read the ratios to its fastest line, all taken in the same run. `CROWN`
 is the host's bounds (pre-activations and output), `RecurJac` everything from the network to the Jacobian bounds
-(CROWN included), and a line ending in "pass" the Jacobian pass alone, from given pre-activation bounds.
+(CROWN included), and a line ending in "pass" the Jacobian pass alone, from given pre-activation bounds. Where there is
+a CUDA device, every problem is measured there, too, in a group of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import finished, group, on_every_device
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
@@ -47,27 +49,34 @@ def _mlp(*widths: int) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def _problem(name: str) -> tuple[Any, Any, Tensor]:
-    """Model, region and rows of a named problem."""
+def _problem(name: str, device: str = "cpu") -> tuple[Any, Any, Tensor]:
+    """Model, region and rows of a named problem, on a device."""
+    network, center, eps, rows = _parts(name)
+    model = BoundedModule(network.to(device), torch.zeros_like(center[:1]).to(device), device=device)
+    return model, _ball(center.to(device), eps), rows.to(device)
+
+
+def _parts(name: str) -> tuple[nn.Module, Tensor, float, Tensor]:
+    """Network, centre, radius and rows of a named problem."""
     torch.manual_seed(1)
-    if name.startswith("784-1024x6-1"):
-        model = BoundedModule(_mlp(784, *[1024] * 5, 1), torch.zeros(1, 784))
-        return model, _ball(torch.rand(1, 784), float(name.split()[-1])), torch.ones(1, 1, 1)
+    if name.startswith("784-"):  # 784-WIDTHxDEPTH-OUTPUTS
+        width, depth, outputs = map(int, name.split()[0].removeprefix("784-").replace("x", "-").split("-"))
+        network = _mlp(784, *[width] * (depth - 1), outputs)
+        return network, torch.rand(1, 784), float(name.split()[-1]), torch.eye(outputs)[None]
     if VNNCOMP is None:
         pytest.skip("$VNNCOMP_BENCHMARKS is not set")
     folder = Path(VNNCOMP)
     if name.startswith("mnist-net_256x4"):
-        model = BoundedModule(rj.load_onnx(folder / "mnistfc/mnist-net_256x4.onnx"), torch.zeros(1, 784, 1))
-        return model, _ball(torch.rand(1, 784, 1), 0.01), torch.eye(10)[None]
+        return rj.load_onnx(folder / "mnistfc/mnist-net_256x4.onnx"), torch.rand(1, 784, 1), 0.01, torch.eye(10)[None]
     if name.startswith("resnet_2b"):
-        model = BoundedModule(rj.load_onnx(folder / "cifar10_resnet/onnx/resnet_2b.onnx"), torch.zeros(1, 3, 32, 32))
         margin = torch.zeros(1, 1, 10)
         margin[0, 0, 0], margin[0, 0, 1] = 1, -1
-        return model, _ball(torch.rand(1, 3, 32, 32), 0.008), margin
+        network = rj.load_onnx(folder / "cifar10_resnet/onnx/resnet_2b.onnx")
+        return network, torch.rand(1, 3, 32, 32), 0.008, margin
     network = rj.load_onnx(folder / "acasxu/ACASXU_run2a_1_1_batch_2000.onnx")
     margin = torch.zeros(1024, 1, 5)
     margin[:, 0, 0], margin[:, 0, 1] = 1, -1
-    return BoundedModule(network, torch.zeros(1, 1, 1, 5)), _ball(torch.rand(1024, 1, 1, 5) - 0.5, 0.01), margin
+    return network, torch.rand(1024, 1, 1, 5) - 0.5, 0.01, margin
 
 
 def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
@@ -90,6 +99,7 @@ def _full(model: Any, x: Any, rows: Tensor, method: str) -> Callable[[], Any]:
 PROBLEMS = (
     "784-1024x6-1 eps 0.0002",
     "784-1024x6-1 eps 0.001",
+    "784-1024x6-10 eps 0.0002",
     "mnist-net_256x4 eps 0.01",
     "resnet_2b eps 0.008",
     "1024 boxes of ACAS Xu 1_1 eps 0.01",
@@ -105,10 +115,11 @@ LINES: dict[str, Callable[[Any, Any, Tensor], Callable[[], Any]]] = {
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_against_crown(benchmark: Any, problem: str, line: str) -> None:
-    benchmark.group = problem
+@on_every_device
+def test_against_crown(benchmark: Any, device: str, problem: str, line: str) -> None:
+    benchmark.group = group(problem, device)
     benchmark.name = line
-    run = LINES[line](*_problem(problem))
+    run = finished(LINES[line](*_problem(problem, device)), device)
     benchmark.pedantic(run, rounds=7, warmup_rounds=1)
 
 

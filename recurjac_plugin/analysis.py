@@ -22,14 +22,12 @@ from .host_defects import Precision, host_precision, require_read_right
 from .host_graph import HostGraph, read_graph
 from .interval import IntervalArithmetic
 from .magnitude import magnitudes
+from .memory import memory_budget as chosen_budget
 from .methods import Method, Rule
 from .recursion import BackwardOrder, backward_order
-from .region import Arguments, Region, read_arguments
+from .region import Arguments, Region, read_arguments, require_alike
 from .steps import Read
 from .undetermined import Evidence, Layer, classify
-
-DEFAULT_MEMORY_BUDGET = 512 * 2**20
-"""Bytes that one chunk of rows or columns may take; bounds do not depend on it."""
 
 # Bounds that meet can be inverted by rounding, in units of the precision times the layer's largest bound.
 _INVERTED = 1024
@@ -140,7 +138,7 @@ def analyse(
     order: str = "backward",
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Analysis:
     """Find out what is certain and what is not about the derivatives of ``C f``.
 
@@ -152,7 +150,7 @@ def analyse(
         order: in which order the neurons' gradients are bounded, one of `ORDERS`.
         shift: 1 to let the forward order begin behind the first activation layer.
         intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
-        memory_budget: bytes that one chunk may take.
+        memory_budget: bytes that one chunk may take; None for a share of the free memory.
 
     Raises:
         InputError: model, input or C do not fit together.
@@ -160,9 +158,8 @@ def analyse(
     """
     rule = method.does
     _check_order(order, shift)
-    if not isinstance(memory_budget, int) or memory_budget < 1:
-        raise InputError(f"`memory_budget` must be a whole number of bytes of at least 1, got {memory_budget!r}.")
     arguments, host_graph = read(model, x)
+    budget = chosen_budget(memory_budget, arguments.reference.device)
     graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
     rows = specification(C, host_graph.output)
     reads = {read.name: read for step in graph.factors for read in step.reads}
@@ -188,7 +185,7 @@ def analyse(
         rule=rule,
         order=order,
         shift=shift,
-        memory_budget=memory_budget,
+        memory_budget=budget,
         center_value=host_graph.specified(rows),
         host_output=host_output,
     )
@@ -260,12 +257,7 @@ def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
             "`BoundedModule(model, example_input)`."
         )
     arguments = read_arguments(x)
-    first, parameter = arguments.reference, next(model.parameters(), None)
-    if parameter is not None and (parameter.device != first.device or parameter.dtype != first.dtype):
-        raise InputError(
-            f"`x` is {first.dtype} on {first.device}, but the model is {parameter.dtype} on {parameter.device}; "
-            "move one of them."
-        )
+    require_alike(model, arguments.reference)
     graph = read_graph(model, *arguments.for_host())
     require_read_right(graph.nodes)
     return arguments, graph

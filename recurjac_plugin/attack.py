@@ -196,7 +196,7 @@ class _Search:
             if found is not None or time.monotonic() > self.deadline:
                 return best, found
             better = loss < least
-            best[better], least[better] = z[better], loss[better]
+            best, least = torch.where(better.unsqueeze(1), z, best), torch.where(better, loss, least)
         return best, None
 
     def _outputs(self, x: Tensor) -> Tensor:  # x: [t, n_inputs] -> [t, n_outputs]
@@ -205,6 +205,8 @@ class _Search:
 
     def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
         """A witness among the points of loss at most 0, the smallest first."""
+        if bool((loss > 0).all()):
+            return None
         for i in loss.argsort()[:_CHECKS].tolist():
             if loss[i] > 0:
                 return None

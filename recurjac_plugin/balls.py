@@ -18,7 +18,7 @@ from torch import Tensor
 from .analysis import read, specification
 from .errors import InputError, RecurJacError
 from .host import BoundedTensor, PerturbationLpNorm
-from .region import Region
+from .region import Region, require_full_type
 
 NORMS = (1.0, 2.0, math.inf)
 """The p of the balls that radii can be searched for."""
@@ -92,6 +92,7 @@ def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:
     if not isinstance(x0, Tensor) or not x0.is_floating_point():
         came = x0.dtype if isinstance(x0, Tensor) else type(x0).__name__
         raise InputError(f"`x0` must be a tensor of floating-point numbers, got {came}.")
+    require_full_type("`x0`", x0.dtype)
     if x0.dim() < 2 or x0.numel() == 0:
         raise InputError(f"`x0` must have shape (b, *input_shape) with at least one element, got {tuple(x0.shape)}.")
     x0 = x0.detach().as_subclass(Tensor)

@@ -11,13 +11,14 @@ import abc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
+from .analysis import Analysis, analyse, read, specification
 from .boxes import Boxes, Intervals
 from .errors import InputError
 from .graph import Graph, build_graph
@@ -27,6 +28,7 @@ from .host_defects import host_precision
 from .host_graph import HostGraph, evaluated
 from .magnitude import magnitudes
 from .margins import ROUNDING
+from .memory import memory_budget
 from .methods import Method, parse
 from .output_bounds import largest_drop
 from .refinement import Refined, refinable, refine
@@ -48,7 +50,7 @@ class Rows:
         A: shape (k, n_outputs).
         b: shape (k,).
         strict: bool (k,), where equality violates nothing.
-        disjunct: the disjunct that each row belongs to, int (k,).
+        disjunct: the disjunct that each row belongs to, int (k,), in increasing order.
         difference: how far the outputs bounded here may be from those of the network that is judged, one number.
         eps: relative error of one rounding in the arithmetic of the network that is judged.
     """
@@ -75,10 +77,21 @@ class Rows:
             eps,
         )
 
+    @cached_property
+    def counts(self) -> list[int]:
+        """Number of rows of every disjunct."""
+        found: list[int] = self.disjunct.bincount().tolist()
+        return found
+
     @property
     def disjuncts(self) -> int:
         """Number of disjuncts."""
-        return int(self.disjunct[-1]) + 1
+        return len(self.counts)
+
+    def members(self, copies: int) -> list[Tensor]:
+        """For every disjunct the positions of its rows where all rows stand below each other several times."""
+        everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
+        return [part.flatten() for part in everything.split(self.counts, 1)]
 
     def each(self, rows: Tensor, reduce: str) -> Tensor:
         """Reduce over the rows of every disjunct: (n, k) -> (n, d), with ``amax`` or ``amin``."""
@@ -259,6 +272,7 @@ class RefiningBounder(Bounder):
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.memory_budget = memory_budget(None, rows.A.device)
 
     def _largest(self, region: Region) -> dict[str, Tensor]:
         """How large the input, what activations read, and what they give can get anywhere in the region."""
@@ -333,7 +347,7 @@ class RefiningBounder(Bounder):
             rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
             order="backward",
             shift=0,
-            memory_budget=DEFAULT_MEMORY_BUDGET,
+            memory_budget=self.memory_budget,
             center_value=(self.rows.values(outputs)).gather(1, rows),
             host_output=None,
         )

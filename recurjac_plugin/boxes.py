@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -45,7 +46,9 @@ class Boxes:
         return torch.maximum(self.upper - center, center - self.lower)
 
     def take(self, index: Tensor | slice) -> Boxes:
-        """Some of them."""
+        """Some of them, by position or by a mask."""
+        if isinstance(index, Tensor) and index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)  # once for all: a size that depends on values is waited for
         around = {name: (low[index], high[index]) for name, (low, high) in self.around.items()}
         return Boxes(self.lower[index], self.upper[index], self.alive[index], self.bound[index], around)
 
@@ -73,34 +76,35 @@ class Frontier:
     """
 
     def __init__(self, first: Boxes, most: int) -> None:
-        self._batches = [first]
+        self._batches: list[tuple[float, Boxes]] = []  # with their worst bounds: read back from the device once
         self._most = most
+        self.push(first)
 
     def __len__(self) -> int:
-        return sum(map(len, self._batches))
+        return sum(len(boxes) for _, boxes in self._batches)
 
     def __iter__(self) -> Iterator[Boxes]:
-        return iter(self._batches)
+        return (boxes for _, boxes in self._batches)
 
     @property
     def bound(self) -> float:
         """The worst bound of all."""
-        return min((float(batch.bound.min()) for batch in self._batches), default=math.inf)
+        return min((worst for worst, _ in self._batches), default=math.inf)
 
     def push(self, boxes: Boxes) -> None:
         """Add boxes."""
         if len(boxes):
-            self._batches.append(boxes)
+            self._batches.append((float(boxes.bound.min()), boxes))
 
     def pop(self, count: int) -> Boxes:
         """Take out at most `count` boxes."""
         if len(self) <= self._most:
-            self._batches.sort(key=lambda batch: float(batch.bound.min()), reverse=True)  # stable: no chance in it
+            self._batches.sort(key=itemgetter(0), reverse=True)  # stable: no chance in it
         parts: list[Boxes] = []
         while count and self._batches:
-            batch = self._batches.pop()
+            batch = self._batches.pop()[1]
             if len(batch) > count:
-                self._batches.append(batch.take(slice(count, None)))
+                self.push(batch.take(slice(count, None)))
                 batch = batch.take(slice(0, count))
             parts.append(batch)
             count -= len(batch)

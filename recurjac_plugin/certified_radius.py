@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, analyse
+from .analysis import analyse
 from .balls import Balls, Clip, balls, point_rows, probing
 from .errors import InputError
 from .margins import ROUNDING
@@ -34,7 +34,7 @@ def certified_radius(
     limit: float = 1e5,
     tolerance: float = 1e-5,
     max_probes: int = 100,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Tensor:
     r"""The largest radius found such that every row of ``C f`` is positive on the whole ball around `x0`.
 

@@ -7,6 +7,8 @@ time with the others at their best.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,7 @@ def contracted(
 def hull_of_disjuncts(
     slope: Tensor,  # shape: (n, k, columns)
     offset: Tensor,  # shape: (n, k)
-    disjunct_of_row: Tensor,  # int, shape: (k,)
+    members: Sequence[Tensor],  # of each disjunct the positions of its rows
     alive: Tensor,  # bool, shape: (n, d)
     below: Tensor,  # shape: (n, columns)
     above: Tensor,  # shape: (n, columns)
@@ -64,8 +66,7 @@ def hull_of_disjuncts(
     """
     low, high = torch.full_like(below, torch.inf), torch.full_like(above, -torch.inf)
     left = []
-    for disjunct in range(alive.shape[1]):
-        index = (disjunct_of_row == disjunct).nonzero().squeeze(1)
+    for disjunct, index in enumerate(members):
         rows = alive[:, disjunct : disjunct + 1].expand(-1, len(index))
         near, far = contracted(slope[:, index], offset[:, index], rows, below, above)
         some = alive[:, disjunct] & (near <= far).all(1)

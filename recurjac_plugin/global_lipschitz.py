@@ -18,6 +18,7 @@ from .linear_maps import Embedding, LinearMap
 from .methods import OPERATOR_NORM
 from .operator_norms import SMALL, fused, in_double, matrix_norm, operator_norm
 from .precision import full_precision
+from .region import require_full_type
 from .steps import ActivationFactor, LinearStep
 
 NORMS = (1.0, 2.0, math.inf)
@@ -98,6 +99,7 @@ def _read(model: Any) -> tuple[Graph, Tensor]:
     example = inputs[0].detach()
     parameter = next(model.parameters(), None)
     example = example if parameter is None else example.to(parameter)
+    require_full_type("`model`", example.dtype)
     example = torch.zeros_like(example)  # any point will do: only shapes and constants are read
     _, host_graph = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
     graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Intervals, analyse
+from .analysis import Intervals, analyse
 from .bounds import Bounds
 from .methods import parse
 from .precision import full_precision
@@ -23,7 +23,7 @@ def jacobian_bounds(
     order: str = "backward",
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Any:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
@@ -47,7 +47,9 @@ def jacobian_bounds(
             arithmetic: cheaper where the input is much larger than that layer, and looser. `RecurJac-McCormick` is
             `RecurJac-Linear` there.
         intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
-        memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it.
+        memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it, up to rounding.
+            None takes a quarter of what is free on the device of `x`, at most 512 MiB of main memory or 8 GiB of a
+            CUDA device's.
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the

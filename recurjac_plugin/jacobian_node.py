@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, checked_evidence, derivative_ranges
+from .analysis import checked_evidence, derivative_ranges
 from .combinations import upper_of_combinations
 from .errors import InputError, UnsupportedError
 from .expansion import Reach, expansion
@@ -38,9 +38,11 @@ from .host_subgraph import Subgraph, between, evaluate, label, read_between
 from .interval import IntervalArithmetic
 from .jacobian_op import DEFAULT_METHOD, OPERATOR, jacobian
 from .magnitude import magnitudes
+from .memory import memory_budget
 from .methods import parse
 from .precision import full_precision
 from .recursion import BackwardOrder, backward_order
+from .region import require_alike, require_full_type
 from .undetermined import Evidence
 
 
@@ -333,7 +335,8 @@ class BoundRecurJacobian(Bound):
         if isinstance(last, Patches):
             last = last.to_matrix((batch, *self._shaped(bounds.lower).shape[1:])).transpose(0, 1)
         if not isinstance(last, Tensor):  # the host's abstract unit matrix
-            last = torch.eye(rows * columns).unsqueeze(1).expand(-1, batch, -1)
+            like = bounds.lower
+            last = torch.eye(rows * columns, dtype=like.dtype, device=like.device).unsqueeze(1).expand(-1, batch, -1)
         return last.to(bounds.lower).reshape(-1, batch, rows, columns).transpose(0, 1)
 
 
@@ -346,19 +349,19 @@ def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: s
     sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
     evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
     derivatives = derivative_ranges(graph, evidence)
-    does = parse(rule).does
+    does, budget = parse(rule).does, memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
     if does.upper_line is None:
-        order = IntervalArithmetic(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
+        order = IntervalArithmetic(graph, derivatives, rows, budget)
     else:
         known = None
         if does.expanded and plan.closed:
-            gains = compute_gains(plan.whole, derivatives, rows, DEFAULT_MEMORY_BUDGET)
+            gains = compute_gains(plan.whole, derivatives, rows, budget)
             known = expansion(gains, plan.whole, evidence, plan.subgraph.graph.values, _reach(plan, given, precision))
             gains = gains.of_columns(graph.columns)
         else:
-            gains = compute_gains(graph, derivatives, rows, DEFAULT_MEMORY_BUDGET)
-        order = backward_order(gains, does.upper_line, DEFAULT_MEMORY_BUDGET, known)
+            gains = compute_gains(graph, derivatives, rows, budget)
+        order = backward_order(gains, does.upper_line, budget, known)
     return _Bounds(*order.jacobian(), order)
 
 
@@ -392,3 +395,18 @@ def remove_from_host() -> None:
 def nodes_of(model: Any) -> list[BoundRecurJacobian]:
     """The Jacobians in a `BoundedModule`."""
     return [node for node in model._modules.values() if isinstance(node, BoundRecurJacobian)]
+
+
+def require_alike_inputs(model: Any, x: Any) -> None:
+    """Refuse inputs of another type, or on another device, than a model with Jacobians in it.
+
+    The host would compute until an operator of torch refuses them, or in the coarser type.
+
+    Raises:
+        InputError: they differ, or are of a half type; names the Jacobians' nodes.
+    """
+    names = ", ".join(f"node `{node.name}`" for node in nodes_of(model))
+    for value in x if isinstance(x, (tuple, list)) else ():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            require_full_type(f"`JacobianOP` ({names}): an input of the model", value.dtype)
+            require_alike(model, value, f"`JacobianOP` ({names}): an input of the model")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, analyse
+from .analysis import analyse
 from .balls import Clip, balls, point_rows
 from .errors import InputError
 from .lipschitz import row_constants
@@ -47,7 +47,7 @@ def landscape_scan(
     order: str = "backward",
     shift: int = 0,
     clip: Clip | None = None,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Landscape:
     """Follow the gradients on balls that grow evenly from a point up to a radius.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, Intervals, analyse
+from .analysis import Analysis, Intervals, analyse
 from .errors import InputError
 from .methods import parse
 from .precision import full_precision
@@ -25,7 +25,7 @@ def local_lipschitz(
     order: str = "backward",
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Tensor:
     r"""Upper bound of the Lipschitz constant of ``C f`` over the region of `x`, in the norm of its perturbation.
 

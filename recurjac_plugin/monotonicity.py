@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, read, specification
+from .analysis import read, specification
 from .errors import InputError, RecurJacError
 from .host import BoundedTensor, PerturbationLpNorm
 from .jacobian import jacobian_bounds
@@ -94,7 +94,7 @@ def monotonicity(
     max_boxes: int | None = None,
     seed: int = 0,
     batch_size: int = 256,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Tensor:
     r"""Certify in which inputs ``C f`` is monotone over the region of `x`.
 
@@ -170,7 +170,7 @@ def monotonicity_report(
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     batch_size: int = 256,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Monotonicity:
     """Certify or refute monotonicity, the refutations with two points each where the derivative has both signs.
 
@@ -254,6 +254,8 @@ class _Boxes:
     split: Tensor
 
     def take(self, chosen: Tensor) -> _Boxes:
+        if chosen.dtype == torch.bool:
+            chosen = chosen.nonzero().squeeze(1)  # once for all: a size that depends on values is waited for
         return _Boxes(*(value[chosen] for value in vars(self).values()))
 
     @classmethod

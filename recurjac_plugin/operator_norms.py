@@ -86,10 +86,10 @@ def _row_sums(linear: LinearMap) -> Tensor:
     return linear.absolute().push(_like(linear).new_ones(1, *linear.input_shape)).flatten()
 
 
-def _units(linear: LinearMap, index: Tensor) -> Tensor:
-    """Rows of the matrix: (n, inputs)."""
+def _matrix(linear: LinearMap) -> Tensor:
+    """The whole matrix: (outputs, inputs)."""
     like = _like(linear)
-    return linear.pull_units(index.to(like.device), like).flatten(1)
+    return linear.pull_units(torch.arange(_size(linear.output_shape), device=like.device), like).flatten(1)
 
 
 def _like(linear: LinearMap) -> Tensor:
@@ -118,8 +118,8 @@ def _spectral_norm(linear: LinearMap) -> float | None:
     inputs, outputs = _size(linear.input_shape), _size(linear.output_shape)
     if inputs * outputs <= SMALL:
         if outputs <= inputs:
-            return matrix_norm(_units(linear, torch.arange(outputs)), 2.0)
-        return matrix_norm(_units(Transposed(linear), torch.arange(inputs)), 2.0)
+            return matrix_norm(_matrix(linear), 2.0)
+        return matrix_norm(_matrix(Transposed(linear)), 2.0)
     return _convolution_norm(linear) if isinstance(linear, Convolution) else None
 
 

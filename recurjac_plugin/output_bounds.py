@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse, read, specification
+from .analysis import Analysis, analyse, read, specification
 from .bounds import intersection
 from .errors import InputError
 from .host_bounds import host_bounds
@@ -28,7 +28,7 @@ def output_bounds(
     steps: int = 1,
     order: str = "backward",
     shift: int = 0,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Bound ``C f`` over the region of `x`.
 

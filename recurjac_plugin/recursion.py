@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,31 +34,47 @@ from .rules import Lines, UpperLine, both_lines, mccormick
 _WORTH_CUTTING = 0.75
 
 
+class _Layer(NamedTuple):
+    """The lines of one layer, and what `_carriers` says of them, once for all chunks: it is read from the device.
+
+    None also where no later layer is reached.
+    """
+
+    lines: Lines
+    carriers: Tensor | None
+
+
 @dataclass(frozen=True, eq=False)
 class _Pass:
     """One way of replacing the products ``d y``.
 
     Attributes:
         gains: the exact part.
-        lines: for each layer that has been reached, what replaces its products.
+        layers: what replaces the products of each layer that has been reached; it grows on the way back.
         expansion: what bounds the lines' forms; None where they have none.
         memory_budget: largest number of bytes for one chunk of columns.
     """
 
     gains: Gains
-    lines: Mapping[str, Lines]
+    layers: dict[str, _Layer]
     expansion: Expansion | None
     memory_budget: int
+
+    def add(self, layer: str, lines: Lines) -> None:
+        """Replace the products of the next layer on the way back."""
+        position = self.gains.layers.index(layer)
+        leads_on = any((later, layer) in self.gains.blocks for later in self.gains.layers[position + 1 :])
+        self.layers[layer] = _Layer(lines, _carriers(lines) if leads_on else None)
 
     def bounds(self, source: str) -> tuple[Tensor, Tensor]:
         """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
         gains = self.gains
-        later = [layer for layer in gains.layers if layer in self.lines and (layer, source) in gains.blocks]
+        later = [layer for layer in gains.layers if layer in self.layers and (layer, source) in gains.blocks]
         exact = gains.block(ROWS, source)
         if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
             exact = exact.expand(gains.batch, -1, -1)
             return exact, exact
-        width = sum(gains.count(layer) for layer in gains.layers if layer in self.lines)
+        width = sum(gains.count(layer) for layer in gains.layers if layer in self.layers)
         if self.expansion is not None:
             width += self.expansion.width
         per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
@@ -90,7 +107,7 @@ class _Pass:
             c = columns.pop(layer, None)
             if c is None:
                 continue
-            line, rows = self.lines[layer], gains.block(ROWS, layer)
+            (line, carriers), rows = self.layers[layer], gains.block(ROWS, layer)
             # The line's constant is final, and so is what its slope meets on the exact way to the rows.
             positive = c.clamp(min=0)
             negative = c - positive
@@ -99,12 +116,12 @@ class _Pass:
             if line.upper_form is not None and line.lower_form is not None:
                 upper, lower = line.upper_form[:, :, None, None, :], line.lower_form[:, :, None, None, :]
                 forms[layer] = (c * lower).addcmul(positive, upper - lower).flatten(1, 3)
-            targets = [later for later in gains.layers[position + 1 :] if (later, layer) in gains.blocks]
-            carriers = _carriers(line) if targets else None
             if carriers is None:
                 continue
             pushed = _pushed(c, line, carriers)
-            for later in targets:
+            for later in gains.layers[position + 1 :]:
+                if (later, layer) not in gains.blocks:
+                    continue
                 step = _propagated(pushed, gains.blocks[later, layer], carriers)
                 columns[later] = columns[later] + step if later in columns else step
         if not forms or self.expansion is None:
@@ -168,19 +185,16 @@ def backward_order(
     gains: Gains, rule: UpperLine, memory_budget: int, expansion: Expansion | None = None
 ) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
-    by_lines: dict[str, Lines] = {}
-    by_planes: dict[str, Lines] = {}
     gradients: dict[str, tuple[Tensor, Tensor]] = {}
-    passes: tuple[_Pass, ...] = (_Pass(gains, by_lines, None, memory_budget),)
+    passes: tuple[_Pass, ...] = (_Pass(gains, {}, None, memory_budget),)
     if expansion is not None:
-        passes = (*passes, _Pass(gains, by_planes, expansion, memory_budget))
+        passes = (*passes, _Pass(gains, {}, expansion, memory_budget))
     for layer in reversed(gains.layers):
         lower, upper = gradients[layer] = _bounds(passes, layer)
         derivative = gains.derivatives[layer]
         known = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
-        by_lines[layer] = both_lines(rule, *known)
-        planes = _planes(expansion, layer)
-        by_planes[layer] = by_lines[layer] if planes is None else both_lines(planes, *known)
+        for each in passes:
+            each.add(layer, both_lines(_planes(each.expansion, layer) or rule, *known))
     return BackwardOrder(gains, rule, expansion, gradients, passes, memory_budget)
 
 

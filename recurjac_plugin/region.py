@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InputError
 from .host import BoundedTensor, PerturbationLpNorm
@@ -144,6 +144,34 @@ def read_arguments(x: Any) -> Arguments:
     return arguments
 
 
+def require_full_type(what: str, dtype: torch.dtype) -> None:
+    """Refuse other numbers than float32 and float64: half types round too coarsely for bounds to mean much.
+
+    Raises:
+        InputError: another type.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"{what} must hold numbers of float32 or float64, got {dtype}; convert the model and its inputs, as by "
+            "`.float()`."
+        )
+
+
+def require_alike(model: nn.Module, x: Tensor, what: str = "`x`") -> None:
+    """Refuse an input of another type, or on another device, than the model's parameters.
+
+    Raises:
+        InputError: they differ, or the parameters are neither float32 nor float64.
+    """
+    for parameter in model.parameters():
+        require_full_type("`model`", parameter.dtype)
+        if parameter.device != x.device or parameter.dtype != x.dtype:
+            raise InputError(
+                f"{what} is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; "
+                "move one of them."
+            )
+
+
 def read_region(x: Any) -> Region:
     """Read the region of a perturbed input.
 
@@ -161,10 +189,7 @@ def read_region(x: Any) -> Region:
         raise InputError(
             f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
         )
-    if x.dtype not in (torch.float32, torch.float64):  # half types round too coarsely for bounds to mean much
-        raise InputError(
-            f"`x` must hold numbers of float32 or float64, got {x.dtype}; convert the model and `x`, as by `.float()`."
-        )
+    require_full_type("`x`", x.dtype)
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")
     norm = float(perturbation.norm)

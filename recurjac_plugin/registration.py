@@ -18,6 +18,7 @@ from .host_bounds import output_bounds_by_crown
 from .jacobian import jacobian_bounds
 from .methods import is_method
 from .output_bounds import output_bounds
+from .precision import full_precision
 
 _WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
@@ -77,7 +78,11 @@ def _wrapped_compute_bounds(original: Any) -> Any:
         given = signature.bind(self, *args, **kwargs).arguments
         method = given.get("method")
         if not is_method(method):
-            return original(self, *args, **kwargs)
+            if not jacobian_node.nodes_of(self):
+                return original(self, *args, **kwargs)
+            jacobian_node.require_alike_inputs(self, given.get("x"))
+            with full_precision():
+                return original(self, *args, **kwargs)
         _refuse_other_options(signature, given)
         want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
         if not want_lower and not want_upper:
@@ -113,6 +118,7 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
 
 
+@full_precision()
 def _bounds_of_outputs(
     model: Any,
     x: Any,
@@ -129,6 +135,7 @@ def _bounds_of_outputs(
     if not bound_lower and not bound_upper:
         raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
     arguments = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    jacobian_node.require_alike_inputs(model, arguments)
     return output_bounds_by_crown(model, arguments, bound_lower, bound_upper)
 
 

@@ -18,7 +18,7 @@ from .errors import InputError
 from .host import HOST_FAILURES, BoundedModule
 from .host_graph import preserved
 from .precision import full_precision
-from .region import Region, read_region
+from .region import Region, read_region, require_alike
 
 _NORMS = (1.0, 2.0, math.inf)
 _FIRST, _LAST = 0.5, 0.02  # length of an ascent step at the beginning and at the end, in radii
@@ -74,6 +74,7 @@ def sampled_lipschitz(
     region = read_region(x)
     if not per_output and region.norm not in _NORMS:
         raise InputError(f"The l_{region.norm:g} constant of a vector output has no formula; use `per_output=True`.")
+    require_alike(model, region.center)
     region = Region(region.center.detach(), region.norm, region.radius.detach())
     with _evaluating(model), torch.enable_grad():
         evaluate = _evaluation(model, region.center)

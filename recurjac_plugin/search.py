@@ -233,7 +233,7 @@ class Search:
         slack = rows.slack(bounds.outputs[at], bounds.lower[at])
         below, above = found.lower - center, found.upper - center
         low, high, left = hull_of_disjuncts(
-            slope.flatten(1, 2), (offset - slack.unsqueeze(1)).flatten(1), rows.disjunct.repeat(slope.shape[1]),
+            slope.flatten(1, 2), (offset - slack.unsqueeze(1)).flatten(1), rows.members(slope.shape[1]),
             found.alive, below, above,
         )  # fmt: skip
         # Adding the middle rounds: outward, and an end that was not moved stays exactly where it is.

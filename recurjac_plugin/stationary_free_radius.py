@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, Analysis, analyse
+from .analysis import Analysis, analyse
 from .balls import Clip, balls, point_rows, probing
 from .margins import ROUNDING
 from .methods import parse
@@ -31,7 +31,7 @@ def stationary_free_radius(
     limit: float = 1e5,
     tolerance: float = 1e-5,
     max_probes: int = 100,
-    memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    memory_budget: int | None = None,
 ) -> Tensor:
     r"""The largest radius found such that no row of ``C f`` has a stationary point in the ball around `x0`.
 

@@ -24,6 +24,7 @@ from .host_graph import preserved, takes_batches
 from .methods import VERIFY_METHOD, parse
 from .onnx_model import OnnxNetwork, onnx_session
 from .precision import full_precision
+from .region import require_full_type
 from .spec import Spec
 from .stages import Stages
 from .witness import Session, Witness
@@ -168,6 +169,7 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
     else:
         shape = (spec.n_inputs,) if input_shape is None else tuple(input_shape)
         parameter = next(model.parameters(), torch.zeros(()))
+        require_full_type("`model`", parameter.dtype)
         network = OnnxNetwork(model, shape, parameter.dtype)
         network.max_difference = 0.0
     n_inputs = math.prod(shape)

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import DEFAULT_MEMORY_BUDGET, read
+from .analysis import read
 from .errors import UnsupportedError
 from .graph import Graph, build_graph
 from .linear_maps import LinearMap
 from .magnitude import magnitudes
+from .memory import memory_budget as chosen_budget
 from .precision import full_precision
 from .refinement import refinable
 from .region import Region
@@ -38,7 +39,7 @@ from .undetermined import Evidence
 @torch.no_grad()
 @full_precision()
 def zonotope_bounds(
-    model: Any, x: Any, *, memory_budget: int = DEFAULT_MEMORY_BUDGET
+    model: Any, x: Any, *, memory_budget: int | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
 
@@ -48,8 +49,8 @@ def zonotope_bounds(
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor`.
-        memory_budget: largest number of bytes for one chunk of columns at one step; all columns of the steps that are
-            still needed are kept besides.
+        memory_budget: as in `jacobian_bounds`, for one chunk of columns at one step; all columns of the steps that
+            are still needed are kept besides.
 
     Returns:
         Name of the node -> lower and upper bound, each of shape (b, *shape).
@@ -66,6 +67,7 @@ def zonotope_bounds(
             ["zonotopes here are for one input and activations with two linear pieces"],
             "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
         )
+    budget = chosen_budget(memory_budget, arguments.reference.device)
     sizes = magnitudes(graph, host_graph.values)
     region = arguments.joined()
     found = []
@@ -73,7 +75,7 @@ def zonotope_bounds(
         values = {name: value[i : i + 1] for name, value in host_graph.values.items()}
         scales = {name: size[i % len(size)].unsqueeze(0) for name, size in sizes.items()}
         one = Region(region.center[i : i + 1], region.norm, region.radius[i : i + 1])
-        found.append(_Zonotope(graph, values, scales, one, memory_budget).bounds())
+        found.append(_Zonotope(graph, values, scales, one, budget).bounds())
     return {
         name: (torch.cat([each[name][0] for each in found]), torch.cat([each[name][1] for each in found]))
         for name in found[0]

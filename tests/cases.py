@@ -32,7 +32,7 @@ def on_host(net: nn.Module, x: Tensor, training: bool = False) -> BoundedModule:
         with warnings.catch_warnings():
             # What torch's exporter says while the host traces a network concerns ONNX files, which are not written.
             warnings.filterwarnings("ignore", module=r"torch\.onnx")
-            model = BoundedModule(net.train(training), torch.zeros_like(x))
+            model = BoundedModule(net.train(training), torch.zeros_like(x), device=x.device)
     finally:
         torch.set_default_dtype(default)
     net.eval()

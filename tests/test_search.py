@@ -114,12 +114,12 @@ def test_hull_of_disjuncts():
     below, above = numbers([-1, -1]).expand(3, -1), numbers([1, 1]).expand(3, -1)
     alive = torch.tensor([[True, True, True], [True, False, False], [True, False, True]])
     # x0 <= -0.5, x0 >= 0.5, x1 <= 0.
-    low, high, left = hull_of_disjuncts(slope, offset, torch.arange(3), alive, below, above)
+    low, high, left = hull_of_disjuncts(slope, offset, torch.arange(3).split(1), alive, below, above)
     assert torch.equal(left, alive)
     assert torch.allclose(low, numbers([-1, -1], [-1, -1], [-1, -1]))
     assert torch.allclose(high, numbers([1, 1], [-0.5, 1], [1, 1]))
     # The first two as rows of one disjunct cannot both be met.
-    low, high, left = hull_of_disjuncts(slope, offset, torch.tensor([0, 0, 1]), alive[:, :2], below, above)
+    low, high, left = hull_of_disjuncts(slope, offset, torch.arange(3).split([2, 1]), alive[:, :2], below, above)
     assert left.tolist() == [[False, True], [False, False], [False, False]]
     assert torch.allclose(high[0], numbers(1, 0))
 
