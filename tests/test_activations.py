@@ -45,7 +45,7 @@ ROWS = [
     Row("BoundAbs", torch.abs),
     *(Row("BoundElu", partial(functional.elu, alpha=a), {"alpha": a}) for a in (1.0, 0.3, 2.0)),
     *(
-        Row("BoundCelu", lambda z, a=a: torch.where(z > 0, z, a * torch.expm1(z.clamp(max=0) / a)), {"alpha": a})
+        Row("BoundCelu", lambda z, a=a: torch.where(z > 0, z, a * (torch.exp(z.clamp(max=0) / a) - 1)), {"alpha": a})
         for a in (1.0, 0.3, 2.0)
     ),
     Row("BoundSelu", functional.selu, {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}),
