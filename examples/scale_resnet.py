@@ -1,9 +1,9 @@
-"""The local l_inf constant of a margin of a ResNet-18 with 11 million weights, from every kind of pre-activation bounds.
+"""The local l_inf constant of a margin of a ResNet-18 with 11 million weights, from all kinds of pre-activation bounds.
 
 The network is made for 32x32 colour images, its weights are random, its batch norms have the statistics of random
 images, all 3072 inputs are perturbed. `--bounds` chooses where the pre-activation bounds come from: `zonotopes`
-(`rj.zonotope_bounds`), or the host's `IBP`, `CROWN-IBP`, `CROWN`. Of auto_LiRPA 0.7.1 CROWN is asked for 256 neurons at a
-time, because all at once do not fit. Printed are, for every radius, the undetermined neurons, the constants by the
+(`rj.zonotope_bounds`), or the host's `IBP`, `CROWN-IBP`, `CROWN`. On auto_LiRPA 0.7.1 CROWN is told to take 256 neurons
+at a time, because all at once do not fit. Printed are, for every radius, the undetermined neurons, the constants by the
 methods, the largest l_1 norm of a gradient found by sampling, and what each part took.
 
 Run `python examples/scale_resnet.py [--bounds KIND] [--eps E,E,...] [--width N] [--double] [--most N]`.
@@ -110,7 +110,8 @@ def bound(model: Any, x: BoundedTensor, C: Tensor, kind: str, most: int) -> dict
     for method in METHODS if sum(crossing) <= most else ["Fast-Lip"]:
         constant, cost = measured(partial(rj.local_lipschitz, model, x, method=method, C=C, intermediate_bounds=bounds))
         constants[method] = float(constant)
-        print(f"  {method}: local constant {float(constant):.6g}, {cost.seconds:.1f} s, {cost.megabytes:.0f} MB", flush=True)
+        took = f"{cost.seconds:.1f} s, {cost.megabytes:.0f} MB"
+        print(f"  {method}: local constant {constants[method]:.6g}, {took}", flush=True)
     return constants
 
 
