@@ -1,63 +1,82 @@
-"""How time and memory of a local Lipschitz constant grow with the network, and a ResNet-18 with 11 million weights.
+"""How time and memory of local Lipschitz constants grow with the network, part by part, and where they stop.
 
-Networks with random weights, one thread, pre-activation bounds included. Every curve varies one thing: width and depth
-of a multilayer perceptron, the number of its undetermined neurons (by the radius), its inputs, and the rows bounded at
-once. `--resnet` bounds the constant of a margin of a ResNet-18 for CIFAR, whose pre-activations are bounded by
-zonotopes, because CROWN has no room there.
+ReLU networks with random weights and one output, one thread. Every curve varies one thing: width and depth of a
+multilayer perceptron, the number of its undetermined neurons (by the radius), its inputs, the rows bounded at once.
+Three parts are measured apart: the host's pre-activation bounds (CROWN), the gains between undetermined neurons, which
+RecurJac and RecurJac-Linear share, and the pass of each method. Time is CPU time, the shortest of some runs; memory is
+the peak of what torch has allocated during the part, beyond what it started with, as torch's profiler counts it: the
+same on every run, because it does not ask the system. Straight lines are fitted to the last points of each curve, in
+logarithms, and continued to 16 GB and to one hour.
 
-Run `python examples/scale.py [--plot FILE] [--quick] [--resnet] [--width N] [--eps E]`. Memory is read from /proc.
+Run `python examples/scale.py [--plot FILE] [--quick]`. `scale_resnet.py` bounds a network with 11 million weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself on stderr
 
 import torch
+from matplotlib.axes import Axes
 from paper_networks import STYLES, panels, save
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
-import recurjac_plugin as rj
+from recurjac_plugin.analysis import Analysis, analyse
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.lipschitz import row_constants
+from recurjac_plugin.methods import METHODS, parse
 
-METHODS = ("RecurJac", "RecurJac-Linear", "Fast-Lip")
-STATUS = Path("/proc/self/status")
+MEGABYTE = 2**20
+CHUNK = 512 * MEGABYTE
+"""What one chunk of rows or columns may take; the rest of the memory is what has to be kept."""
+
+LOOKS = {
+    "CROWN": {"color": STYLES["CROWN"]["color"], "marker": "^", "label": "bounds by CROWN"},
+    "gains": {"color": "#E69F00", "marker": "v", "label": "gains"},
+    **{method: {**{k: STYLES[method][k] for k in ("color", "marker")}, "label": method} for method in METHODS},
+}
+STOPS = {"seconds": (3600.0, "1 hour"), "megabytes": (16 * 1024.0, "16 GB")}
+
+Result = TypeVar("Result")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Cost:
-    """What one computation took; memory is the peak above what was in use before, NaN where /proc is missing."""
+    """CPU seconds, and the peak of torch's allocations beyond what there was before."""
 
-    seconds: float = math.nan
-    megabytes: float = math.nan
-
-
-@contextmanager
-def measured() -> Iterator[Cost]:
-    """Measure the block."""
-    cost = Cost()
-    if STATUS.exists():
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from now
-    before, start = _memory("VmRSS"), time.process_time()
-    yield cost
-    cost.seconds, cost.megabytes = time.process_time() - start, _memory("VmHWM") - before
+    seconds: float
+    megabytes: float
 
 
-def _memory(key: str) -> float:
-    if not STATUS.exists():
-        return math.nan
-    lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines())
-    return int(lines[key].split()[0]) / 1024
+def measured(function: Callable[[], Result]) -> tuple[Result, Cost]:
+    """The result of one call and its cost."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        start = time.process_time()
+        result = function()
+        seconds = time.process_time() - start
+    assert watched.profiler is not None
+    events = watched.profiler.kineto_results.events()  # every allocation, and every release as a negative one
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    now = peak = 0
+    for _, change in changes:
+        now += change
+        peak = max(peak, now)
+    return result, Cost(seconds, peak / MEGABYTE)
 
 
-def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+def mlp(inputs: int, width: int, depth: int, outputs: int = 1) -> nn.Sequential:
     """A ReLU network with `depth` hidden layers, weights of He's size."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -72,28 +91,65 @@ def box(center: Tensor, eps: float) -> BoundedTensor:
     return BoundedTensor(center, PerturbationLpNorm(norm=math.inf, eps=eps))
 
 
+@torch.no_grad()
+def costs(model: BoundedModule, x: BoundedTensor) -> tuple[dict[str, Cost], int]:
+    """The costs of the parts of one computation, and the number of undetermined neurons. Constants must be in order."""
+    bounded, bounds = measured(lambda: analyse(model, x, parse("RecurJac"), None, memory_budget=CHUNK))
+    gains, cost = measured(lambda: bounded.gains)
+    found, constants = {"CROWN": bounds, "gains": cost}, {}
+    for method in METHODS:
+        analysis = replace(bounded, rule=parse(method).upper_line)
+        vars(analysis)["gains"] = gains  # so that they are not part of the pass
+        constants[method], found[method] = measured(partial(_constant, analysis, method))
+    assert constants["RecurJac-Linear"] <= constants["RecurJac"] * 1.001 <= constants["Fast-Lip"] * 1.002
+    return found, sum(layer.count for layer in gains.derivatives.values())
+
+
+def _constant(analysis: Analysis, method: str) -> float:
+    ones = torch.ones_like(analysis.jacobian[0][:, 0])
+    return float(row_constants(analysis, ones, method == "RecurJac-Linear").amax())
+
+
+def _cheaper(cost: Cost, other: Cost | None) -> Cost:
+    return cost if other is None or cost.seconds < other.seconds else other
+
+
 @dataclass
 class Curve:
-    """Costs against one quantity."""
+    """Costs of every part against one quantity."""
 
     name: str
     values: list[int] = field(default_factory=list)
-    costs: dict[str, list[Cost]] = field(default_factory=lambda: {method: [] for method in METHODS})
+    costs: dict[str, list[Cost]] = field(default_factory=lambda: {part: [] for part in LOOKS})
 
-    @torch.no_grad()
-    def add(self, net: nn.Module, inputs: int, eps: float, value: int | None = None) -> None:
+    def add(self, net: nn.Module, inputs: int, eps: float, value: int | None = None, repeats: int = 3) -> None:
         """Measure one network; `value` None stands for its number of undetermined neurons."""
         center = torch.rand(1, inputs)
         model, x = BoundedModule(net, center), box(center, eps)
-        bounds = rj.zonotope_bounds(model, x).values()
-        undetermined = sum(int(((low < 0) & (high > 0)).sum()) for low, high in bounds)
-        for method in METHODS:
-            with measured() as cost:
-                rj.local_lipschitz(model, x, method=method)
-            self.costs[method].append(cost)
+        found, undetermined = costs(model, x)
+        for _ in range(repeats - 1):
+            if sum(cost.seconds for cost in found.values()) < 5:
+                found = {part: _cheaper(cost, found[part]) for part, cost in costs(model, x)[0].items()}
+        for part, cost in found.items():
+            self.costs[part].append(cost)
         self.values.append(undetermined if value is None else value)
-        shown = ", ".join(f"{m} {c[-1].seconds:.2f} s {c[-1].megabytes:.0f} MB" for m, c in self.costs.items())
-        print(f"{self.name} {self.values[-1]} ({undetermined} undetermined): {shown}")
+        shown = ", ".join(f"{part} {cost.seconds:.3g} s {cost.megabytes:.3g} MB" for part, cost in found.items())
+        print(f"{self.name} {self.values[-1]} ({undetermined} undetermined): {shown}", flush=True)
+
+    def power(self, part: str, unit: str, last: int = 3) -> float:
+        """The exponent p of ``cost ~ value^p``: least squares through the logarithms of the last points."""
+        x = torch.tensor(self.values[-last:], dtype=torch.float64).log()
+        y = torch.tensor([getattr(cost, unit) for cost in self.costs[part][-last:]], dtype=torch.float64).log()
+        return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+    def stop(self, part: str, unit: str) -> float:
+        """The value at which a part takes one hour or 16 GB, if it goes on as it ended."""
+        power, last = self.power(part, unit), getattr(self.costs[part][-1], unit)
+        return self.values[-1] * (STOPS[unit][0] / last) ** (1 / power) if power > 0.05 else math.inf
+
+    def first(self, unit: str) -> tuple[str, float]:
+        """The part that stops first, and where."""
+        return min(((part, self.stop(part, unit)) for part in LOOKS), key=lambda pair: pair[1])
 
 
 def curves(quick: bool) -> list[Curve]:
@@ -105,96 +161,54 @@ def curves(quick: bool) -> list[Curve]:
     width, depth, undetermined, inputs, rows = (
         Curve(name) for name in ("width", "depth", "undetermined neurons", "inputs", "rows")
     )
-    Curve("first call").add(mlp(8, 8, 1, 1), 8, 0.01, 8)  # what is done once is not counted
-    for n in steps((64, 128, 256, 512, 1024, 2048)):
-        width.add(mlp(64, n, 3, 10), 64, 0.01, n)
-    for n in steps((2, 4, 8, 16)):
-        depth.add(mlp(64, 128, n, 10), 64, 0.01, n)
-    for n in steps((1, 4, 16, 64, 256)):
-        undetermined.add(mlp(64, 512, 3, 10), 64, 0.001 * n)
-    for n in steps((16, 64, 256, 1024, 4096)):
-        inputs.add(mlp(n, 256, 3, 10), n, 1 / n, n)
-    for n in steps((1, 8, 64, 512)):
-        rows.add(mlp(64, 256, 3, n), 64, 0.03, n)
+    Curve("first call").add(mlp(8, 8, 1), 8, 0.01, 8)  # what is done once is not counted
+    for n in steps((256, 512, 1024, 2048, 4096)):
+        width.add(mlp(64, n, 3), 64, 0.04, n)
+    for n in steps((2, 4, 8, 16, 32)):
+        depth.add(mlp(64, 256, n), 64, 0.02, n)
+    for step in steps((1, 2, 4, 8, 16, 32, 64)):
+        undetermined.add(mlp(64, 2048, 3), 64, 0.001 * step)
+    for n in steps((256, 1024, 4096, 16384, 65536)):
+        inputs.add(mlp(n, 256, 3), n, 8 / n, n)
+    for n in steps((1, 8, 64, 512, 4096)):
+        rows.add(mlp(64, 256, 3, n), 64, 0.02, n)
     return [width, depth, undetermined, inputs, rows]
 
 
+def tell(curve: Curve) -> None:
+    """Print the exponents, and where the first part stops."""
+    for unit, (_, budget) in STOPS.items():
+        powers = ", ".join(f"{part} {curve.power(part, unit):.2f}" for part in LOOKS)
+        part, value = curve.first(unit)
+        print(f"{curve.name}: powers of {unit}: {powers}; {part} would take {budget} at {value:.2g}")
+
+
 def draw(found: list[Curve], path: Path) -> None:
-    """Seconds above, megabytes below, both axes logarithmic."""
-    drawn, axes = panels(2, len(found), 13.0, 5.4)
+    """Seconds above, megabytes below, both axes logarithmic; dotted is what was not run."""
+    drawn, axes = panels(2, len(found), 15.0, 6.4)
     for column, curve in enumerate(found):
-        for method, costs in curve.costs.items():
-            look = {"color": STYLES[method]["color"], "marker": STYLES[method]["marker"], "label": method}
-            axes[0][column].loglog(curve.values, [cost.seconds for cost in costs], **look)
-            axes[1][column].loglog(curve.values, [max(cost.megabytes, 0.1) for cost in costs], **look)
+        for line, unit in zip(axes, STOPS):
+            for part, look in LOOKS.items():
+                line[column].loglog(curve.values, [getattr(cost, unit) for cost in curve.costs[part]], **look)
+            _continued(line[column], curve, unit)
         axes[1][column].set_xlabel(curve.name)
-        for line in axes:
-            line[column].grid(alpha=0.3)
     axes[0][0].set_ylabel("CPU seconds")
     axes[1][0].set_ylabel("peak memory, MB")
     save(drawn, path)
 
 
-class Block(nn.Module):
-    """Two convolutions around a shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            *(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
-            *(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)),
-        )
-        same = inputs == outputs and stride == 1
-        projection = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.shortcut = nn.Sequential() if same else nn.Sequential(*projection)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The sum, behind a ReLU."""
-        return torch.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet18(width: int = 64) -> nn.Sequential:
-    """ResNet-18 for 32x32 images (He et al., 2016), statistics of the batch norms from random images."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-    channels = width
-    for outputs, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
-        layers += [Block(channels, outputs, stride), Block(outputs, outputs, 1)]
-        channels = outputs
-    net = nn.Sequential(*layers, nn.AvgPool2d(4), nn.Flatten(), nn.Linear(channels, 10))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the plain mean over what it sees
-    net.train()
-    with torch.no_grad():
-        net(torch.rand(32, 3, 32, 32))
-    return net.eval()
-
-
-def bound_resnet(width: int, eps: float) -> None:
-    """Bound the local l_inf constant of a margin of a ResNet-18."""
-    net = resnet18(width)
-    center = torch.rand(1, 3, 32, 32)
-    model, x = BoundedModule(net, center), box(center, eps)
-    C = torch.zeros(1, 1, 10)
-    C[0, 0, :2] = torch.tensor([1.0, -1.0])
-    with torch.no_grad(), measured() as first:
-        bounds = rj.zonotope_bounds(model, x)
-    with torch.no_grad(), measured() as second:
-        constant = float(rj.local_lipschitz(model, x, C=C, intermediate_bounds=bounds))
-    undetermined = sum(int(((low < 0) & (high > 0)).sum()) for low, high in bounds.values())
-    slopes = []
-    for point in (center, center + eps, center - eps, center + eps * torch.randn_like(center).sign()):
-        leaf = point.clone().requires_grad_()
-        margin = (net(leaf) * C[0]).sum()
-        slopes.append(float(torch.autograd.grad(margin, leaf)[0].abs().sum()))
-    print(
-        f"ResNet-18, {sum(p.numel() for p in net.parameters()):,} weights, l_inf {eps:g}: "
-        f"local constant {constant:.2f}, "
-        f"sampled {max(slopes):.2f}, {undetermined} undetermined neurons; zonotopes {first.seconds:.0f} s "
-        f"{first.megabytes:.0f} MB, RecurJac {second.seconds:.0f} s {second.megabytes:.0f} MB"
-    )
-    assert max(slopes) <= constant * (1 + 1e-4), "no gradient in the ball is larger"
+def _continued(panel: Axes, curve: Curve, unit: str) -> None:
+    """The line at the budget, and the part that meets it first, continued."""
+    budget, name = STOPS[unit]
+    part, value = curve.first(unit)
+    panel.axhline(budget, color="0.5", linewidth=1)
+    panel.text(curve.values[0], budget, name, color="0.4", fontsize=8, va="bottom")
+    if value < math.inf:
+        ends = [curve.values[-1], value], [getattr(curve.costs[part][-1], unit), budget]
+        panel.plot(*ends, ":", color=LOOKS[part]["color"])
+        panel.annotate(f"{value:.1g}", (value, budget), ha="right", va="bottom", fontsize=8)
+    panel.minorticks_off()  # the labels of minor ticks run into each other
+    panel.grid(alpha=0.3)
 
 
 def main() -> None:
@@ -202,20 +216,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time and memory of local Lipschitz constants.")
     parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
     parser.add_argument("--quick", action="store_true", help="two points per curve")
-    parser.add_argument("--resnet", action="store_true", help="the ResNet-18 instead of the curves")
-    parser.add_argument("--width", type=int, default=64, help="channels of the ResNet's first stage (default 64)")
-    parser.add_argument("--eps", type=float, default=1e-5, help="l_inf radius for the ResNet (default 1e-5)")
     options = parser.parse_args()
-    if options.resnet:
-        bound_resnet(options.width, options.eps)
-        return
     torch.set_num_threads(1)
     found = curves(options.quick)
+    for curve in found:
+        tell(curve)
+    again, _ = costs(BoundedModule(mlp(64, 256, 3), torch.zeros(1, 64)), box(torch.full((1, 64), 0.5), 0.03))
+    same, _ = costs(BoundedModule(mlp(64, 256, 3), torch.zeros(1, 64)), box(torch.full((1, 64), 0.5), 0.03))
+    assert all(again[part].megabytes == same[part].megabytes for part in LOOKS), "memory is the same on every run"
     if not options.quick:
-        width = found[0].costs["RecurJac"]
-        growth = math.log(width[-1].seconds / width[-3].seconds) / math.log(4)
-        print(f"RecurJac's time grows with the width to the power {growth:.1f}")
-        assert growth < 4, "polynomially: products of matrices as large as the layers"
+        assert all(curve.power(part, "seconds") < 3.5 for curve in found for part in LOOKS), "products of matrices"
+        assert all(curve.power(part, "megabytes") < 2.7 for curve in found for part in LOOKS), "pairs of neurons"
     if options.plot:
         draw(found, options.plot)
 

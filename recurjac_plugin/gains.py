@@ -24,6 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .capacity import require_room_for_gains
 from .graph import Graph
 from .recomputation import each_chunk
 from .relevance import relevant
@@ -138,6 +139,9 @@ def compute_gains(
         derivatives: derivative ranges of every activation step.
         rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
         memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
+
+    Raises:
+        InputError: they would not fit into the memory of the device.
     """
     batch = len(rows)
     largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
@@ -145,6 +149,7 @@ def compute_gains(
     per_row = batch * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
     share = memory_budget // (len(graph.factors) + 1)  # of the rows of one layer, for the backward pass
     known = relevant(graph, derivatives, rows)
+    require_room_for_gains(graph, known, rows)
     pulls = Pull(graph, known)
     blocks: dict[Key, Tensor] = {}
 

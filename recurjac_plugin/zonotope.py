@@ -105,14 +105,16 @@ class _Zonotope:
             return columns[name] if left[name] else columns.pop(name)
 
         for step in self.graph.steps:
-            if not left[step.name]:
-                continue  # nothing after it asks for bounds, or it is the output
             if isinstance(step, FactorStep):
                 name = step.reads[0].name
                 found[name] = self._bounds(name, columns[step.source])
-                columns[step.name] = self._activated(step, taken(step.source), found[name], count)
-                count = len(columns[step.name])  # the columns of other branches are other columns
+                source = taken(step.source)
+                if left[step.name]:
+                    columns[step.name] = self._activated(step, source, found[name], count)
+                    count = len(columns[step.name])  # the columns of other branches are other columns
                 continue
+            if not left[step.name]:
+                continue  # the output: nothing behind it asks for bounds
             parts = [self._pushed(linear, taken(source)) for source, linear in step.sources]
             total = max(parts, key=len)
             for part in parts:

@@ -16,7 +16,8 @@ SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 TRAINING = "train_digits.py"
 EXPERIMENTS = ["paper_landscape.py", "paper_lipschitz.py", "paper_robustness.py"]
 TRAINED = ["train_certified.py", "train_monotone.py", "train_wgan.py"]
-ELSEWHERE = [TRAINING, "lipschitz_curve.py", "scale.py", *EXPERIMENTS, *TRAINED]  # have tests of their own
+SCALE = ["scale.py", "scale_resnet.py"]
+ELSEWHERE = [TRAINING, "lipschitz_curve.py", *SCALE, *EXPERIMENTS, *TRAINED]  # have tests of their own
 
 
 def start(script, *arguments, cwd, **variables):
@@ -76,16 +77,29 @@ def test_training_and_scale_show_what_they_claim(script, tmp_path):
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
-def test_narrow_resnet_is_bounded(tmp_path):
-    shown = run("scale.py", "--resnet", "--width", "2", "--eps", "1e-4", cwd=tmp_path)
-    assert re.search(r"local constant [\d.]+, sampled [\d.]+", shown)
+@pytest.mark.parametrize("kind", ["zonotopes", "CROWN-IBP", "CROWN"])
+def test_narrow_resnet_is_bounded(kind, tmp_path):
+    shown = run("scale_resnet.py", "--bounds", kind, "--width", "1", "--eps", "1e-5", "--most", "100", cwd=tmp_path)
+    constants = re.findall(r"^  (\S+): local constant ([\d.e+]+),", shown, re.MULTILINE)
+    useful = ["RecurJac", "RecurJac-Linear", "Fast-Lip"]
+    assert [method for method, _ in constants] == (useful[2:] if kind == "CROWN-IBP" else useful)
 
 
 @pytest.mark.slow
 def test_resnet_18_is_bounded_within_16_gigabytes(tmp_path):
-    shown = run("scale.py", "--resnet", cwd=tmp_path)
-    peaks = [int(found) for found in re.findall(r"(\d+) MB", shown)]
-    assert "11,173,962 weights" in shown and len(peaks) == 2 and max(peaks) < 16_000
+    shown = run("scale_resnet.py", cwd=tmp_path)
+    found = re.search(r"RecurJac-Linear: local constant ([\d.]+)", shown)
+    sampled = re.search(r"sampled ([\d.]+)", shown)
+    assert "11,173,962 weights" in shown and found and sampled
+    assert float(found[1]) < 1.1 * float(sampled[1])
+    assert float(re.search(r"peak of the process (\d+) MB", shown)[1]) < 16_000
+
+
+@pytest.mark.slow
+def test_intervals_are_of_no_use_on_resnet_18(tmp_path):
+    shown = run("scale_resnet.py", "--bounds", "IBP", "--double", "--eps", "1e-12", cwd=tmp_path)
+    assert int(re.search(r"IBP: (\d+) undetermined", shown)[1]) > 100_000
+    assert float(re.search(r"Fast-Lip: local constant (\S+),", shown)[1]) > 1e20
 
 
 @pytest.mark.parametrize(
