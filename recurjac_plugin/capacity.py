@@ -6,30 +6,15 @@ network with hundreds of thousands of them would compute for hours, and then be 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from .errors import InputError
 from .graph import Graph
+from .memory import memory_of
 from .steps import FactorStep
 from .undetermined import Layer
-
-_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-
-def memory_of(device: torch.device) -> int | None:
-    """All bytes of a device, those in use included; None where nobody tells."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    if device.type != "cpu" or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = [path.read_text(encoding="ascii").strip() for path in _CONTAINER if path.is_file()]
-    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""How much memory a chunk of rows or columns may take, where the caller does not say: some of what is free.
+"""How much memory a device has, and how much of it a chunk of rows or columns may take.
 
 A chunk's intermediate results stay within the budget, and so does what is kept for a backward pass (see
 `recomputation`). Gains and results come on top of that, and whatever else the program holds.
@@ -17,6 +17,7 @@ from .errors import InputError
 _CPU = 512 * 2**20  # bytes on a processor
 _CUDA = 8 * 2**30  # on a CUDA device: a chunk's tensors have fewer than 2**31 elements, which not all kernels can count
 _SHARE = 4  # of the free memory: for a chunk, what a backward pass keeps, and as much for all the rest
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def memory_budget(given: int | None, device: torch.device) -> int:
@@ -40,6 +41,17 @@ def memory_budget(given: int | None, device: torch.device) -> int:
             f"got {given!r}."
         )
     return given
+
+
+def memory_of(device: torch.device) -> int | None:
+    """All bytes of a device, those in use included; None where nobody tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu" or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [path.read_text(encoding="ascii").strip() for path in _CONTAINER if path.is_file()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def _free_on_cuda(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from cases import hosted
 from oracle import Ball
 
 import recurjac_plugin as rj
-from recurjac_plugin import capacity
+from recurjac_plugin import capacity, memory
 from recurjac_plugin.analysis import analyse
 from recurjac_plugin.gains import compute_gains
 from recurjac_plugin.methods import parse
@@ -47,17 +47,17 @@ def test_too_many_undetermined_neurons_are_refused(monkeypatch):
 
 
 def test_memory_of_the_machine():
-    found = capacity.memory_of(torch.device("cpu"))
+    found = memory.memory_of(torch.device("cpu"))
     assert found is None or found > 2**28
-    assert capacity.memory_of(torch.device("meta")) is None
+    assert memory.memory_of(torch.device("meta")) is None
 
 
 def test_limit_of_a_container_counts(monkeypatch, tmp_path):
-    if capacity.memory_of(torch.device("cpu")) is None:
+    if memory.memory_of(torch.device("cpu")) is None:
         pytest.skip("this system does not tell its memory")
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(capacity, "_CONTAINER", (limit, tmp_path / "missing"))
+    monkeypatch.setattr(memory, "_CONTAINER", (limit, tmp_path / "missing"))
     limit.write_text("max\n", encoding="ascii")
-    whole = capacity.memory_of(torch.device("cpu"))
+    whole = memory.memory_of(torch.device("cpu"))
     limit.write_text("123456789\n", encoding="ascii")
-    assert capacity.memory_of(torch.device("cpu")) == 123456789 < whole
+    assert memory.memory_of(torch.device("cpu")) == 123456789 < whole
