@@ -36,10 +36,11 @@ from torch.profiler import ProfilerActivity, profile
 from recurjac_plugin.analysis import Analysis, analyse
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.lipschitz import row_constants
-from recurjac_plugin.methods import METHODS, parse
+from recurjac_plugin.methods import parse
 
 MEGABYTE = 2**20
 CHUNK = 512 * MEGABYTE
+METHODS = ("RecurJac", "RecurJac-Linear", "Fast-Lip")  # RecurJac-McCormick is RecurJac-Linear on ReLU networks
 """What one chunk of rows or columns may take; the rest of the memory is what has to be kept."""
 
 LOOKS = {
