@@ -40,8 +40,8 @@ from recurjac_plugin.methods import parse
 
 MEGABYTE = 2**20
 CHUNK = 512 * MEGABYTE
-METHODS = ("RecurJac", "RecurJac-Linear", "Fast-Lip")  # RecurJac-McCormick is RecurJac-Linear on ReLU networks
 """What one chunk of rows or columns may take; the rest of the memory is what has to be kept."""
+METHODS = ("RecurJac", "RecurJac-Linear", "Fast-Lip")  # RecurJac-McCormick is RecurJac-Linear on ReLU networks
 
 LOOKS = {
     "CROWN": {"color": STYLES["CROWN"]["color"], "marker": "^", "label": "bounds by CROWN"},
