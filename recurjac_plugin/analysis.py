@@ -25,7 +25,7 @@ from .methods import Method
 from .recursion import BackwardOrder, backward_order
 from .region import Arguments, Region, read_arguments
 from .rules import UpperLine
-from .steps import Read
+from .steps import Intervals, Read
 from .undetermined import Evidence, Layer, classify
 
 DEFAULT_MEMORY_BUDGET = 512 * 2**20
@@ -33,8 +33,6 @@ DEFAULT_MEMORY_BUDGET = 512 * 2**20
 
 # Bounds that meet can be inverted by rounding, in units of the precision times the layer's largest bound.
 _INVERTED = 1024
-
-Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
