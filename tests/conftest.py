@@ -10,8 +10,10 @@ import torch
 
 import recurjac_plugin
 
-# The tests are many small products: threads only get in each other's way, and under load they spin.
+# The tests are many small products: threads only get in each other's way, and under load they spin. The same holds for
+# the processes that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(recurjac_plugin.__file__).parent.parent
 
