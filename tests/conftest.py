@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_tables import share_tables
 
 import recurjac_plugin
 
@@ -14,6 +15,7 @@ import recurjac_plugin
 # the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+share_tables()
 
 ROOT = Path(recurjac_plugin.__file__).parent.parent
 
