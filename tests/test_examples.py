@@ -45,7 +45,15 @@ def test_example_says_how_to_run_it_and_ends_in_assertions(script):
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "script",
+    # What `paper_networks.py` trains to the end the experiments of the paper train for a moment.
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "paper_networks.py" else name
+        for name in SCRIPTS
+        if name not in ELSEWHERE
+    ],
+)
 def test_example_runs_and_leaves_nothing_behind(script, tmp_path):
     assert run(script, cwd=tmp_path).strip()
     assert os.listdir(tmp_path) == []

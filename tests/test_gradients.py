@@ -206,11 +206,11 @@ def kept_bytes(function):
 def test_chunks_are_computed_again_instead_of_kept(rule, name):
     """Less is kept, and the gradients are the same; average pooling is pulled back by autograd."""
     if name == "deep":
-        net = mlp(nn.Tanh, (30, 60, 60, 60, 60, 40)).double()
+        net = mlp(nn.Tanh, (20, 40, 40, 40, 40, 30)).double()
     else:
         layers = (nn.Conv2d(1, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(4, 8, 2), nn.Tanh(), nn.Flatten())
         net = nn.Sequential(*layers, nn.Linear(32, 40)).double()
-    center = torch.randn(2, 30) if name == "deep" else torch.randn(2, 1, 8, 8)
+    center = torch.randn(2, 20) if name == "deep" else torch.randn(2, 1, 8, 8)
     model, x = on_host(net, center[:1].double()), Ball(center.double(), 0.05).perturbed()
     found = []
     for budget in (2**30, 2**16):
