@@ -11,10 +11,8 @@ from host_tables import share_tables
 
 import recurjac_plugin
 
-# The tests are many small products: threads only get in each other's way, and under load they spin. The same holds for
-# the processes that tests start.
+# The tests are many small products: threads only get in each other's way, and under load they spin.
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 share_tables()
 
 ROOT = Path(recurjac_plugin.__file__).parent.parent

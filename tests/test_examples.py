@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from processes import environment, python
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -20,15 +19,7 @@ ELSEWHERE = [TRAINING, "lipschitz_curve.py", "scale.py", *EXPERIMENTS, *TRAINED]
 
 
 def start(script, *arguments, cwd, **variables):
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
-        check=False,
-    )
+    return python(EXAMPLES / script, *arguments, cwd=cwd, env=environment(**variables))
 
 
 def run(script, *arguments, cwd):
