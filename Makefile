@@ -4,7 +4,7 @@
 PYTHON ?= python3
 AUTO_LIRPA ?= auto_LiRPA==0.3
 VENV ?= .venv
-# Tests in that many processes at once, up to four: each takes up to 2 GB of memory.
+# Tests in that many processes at once, up to four (each takes about 1 GB of memory); 0: in one, without distributing.
 JOBS ?= logical
 
 BIN := $(VENV)/bin
