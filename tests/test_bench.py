@@ -70,7 +70,7 @@ def started(*arguments):
     )
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=180.0):
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not condition():
