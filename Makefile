@@ -4,6 +4,8 @@
 PYTHON ?= python3
 AUTO_LIRPA ?= auto_LiRPA==0.3
 VENV ?= .venv
+# Tests in that many processes at once, up to four (each takes about 1 GB of memory); 0: in one, without distributing.
+JOBS ?= logical
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -22,14 +24,14 @@ help:
 	@echo "make lint      ruff, mypy and shellcheck"
 	@echo "make format    let ruff sort imports and format"
 	@echo "make clean     remove .venv and everything generated"
-	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON))"
+	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON)), JOBS (now $(JOBS))"
 
 demo: setup
 	$(BIN)/recurjac compare examples/data/digits_tanh.onnx examples/data/digits_tanh_small.vnnlib
 	$(BIN)/recurjac compare examples/data/digits_relu.onnx examples/data/digits_relu_small.vnnlib --plot demo.png
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 test-all: setup
 	$(BIN)/python -m pytest

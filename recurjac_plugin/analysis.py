@@ -26,13 +26,11 @@ from .memory import memory_budget as chosen_budget
 from .methods import Method, Rule
 from .recursion import BackwardOrder, backward_order
 from .region import Arguments, Region, read_arguments, require_alike
-from .steps import Read
+from .steps import Intervals, Read
 from .undetermined import Evidence, Layer, classify
 
 # Bounds that meet can be inverted by rounding, in units of the precision times the layer's largest bound.
 _INVERTED = 1024
-
-Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""

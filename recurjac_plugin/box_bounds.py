@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .analysis import Analysis, analyse, read, specification
-from .boxes import Boxes, Intervals
+from .boxes import Boxes
 from .errors import InputError
 from .graph import Graph, build_graph
 from .host import BoundedTensor, PerturbationLpNorm
@@ -34,6 +34,7 @@ from .output_bounds import largest_drop
 from .refinement import Refined, refinable, refine
 from .region import Arguments, Region
 from .spec import Box
+from .steps import Intervals
 
 _ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
 _LEAST, _MOST = 8, 4096  # boxes in a batch

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-Intervals = Mapping[str, tuple[Tensor, Tensor]]
-"""Lower and upper bounds by name of a node, each (n, *shape)."""
+from .steps import Intervals
 
 
 @dataclass(frozen=True, eq=False)

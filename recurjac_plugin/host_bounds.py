@@ -13,7 +13,6 @@ from torch import Tensor
 from .errors import UnsupportedError
 from .host import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from .host_defects import (
-    Interval,
     another,
     host_precision,
     loses_norm,
@@ -24,6 +23,7 @@ from .host_defects import (
 from .host_graph import HostGraph, keep_gradients, preserved
 from .multivariate import softmax_range
 from .region import Arguments, Region
+from .steps import Interval
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds

@@ -19,8 +19,8 @@ from .errors import UnsupportedError
 from .host import IS_03, VERSION
 from .host_graph import HostGraph
 from .node import Node
+from .steps import Intervals
 
-Interval = tuple[Tensor, Tensor]
 Check = Callable[[Node, str], str | None]
 
 # The host's bounds at a point are off by rounding; what is caught here is off by a visible part of the layer's size.
@@ -314,7 +314,7 @@ def _casts_to_float32(node: Node) -> bool:
 
 
 def require_center_inside(
-    bounds: Mapping[str, Interval], values: Mapping[str, Tensor], method: str, precision: Precision
+    bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision
 ) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 

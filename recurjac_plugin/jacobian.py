@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import Intervals, analyse
+from .analysis import analyse
 from .bounds import Bounds
 from .methods import parse
 from .precision import full_precision
+from .steps import Intervals
 
 
 @full_precision()

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analysis import Analysis, Intervals, analyse
+from .analysis import Analysis, analyse
 from .errors import InputError
 from .methods import parse
 from .precision import full_precision
+from .steps import Intervals
 
 
 @full_precision()

@@ -26,10 +26,8 @@ from torch import Tensor
 from .gains import INPUT, ROWS, Gains, Pull
 from .graph import Graph
 from .relaxation import Relaxation, linear_pieces
-from .steps import ActivationFactor, FactorStep
+from .steps import ActivationFactor, FactorStep, Intervals
 from .undetermined import Evidence, Layer, classify
-
-Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
 # CROWN's choice of slopes is one of many: alpha-CROWN (Xu et al., ICLR 2021, arXiv:2011.13824) optimises them. With
 # few undetermined neurons two more choices for the rows find most of what there is to find, at next to no cost.

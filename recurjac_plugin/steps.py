@@ -20,6 +20,9 @@ from .linear_maps import LinearMap, Shape
 Interval = tuple[Tensor, Tensor]
 """Lower and upper bounds, both of shape (b, *shape)."""
 
+Intervals = Mapping[str, Interval]
+"""Such bounds by the names of the nodes that they are of."""
+
 
 @dataclass(frozen=True)
 class Read:

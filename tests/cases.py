@@ -97,6 +97,7 @@ class Case:
             model = on_host(net, x, self.training)
             if self.reason is not None:
                 model.compute_bounds(x=(Ball(x, 0.1).perturbed(),), method="IBP")
+                model.requires_grad_()  # as it was built: bounding it has taken that away
         except HOST_FAILURES:
             # What the host can build also depends on the release of torch, which writes the graph it reads.
             if self.reason is None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from host_tables import share_tables
 
 import recurjac_plugin
 
 # The tests are many small products: threads only get in each other's way, and under load they spin.
 torch.set_num_threads(1)
+share_tables()
 
 ROOT = Path(recurjac_plugin.__file__).parent.parent
 

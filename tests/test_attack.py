@@ -8,12 +8,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from properties import box, spec_of
 from torch import nn
 
 from recurjac_plugin.attack import attack
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.onnx_model import OnnxNetwork, load_onnx, onnx_session
-from recurjac_plugin.spec import Box, Polytope, Spec
+from recurjac_plugin.spec import Polytope
 from recurjac_plugin.vnnlib_spec import load_vnnlib
 from recurjac_plugin.witness import Witness, check, into_box, representable_bounds
 
@@ -35,15 +36,6 @@ def polytope(*rows, strict=False):
     """Rows are (coefficients..., bound)."""
     A = np.array([row[:-1] for row in rows], dtype=float)
     return Polytope(A, np.array([row[-1] for row in rows], dtype=float), np.full(len(rows), strict))
-
-
-def box(lower, upper, *disjuncts, lower_open=False, upper_open=False):
-    lower, upper = np.array(lower, dtype=float), np.array(upper, dtype=float)
-    return Box(lower, upper, disjuncts, np.full(lower.shape, lower_open), np.full(lower.shape, upper_open))
-
-
-def spec(*boxes):
-    return Spec(boxes, n_inputs=len(boxes[0].lower), n_outputs=boxes[0].disjuncts[0].A.shape[1])
 
 
 ANY = polytope((0.0, 1.0))
@@ -71,7 +63,7 @@ def test_candidate_moves_into_the_box():
 
 
 def test_fixed_input_that_is_no_float32_stays_in_the_box():
-    fixed = spec(box([0.1], [0.1], polytope((-1.0, 0.0))))  # y >= 0
+    fixed = spec_of(box([0.1], [0.1], polytope((-1.0, 0.0))))  # y >= 0
     session = Session(lambda x: x)
     found = check(fixed, session, np.array([5.0]))
     assert found is not None
@@ -80,11 +72,11 @@ def test_fixed_input_that_is_no_float32_stays_in_the_box():
 
 
 def test_check_believes_the_session_alone():
-    target = spec(box([0.0], [1.0], polytope((-1.0, -0.5))))  # y >= 0.5
+    target = spec_of(box([0.0], [1.0], polytope((-1.0, -0.5))))  # y >= 0.5
     assert check(target, Session(lambda x: x), np.array([0.75])) is not None
     assert check(target, Session(lambda x: x - 0.3), np.array([0.75])) is None
     assert check(target, Session(lambda x: x * np.nan), np.array([0.75])) is None
-    strict = spec(box([0.0], [1.0], polytope((-1.0, -0.5), strict=True)))
+    strict = spec_of(box([0.0], [1.0], polytope((-1.0, -0.5), strict=True)))
     assert check(strict, Session(lambda x: x), np.array([0.5])) is None
 
 
@@ -130,7 +122,7 @@ SQUARE = ([-1.0, -1.0], [1.0, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_finds_the_bottom_of_a_valley(dtype, batches):
     net = ridge(dtype, batches)
-    target = spec(box(*SQUARE, polytope((1.0, 0.0, 1e-3))))
+    target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 1e-3))))
     found = attack(net, target, session_of(net), seconds=20)
     assert found is not None and target.violated(found.x, found.y)
     np.testing.assert_allclose(found.x, [0.3, -0.2], atol=1e-3)
@@ -140,7 +132,7 @@ def test_finds_the_bottom_of_a_valley(dtype, batches):
 def test_finds_the_one_disjunct_of_the_one_box_that_can_be_met():
     net = ridge()
     nowhere, corner = polytope((1.0, 0.0, -0.1)), polytope((-1.0, 0.0, -2.4), (0.0, 1.0, 0.0))
-    target = spec(box([0.0, 0.0], [1.0, 1.0], nowhere, corner), box(*SQUARE, nowhere, corner))
+    target = spec_of(box([0.0, 0.0], [1.0, 1.0], nowhere, corner), box(*SQUARE, nowhere, corner))
     found = attack(net, target, session_of(net), seconds=20)
     assert found is not None
     assert found.x[0] < -0.9 and found.x[1] > 0.9 and found.y[0] >= 2.4
@@ -157,12 +149,12 @@ def test_finds_the_one_disjunct_of_the_one_box_that_can_be_met():
 )
 def test_claims_nothing_where_there_is_nothing(impossible):
     net = ridge()
-    assert attack(net, spec(box(*SQUARE, impossible)), session_of(net), seconds=20, rounds=3) is None
+    assert attack(net, spec_of(box(*SQUARE, impossible)), session_of(net), seconds=20, rounds=3) is None
 
 
 def test_claims_nothing_that_the_session_denies():
     net = ridge()
-    target = spec(box(*SQUARE, polytope((1.0, 0.0, 1.0))))
+    target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 1.0))))
     session = Session(lambda x: np.full((len(x), 2), 9.0))
     assert attack(net, target, session, seconds=20, rounds=1) is None
     assert session.seen
@@ -170,7 +162,7 @@ def test_claims_nothing_that_the_session_denies():
 
 def test_same_seed_same_counterexample():
     net = ridge()
-    target = spec(box(*SQUARE, polytope((1.0, 0.0, 0.05))))
+    target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 0.05))))
     one, two, other = (attack(net, target, session_of(net), seconds=20, seed=seed) for seed in (3, 3, 4))
     assert one is not None and two is not None and other is not None
     assert one.x.tolist() == two.x.tolist() != other.x.tolist()
@@ -179,14 +171,14 @@ def test_same_seed_same_counterexample():
 def test_stops_in_time():
     net = ridge()
     start = time.monotonic()
-    assert attack(net, spec(box(*SQUARE, polytope((1.0, 0.0, -1.0)))), session_of(net), seconds=0.3) is None
+    assert attack(net, spec_of(box(*SQUARE, polytope((1.0, 0.0, -1.0)))), session_of(net), seconds=0.3) is None
     assert time.monotonic() - start < 3.0
 
 
 def test_property_of_another_network_is_refused():
     net = ridge()
     with pytest.raises(InputError, match="`spec` has 2 inputs and 1 outputs: expected 2 and 2"):
-        attack(net, spec(box(*SQUARE, polytope((1.0, 0.0)))), session_of(net))
+        attack(net, spec_of(box(*SQUARE, polytope((1.0, 0.0)))), session_of(net))
 
 
 SAT = [

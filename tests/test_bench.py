@@ -19,6 +19,7 @@ import psutil
 import pytest
 from conftest import ROOT
 from filelock import FileLock
+from processes import environment
 from test_cli import SEPARATE, recurjac
 from typer.testing import CliRunner
 
@@ -60,17 +61,16 @@ def wrong(*arguments):
 
 def started(*arguments):
     """`recurjac bench` as its users start it."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen(
         [sys.executable, "-m", "recurjac_plugin.cli", "bench", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=environment(),
     )
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=180.0):
     """Wait for something that has to happen."""
     end = time.monotonic() + seconds
     while not condition():

@@ -10,7 +10,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import ROOT
+from processes import environment
 from test_bench import DATA, lines, started, table, until
 from test_cli import recurjac
 
@@ -23,8 +23,7 @@ class Cluster:
 
     def __init__(self, folder, **settings):
         self._file = folder / "scheduler.json"
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        self._env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **settings}
+        self._env = environment(**settings)
         self._processes = [self._start("scheduler", "--host", "127.0.0.1", "--port", "0")]
         until(self._file.exists)
         self.address = json.loads(self._file.read_text())["address"]

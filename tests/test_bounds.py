@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from cases import hosted
 from oracle import Ball, truth
+from processes import python
 
 import recurjac_plugin as rj
 
@@ -147,5 +146,4 @@ def test_plot_leaves_pyplot_alone():
         "rj.Bounds(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)).plot()\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "False"
+    assert python("-c", code).stdout.strip() == "False"

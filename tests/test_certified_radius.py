@@ -73,11 +73,12 @@ def test_no_attack_succeeds_inside_of_clipped_balls(name, method):
     """Points at the edge of the range, so that the balls reach to one side only."""
     net, points, model, C = classifier(name)
     clip = (float(points.min()), float(points.max()))
-    radius = rj.certified_radius(model, points, norm=INF, C=C, method=method, clip=clip, steps=4, limit=5.0)
-    whole = rj.certified_radius(model, points, norm=INF, C=C, method=method, steps=4, limit=5.0)
+    search = {"norm": INF, "C": C, "method": method, "steps": 4, "limit": 5.0, "tolerance": 1e-3}
+    radius = rj.certified_radius(model, points, clip=clip, **search)
+    whole = rj.certified_radius(model, points, **search)
     assert bool((attacked(net, points, C, radius, INF, clip) > 0).all())
-    assert bool((radius >= whole - 1e-5).all())
-    assert bool((radius > whole + 1e-3).any())
+    assert bool((radius >= whole - 1e-3).all())
+    assert bool((radius > whole + 2e-3).any())
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -166,7 +167,7 @@ def test_one_sided_sums_are_attained():
 def test_samples_do_not_depend_on_each_other(norm):
     _, points, model, C = classifier("relu", 3)
     for method in ("RecurJac", "CROWN"):
-        options = {"norm": norm, "method": method, "steps": 2, "max_probes": 14}
+        options = {"norm": norm, "method": method, "steps": 2, "max_probes": 12}
         together = rj.certified_radius(model, points, C=C, **options)
         alone = [rj.certified_radius(model, points[i : i + 1], C=C[i : i + 1], **options) for i in range(3)]
         assert torch.allclose(together, torch.cat(alone), rtol=1e-12, atol=0)
@@ -184,16 +185,16 @@ def test_a_margin_that_is_not_positive_has_radius_0():
 
 def test_intersection_is_as_good_as_either():
     _, points, model, C = classifier("conv2d_stride")
-    options = {"norm": 2.0, "C": C, "steps": 5}
+    options = {"norm": 2.0, "C": C, "steps": 3, "tolerance": 1e-3}
     ours, host, both = (
         rj.certified_radius(model, points, method=m, **options) for m in ("RecurJac", "CROWN", "RecurJac+CROWN")
     )
-    assert bool((both >= torch.maximum(ours, host) - 1e-5).all())
+    assert bool((both >= torch.maximum(ours, host) - 1e-3).all())
 
 
 def test_more_nested_balls_certify_more():
     _, points, model, C = classifier("relu")
-    one, many = (rj.certified_radius(model, points, norm=INF, C=C, steps=n) for n in (1, 10))
+    one, many = (rj.certified_radius(model, points, norm=INF, C=C, steps=n, tolerance=1e-3) for n in (1, 8))
     assert bool((many > one * 1.05).all())
 
 

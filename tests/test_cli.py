@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT
 from onnx import TensorProto, helper
+from processes import python
 from typer.testing import CliRunner
 
 import recurjac_plugin as rj
@@ -53,15 +53,7 @@ def answer(*arguments):
 
 def process(*arguments, cwd=None, code="from recurjac_plugin.cli import main; main()"):
     """Run a command as its users do."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        cwd=cwd,
-        check=False,
-    )
+    return python("-c", code, *arguments, cwd=cwd)
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT
+from processes import environment, python
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -21,15 +20,7 @@ ELSEWHERE = [TRAINING, "lipschitz_curve.py", *SCALE, *EXPERIMENTS, *TRAINED]  # 
 
 
 def start(script, *arguments, cwd, **variables):
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables},
-        check=False,
-    )
+    return python(EXAMPLES / script, *arguments, cwd=cwd, env=environment(**variables))
 
 
 def run(script, *arguments, cwd):
@@ -46,7 +37,15 @@ def test_example_says_how_to_run_it_and_ends_in_assertions(script):
     assert any(isinstance(node, ast.Assert) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in ELSEWHERE])
+@pytest.mark.parametrize(
+    "script",
+    # What `paper_networks.py` trains to the end the experiments of the paper train for a moment.
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "paper_networks.py" else name
+        for name in SCRIPTS
+        if name not in ELSEWHERE
+    ],
+)
 def test_example_runs_and_leaves_nothing_behind(script, tmp_path):
     assert run(script, cwd=tmp_path).strip()
     assert os.listdir(tmp_path) == []

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from torch import nn
 
 from recurjac_plugin import _host_import, host
 from recurjac_plugin.errors import HostError
-
-ROOT = Path(__file__).parent.parent
 
 HIDE_HOST = "import sys; sys.modules['auto_LiRPA'] = None\n"
 SHOW_ERROR = """
@@ -28,12 +26,7 @@ except Exception as error:
 
 def python(code: str, *options: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run code in a fresh interpreter, with `path` ahead of everything that is installed."""
-    folders = [str(path)] if path else []
-    folders += [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
-    return subprocess.run(
-        [sys.executable, *options, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
+    return processes.python(*options, "-c", code, env=processes.environment(*filter(None, [path])))
 
 
 def fake_host(folder: Path, source: str) -> Path:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from cases import CASES, Net, mlp, on_host, parametrized
-from conftest import ROOT
 from oracle import Ball, Box, assert_encloses
+from processes import environment, python
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
@@ -540,9 +538,6 @@ def test_the_example_of_the_host_runs_with_another_import(tmp_path):
     assert THEIRS in text
     first = "" if not IS_03 else "import recurjac_plugin\n"  # which makes 0.3 importable
     (tmp_path / "jacobian.py").write_text(first + text.replace(THEIRS, OURS), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    shown = subprocess.run(
-        [sys.executable, str(tmp_path / "jacobian.py")], capture_output=True, text=True, env=environment, check=False
-    )
+    shown = python(tmp_path / "jacobian.py", env=environment(PYTHONWARNINGS="ignore"))
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("Linf local Lipschitz constant") == 3

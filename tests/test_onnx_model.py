@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from processes import python
 
 from recurjac_plugin.errors import FileError, UnsupportedError
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
@@ -335,11 +334,9 @@ def test_all_unsupported_operators_are_listed(tmp_path):
         load_onnx(save(tmp_path / "n.onnx", foreign))
 
 
-def python(code):
-    """What a fresh process prints, with this checkout's package."""
-    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r}); "
-    command = [sys.executable, "-W", "ignore", "-c", path + code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def printed(code):
+    """What a fresh process prints."""
+    done = python("-W", "ignore", "-c", "import sys\n" + code)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -355,7 +352,7 @@ import recurjac_plugin as rj, torch
 rj.load_onnx({str(RELU)!r})
 print(sorted({{"torchvision", "torchvision.ops", "torch._dynamo"}} & set(sys.modules)))
 """
-    assert python(code) == "[]\n"
+    assert printed(code) == "[]\n"
 
 
 def test_torchvision_that_does_not_fit_torch_or_is_missing_is_no_obstacle(tmp_path):
@@ -373,10 +370,10 @@ try:
 except NotImplementedError as error:
     print(error)
 """
-    broken = python(f"sys.path.insert(0, {str(tmp_path)!r})\n{use}")
+    broken = printed(f"sys.path.insert(0, {str(tmp_path)!r})\n{use}")
     assert broken.startswith("10\nneeds `torchvision`, which does not import: ")
-    missing = python(f"sys.meta_path.insert(0, type('Gone', (), {{'find_spec': lambda name, *_: (_ for _ in ()).throw("
-                     f"ImportError('gone')) if name.startswith('torchvision') else None}}))\n{use}")  # fmt: skip
+    missing = printed(f"sys.meta_path.insert(0, type('Gone', (), {{'find_spec': lambda name, *_: (_ for _ in ()).throw("
+                      f"ImportError('gone')) if name.startswith('torchvision') else None}}))\n{use}")  # fmt: skip
     assert missing == "10\nneeds `torchvision`, which does not import: gone\n"
 
 
@@ -395,7 +392,7 @@ print("torchvision" in sys.modules, NonMaxSuppression()({BOXES}, 2, 0.5, 0.1).to
 import torchvision
 print(torchvision.ops.nms.__module__)
 """
-    assert python(code) == "False [[0, 0, 1]]\ntorchvision.ops\n"
+    assert printed(code) == "False [[0, 0, 1]]\ntorchvision.ops\n"
 
 
 KINDS = [

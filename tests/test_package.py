@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 import recurjac_plugin
 
@@ -90,14 +88,7 @@ before = set(sys.modules)
 import recurjac_plugin
 print(*({HEAVY!r} & (set(sys.modules) - before)))
 """
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    shown = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-        check=False,
-    )
+    shown = python("-c", code)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.split() == []
 

@@ -12,13 +12,6 @@ import recurjac_plugin as rj
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm, bound_op_map
 
 
-@pytest.fixture
-def registered():
-    rj.register()
-    yield
-    rj.unregister()
-
-
 def _network(slope: float, count: int) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(

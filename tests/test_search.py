@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from properties import box, polytope, spec_of
 from torch import nn
 
 import recurjac_plugin as rj
@@ -21,25 +22,9 @@ from recurjac_plugin.contraction import contracted, hull_of_disjuncts
 from recurjac_plugin.margins import bounded_model
 from recurjac_plugin.methods import parse
 from recurjac_plugin.search import Search
-from recurjac_plugin.spec import Box, Polytope, Spec
 from recurjac_plugin.undetermined import positions
 
 METHODS = ("RecurJac-Linear+CROWN", "RecurJac", "Fast-Lip", "IBP+RecurJac", "CROWN", "IBP", "CROWN-IBP")
-
-
-def polytope(A, b, strict=None):
-    A = np.atleast_2d(np.array(A, dtype=np.float64))
-    return Polytope(A, np.atleast_1d(np.array(b, dtype=np.float64)), np.array(strict or [False] * len(A)))
-
-
-def box(lower, upper, *disjuncts):
-    lower, upper = np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64)
-    closed = np.zeros(len(lower), dtype=bool)
-    return Box(lower, upper, disjuncts, closed, closed)
-
-
-def spec_of(*boxes):
-    return Spec(boxes, n_inputs=len(boxes[0].lower), n_outputs=boxes[0].disjuncts[0].A.shape[1])
 
 
 def numbers(*values):

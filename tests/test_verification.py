@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from properties import box, polytope, spec_of
 from torch import nn
 
 import recurjac_plugin as rj
@@ -18,25 +19,9 @@ from recurjac_plugin import MethodError, Verdict, host, load_onnx, load_vnnlib, 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.margins import bounded_model, box_margins, box_region
 from recurjac_plugin.onnx_model import onnx_session
-from recurjac_plugin.spec import Box, Polytope, Spec
 
 DATA = ROOT / "examples" / "data"
 NAMES = ("relu", "tanh", "cnn")
-
-
-def polytope(A, b, strict=None):
-    A = np.array(A, dtype=np.float64)
-    return Polytope(A, np.array(b, dtype=np.float64), np.array(strict or [False] * len(A)))
-
-
-def box(lower, upper, *disjuncts):
-    lower, upper = np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64)
-    closed = np.zeros(len(lower), dtype=bool)
-    return Box(lower, upper, disjuncts, closed, closed)
-
-
-def spec_of(*boxes):
-    return Spec(boxes, n_inputs=len(boxes[0].lower), n_outputs=boxes[0].disjuncts[0].A.shape[1])
 
 
 def linear(W, dtype=torch.float32):
@@ -360,10 +345,7 @@ def test_terms_that_cancel_do_not_prove_anything():
     net = nn.Linear(1, 2, bias=False)
     net.weight.data = torch.full((2, 1), 1e6)
     A = np.array([[0.1, -float(np.float32(0.1))]])
-    disjunct = Polytope(A, np.array([-0.001]), np.array([False]))
-    closed = np.array([False])
-    box = Box(np.array([-1.0]), np.array([1.0]), (disjunct,), lower_open=closed, upper_open=closed)
-    spec = Spec((box,), n_inputs=1, n_outputs=2)
+    spec = spec_of(box([-1.0], [1.0], polytope(A, [-0.001])))
     assert spec.violated(np.array([1.0]), A.shape[1] * [1e6]) or spec.violated(np.array([-1.0]), A.shape[1] * [-1e6])
     for method in ("CROWN", "RecurJac", "RecurJac+CROWN"):
         assert verify(net, spec, method=method, attack_seconds=0).verdict is not Verdict.UNSAT

@@ -67,13 +67,7 @@ def bench(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, if there is one.")] = False,
-    expected: Annotated[
-        Path | None,
-        typer.Option(
-            "--expected", metavar="FILE", show_default=False,
-            help="Answers (category,onnx,vnnlib,expected) to compare verdicts with.",
-        ),
-    ] = None,
+    expected: options.Expected = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="GLOB", help="Only instances whose category/onnx/vnnlib matches; repeatable.",
@@ -97,8 +91,8 @@ def bench(
     with reporting(json) as report:
         limits = (("--timeout", timeout), ("--max-timeout", max_timeout), ("--load-timeout", load_timeout))
         for name, value in limits:
-            if value is not None and options.seconds(name, value) == 0:
-                options.refuse(name, "must be more than 0 seconds.")
+            if value is not None:
+                options.time_limit(name, value)
         options.seconds("--grace", grace)
         if scheduler is not None and jobs != 1:
             options.refuse("--jobs", "goes without `--scheduler`, whose workers say how many run at the same time.")

@@ -28,20 +28,15 @@ def report(
             help="Answers of another program: category,onnx,vnnlib,expected,answer,solve_cpu_s,domains; repeatable.",
         ),
     ] = None,
-    expected: Annotated[
-        Path | None,
-        typer.Option(
-            "--expected", metavar="FILE", show_default=False,
-            help="Answers (category,onnx,vnnlib,expected) to judge verdicts by, instead of those given to `bench`.",
-        ),
-    ] = None,
+    expected: options.Expected = None,
     title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Of the page.")] = "Benchmark results",
     json: options.Json = False,
 ) -> None:  # fmt: skip
     """Show benchmark results: solved, wrong and timeouts per category, times and boxes of several runs.
 
     The first run is compared with each of the others. The page holds its pictures and needs nothing else; they are also
-    written beside it as PAGE-solved.png and so on.
+    written beside it as PAGE-solved.png and so on. With --expected the verdicts are judged anew, instead of by the
+    answers given to `recurjac bench`.
     """
     from recurjac_plugin.bench.instances import read_expected
     from recurjac_plugin.report.page import page

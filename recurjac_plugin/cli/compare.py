@@ -31,7 +31,7 @@ _REPEATED = 0.5  # seconds below which a computation is timed twice: the first c
 def compare(
     model: options.Model,
     prop: options.Property,
-    methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = _DEFAULT,
+    methods: options.Methods = _DEFAULT,
     branching: options.Branching = options.Branchings.jacobian,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 60.0,
     attack_seconds: options.AttackSeconds = 5.0,
@@ -54,8 +54,7 @@ def compare(
     with reporting(json) as report:
         names = options.methods("--methods", methods)
         options.seconds("--attack-seconds", attack_seconds)
-        if options.seconds("--timeout", timeout) == 0:
-            options.refuse("--timeout", "must be more than 0 seconds.")
+        options.time_limit("--timeout", timeout)
         check_writable(csv, plot)
         if plot is not None:
             from .plots import picture_format

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _LIMITS = {1.0: 100.0, 2.0: 10.0, math.inf: 1.0}  # those of the published program, for inputs of about 0 to 1
 
+_DEFAULT = options.listed(METHODS)
+
 
 def landscape(
     model: options.Model,
@@ -40,9 +42,7 @@ def landscape(
                      show_default=False),
     ] = None,
     norm: options.Norm = "inf",
-    methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = options.listed(
-        METHODS
-    ),
+    methods: options.Methods = _DEFAULT,
     points: Annotated[
         int, typer.Option("--points", min=2, metavar="N", help="Radii to look at the gradients on.")
     ] = 16,

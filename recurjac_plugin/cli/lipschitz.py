@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _Point = tuple[str, float, int]  # method, radius, index of the input
 
+_DEFAULT = options.listed((*METHODS, *GLOBAL_METHODS))
+
 
 def lipschitz(
     model: options.Model,
@@ -38,9 +40,7 @@ def lipschitz(
         typer.Option("--input", metavar="X.npy", help="Balls around each of these inputs.", show_default=False),
     ] = None,
     norm: options.Norm = "inf",
-    methods: Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")] = options.listed(
-        (*METHODS, *GLOBAL_METHODS)
-    ),
+    methods: options.Methods = _DEFAULT,
     samples: Annotated[
         int, typer.Option("--samples", min=0, metavar="N", help="Points sampled for a lower bound; 0: none.")
     ] = 64,

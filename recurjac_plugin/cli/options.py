@@ -42,6 +42,14 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw the table: .png, .pdf or .svg.", show_default=False),
 ]
+Methods = Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")]
+Expected = Annotated[
+    Path | None,
+    typer.Option(
+        "--expected", metavar="FILE", show_default=False,
+        help="Answers (category,onnx,vnnlib,expected) to judge verdicts by.",
+    ),
+]  # fmt: skip
 AttackSeconds = Annotated[
     float, typer.Option("--attack-seconds", metavar="S", help="Longest time to look for a counterexample; 0: none.")
 ]
@@ -191,6 +199,13 @@ def seconds(option: str, value: float) -> float:
     """A duration of at least 0."""
     if not 0 <= value < math.inf:
         refuse(option, f"must be a finite number of seconds, at least 0, got {value:g}.")
+    return value
+
+
+def time_limit(option: str, value: float) -> float:
+    """A duration above 0."""
+    if seconds(option, value) == 0:
+        refuse(option, "must be more than 0 seconds.")
     return value
 
 

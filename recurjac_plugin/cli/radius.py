@@ -41,9 +41,7 @@ def radius(
                      "its number."),
     ] = "all",
     norm: options.Norm = "inf",
-    methods: Annotated[
-        str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")
-    ] = "RecurJac,Fast-Lip,CROWN",
+    methods: options.Methods = "RecurJac,Fast-Lip,CROWN",
     steps: Annotated[
         int, typer.Option("--steps", min=1, metavar="N", help="Nested balls for one radius; CROWN needs one.")
     ] = 15,

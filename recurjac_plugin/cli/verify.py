@@ -124,8 +124,7 @@ def _remaining(timeout: float | None, since: float | None) -> float | None:
         if since is not None:
             options.refuse("--since", "goes with `--timeout`.")
         return None
-    if options.seconds("--timeout", timeout) == 0:
-        options.refuse("--timeout", "must be more than 0 seconds.")
+    options.time_limit("--timeout", timeout)
     if since is None:
         return timeout
     passed = time.time() - options.seconds("--since", since)
