@@ -50,12 +50,11 @@ def relax(step: FactorStep, layer: Layer, interval: Interval, center: Tensor) ->
     activation, parameters = step.factor.activation, step.factor.parameters
     index = layer.index.expand(len(center), -1)
 
-    def chosen(value: Tensor) -> Tensor:  # neurons stay the last dimension
-        return value.flatten(-len(step.shape)).gather(-1, index.expand(*value.shape[: -len(step.shape)], -1))
+    def chosen(value: Tensor) -> Tensor:
+        return value.flatten(1).gather(1, index)
 
-    lower, upper = interval
     # Bounds given for a part of the region need not hold the value at its centre, which the distances are from.
-    lower, upper = torch.minimum(lower, center), torch.maximum(upper, center)
+    lower, upper = torch.minimum(interval[0], center), torch.maximum(interval[1], center)
     valid = layer.lower < layer.upper
     zero = torch.zeros_like(layer.lower)
     nothing = Relaxation(zero, zero, zero, zero)
@@ -64,11 +63,20 @@ def relax(step: FactorStep, layer: Layer, interval: Interval, center: Tensor) ->
         sides = (center.new_full((1, *step.shape), sign) for sign in (-1.0, 1.0))
         left, right = (chosen(activation.derivative(side, parameters).expand_as(center)) for side in sides)
         return linear_pieces(left, right, chosen(lower), chosen(upper), chosen(center)), constant
-    grid = _Grid.over(activation, parameters, lower, upper, center)
-    grid = _Grid(*(chosen(value) for value in vars(grid).values()))
-    broad = valid & grid.usable()
-    change = grid.change().where(broad, grid.mean_value()).where(valid, nothing)
+    lower, upper, center = chosen(lower), chosen(upper), chosen(center)
+    with torch.no_grad():
+        broad = valid & _Grid.over(activation, parameters, lower, upper, center).usable()
+    # What cannot be used is held at a point: infinite slopes would leave NaN in the gradients of all others.
+    grid = _Grid.over(activation, parameters, *(torch.where(broad, value, 1.0) for value in (lower, upper, center)))
+    low, high = activation.derivative_range(lower, upper, parameters)
+    change = grid.change().where(broad, _mean_value(low, high, lower - center, upper - center)).where(valid, nothing)
     return change, grid.derivative().where(broad, constant)
+
+
+def _mean_value(low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Relaxation:
+    """Lines of ``d t`` for a derivative d in [low, high] and t in [first, last]."""
+    slope, off = (low + high) / 2, (high - low) / 2 * torch.maximum(first.abs(), last.abs())
+    return Relaxation(slope, -off, slope, off)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +84,12 @@ class _Grid:
     """An activation at equidistant points between bounds of its pre-activations.
 
     Attributes:
-        points: distances of the points from the centre, shape (n + 1, b, *).
-        slopes: derivative at the points, shape (n + 1, b, *).
-        least, most: range of the derivative between neighbouring points, shape (n, b, *).
-        curvature: bound of the second derivative of the derivative, infinite where there is none; shape (b, *).
-        center_slope: derivative at the centre, shape (b, *).
+        points: distances of the points from the centre, shape (n + 1, b, u).
+        slopes: derivative at the points, shape (n + 1, b, u).
+        least, most: range of the derivative between neighbouring points, shape (n, b, u).
+        curvature: bound of the second derivative of the derivative, infinite where there is none; shape (b, u).
+        center_slope: derivative at the centre, shape (b, u).
+        ends: whether the function is not defined everywhere.
     """
 
     points: Tensor
@@ -89,14 +98,14 @@ class _Grid:
     most: Tensor
     curvature: Tensor
     center_slope: Tensor
+    ends: bool
 
     @classmethod
     def over(
         cls, activation: Activation, parameters: Parameters, lower: Tensor, upper: Tensor, center: Tensor
     ) -> _Grid:
-        """Evaluate an activation between bounds of shape (b, *)."""
-        share = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device)
-        share = share.reshape(-1, *[1] * lower.dim())
+        """Evaluate an activation, whose parameters are numbers, between bounds of shape (b, u)."""
+        share = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device).reshape(-1, 1, 1)
         points = lower + share * (upper - lower)
         points = torch.cat((points[:-1], upper.unsqueeze(0)))
         least, most = activation.derivative_range(points[:-1], points[1:], parameters)
@@ -107,6 +116,7 @@ class _Grid:
             most,
             activation.derivative_curvature(lower, upper, parameters),
             activation.derivative(center, parameters),
+            activation.domain(parameters) is not None,
         )
 
     @property
@@ -122,6 +132,8 @@ class _Grid:
         scale = torch.maximum(self.points[0].abs(), self.points[-1].abs())
         eps = torch.finfo(scale.dtype).eps
         broad = self._step * _PIECES > _NARROW * eps * scale.clamp(min=eps)
+        if self.ends:  # no curvature at the end of the domain: the slope of the derivative can be infinite there
+            broad = broad & self._smooth
         return broad & self.points.isfinite().all(0) & self.slopes.isfinite().all(0) & (
             self.least.isfinite().all(0) & self.most.isfinite().all(0)
         )
@@ -132,13 +144,6 @@ class _Grid:
         above = torch.where(self._smooth, self.slopes + rise, _at_points(self.most, torch.maximum))
         below = torch.where(self._smooth, self.slopes - rise, _at_points(self.least, torch.minimum))
         return _between(self.points, below, above)
-
-    def mean_value(self) -> Relaxation:
-        """Lines of the function by the mean value theorem: ``d t`` with a derivative d in its range."""
-        low, high = self.least.amin(0), self.most.amax(0)
-        slope, farthest = (low + high) / 2, torch.maximum(self.points[0].abs(), self.points[-1].abs())
-        off = (high - low) / 2 * farthest
-        return Relaxation(slope, -off, slope, off)
 
     def change(self) -> Relaxation:
         """Lines of the function, its value at the centre taken off."""

@@ -19,19 +19,23 @@ rule                sign of y known                                sign of y unk
 ==================  =============================================  ===========================================
 
 Where the derivative is known better than by its range, as lying between two lines in the neuron's pre-activation z,
-`mccormick` bounds ``d y`` by a plane in y and z: the upper one of the product's envelope (McCormick, Mathematical
-Programming 10, 1976) or the chord of `recurjac_linear`, whichever is lower in the middle.
+`mccormick` bounds ``d y`` by a plane in y and z: one of the product's envelope (McCormick, Mathematical Programming 10,
+1976) or the chord of `recurjac_linear`, whichever is lower in the middle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .relaxation import Relaxation
+
+# Of two planes the lower one is taken alone if they differ by this part of how much ``d y`` varies, or more.
+_SHARP = 1 / 1024
 
 
 class Lines(NamedTuple):
@@ -100,8 +104,10 @@ def mccormick(
 
         d y <= yu d + dl y - yu dl   and   d y <= yl d + du y - yl du,
 
-    and d is at most its upper line in t where its factor is positive, at least its lower line where it is negative.
-    The third plane is `recurjac_linear`'s. Taken is, neuron by neuron, the lowest at the middle of both intervals.
+    and d is at most its upper line in t where its factor is positive, at least its lower line where it is negative. The
+    third plane is `recurjac_linear`'s. Neuron by neuron the one that is lowest in the middle of both intervals is
+    taken. Planes that are about equally high there, as all three are for a derivative that is linear in z, are mixed,
+    so that the bounds are continuous in everything.
 
     Args:
         dl: lower end of the derivative's range.
@@ -111,22 +117,32 @@ def mccormick(
         derivative: lines of d in t.
         middle: t at the middle of its interval.
     """
-    center = (yl + yu) / 2
+    center, size = (yl + yu) / 2, torch.maximum(yl.abs(), yu.abs())
+
+    def plane(end: Tensor, other: Tensor) -> _Plane:
+        form = torch.where(end >= 0, derivative.upper_slope, derivative.lower_slope) * end
+        constant = (torch.where(end >= 0, derivative.upper_constant, derivative.lower_constant) - other) * end
+        return _Plane(other.expand_as(form), constant, form, other * center + constant + form * middle)
+
     chord = recurjac_linear(dl, du, yl, yu)
-    slope, constant, form = chord.slope, chord.constant, torch.zeros_like(chord.slope)
-    height = slope * center + constant
-    for end, other in ((yu, dl), (yl, du)):
-        plane_form = torch.where(end >= 0, derivative.upper_slope, derivative.lower_slope) * end
-        plane_constant = (torch.where(end >= 0, derivative.upper_constant, derivative.lower_constant) - other) * end
-        plane_height = other * center + plane_constant + plane_form * middle
-        lower = plane_height < height
-        slope, constant, form, height = (
-            torch.where(lower, its, best)
-            for its, best in (
-                (other, slope), (plane_constant, constant), (plane_form, form), (plane_height, height)
-            )
-        )  # fmt: skip
-    return Line(slope, constant, form)
+    flat = _Plane(*chord[:2], torch.zeros_like(chord.slope), chord.slope * center + chord.constant)
+    curved = _lower(plane(yu, dl), plane(yl, du), (du - dl) * (yu - yl))
+    return Line(*_lower(curved, flat, (du - dl) * size)[:3])
+
+
+class _Plane(NamedTuple):
+    """``slope y + constant + form t``, and its height in the middle."""
+
+    slope: Tensor
+    constant: Tensor
+    form: Tensor
+    height: Tensor
+
+
+def _lower(first: _Plane, second: _Plane, scale: Tensor) -> _Plane:
+    """The lower one of two planes in the middle, a mixture where they differ by little on a scale of heights."""
+    share = (second.height - first.height) / torch.where(scale > 0, 2 * _SHARP * scale, 1.0)
+    return _Plane(*map(partial(torch.lerp, weight=(0.5 + share).clamp(0, 1)), second, first))
 
 
 def both_lines(rule: UpperLine, dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Lines:
