@@ -20,12 +20,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from scale import box, measured
+from scale import METHODS, box, measured
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor
-from recurjac_plugin.methods import METHODS
 
 Bounds = dict[str, tuple[Tensor, Tensor]]
 KINDS = ("zonotopes", "IBP", "CROWN-IBP", "CROWN")
