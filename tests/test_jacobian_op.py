@@ -235,8 +235,8 @@ def test_bounds_are_no_looser_than_those_of_the_operator_of_the_host(kind, activ
         found = [m.compute_jacobian_bounds((Ball(x, eps).perturbed(),), optimize=False) for m in models]
         (lower, upper), (their_lower, their_upper) = ([bound.detach() for bound in pair] for pair in found)
         if activation is not nn.ReLU:  # single ones of theirs can be better, by little
-            assert float((upper - lower).mean()) <= float((their_upper - their_lower).mean()) * (1 + 1e-6)
-            assert eps == 0.1 or float(upper.max()) <= float(their_upper.max()) * (1 + 2e-6)
+            assert float((upper - lower).mean()) <= float((their_upper - their_lower).mean()) * (1 + 1e-4)
+            assert eps == 0.1 or float(upper.max()) <= float(their_upper.max()) * (1 + 1e-5)
             continue
         slack = 1e-9 * float(their_upper.abs().max())
         assert bool((upper <= their_upper + slack).all() & (lower >= their_lower - slack).all())
