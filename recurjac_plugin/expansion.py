@@ -23,7 +23,7 @@ from .curves import relax
 from .gains import INPUT, Gains
 from .graph import Graph
 from .relaxation import Relaxation
-from .steps import ActivationFactor
+from .steps import ActivationFactor, FactorStep, Interval
 from .undetermined import Evidence, intervals
 
 
@@ -126,6 +126,8 @@ def expansion(
 ) -> Expansion | None:
     """Relax all activations of a network, or as many as have nothing but activations before them.
 
+    Where bounds do not hold the value at a centre, none behind a step that is linear on the bounds alone.
+
     Args:
         gains: of this graph.
         graph: the network.
@@ -136,18 +138,25 @@ def expansion(
     Returns:
         None if no derivative has lines with a slope.
     """
-    steps = {step.name: step for step in graph.factors}
     changes: dict[str, Relaxation] = {}
     curves: dict[str, Curve] = {}
-    for position, name in enumerate(gains.layers):
-        step, layer = steps[name], gains.derivatives[name]
+    for step in graph.factors:
+        bounds = intervals(step, [evidence[read.name] for read in step.reads])
+        centers = [
+            values[read.name].reshape(-1, *read.shape).expand(bound[0].shape)
+            for read, bound in zip(step.reads, bounds, strict=True)
+        ]
+        if not linear_up_to(step, bounds, centers):
+            break  # this step, and what comes behind it
+        name = step.name
+        if name not in gains.layers:
+            continue
+        layer, position = gains.derivatives[name], gains.layers.index(name)
         before = [earlier for earlier in gains.layers[:position] if (name, earlier) in gains.blocks]
         # A product of two uncertain factors has two derivatives: its change is not one of them times a distance.
         if not isinstance(step.factor, ActivationFactor) or any(earlier not in changes for earlier in before):
             continue
-        read = step.reads[0].name
-        interval = intervals(step, [evidence[read]])[0]
-        center = values[read].reshape(interval[0].shape)
+        interval, center = bounds[0], centers[0]
         changes[name], lines = relax(step, layer, interval, center)
         if step.factor.activation.linear_pieces:
             continue
@@ -155,3 +164,22 @@ def expansion(
         middle = ((interval[0] + interval[1]) / 2 - center).flatten(1).gather(1, index)
         curves[name] = Curve(lines.for_rows(), torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1))
     return Expansion(gains, changes, curves, inputs) if curves else None
+
+
+@torch.no_grad()
+def linear_up_to(step: FactorStep, bounds: Sequence[Interval], centers: Sequence[Tensor]) -> bool:
+    """Whether a step that counts as linear where its derivatives are certain is so up to the regions' centres, too.
+
+    Bounds given for a part of a region need not hold its centre. A ReLU that is active all over the part, but not at
+    the centre, changes by ``z - max(z0, 0)`` and not by ``z - z0``: the gains through it do not lead to distances from
+    the centre. Nor is there a line between both sides of a pole.
+    """
+    if all(bool(((low <= center) & (center <= high)).all()) for (low, high), center in zip(bounds, centers)):
+        return True
+    hull = [(torch.minimum(low, center), torch.maximum(high, center)) for (low, high), center in zip(bounds, centers)]
+    if isinstance(step.factor, ActivationFactor):
+        domain = step.factor.activation.domain(step.factor.parameters)
+        if domain is not None and not bool(domain.contains(*hull[0]).all()):
+            return False
+    (low, high), (least, most) = step.factor.derivative_range(*bounds), step.factor.derivative_range(*hull)
+    return not bool(((low == high) & ((least < low) | (most > high))).any())

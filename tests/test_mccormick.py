@@ -12,10 +12,13 @@ from oracle import Ball, Box, assert_encloses, jacobian, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.activations import ACTIVATIONS
 from recurjac_plugin.analysis import analyse
+from recurjac_plugin.expansion import linear_up_to
 from recurjac_plugin.methods import parse
 from recurjac_plugin.relaxation import Relaxation
 from recurjac_plugin.rules import both_lines, mccormick, recurjac_linear
+from recurjac_plugin.steps import ActivationFactor, FactorStep, Read
 
 SMOOTH = ("tanh", "sigmoid", "atan", "silu", "softplus", "mixed", "sin", "exp")
 NEW, OLD = "RecurJac-McCormick", "RecurJac-Linear"
@@ -106,6 +109,44 @@ def test_pre_activation_bounds_of_a_part_without_the_centre():
     assert_encloses(bounds.lower, bounds.upper, truth(net, part))
     whole = bounds_of(model, region, NEW)
     assert float(bounds.width.mean()) < float(whole.width.mean())
+
+
+def of_part(net, x, region, part):
+    """Bounds over a region with the pre-activation bounds of a part of it."""
+    model = on_host(net, x)
+    evidence = analyse(model, part.perturbed(), parse("IBP+RecurJac"), None).evidence
+    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in evidence.items()}
+    return bounds_of(model, region, NEW, intermediate_bounds=inner)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [(nn.ReLU, 1.0), (nn.Hardtanh, 1.0), (nn.GELU, 200.0)],
+    ids=["relu", "hardtanh", "gelu"],
+)
+def test_what_is_linear_on_a_part_need_not_be_so_up_to_the_centre(kind, scale):
+    """An active ReLU has not changed by its slope times the distance since a centre where it was not active."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(2, 4), kind(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        x = torch.randn(3, 2, dtype=torch.float64)
+        with torch.no_grad():  # GELU becomes flat or the identity all over the part
+            net[0].weight *= scale
+            net[0].bias *= scale
+            net[2].weight /= scale if kind is nn.GELU else 1
+        part = Box(x + 0.5, x + 1.0)
+        found = of_part(net, x, Ball(x, 1.0), part)
+        assert_encloses(found.lower, found.upper, truth(net, part))
+
+
+@pytest.mark.parametrize(("kind", "center", "held"), [
+    ("BoundReciprocal", -0.5, False), ("BoundReciprocal", 0.5, True), ("BoundTan", 4.0, False), ("BoundLog", 0.1, True)
+])  # fmt: skip
+def test_no_line_leads_across_a_pole(kind, center, held):
+    step = FactorStep("act", (1,), "z", (Read("z", (1,)),), ActivationFactor(ACTIVATIONS[kind], {}))
+    bounds = torch.tensor([[1.0]], dtype=torch.float64), torch.tensor([[1.5]], dtype=torch.float64)
+    assert linear_up_to(step, [bounds], [torch.full_like(bounds[0], center)]) is held
 
 
 def test_bounds_do_not_depend_on_the_chunk():
