@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from cases import BY_NAME, hosted, mlp, on_host
+from cases import BY_NAME, Net, hosted, mlp, on_host
 from oracle import Ball, Box, assert_encloses, jacobian, truth
 from torch import nn
 
@@ -163,3 +163,34 @@ def test_shifted_order_is_that_of_chords():
     _, center, model = hosted("tanh")
     found = [bounds_of(model, Ball(center, 0.1), method, order="forward", shift=1) for method in (OLD, NEW)]
     assert torch.equal(found[0].lower, found[1].lower) and torch.equal(found[0].upper, found[1].upper)
+
+
+def test_planes_are_compared_in_the_middle_and_not_at_the_centre():
+    """Bounds of a part of a region lie on one side of the region's centre."""
+    _, center, model = hosted("tanh")
+    part = analyse(model, Box(center + 0.1, center + 0.3).perturbed(), parse("RecurJac"), None).evidence
+    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in part.items()}
+    region = Ball(center, 0.3).perturbed()
+    analysis = analyse(model, region, parse(NEW), None, intermediate_bounds=inner)
+    assert analysis.expansion is not None and analysis.expansion.curves
+    for step in analysis.graph.factors:
+        name = step.reads[0].name
+        index = analysis.gains.derivatives[step.name].index.expand(len(center), -1)
+        middle = (sum(inner[name]) / 2 - analysis.centers[name]).flatten(1).gather(1, index)
+        found = analysis.expansion.curves[step.name].middle.squeeze(1)
+        assert torch.allclose(found, middle, rtol=0, atol=1e-12) and float(middle.detach().abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("order", ["backward", "forward"])
+def test_nothing_is_expanded_behind_a_product_of_uncertain_factors(order):
+    torch.manual_seed(5)
+    net = Net(
+        lambda s, x: s.c(torch.tanh(s.b(torch.tanh(s.a(x)) * torch.sigmoid(s.a(x))))),
+        a=nn.Linear(3, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(2, 3, dtype=torch.float64)
+    region, model = Ball(x, 0.2), on_host(net, x)
+    analysis = analyse(model, region.perturbed(), parse(NEW), None)
+    assert analysis.expansion is not None and len(analysis.expansion.curves) == 2 < len(analysis.gains.layers)
+    found = bounds_of(model, region, NEW, order=order)
+    assert_encloses(found.lower, found.upper, truth(net, region))
