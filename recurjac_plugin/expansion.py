@@ -138,6 +138,8 @@ def expansion(
     Returns:
         None if no derivative has lines with a slope.
     """
+    if not any(step.name in gains.layers and _curved(step) for step in graph.factors):
+        return None
     changes: dict[str, Relaxation] = {}
     curves: dict[str, Curve] = {}
     for step in graph.factors:
@@ -158,12 +160,17 @@ def expansion(
             continue
         interval, center = bounds[0], centers[0]
         changes[name], lines = relax(step, layer, interval, center)
-        if step.factor.activation.linear_pieces:
+        if not _curved(step):
             continue
         index = layer.index.expand(len(center), -1)
         middle = ((interval[0] + interval[1]) / 2 - center).flatten(1).gather(1, index)
         curves[name] = Curve(lines.for_rows(), torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1))
     return Expansion(gains, changes, curves, inputs) if curves else None
+
+
+def _curved(step: FactorStep) -> bool:
+    """Whether a step's derivative is that of an activation, and changes gradually."""
+    return isinstance(step.factor, ActivationFactor) and not step.factor.activation.linear_pieces
 
 
 @torch.no_grad()
