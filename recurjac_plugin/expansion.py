@@ -24,7 +24,7 @@ from .gains import INPUT, Gains
 from .graph import Graph
 from .relaxation import Relaxation
 from .steps import ActivationFactor, FactorStep, Interval
-from .undetermined import Evidence, intervals
+from .undetermined import Evidence, intervals, largest
 
 # In units of the precision times the layer's largest bound, as pre-activation bounds are widened by.
 _ROUNDING = 4
@@ -163,7 +163,7 @@ def expansion(
             continue
         interval, center = bounds[0], centers[0]
         # The values at the centres, and the distances from them, are sums that were rounded.
-        error = _ROUNDING * torch.finfo(center.dtype).eps * _largest(interval)
+        error = _ROUNDING * torch.finfo(center.dtype).eps * largest(*(bound.flatten(1) for bound in interval))
         changes[name], lines = (found.padded(error) for found in relax(step, layer, interval, center))
         if not _curved(step):
             continue
@@ -171,12 +171,6 @@ def expansion(
         middle = ((interval[0] + interval[1]) / 2 - center).flatten(1).gather(1, index)
         curves[name] = Curve(lines.for_rows(), torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1))
     return Expansion(gains, changes, curves, inputs) if curves else None
-
-
-def _largest(interval: Interval) -> Tensor:
-    """The largest finite bound of a layer in absolute value: (b, 1)."""
-    sizes = torch.maximum(interval[0].abs(), interval[1].abs()).detach().flatten(1)
-    return torch.where(sizes.isfinite(), sizes, 0.0).amax(1, keepdim=True)
 
 
 def _curved(step: FactorStep) -> bool:

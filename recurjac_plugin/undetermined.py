@@ -73,11 +73,17 @@ class Layer:
         return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
 
 
+def largest(lower: Tensor, upper: Tensor) -> Tensor:
+    """The largest finite bound of a layer in absolute value, without gradients: (b, n) -> (b, 1)."""
+    scale = torch.maximum(lower.detach().abs(), upper.detach().abs())
+    scale = torch.where(scale.isfinite(), scale, 0.0)
+    return scale.amax(1, keepdim=True) if scale.shape[1] else scale
+
+
 def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None) -> tuple[Tensor, Tensor]:
     """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
-    scale = torch.maximum(low.detach().abs(), high.detach().abs())
-    scale = torch.where(scale.isfinite(), scale, 0.0).amax(1, keepdim=True) if scale.shape[1] else scale
+    scale = largest(low, high)
     scale = scale if magnitude is None else scale + magnitude
     return low - slack * scale, high + slack * scale
 
