@@ -8,7 +8,7 @@ import pytest
 import torch
 from devices import finished, group, on_every_device
 
-from recurjac_plugin.activations import ACTIVATIONS
+from recurjac_plugin.activations.table import ACTIVATIONS
 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "BoundLeakyRelu": {"alpha": 0.1},

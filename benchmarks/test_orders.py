@@ -12,10 +12,11 @@ import torch
 from devices import finished, group, on_every_device
 from torch import nn
 
-from recurjac_plugin.analysis import analyse, read
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.host_bounds import host_bounds
-from recurjac_plugin.methods import parse
+from recurjac_plugin.host.problem import read
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.preactivations.host import host_bounds
 
 ORDERS = {
     "backward": {"order": "backward"},

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.analysis import analyse, read
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.host_bounds import host_bounds
-from recurjac_plugin.methods import parse
+from recurjac_plugin.host.problem import read
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.preactivations.host import host_bounds
 
 NETWORKS = {
     "tanh 784-256x3-10, eps 0.01": (nn.Tanh, (784, 256, 256, 256, 10), 0.01),

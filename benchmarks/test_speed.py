@@ -22,10 +22,11 @@ from devices import finished, group, on_every_device
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.analysis import analyse, read
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.host_bounds import host_bounds
-from recurjac_plugin.methods import parse
+from recurjac_plugin.host.problem import read
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.preactivations.host import host_bounds
 
 VNNCOMP = os.environ.get("VNNCOMP_BENCHMARKS")
 needs_vnncomp = pytest.mark.skipif(VNNCOMP is None, reason="$VNNCOMP_BENCHMARKS is not set")

@@ -33,10 +33,10 @@ from paper_networks import STYLES, panels, save
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from recurjac_plugin.analysis import Analysis, analyse
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.lipschitz import row_constants
-from recurjac_plugin.methods import parse
+from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.lipschitz.local import row_constants
 
 MEGABYTE = 2**20
 CHUNK = 512 * MEGABYTE

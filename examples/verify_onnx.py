@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import recurjac_plugin as rj
-from recurjac_plugin.onnx_model import onnx_session
+from recurjac_plugin.networks.onnx import onnx_session
 
 DATA = Path(__file__).parent / "data"
 

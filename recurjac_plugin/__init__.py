@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import FileError, HostError, InputError, MethodError, RecurJacError, UnsupportedError
+from .version import __version__ as __version__
 
 try:
     from . import host
+    from .host import library as _library  # noqa: F401
 except HostError as error:
     # Without a host nothing but `recurjac doctor` works, and that must be able to say so: the error waits for the
     # first use of a name.
@@ -22,29 +24,27 @@ except HostError as error:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 else:
-    from .activations import register_activation, unregister_activation
-    from .bounds import Bounds
-    from .certified_radius import certified_radius
-    from .global_lipschitz import global_lipschitz
-    from .jacobian import jacobian_bounds
-    from .jacobian_op import GradNorm, JacobianOP
-    from .landscape import Landscape, landscape_scan
-    from .lipschitz import local_lipschitz
-    from .margin_rows import margin_rows
-    from .methods import METHODS
-    from .monotonicity import Monotonicity, monotonicity, monotonicity_report
-    from .onnx_model import load_onnx
-    from .operators import register_operator, unregister_operator
-    from .output_bounds import output_bounds
-    from .registration import register, unregister
-    from .sampled_lipschitz import sampled_lipschitz
-    from .spec import Spec
-    from .stationary_free_radius import stationary_free_radius
-    from .verification import Result, Verdict, verify
-    from .vnnlib_spec import load_vnnlib
-    from .zonotope import zonotope_bounds
-
-__version__ = "0.1.0"
+    from .activations.table import register_activation, unregister_activation
+    from .certificates.landscape import Landscape, landscape_scan
+    from .certificates.robustness import certified_radius
+    from .certificates.signs import Monotonicity, monotonicity, monotonicity_report
+    from .certificates.stationary_points import stationary_free_radius
+    from .graph.operators import register_operator, unregister_operator
+    from .jacobian.bounds import Bounds
+    from .jacobian.entries import jacobian_bounds
+    from .jacobian.methods import METHODS
+    from .lipschitz.local import local_lipschitz
+    from .lipschitz.mean_value import output_bounds
+    from .lipschitz.product import global_lipschitz
+    from .lipschitz.sampled import sampled_lipschitz
+    from .networks.onnx import load_onnx
+    from .plugin.jacobian_op import GradNorm, JacobianOP
+    from .plugin.registration import register, unregister
+    from .preactivations.zonotope import zonotope_bounds
+    from .properties.margins import margin_rows
+    from .properties.spec import Spec
+    from .properties.vnnlib import load_vnnlib
+    from .verification.verdicts import Result, Verdict, verify
 
 __all__ = [
     "METHODS",

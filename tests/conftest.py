@@ -15,8 +15,6 @@ import recurjac_plugin
 torch.set_num_threads(1)
 share_tables()
 
-ROOT = Path(recurjac_plugin.__file__).parent.parent
-
 
 @pytest.fixture(autouse=True)
 def _seeded():

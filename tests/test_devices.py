@@ -24,12 +24,16 @@ from second_device import Elsewhere, outside
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin import gains, interval, memory, recursion, stages
-from recurjac_plugin.analysis import ORDERS
-from recurjac_plugin.boxes import Boxes, Frontier
+from recurjac_plugin.branch_and_bound.boxes import Boxes, Frontier
+from recurjac_plugin.gains import gains
 from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.precision import full_precision
-from recurjac_plugin.spec import Box, Polytope
+from recurjac_plugin.jacobian.analysis import ORDERS
+from recurjac_plugin.numerics import memory
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.properties.spec import Box, Polytope
+from recurjac_plugin.recursion import backward as recursion
+from recurjac_plugin.recursion import fast_lip as interval
+from recurjac_plugin.verification import stages
 
 
 def network() -> nn.Module:

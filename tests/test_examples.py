@@ -7,7 +7,7 @@ import os
 import re
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 from processes import environment, python
 
 EXAMPLES = ROOT / "examples"

@@ -6,7 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
 from processes import python
 
 import recurjac_plugin
@@ -41,37 +40,7 @@ def calls(path: Path, function: str) -> list[int]:
 
 
 def test_only_the_host_module_imports_auto_lirpa():
-    assert [name_of(path) for path in MODULES if "auto_LiRPA" in imports(path)] == ["host.py"]
-
-
-# These are plain Python or torch and can be used and tested without auto_LiRPA.
-BELOW_THE_HOST = ("errors", "_host_fixes", "_host_import", "methods")
-
-
-def relative_imports(path: Path) -> set[str]:
-    """Modules of this package that a module imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level > 0:
-            found |= {node.module.partition(".")[0]} if node.module else {alias.name for alias in node.names}
-    return found
-
-
-def test_imports_have_no_cycles():
-    """Data flows one way: no module imports, even inside a function, one that imports it."""
-    known = {path.stem for path in PACKAGE.glob("*.py")}
-    graph = {
-        path.stem: relative_imports(path) & known for path in PACKAGE.glob("*.py") if path.stem != "__init__"
-    }
-    while graph:
-        leaves = {module for module, needs in graph.items() if not needs & graph.keys()}
-        assert leaves, f"these modules import each other in a circle: {sorted(graph)}"
-        graph = {module: needs for module, needs in graph.items() if module not in leaves}
-
-
-@pytest.mark.parametrize("module", BELOW_THE_HOST)
-def test_modules_below_the_host_do_not_need_it(module):
-    assert "host" not in relative_imports(PACKAGE / f"{module}.py")
+    assert [name_of(path) for path in MODULES if "auto_LiRPA" in imports(path)] == ["host/library.py"]
 
 
 def test_nothing_is_printed_outside_the_command_line():

@@ -12,9 +12,8 @@ from typing import Any
 
 from recurjac_plugin.errors import InputError, RecurJacError
 
-from .host_facts import facts
 from .local import run_local
-from .records import blank
+from .records import blank, facts
 from .solve import Task
 
 INSTALL = "pip install 'recurjac-plugin[cluster]'"

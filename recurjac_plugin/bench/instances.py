@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recurjac_plugin._files import locate, read_bytes
 from recurjac_plugin.errors import FileError, InputError
+from recurjac_plugin.files import locate, read_bytes
 
 EXPECTED_COLUMNS = ("category", "onnx", "vnnlib", "expected")
 ANSWERS = ("sat", "unsat")

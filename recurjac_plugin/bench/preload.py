@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import recurjac_plugin.bench.solve  # noqa: F401
-from recurjac_plugin._onnx2pytorch import import_onnx2pytorch
-from recurjac_plugin.spec import Box, Polytope, Spec
-from recurjac_plugin.verification import verify
+from recurjac_plugin.networks.converter import import_onnx2pytorch
+from recurjac_plugin.properties.spec import Box, Polytope, Spec
+from recurjac_plugin.verification.verdicts import verify
 
 
 def _first_verdict() -> None:

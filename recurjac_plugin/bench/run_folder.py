@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recurjac_plugin._files import write
-from recurjac_plugin._json import finite
 from recurjac_plugin.errors import FileError, InputError, RecurJacError
+from recurjac_plugin.files import finite, write
 
 PLAN, RECORDS, TABLE = "run.json", "results.jsonl", "results.csv"
 _TABLE_SECONDS = 1.0  # results.csv is at most this old while the run goes on

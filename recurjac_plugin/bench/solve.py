@@ -47,9 +47,9 @@ def solve(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
     """
     import torch
 
-    from recurjac_plugin.onnx_model import load_onnx
-    from recurjac_plugin.verification import verify
-    from recurjac_plugin.vnnlib_spec import load_vnnlib
+    from recurjac_plugin.networks.onnx import load_onnx
+    from recurjac_plugin.properties.vnnlib import load_vnnlib
+    from recurjac_plugin.verification.verdicts import verify
 
     torch.set_num_threads(task.threads)
     start, prepared = time.perf_counter(), None

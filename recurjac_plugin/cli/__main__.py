@@ -1,5 +1,5 @@
 """``python -m recurjac_plugin.cli``, the same as ``recurjac``."""
 
-from . import main
+from recurjac_plugin.cli import main
 
 main()

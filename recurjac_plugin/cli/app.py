@@ -11,20 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from recurjac_plugin.cli.about.doctor import doctor
+from recurjac_plugin.cli.about.supports import supports
+from recurjac_plugin.cli.commands.bench import bench
+from recurjac_plugin.cli.commands.compare import compare
+from recurjac_plugin.cli.commands.jacobian import jacobian
+from recurjac_plugin.cli.commands.landscape import landscape
+from recurjac_plugin.cli.commands.lipschitz import lipschitz
+from recurjac_plugin.cli.commands.monotone import monotone
+from recurjac_plugin.cli.commands.radius import radius
+from recurjac_plugin.cli.commands.report import report
+from recurjac_plugin.cli.commands.verify import verify
 from recurjac_plugin.errors import RecurJacError
 
-from .bench import bench
-from .bench_report import report
-from .compare import compare
-from .doctor import doctor
-from .jacobian import jacobian
-from .landscape import landscape
-from .lipschitz import lipschitz
-from .monotone import monotone
-from .radius import radius
 from .standard import NAME
-from .supports import supports
-from .verify import verify
 
 # typer brings its own copy of click in newer releases and uses the installed one in older ones.
 _UsageError: Any = typer.BadParameter.__mro__[1]

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recurjac_plugin._files import write
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.files import write
 
 __all__ = ["check_writable", "write", "write_csv"]
 

@@ -166,7 +166,7 @@ def methods(option: str, text: str) -> tuple[str, ...]:
     Raises:
         MethodError: a name is unknown.
     """
-    from recurjac_plugin.methods import parse
+    from recurjac_plugin.jacobian.methods import parse
 
     return tuple(dict.fromkeys(parse(part).name for part in _parts(option, text)))
 
@@ -177,7 +177,7 @@ def jacobian_method(name: str) -> str:
     Raises:
         MethodError: the name is unknown, or that of a method of the host alone.
     """
-    from recurjac_plugin.methods import parse
+    from recurjac_plugin.jacobian.methods import parse
 
     method = parse(name)
     _ = method.does  # refuses methods of the host alone
@@ -190,7 +190,7 @@ def lipschitz_methods(option: str, text: str) -> tuple[str, ...]:
     Raises:
         MethodError: a name is unknown, or that of a method of the host alone.
     """
-    from recurjac_plugin.methods import parse_global
+    from recurjac_plugin.jacobian.methods import parse_global
 
     return tuple(dict.fromkeys(parse_global(part) or jacobian_method(part) for part in _parts(option, text)))
 

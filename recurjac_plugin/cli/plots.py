@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.methods import GLOBAL_METHODS
+from recurjac_plugin.jacobian.methods import GLOBAL_METHODS
 from recurjac_plugin.plots import encoded, new_figure
 
 from .options import refuse

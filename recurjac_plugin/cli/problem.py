@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from recurjac_plugin.onnx_model import OnnxNetwork
-    from recurjac_plugin.spec import Spec
+    from recurjac_plugin.networks.onnx import OnnxNetwork
+    from recurjac_plugin.properties.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Network:
         """
         import torch
 
-        from recurjac_plugin.margins import bounded_model
+        from recurjac_plugin.plugin.model import bounded_model
 
         example = torch.zeros(1, *self.module.input_shape, dtype=self.module.dtype, device=self.device)
         return bounded_model(self.module, example)
@@ -49,7 +49,7 @@ class Network:
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
         from recurjac_plugin import __version__
-        from recurjac_plugin.host import VERSION
+        from recurjac_plugin.host.library import VERSION
 
         return {
             "version": __version__,
@@ -85,7 +85,7 @@ def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
     """
     import torch
 
-    from recurjac_plugin.onnx_model import load_onnx
+    from recurjac_plugin.networks.onnx import load_onnx
 
     device = find_device(device_name)
     module = load_onnx(path)
@@ -103,7 +103,7 @@ def load_property(path: Path, network: Network) -> Spec:
         FileError: the file is missing or malformed.
         InputError: it is about another network.
     """
-    from recurjac_plugin.vnnlib_spec import load_vnnlib
+    from recurjac_plugin.properties.vnnlib import load_vnnlib
 
     spec = load_vnnlib(path)
     check_property(path, spec, network)
@@ -196,7 +196,7 @@ def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray
 
 def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
     """All inputs within eps of a centre, as a perturbed input of the host; center: (b, *input_shape)."""
-    from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
+    from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 
     return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))
 
@@ -211,7 +211,7 @@ def load_regions(
         InputError: it does not belong to the network.
     """
     if vnnlib is not None:
-        from recurjac_plugin.margins import box_region
+        from recurjac_plugin.verification.margins import box_region
 
         module, spec = network.module, load_property(vnnlib, network)
         return [box_region(box, module.input_shape, module.dtype, network.device) for box in spec.boxes]

@@ -16,7 +16,7 @@ from . import options
 if TYPE_CHECKING:
     import numpy as np
 
-    from recurjac_plugin.spec import Declaration, Spec, Variable
+    from recurjac_plugin.properties.spec import Declaration, Spec, Variable
 
     from .problem import Network
 

@@ -1,0 +1,1 @@
+"""Functions of one variable: their derivatives, and lines around them."""

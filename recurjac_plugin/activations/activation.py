@@ -1,0 +1,163 @@
+"""One activation function, as everything here sees it: its derivative, and what is known of it.
+
+The range of the derivative over an interval is exact, because the extremes of a piecewise monotone function are
+attained at the end points or at the critical points inside. The functions themselves are in the table of `activations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+
+Parameters = Mapping[str, Any]
+"""Attributes of the node (``alpha`` of a leaky ReLU, ...); tensors have the shape of the pre-activation."""
+
+Value = float | Tensor
+Derivative = Callable[[Tensor, Parameters], Tensor]
+Curvature = Callable[[Tensor, Tensor, Parameters], Tensor | float]
+Point = float | tuple[float, float]
+CriticalPoints = Callable[[Parameters], Iterable[tuple[Point, tuple[Value, ...]]]]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where the derivative is finite.
+
+    Attributes:
+        condition: what the pre-activation must be, for messages: ``"above 0"``.
+        contains: ``(lower, upper) -> bool tensor``, whether the closed intervals lie inside.
+        start: an end of the domain at which the derivative is still finite. The widening of bounds by rounding stops
+            there, because beyond it the function has no value at all.
+    """
+
+    condition: str
+    contains: Callable[[Tensor, Tensor], Tensor]
+    start: float = -inf
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One element-wise activation function.
+
+    Attributes:
+        name: the function's name, for messages and tables.
+        derivative: ``(z, parameters) -> f'(z)``, element-wise, any shape.
+        critical_points: ``parameters -> ((z*, (values of f' at z*, ...)), ...)``; between neighbouring points f'
+            is monotone. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
+        period: the critical points repeat with this period; None if they do not.
+        domain: ``parameters -> Domain``; None where f' is finite everywhere.
+        linear_pieces: whether f is linear on either side of 0, and 0 there.
+        curvature: ``(lower, upper, parameters)`` -> upper bound of the second derivative of f', in absolute value, on
+            intervals without a kink of f; infinite where f' itself has a corner, or where no bound is known.
+    """
+
+    name: str
+    derivative: Derivative
+    critical_points: CriticalPoints = lambda parameters: ()
+    period: float | None = None
+    domain: Callable[[Parameters], Domain | None] = lambda parameters: None
+    linear_pieces: bool = False
+    curvature: Curvature = lambda lower, upper, parameters: inf
+
+    def has_kinks(self, parameters: Parameters) -> bool:
+        """Whether the derivative jumps somewhere."""
+        return any(len(values) > 1 for _, values in self.critical_points(parameters))
+
+    def derivative_range(
+        self,
+        lower: Tensor,  # shape: (*any)
+        upper: Tensor,  # shape: (*any)
+        parameters: Parameters,
+    ) -> tuple[Tensor, Tensor]:
+        """Exact range of the derivative on the closed intervals ``[lower, upper]``.
+
+        Returns:
+            ``dl, du``, shaped like `lower`.
+        """
+        at_lower, at_upper = self.derivative(lower, parameters), self.derivative(upper, parameters)
+        low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
+        for point, values in self.critical_points(parameters):
+            inside = self._inside(point, lower, upper)
+            least, most = _extremes(values)
+            low = torch.where(inside & (low > least), least, low)
+            high = torch.where(inside & (high < most), most, high)
+        return low, high
+
+    def derivative_curvature(
+        self,
+        lower: Tensor,  # shape: (*any)
+        upper: Tensor,  # shape: (*any)
+        parameters: Parameters,
+    ) -> Tensor:
+        """Upper bound of ``|f'''|`` on the closed intervals; infinite where f' is not differentiable inside."""
+        bound = self.curvature(lower, upper, parameters)
+        bound = bound if isinstance(bound, Tensor) else lower.new_full((), bound).expand_as(lower)
+        for point, values in self.critical_points(parameters):
+            if len(values) > 1 or isinstance(point, tuple):
+                bound = torch.where(self._inside(point, lower, upper), inf, bound)
+        return bound
+
+    def _inside(self, point: Point, lower: Tensor, upper: Tensor) -> Tensor:
+        """Whether a critical point, or one of its repetitions, lies in the closed intervals."""
+        start, end = point if isinstance(point, tuple) else (point, point)
+        if self.period is None:
+            return (lower <= end) & (upper >= start)
+        # In units of the period the repetitions are whole numbers. Rounding must not lose one: reach a little further.
+        first, last = (lower.detach() - end) / self.period, (upper.detach() - start) / self.period
+        reach = 2 * torch.finfo(lower.dtype).eps * torch.maximum(first.abs(), last.abs())
+        return torch.ceil(first - reach) <= torch.floor(last + reach)
+
+    def within_domain(
+        self,
+        name: str,
+        given: tuple[Tensor, Tensor],
+        widened: tuple[Tensor, Tensor],
+        parameters: Parameters,
+    ) -> tuple[Tensor, Tensor]:
+        """The widened bounds of a pre-activation, cut off where the function ends.
+
+        Args:
+            name: the step, for the message.
+            given: lower and upper bounds as they came, in order.
+            widened: the same, widened by what rounding may have done to them.
+            parameters: of the activation.
+
+        Raises:
+            UnsupportedError: the bounds leave the domain, or rounding may have kept them from it.
+        """
+        domain = self.domain(parameters)
+        if domain is None:
+            return widened
+        cut = widened[0].clamp(min=domain.start), widened[1].clamp(min=domain.start)
+        outside = ~(domain.contains(*given) & domain.contains(*cut))
+        if bool(outside.any()):
+            low, high = (float(bound[outside][0]) for bound in given)
+            raise UnsupportedError(
+                "The network",
+                [
+                    f"`{name}` ({self.name}): its pre-activation bounds, e.g. [{low:g}, {high:g}], must be "
+                    f"{domain.condition}, where its derivative is finite"
+                ],
+                "Use a smaller region, or tighter pre-activation bounds (CROWN instead of IBP).",
+            )
+        return cut
+
+
+def _extremes(values: tuple[Value, ...]) -> tuple[Value, Value]:
+    """Least and largest of the values at one point, element-wise for tensors."""
+    numbers = [value for value in values if not isinstance(value, Tensor)]
+    least: Value = min(numbers, default=inf)
+    most: Value = max(numbers, default=-inf)
+    for value in values:
+        if isinstance(value, Tensor):
+            least, most = torch.minimum(value, torch.as_tensor(least).to(value)), torch.maximum(
+                value, torch.as_tensor(most).to(value)
+            )
+    return least, most

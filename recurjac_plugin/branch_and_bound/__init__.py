@@ -1,0 +1,1 @@
+"""Cutting a region until something is shown on every part of it."""

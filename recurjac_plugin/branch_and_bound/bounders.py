@@ -1,0 +1,336 @@
+"""Bounds of the rows of a property on many boxes at once, by any method: what a search asks for.
+
+Two ways lead to them. Where all activations are linear on either side of a kink and CROWN bounds the pre-activations,
+the boxes are cut from one region, whose bounds the host gives once, and everything else follows from those
+(`refinement`). Anything else goes through the host anew for every batch.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.gains.magnitude import magnitudes
+from recurjac_plugin.graph.graph import Graph, build_graph, refinable
+from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host.problem import read, specification
+from recurjac_plugin.host.read import HostGraph
+from recurjac_plugin.host.region import Arguments, Region
+from recurjac_plugin.host.state import evaluated
+from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.methods import Method, parse
+from recurjac_plugin.lipschitz.mean_value import largest_drop
+from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.numerics.memory import memory_budget
+from recurjac_plugin.preactivations.defects import host_precision
+from recurjac_plugin.preactivations.host import host_bounds
+from recurjac_plugin.preactivations.refinement import Refined, refine
+
+from .boxes import Boxes
+from .goals import Rows
+
+_ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
+_LEAST, _MOST = 8, 4096  # boxes in a batch
+_PART = 256  # boxes that the host bounds at once
+_WORK = 1 << 24  # elements of the gains of a part of a batch
+_ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
+
+
+
+
+@dataclass(frozen=True, eq=False)
+class BoxBounds:
+    """Bounds of the rows on a batch of boxes.
+
+    Attributes:
+        outputs: of the network at the middles x0, (n, n_outputs).
+        lower: lower bounds of the rows, (n, k), of the host's method alone; -inf where the method has none.
+        slope: of the best linear lower bound of every row, (n, k, columns); None where there is none.
+        forms: all linear lower bounds ``slope (x - x0) + offset``, of every row v of them, as (n, v, k, columns) and
+            (n, v, k); None where the method has none.
+        around: pre-activation bounds for the boxes that are cut from these ones.
+    """
+
+    outputs: Tensor
+    lower: Tensor
+    slope: Tensor | None
+    forms: tuple[Tensor, Tensor] | None
+    around: Intervals
+    analysis: Any  # (index, rows) -> Analysis
+
+    def part(self, index: Tensor, rows: Tensor) -> Analysis:
+        """The Jacobian on some of the boxes: of the rows (len(index), k')."""
+        analysis: Analysis = self.analysis(index, rows)
+        return analysis
+
+
+class Bounder(abc.ABC):
+    """Bounds the rows of one property on parts of one region.
+
+    Attributes:
+        model: the host's model, in the arithmetic in which everything is computed.
+        rows: what is bounded.
+        method: by what.
+        input_shape: shape of one input.
+    """
+
+    batch: int
+
+    def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
+        self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
+        # Where a method has no Jacobian of its own, the tighter rule decides about cuts.
+        cuts = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
+        self.rule = method if method.rule is not None else cuts
+        self.uses_jacobian = method.rule is not None or branching == "jacobian"
+
+    @abc.abstractmethod
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The whole region as a batch of one, from (1, columns) each."""
+
+    @abc.abstractmethod
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """Bounds on every box."""
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """The boxes in the parts in which they are best bounded."""
+        return [boxes]
+
+    def bytes_per_box(self) -> int:
+        """Memory that a waiting box takes."""
+        return 16 * math.prod(self.input_shape)
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """(n, columns) -> (n, *input_shape)."""
+        return x.reshape(-1, *self.input_shape)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Outputs of the network, (n, columns) -> (n, n_outputs)."""
+        return evaluated(self.model, self.shaped(x), ())[0].flatten(1)
+
+    def _fresh(self, lower: Tensor, upper: Tensor, around: Intervals) -> Boxes:
+        alive = torch.ones(len(lower), self.rows.disjuncts, dtype=torch.bool, device=lower.device)
+        return Boxes(lower, upper, alive, lower.new_full((len(lower),), -math.inf), around)
+
+
+def bounder(
+    model: Any,
+    rows: Rows,
+    method: Method,
+    input_shape: tuple[int, ...],
+    lower: Tensor,
+    upper: Tensor,
+    branching: str,
+) -> Bounder:
+    """What suits the network and the method.
+
+    Args:
+        model: the host's model.
+        rows: what is to be bounded.
+        method: by what.
+        input_shape: shape of one input.
+        lower: lower ends of the region, (1, columns).
+        upper: its upper ends.
+        branching: what boxes will be cut by.
+
+    Raises:
+        InputError: `branching` needs linear bounds that this network or method does not give.
+    """
+    if method.host == "CROWN":
+        region = _region(lower, upper, input_shape)
+        arguments, host_graph = read(model, region)
+        graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+        if refinable(graph):
+            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph, graph)
+    if branching == "crown":
+        raise InputError(
+            f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
+            f"`{method.name}` on this one use 'jacobian' or 'longest'."
+        )
+    return HostBounder(model, rows, method, input_shape, branching)
+
+
+def _region(lower: Tensor, upper: Tensor, input_shape: tuple[int, ...]) -> Any:
+    """Boxes (n, columns) as a perturbed input of the host."""
+    low, high = (end.reshape(-1, *input_shape) for end in (lower, upper))
+    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+
+
+class RefiningBounder(Bounder):
+    """Bounds by CROWN on the gains, from the host's bounds of the whole region."""
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Rows,
+        method: Method,
+        input_shape: tuple[int, ...],
+        branching: str,
+        arguments: Arguments,
+        host_graph: HostGraph,
+        graph: Graph,
+    ) -> None:
+        super().__init__(model, rows, method, input_shape, branching)
+        self.graph = graph
+        self.names = [step.reads[0].name for step in self.graph.factors]
+        precision = host_precision(host_graph, method.host, rows.A.dtype)
+        self.precision = precision.relative
+        C = specification(rows.A.unsqueeze(0), host_graph.output)
+        self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
+        sizes = magnitudes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        self.sizes: Mapping[str, Tensor] = sizes
+        self.neurons = sum(low[0].numel() for low, _ in self.root.values())
+        self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
+        self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.memory_budget = memory_budget(None, rows.A.device)
+
+    def _largest(self, region: Region) -> dict[str, Tensor]:
+        """How large the input, what activations read, and what they give can get anywhere in the region."""
+        (name,) = self.graph.inputs
+        found = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
+        found |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
+        for step in self.graph.factors:
+            read = found[step.reads[0].name]
+            slopes = step.factor.derivative_range((-torch.ones_like(read), torch.ones_like(read)))
+            found.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
+        return found
+
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The region with the host's bounds."""
+        return self._fresh(lower, upper, self.root)
+
+    def bytes_per_box(self) -> int:
+        """Two bounds per neuron and coordinate."""
+        return super().bytes_per_box() + 16 * self.neurons
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """Boxes with about as many undetermined neurons: their lists are as long as the longest of a part."""
+        count = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.lower.device)
+        for low, high in boxes.around.values():
+            count = count + ((low < 0) & (high > 0)).flatten(1).sum(1)
+        order = count.argsort(stable=True)
+        ordered = count[order].tolist()
+        few, factor = _ALIKE
+        parts, start = [], 0
+        for end in range(1, len(boxes) + 1):
+            size = end + 1 - start  # of the part if the next box belongs to it
+            if (
+                end == len(boxes)
+                or size * ordered[end] * (ordered[end] + self.widest) > _WORK
+                or (size > few and ordered[end] > factor * (ordered[start] + 1))
+            ):
+                parts.append(boxes.take(order[start:end]))
+                start = end
+        return parts
+
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """CROWN's bounds; the Jacobian from the same gains."""
+        radius = boxes.radius
+        output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
+        C = specification(self.rows.A.unsqueeze(0), output)
+        C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
+        found = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
+        outputs = output.flatten(1)
+        offset = found.offset - self.rows.b
+        lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)
+        slope = found.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, found.slope.shape[3])).squeeze(1)
+
+        def part(index: Tensor, rows: Tensor) -> Analysis:
+            return self._analysis(boxes.take(index), found, outputs[index], C[index], index, rows)
+
+        usable = self.method.with_host_output
+        lower = lower if usable else torch.full_like(lower, -math.inf)
+        return BoxBounds(outputs, lower, slope, (found.slope, offset) if usable else None, found.bounds, part)
+
+    def _analysis(
+        self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
+    ) -> Analysis:
+        """The Jacobian of chosen rows on chosen boxes."""
+        gains = found.gains.part(index, rows)
+        analysis = Analysis(
+            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, boxes.radius),)),
+            graph=self.graph,
+            derivatives={name: layer.part(index) for name, layer in found.layers.items()},
+            rows=_gathered(C, rows),
+            evidence={},
+            centers={},
+            rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
+            order="backward",
+            shift=0,
+            memory_budget=self.memory_budget,
+            center_value=(self.rows.values(outputs)).gather(1, rows),
+            host_output=None,
+        )
+        vars(analysis)["gains"] = gains  # known already: what the cached property would compute again
+        return analysis
+
+
+class HostBounder(Bounder):
+    """Bounds by the host and the recursion, from scratch for every batch."""
+
+    def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
+        super().__init__(model, rows, method, input_shape, branching)
+        neurons = sum(math.prod(getattr(node, "output_shape", None) or (1,)) for node in model._modules.values())
+        self.batch = min(max(_ELEMENTS // max(neurons, 1), _LEAST), _MOST)
+
+    def groups(self, boxes: Boxes) -> list[Boxes]:
+        """Parts small enough for a deadline to be kept between them."""
+        return [boxes.take(slice(start, start + _PART)) for start in range(0, len(boxes), _PART)]
+
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+        """The region; nothing is known of it yet."""
+        return self._fresh(lower, upper, {})
+
+    def __call__(self, boxes: Boxes) -> BoxBounds:
+        """The host's bounds, and what the recursion makes of them."""
+        region = _region(boxes.lower, boxes.upper, self.input_shape)
+        A = self.rows.A.unsqueeze(0)
+        whole = analyse(self.model, region, self.rule, A) if self.uses_jacobian else None
+        if whole is not None:
+            host_output = whole.host_output
+        else:
+            arguments, graph = read(self.model, region)
+            host_output = host_bounds(
+                self.model, graph, arguments, self.method.host, specification(A, graph.output), ()
+            )[1]
+        outputs = self.evaluate(boxes.center)
+        lower = outputs.new_full((len(boxes), len(self.rows.b)), -math.inf)
+        if self.method.with_host_output and host_output is not None:
+            lower = host_output[0] - self.rows.b
+
+        def part(index: Tensor, rows: Tensor) -> Analysis:
+            assert whole is not None
+            return _selected(whole, self.rows, index, rows)
+
+        return BoxBounds(outputs, lower, None, None, {}, part)
+
+
+def _selected(whole: Analysis, of: Rows, index: Tensor, rows: Tensor) -> Analysis:
+    """The analysis of some regions and rows out of one of all."""
+    region = whole.region
+    return replace(
+        whole,
+        arguments=Arguments((Region(region.center[index], region.norm, region.radius[index]),)),
+        derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
+        rows=_gathered(whole.rows[index], rows),
+        evidence={name: each.part(index) for name, each in whole.evidence.items()},
+        centers={name: value[index] for name, value in whole.centers.items()},
+        center_value=(whole.center_value[index] - of.b).gather(1, rows),
+        host_output=None,
+    )
+
+
+def _gathered(C: Tensor, rows: Tensor) -> Tensor:
+    """Rows of every box's matrix: (n, k, *output_shape) and (n, k') -> (n, k', *output_shape)."""
+    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
+
+
+def mean_value(analysis: Analysis, method: Method) -> Tensor:
+    """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
+    return analysis.center_value - largest_drop(analysis, method, analysis.region.radius)

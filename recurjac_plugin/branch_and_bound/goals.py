@@ -1,0 +1,100 @@
+"""What is to be shown on a box."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recurjac_plugin.numerics.rounding import ROUNDING
+from recurjac_plugin.properties.spec import Box
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows ``A y - b`` of all disjuncts of a box, below each other.
+
+    Attributes:
+        A: shape (k, n_outputs).
+        b: shape (k,).
+        strict: bool (k,), where equality violates nothing.
+        disjunct: the disjunct that each row belongs to, int (k,), in increasing order.
+        difference: how far the outputs bounded here may be from those of the network that is judged, one number.
+        eps: relative error of one rounding in the arithmetic of the network that is judged.
+    """
+
+    A: Tensor
+    b: Tensor
+    strict: Tensor
+    disjunct: Tensor
+    difference: float
+    eps: float
+
+    @classmethod
+    def of(cls, box: Box, like: Tensor, difference: float, eps: float) -> Rows:
+        """The rows of one box, in the type and on the device of `like`."""
+        counts = [len(polytope.b) for polytope in box.disjuncts]
+        A, b, strict = (np.concatenate([getattr(p, name) for p in box.disjuncts]) for name in ("A", "b", "strict"))
+        disjunct = np.repeat(np.arange(len(counts)), counts)
+        return cls(
+            torch.from_numpy(A).to(like),
+            torch.from_numpy(b).to(like),
+            torch.from_numpy(strict).to(like.device),
+            torch.from_numpy(disjunct).to(like.device),
+            difference,
+            eps,
+        )
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """Number of rows of every disjunct."""
+        found: list[int] = self.disjunct.bincount().tolist()
+        return found
+
+    @property
+    def disjuncts(self) -> int:
+        """Number of disjuncts."""
+        return len(self.counts)
+
+    def members(self, copies: int) -> list[Tensor]:
+        """For every disjunct the positions of its rows where all rows stand below each other several times."""
+        everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
+        return [part.flatten() for part in everything.split(self.counts, 1)]
+
+    def each(self, rows: Tensor, reduce: str) -> Tensor:
+        """Reduce over the rows of every disjunct: (n, k) -> (n, d), with ``amax`` or ``amin``."""
+        index = self.disjunct.expand(len(rows), -1)
+        return rows.new_zeros(len(rows), self.disjuncts).scatter_reduce(1, index, rows, reduce, include_self=False)
+
+    def values(self, outputs: Tensor) -> Tensor:  # shape: (n, n_outputs)
+        """``A y - b``, (n, k)."""
+        return outputs @ self.A.T - self.b
+
+    def slack(self, outputs: Tensor, lower: Tensor) -> Tensor:
+        r"""What rounding may be responsible for, (n, k): see `Bound.slack`.
+
+        Args:
+            outputs: of the network at the middles, (n, n_outputs).
+            lower: lower bounds of the rows, (n, k).
+        """
+        A = self.A.abs()
+        fallen = (self.values(outputs) - lower).abs()
+        scale = outputs.abs() @ A.T + self.b.abs() + torch.where(fallen.isfinite(), fallen, 0.0)
+        own = self.eps * (outputs.abs() @ A.T)
+        return self.difference * A.sum(1) + ROUNDING * torch.finfo(outputs.dtype).eps * scale + own
+
+    def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
+        """The disjuncts that no output of the box lies in: bool (n, d).
+
+        One row above its right side everywhere is enough. A strict one is excluded by equality, too, where nothing was
+        rounded (a row of zeros).
+        """
+        proved = (lower > slack) | (self.strict & (lower >= slack))
+        return self.each(proved.to(torch.uint8), "amax").bool()
+
+    def met(self, values: Tensor) -> Tensor:
+        """The disjuncts that outputs with these row values lie in: bool (n, d)."""
+        return self.each((values <= 0).to(torch.uint8), "amin").bool()

@@ -1,0 +1,1 @@
+"""Radii and signs that Jacobian bounds certify."""

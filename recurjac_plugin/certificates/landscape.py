@@ -1,0 +1,113 @@
+"""Gradients along the radius: how many entries lose their sign, and how the Lipschitz constant grows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.numerics.precision import full_precision
+
+from .perturbed_points import Clip, balls, point_rows
+from .stationary_points import certain_signs
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """What is known of the gradients on growing balls.
+
+    Attributes:
+        radii: radii of the balls, increasing from 0, shape (b, n).
+        undetermined: number of entries of a row's gradient whose sign is not certain on the ball, entries that are 0
+            everywhere among them; int64 (b, n, k).
+        constants: Lipschitz constants of the rows on the ball, shape (b, n, k).
+    """
+
+    radii: Tensor
+    undetermined: Tensor
+    constants: Tensor
+
+
+@full_precision()
+def landscape_scan(
+    model: Any,
+    x0: Tensor,
+    *,
+    norm: float,
+    radius: float | Tensor,
+    points: int = 16,
+    C: Tensor | None = None,
+    method: str = "RecurJac",
+    order: str = "backward",
+    shift: int = 0,
+    clip: Clip | None = None,
+    memory_budget: int | None = None,
+) -> Landscape:
+    """Follow the gradients on balls that grow evenly from a point up to a radius.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x0: the points, shape (b, *input_shape), a plain tensor.
+        norm: p of the balls: 1, 2 or inf.
+        radius: the largest radius, a number, or one per sample, e.g. from `stationary_free_radius`.
+        points: number n of radii, the first of them 0.
+        C: specification matrix, shape (b or 1, k, n_out); None takes every output.
+        method: as in `jacobian_bounds`.
+        order: as in `jacobian_bounds`.
+        shift: as in `jacobian_bounds`.
+        clip: as in `certified_radius`.
+        memory_budget: as in `jacobian_bounds`.
+
+    Returns:
+        Radii, and for every radius and row the number of entries without a certain sign (as `stationary_free_radius`
+        understands it) and the Lipschitz constant (as `local_lipschitz` with `per_output`).
+
+    Raises:
+        InputError: model, points, C or options do not fit together.
+        MethodError: unknown method, or one without Jacobian bounds.
+        UnsupportedError: the network has parts without a rule.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
+    """
+    parsed, around = parse(method), balls(x0, norm, clip)
+    _ = parsed.does  # refuses methods of the host alone
+    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+        raise InputError(f"`points` must be a whole number of at least 2, got {points!r}.")
+    radii = _radii(radius, points, around.center)
+    _, rows = point_rows(model, around, C)
+    undetermined = torch.empty(*radii.shape, rows.shape[1], dtype=torch.int64, device=rows.device)
+    constants = torch.empty(*radii.shape, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    every = torch.arange(len(radii), device=rows.device)
+    with torch.no_grad():
+        for some in [every] if around.norm == math.inf else every.split(1):  # as in `balls.probing`
+            for i in range(points):
+                region = around.take(some).region(radii[some, i])
+                analysis = analyse(
+                    model, region, parsed, rows[some], order=order, shift=shift, memory_budget=memory_budget
+                )
+                undetermined[some, i] = (~certain_signs(analysis)).sum(2)
+                one = torch.ones_like(analysis.jacobian[0][:, 0])
+                constants[some, i] = row_constants(analysis, one, parsed.does.chords)
+    return Landscape(radii, undetermined, constants)
+
+
+def _radii(largest: float | Tensor, count: int, center: Tensor) -> Tensor:
+    """Evenly spaced from 0, (b, count)."""
+    try:
+        end = torch.as_tensor(largest, dtype=torch.float64, device=center.device).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"`radius` must be a number or a tensor, got {largest!r}.") from error
+    if end.shape not in ((), (1,), center.shape[:1]) or not bool((end.isfinite() & (end >= 0)).all()):
+        raise InputError(
+            f"`radius` must be finite and at least 0, one number or one per sample ({len(center)}), got {largest!r}."
+        )
+    fractions = torch.linspace(0, 1, count, dtype=torch.float64, device=center.device)
+    return (end.reshape(-1, 1).expand(len(center), 1) * fractions).to(center)

@@ -1,0 +1,99 @@
+"""The search for the largest radius that something is certified on: grow, shrink, bisect, for a whole batch at once.
+
+Bounds are not monotone in the radius: a larger ball can be certified where a smaller one is not. So a radius is only
+returned if it was probed itself, and "largest" means the largest that the search met.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+
+GROWTH = 10.0
+"""Factor between the probes before a certified and a refused radius are known."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where to look, and how closely.
+
+    Attributes:
+        initial: first radius to probe.
+        limit: no larger radius is probed.
+        tolerance: the search ends once the largest certified and the smallest refused radius are that close.
+        max_probes: most radii to probe per sample.
+
+    Raises:
+        InputError: a number that makes no sense there.
+    """
+
+    initial: float = 0.01
+    limit: float = 1e5
+    tolerance: float = 1e-5
+    max_probes: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("initial", "limit", "tolerance"):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
+                raise InputError(f"`{name}` must be a finite number above 0, got {value!r}.")
+        if isinstance(self.max_probes, bool) or not isinstance(self.max_probes, int) or self.max_probes < 1:
+            raise InputError(f"`max_probes` must be a whole number of at least 1, got {self.max_probes!r}.")
+
+
+def largest_radius(
+    certified: Callable[[Tensor, Tensor], Tensor],
+    active: Tensor,
+    search: Search,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Search the largest certified radius of every sample.
+
+    The radius grows by `GROWTH` while it is certified, up to the limit, or shrinks by it while it is not; between a
+    certified and a refused radius it is bisected. Every sample has radii of its own.
+
+    Args:
+        certified: takes radii (b,) in float64 and a mask of the samples that are still searched (b,); returns whether
+            each radius is certified (b,). What it returns for the other samples is ignored.
+        active: whether each sample is searched at all, bool (b,).
+        search: where to look, and how closely.
+        dtype: the type radii are handed on in; only numbers of this type are probed.
+
+    Returns:
+        float64 (b,): each the largest radius that was probed and certified, 0 if there was none.
+
+    Source:
+        The published program of Zhang, Zhang, Hsieh, RecurJac (arXiv:1810.11783); there the search gives up when the
+        next radius exceeds the limit, here the limit itself is probed.
+    """
+    limit = _representable(torch.full(active.shape, float(search.limit), dtype=torch.float64), dtype)
+    current = torch.minimum(_representable(torch.full_like(limit, search.initial), dtype), limit)
+    lower, upper = torch.zeros_like(current), torch.full_like(current, math.inf)
+    for _ in range(search.max_probes):
+        if not bool(active.any()):
+            break
+        success = certified(current, active).cpu() & active
+        failure = active & ~success
+        lower, upper = torch.where(success, current, lower), torch.where(failure, current, upper)
+        following = torch.where(
+            upper == math.inf,
+            torch.minimum(GROWTH * current, limit),
+            torch.where(lower == 0, current / GROWTH, (lower + upper) / 2),
+        )
+        following = _representable(following, dtype)
+        # Where no number lies between the two, or the limit is certified, there is nothing left to probe.
+        active = active & (upper - lower > search.tolerance) & (following > lower) & (following < upper)
+        current = torch.where(active, following, current)
+    return lower
+
+
+def _representable(radii: Tensor, dtype: torch.dtype) -> Tensor:
+    return radii.to(dtype).double()

@@ -1,0 +1,103 @@
+"""Balls without a stationary point: some entry of the gradient keeps its sign all over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.rounding import ROUNDING
+
+from .perturbed_points import Clip, balls, point_rows, probing
+from .radius_search import Search, largest_radius
+
+
+@full_precision()
+def stationary_free_radius(
+    model: Any,
+    x0: Tensor,
+    *,
+    norm: float,
+    C: Tensor | None = None,
+    method: str = "RecurJac",
+    per_output: bool = False,
+    order: str = "backward",
+    shift: int = 0,
+    clip: Clip | None = None,
+    initial: float = 0.01,
+    limit: float = 1e5,
+    tolerance: float = 1e-5,
+    max_probes: int = 100,
+    memory_budget: int | None = None,
+) -> Tensor:
+    r"""The largest radius found such that no row of ``C f`` has a stationary point in the ball around `x0`.
+
+    A ball is certified if, for every row k, some entry r of the gradient has a certain sign on it: with the bounds L, U
+    of `jacobian_bounds`,
+
+    .. math:: L_{kr} > s_k \quad\text{or}\quad U_{kr} < -s_k, \qquad
+        s_k = 64 \varepsilon \max_r \max(|L_{kr}|, |U_{kr}|),
+
+    which leaves room for rounding (eps is the number type's). An entry that is 0 all over the ball has no such sign.
+    At kinks (ReLU at 0) the statement is about Clarke's generalised gradient: entry r of all its elements has that
+    sign, so 0 is not among them. The radius is searched as in `certified_radius`.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x0: the points, shape (b, *input_shape), a plain tensor.
+        norm: p of the balls: 1, 2 or inf.
+        C: specification matrix, shape (b or 1, k, n_out): a unit row for one output; None takes every output.
+        method: as in `jacobian_bounds`.
+        per_output: one radius per row instead of the one on which all of them are free of stationary points.
+        order: as in `jacobian_bounds`.
+        shift: as in `jacobian_bounds`.
+        clip: as in `certified_radius`.
+        initial: first radius to probe.
+        limit: no larger radius is probed.
+        tolerance: how close to the smallest refused radius the search goes.
+        max_probes: most radii to probe per sample.
+        memory_budget: as in `jacobian_bounds`.
+
+    Returns:
+        Shape (b,), or (b, k) with `per_output`, of the model's dtype and device, not differentiable; 0 where nothing
+        was certified.
+
+    Raises:
+        InputError: model, points, C or options do not fit together.
+        MethodError: unknown method, or one without Jacobian bounds.
+        UnsupportedError: the network has parts without a rule.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
+    """
+    parsed, points = parse(method), balls(x0, norm, clip)
+    _ = parsed.does  # refuses methods of the host alone
+    search = Search(initial, limit, tolerance, max_probes)
+    _, rows = point_rows(model, points, C)
+    batch, count = rows.shape[:2]
+    if per_output:  # every row of every sample is searched by itself
+        points = points.take(torch.arange(batch, device=rows.device).repeat_interleave(count))
+        rows = rows.flatten(0, 1).unsqueeze(1)
+
+    def check(index: Tensor, radii: Tensor) -> Tensor:
+        region = points.take(index).region(radii)
+        analysis = analyse(
+            model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
+        )
+        return certain_signs(analysis).any(2).all(1)
+
+    active = torch.ones(len(points), dtype=torch.bool)
+    found = largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
+    return found.reshape(batch, count) if per_output else found
+
+
+def certain_signs(analysis: Analysis) -> Tensor:
+    """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns)."""
+    lower, upper = analysis.jacobian
+    size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
+    slack = ROUNDING * torch.finfo(lower.dtype).eps * size
+    return (lower > slack) | (upper < -slack)

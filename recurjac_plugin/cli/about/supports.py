@@ -1,0 +1,60 @@
+"""`recurjac supports`: what queries and networks `recurjac verify` takes, as the VNN-LIB standard wants to be told.
+
+Source: VNN-LIB standard 2.1, chapters "Theories and Logics" and "Command-line Interface"; https://www.vnnlib.org.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import typer
+
+from recurjac_plugin.cli.standard import ELEMENT_TYPES
+from recurjac_plugin.cli.streams import reporting
+
+
+def _opset_versions() -> Iterable[str]:
+    from recurjac_plugin.networks.supported import opset_versions
+
+    return map(str, opset_versions())
+
+
+def _operators() -> Iterable[str]:
+    from recurjac_plugin.networks.supported import supported_operators
+
+    return supported_operators()
+
+
+ANSWERS: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
+    "--onnx-opset-versions": ("oldest and newest operator set", _opset_versions),
+    "--onnx-element-types": ("element types of queries", lambda: ELEMENT_TYPES),
+    "--onnx-operators": ("operators of networks", _operators),
+    "--vnnlib-versions": ("oldest and newest version of queries", lambda: ("1.0", "2.0")),
+    "--hidden-node-theories": ("no hidden nodes", lambda: ("NH",)),
+    "--multiple-input-output-theories": ("one input and one output", lambda: ("SIO",)),
+    "--multiple-network-theories": ("one network", lambda: ("SNET",)),
+    "--multiple-node-comparison-theories": ("no comparison of inputs with outputs", lambda: ("SNC",)),
+    "--arithmetic-complexity-theories": ("bounds of inputs, comparisons of outputs", lambda: ("BND", "OUTC")),
+    "--optimised-disjunctive-reasoning": ("disjunctions become a normal form", lambda: ("false",)),
+    "--serialise-assignments": ("assignments are text", lambda: ("false",)),
+}
+"""Capability -> what the answer means, and its lines."""
+
+
+def supports(
+    capability: Annotated[
+        str,
+        typer.Argument(
+            metavar="--CAPABILITY",
+            help="One of " + ", ".join(f"{name} ({meaning})" for name, (meaning, _) in ANSWERS.items()) + ".",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Tell what `verify` takes, one answer a line, in the form of the VNN-LIB standard."""
+    if capability not in ANSWERS:
+        raise typer.BadParameter(f"`{capability}` is no capability, expected one of {', '.join(ANSWERS)}.")
+    with reporting(as_json=False) as report:
+        for line in ANSWERS[capability][1]():
+            report.line(line)

@@ -1,0 +1,198 @@
+"""`recurjac compare`: every method on one problem."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from recurjac_plugin.cli import options
+from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.problem import Network, load_network, load_property
+from recurjac_plugin.cli.streams import Report, duration, reporting
+from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
+
+if TYPE_CHECKING:
+    from recurjac_plugin.properties.spec import Spec
+    from recurjac_plugin.verification.margins import Margins
+
+T = TypeVar("T")
+
+_DEFAULT = options.listed((*METHODS, *(f"{name}+CROWN" for name in METHODS[1:2]), *HOST_METHODS))
+_HEADER = ("method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "verdict", "boxes", "verify_seconds")
+_REPEATED = 0.5  # seconds below which a computation is timed twice: the first call of a process is slow
+
+
+def compare(
+    model: options.Model,
+    prop: options.Property,
+    methods: options.Methods = _DEFAULT,
+    branching: options.Branching = options.Branchings.jacobian,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 60.0,
+    attack_seconds: options.AttackSeconds = 5.0,
+    csv: options.Csv = None,
+    plot: options.Plot = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Compare methods on one VNN-LIB property.
+
+    The lower bound is the certified distance of the outputs from a violation, without cutting the boxes: above 0 the
+    property is proved. Its seconds include the pre-activation bounds. The Jacobian's width is the mean over its
+    elements, one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes
+    (l_inf), which cannot be below what was sampled. The verdict is that of `recurjac verify` with the method: same
+    search, same budget, other bounds; with the boxes it took and its seconds. One attack serves all methods that prove
+    nothing.
+    """
+    with reporting(json) as report:
+        names = options.methods("--methods", methods)
+        options.seconds("--attack-seconds", attack_seconds)
+        options.time_limit("--timeout", timeout)
+        check_writable(csv, plot)
+        if plot is not None:
+            from recurjac_plugin.cli.plots import picture_format
+
+            picture_format(plot)
+        network = load_network(model, device, dtype)
+        spec = load_property(prop, network)
+        search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
+        rows = [_entry(network, spec, name, search) for name in report.progress(names, "Methods")]
+        _judge(rows, network, spec, model, attack_seconds, seed)
+        result = {
+            "command": "compare",
+            **network.describe(model),
+            "property": str(prop),
+            "boxes": len(spec.boxes),
+            "seed": seed,
+            "methods": rows,
+            "lipschitz_sampled": _sampled(network, spec, seed),
+        }
+        _tell(report, result, csv, plot)
+
+
+def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> dict[str, Any]:
+    """What one method says; where it cannot be used on the network, why."""
+    from recurjac_plugin.errors import UnsupportedError
+    from recurjac_plugin.jacobian.methods import parse
+    from recurjac_plugin.verification.verdicts import Verdict, verify
+
+    entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
+    try:
+        margins, entry["seconds"] = _timed(lambda: _margins(network, spec, name))
+        entry["lower_bound"] = min(each.worst for each in margins)
+        result = verify(network.module, spec, method=name, **search)
+        entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
+        entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
+        if parse(name).rule is not None:
+            entry["jacobian_width"], entry["lipschitz"] = _slopes(network, spec, name)
+    except UnsupportedError as error:
+        entry["unsupported"] = str(error)
+    return entry
+
+
+def _margins(network: Network, spec: Spec, name: str) -> list[Margins]:
+    from recurjac_plugin.verification.margins import box_margins
+
+    module = network.module
+    return [
+        box_margins(
+            network.host,
+            box,
+            method=name,
+            input_shape=module.input_shape,
+            dtype=module.dtype,
+            device=network.device,
+            difference=module.max_difference,
+        )
+        for box in spec.boxes
+    ]
+
+
+def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
+    """Mean width of the Jacobian's bounds, and the largest Lipschitz constant, of the property's rows."""
+    import torch
+
+    from recurjac_plugin.jacobian.entries import jacobian_bounds
+    from recurjac_plugin.lipschitz.local import local_lipschitz
+    from recurjac_plugin.verification.margins import box_region, box_rows
+
+    module, widths, constants = network.module, [], []
+    for box in spec.boxes:
+        x = box_region(box, module.input_shape, module.dtype, network.device)
+        C = torch.from_numpy(box_rows(box)[0]).to(network.device, module.dtype).unsqueeze(0)
+        with torch.no_grad():
+            lower, upper = jacobian_bounds(network.host, x, method=name, C=C)
+            constants.append(float(local_lipschitz(network.host, x, method=name, C=C)[0]))
+        widths.append(float((upper - lower).mean()))
+    return math.fsum(widths) / len(widths), max(constants)
+
+
+def _sampled(network: Network, spec: Spec, seed: int) -> float:
+    """The largest Lipschitz constant of the property's rows that points of the boxes show: no method can go below."""
+    import torch
+
+    from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
+    from recurjac_plugin.verification.margins import box_region, box_rows
+
+    module, found = network.module, []
+    for box in spec.boxes:
+        x = box_region(box, module.input_shape, module.dtype, network.device)
+        C = torch.from_numpy(box_rows(box)[0]).to(network.device, module.dtype).unsqueeze(0)
+        found.append(float(sampled_lipschitz(module, x, C=C, points=32, steps=10, seed=seed)[0]))
+    return max(found)
+
+
+def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = run()
+    seconds = time.perf_counter() - start
+    if seconds < _REPEATED:
+        start = time.perf_counter()
+        result = run()
+        seconds = min(seconds, time.perf_counter() - start)
+    return result, seconds
+
+
+def _judge(
+    rows: list[dict[str, Any]], network: Network, spec: Spec, model: Path, attack_seconds: float, seed: int
+) -> None:
+    """Fill in the verdicts of the methods that prove nothing: one attack serves them all."""
+    from recurjac_plugin.networks.onnx import onnx_session
+    from recurjac_plugin.verification.attack import attack
+
+    refuted = False
+    if all(row["verdict"] is None for row in rows):
+        refuted = attack(network.module, spec, onnx_session(model), seconds=attack_seconds, seed=seed) is not None
+    for row in rows:
+        if row["verdict"] is None and row["unsupported"] is None:
+            row["verdict"] = "sat" if refuted else "unknown"
+
+
+def _tell(report: Report, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+    rows = result["methods"]
+    title = f"{Path(result['model']).name}, {Path(result['property']).name}"
+    if csv is not None:
+        write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
+        report.note(f"wrote {csv}")
+    if plot is not None:
+        from recurjac_plugin.cli.plots import comparison, picture_format
+
+        write(plot, comparison(rows, title, picture_format(plot)))
+        report.note(f"wrote {plot}")
+    for row in rows:
+        if row["unsupported"] is not None:
+            report.note(f"{row['method']}: {row['unsupported']}")
+    if report.as_json:
+        report.json(result)
+        return
+    header = ("method", "lower bound", "seconds", "Jacobian width", "Lipschitz", "verdict", "boxes", "seconds")
+    times = ("seconds", "verify_seconds")
+    table = [[duration(row[name]) if name in times else row[name] for name in _HEADER] for row in rows]
+    table.append(["sampled", None, None, None, result["lipschitz_sampled"], None, None, None])
+    report.table(title, header, table, right=(1, 2, 3, 4, 6, 7))

@@ -1,0 +1,215 @@
+"""`recurjac jacobian`: bounds of every element of a network's Jacobian."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recurjac_plugin.cli import options
+from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.problem import Network, load_network, load_regions
+from recurjac_plugin.cli.streams import Report, reporting
+from recurjac_plugin.plots import MOST_CHANNELS
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_ROWS = 30  # of the printed table; JSON and --out have all
+
+
+def jacobian(
+    model: options.Model,
+    vnnlib: options.RegionProperty = None,
+    input_file: options.RegionInputs = None,
+    eps: options.RegionRadius = None,
+    norm: options.Norm = "inf",
+    method: options.JacobianMethod = "RecurJac",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="J.npz",
+            help="Write the arrays `lower` and `upper`, (inputs, outputs, *input_shape), and the regions.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw one output's bounds over the first image: .png, .pdf or .svg.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[int, typer.Option("--output", metavar="K", help="The output that --plot draws.")] = 0,
+    image_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--image-shape",
+            metavar="[C,]H,W",
+            help="Shape of the image that --plot draws.  [default: the input's]",
+            show_default=False,
+        ),
+    ] = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Bound the Jacobian over a VNN-LIB property's boxes or over balls around inputs."""
+    with reporting(json) as report:
+        p, radius = options.region_choice(vnnlib, input_file, eps, norm)
+        name = options.jacobian_method(method)
+        check_writable(out, plot)
+        form, shape = _picture(plot, image_shape)
+        network = load_network(model, device, dtype)
+        if plot is not None:
+            shape = _image(shape, network)
+            _check_output(output, network)
+        regions = load_regions(network, vnnlib, input_file, p, radius)
+        start = time.perf_counter()
+        lower, upper = _bounds(network, regions, name, report)
+        elapsed = time.perf_counter() - start
+        title = f"{model.name}: Jacobian of output {output} by {name}"
+        picture = None if shape is None else _drawn(lower, upper, output, shape, title, form)
+        if out is not None:
+            write(out, _archive(lower, upper, regions, p, radius))
+        if plot is not None and picture is not None:
+            write(plot, picture)
+        rows = [_summary(lower, upper, i, k) for i in range(len(lower)) for k in range(lower.shape[1])]
+        result = {
+            "command": "jacobian",
+            **network.describe(model),
+            "method": name,
+            "norm": norm.lower(),
+            "eps": radius,
+            "shape": list(lower.shape),
+            "seconds": elapsed,
+            "rows": rows,
+            "out": None if out is None else str(out),
+            "plot": None if plot is None else str(plot),
+        }
+        _tell(report, result)
+
+
+def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int, ...] | None]:
+    """The format of the picture, and the image's shape if one is given."""
+    if plot is None:
+        if image_shape is not None:
+            options.refuse("--image-shape", "goes with `--plot`.")
+        return "", None
+    from recurjac_plugin.cli.plots import picture_format
+
+    form = picture_format(plot)
+    if image_shape is None:
+        return form, None
+    parts = image_shape.split(",")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        options.refuse("--image-shape", f"must be H,W or C,H,W such as 28,28, got {image_shape!r}.")
+    return form, tuple(map(int, parts))
+
+
+def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
+    """The shape of the image to draw, which the input must be."""
+    own = network.module.input_shape
+    if shape is None and (len(own) not in (2, 3) or 1 in own[-2:]):  # a single line is no picture
+        options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
+    if len(shape or own) == 3 and (shape or own)[0] > MOST_CHANNELS:
+        options.refuse("--plot", f"draws images of up to {MOST_CHANNELS} channels, got {(shape or own)[0]}.")
+    if shape is not None and math.prod(shape) != math.prod(own):
+        options.refuse("--image-shape", f"is {shape}, but the network takes {own}: {math.prod(own)} numbers.")
+    return own if shape is None else shape
+
+
+def _check_output(output: int, network: Network) -> None:
+    if not 0 <= output < network.module.n_outputs:
+        options.refuse("--output", f"must be from 0 to {network.module.n_outputs - 1} for this network, got {output}.")
+
+
+def _drawn(
+    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, form: str
+) -> bytes:
+    """The picture of one output over the first region."""
+    from recurjac_plugin.jacobian.bounds import Bounds
+    from recurjac_plugin.plots import encoded
+
+    return encoded(Bounds(lower, upper).plot(output, image_shape=shape, title=title), form)
+
+
+def _bounds(network: Network, regions: list[Any], name: str, report: Report) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bounds over all regions, (b, k, *input_shape), on the CPU."""
+    import torch
+
+    from recurjac_plugin.jacobian.entries import jacobian_bounds
+
+    pairs = []
+    for x in report.progress(regions, "Jacobian"):
+        with torch.no_grad():
+            lower, upper = jacobian_bounds(network.host, x, method=name)
+        pairs.append((lower.cpu(), upper.cpu()))
+    return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs])
+
+
+def _summary(lower: torch.Tensor, upper: torch.Tensor, i: int, k: int) -> dict[str, Any]:
+    low, high = lower[i, k], upper[i, k]
+    return {
+        "input": i,
+        "output": k,
+        "lower": float(low.min()),
+        "upper": float(high.max()),
+        "mean_width": float((high - low).mean()),
+        "max_width": float((high - low).max()),
+        "known_sign": int(((low >= 0) | (high <= 0)).sum()),
+        "entries": low.numel(),
+    }
+
+
+def _archive(lower: torch.Tensor, upper: torch.Tensor, regions: list[Any], norm: float, eps: float | None) -> bytes:
+    import numpy as np
+    import torch
+
+    arrays: dict[str, Any] = {"lower": lower.numpy(), "upper": upper.numpy(), "norm": np.asarray(norm)}
+    if eps is None:
+        for name in ("x_L", "x_U"):
+            arrays[name] = torch.cat([getattr(x.ptb, name) for x in regions]).cpu().numpy()
+    else:
+        centers = [x.detach().as_subclass(torch.Tensor) for x in regions]
+        arrays |= {"center": torch.cat(centers).cpu().numpy(), "eps": np.asarray(eps)}
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def _tell(report: Report, result: dict[str, Any]) -> None:
+    if report.as_json:
+        report.json(result)
+        return
+    region = (
+        "boxes of the property" if result["eps"] is None else f"l_{result['norm']} balls of radius {result['eps']:g}"
+    )
+    header = ("input", "output", "smallest", "largest", "mean width", "widest", "known sign")
+    rows = [
+        (
+            r["input"],
+            r["output"],
+            r["lower"],
+            r["upper"],
+            r["mean_width"],
+            r["max_width"],
+            f"{r['known_sign']} of {r['entries']}",
+        )
+        for r in result["rows"]
+    ]
+    report.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
+    if len(rows) > _MOST_ROWS:
+        report.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
+    for name in ("out", "plot"):
+        if result[name] is not None:
+            report.note(f"wrote {result[name]}")
+    report.note(f"{result['seconds']:.3f} s")

@@ -1,0 +1,207 @@
+"""`recurjac landscape`: balls without a stationary point of an output, and the gradients on them."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recurjac_plugin.cli import options
+from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.streams import Report, reporting
+from recurjac_plugin.jacobian.methods import METHODS
+
+if TYPE_CHECKING:
+    import torch
+
+_LIMITS = {1.0: 100.0, 2.0: 10.0, math.inf: 1.0}  # those of the published program, for inputs of about 0 to 1
+
+_DEFAULT = options.listed(METHODS)
+
+
+def landscape(
+    model: options.Model,
+    vnnlib: Annotated[
+        Path | None,
+        typer.Option(
+            "--vnnlib", metavar="PROP", help="Around the middle of this property's boxes.", show_default=False
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="X.npy", help="Around each of these inputs.", show_default=False),
+    ] = None,
+    output: Annotated[
+        int | None,
+        typer.Option("--output", min=0, metavar="K", help="Output to follow.  [default: the largest at each input]",
+                     show_default=False),
+    ] = None,
+    norm: options.Norm = "inf",
+    methods: options.Methods = _DEFAULT,
+    points: Annotated[
+        int, typer.Option("--points", min=2, metavar="N", help="Radii to look at the gradients on.")
+    ] = 16,
+    clip: options.Clip = None,
+    initial: options.Initial = 0.01,
+    limit: Annotated[
+        float | None,
+        typer.Option("--limit", metavar="R", help="Largest radius to try.  [default: 100, 10, 1 for norm 1, 2, inf]",
+                     show_default=False),
+    ] = None,
+    tolerance: options.Tolerance = 1e-5,
+    max_probes: options.MaxProbes = 100,
+    csv: options.Csv = None,
+    plot: options.Plot = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+) -> None:
+    """Find the largest ball on which an output has no stationary point: some entry of its gradient keeps its sign.
+
+    Then follow the gradient up to the largest of the radii found: its undetermined entries, and the Lipschitz constant.
+    With several inputs the tables along the radius and the picture show the mean over them; JSON and CSV have all.
+    """  # fmt: skip
+    with reporting(json) as report:
+        if (vnnlib is None) == (input_file is None):
+            options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+        p, span = options.norm_of(norm), options.clip("--clip", clip)
+        names = tuple(map(options.jacobian_method, options.methods("--methods", methods)))
+        check_writable(csv, plot)
+        if plot is not None:
+            from recurjac_plugin.cli.plots import picture_format
+
+            picture_format(plot)
+        network = load_network(model, device, dtype)
+        centers = load_centers(network, vnnlib, input_file)
+        C = _rows(network, centers, output)
+        if span is not None and p != math.inf:
+            report.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
+            span = None
+        search = {
+            "initial": initial, "limit": _LIMITS[p] if limit is None else limit, "tolerance": tolerance,
+            "max_probes": max_probes,
+        }  # fmt: skip
+        radii = _radii(network, centers, C, p, names, search | {"clip": span}, report)
+        largest = max(entry["radius"] for entry in radii)
+        scan = _scan(network, centers, C, p, names, largest, points, span, report)
+        result = {
+            "command": "landscape",
+            **network.describe(model),
+            "norm": norm.lower(),
+            "clip": span,
+            **search,
+            "inputs": len(centers),
+            "radii": radii,
+            "scan": scan,
+        }
+        _tell(report, result, names, centers[0].numel(), csv, plot)
+
+
+def _rows(network: Network, centers: torch.Tensor, output: int | None) -> torch.Tensor:
+    """The output to follow at every input, as unit rows (b, 1, n_outputs)."""
+    import torch
+
+    outputs = outputs_at(network, centers)
+    count = outputs.shape[1]
+    if output is not None and output >= count:
+        options.refuse("--output", f"is {output}, but the outputs are 0 to {count - 1}.")
+    chosen = outputs.argmax(1) if output is None else torch.full((len(outputs),), output, device=outputs.device)
+    return torch.eye(count, dtype=outputs.dtype, device=outputs.device)[chosen].unsqueeze(1)
+
+
+def _radii(
+    network: Network,
+    centers: torch.Tensor,
+    C: torch.Tensor,
+    norm: float,
+    names: tuple[str, ...],
+    search: dict[str, Any],
+    report: Report,
+) -> list[dict[str, Any]]:
+    from recurjac_plugin.certificates.stationary_points import stationary_free_radius
+
+    found = []
+    for name, i in report.progress([(name, i) for name in names for i in range(len(centers))], "Radii"):
+        start, one = time.perf_counter(), slice(i, i + 1)
+        value = stationary_free_radius(network.host, centers[one], norm=norm, C=C[one], method=name, **search)
+        seconds = time.perf_counter() - start
+        found.append(
+            {"method": name, "input": i, "output": int(C[i, 0].argmax()), "radius": float(value[0]), "seconds": seconds}
+        )
+    return found
+
+
+def _scan(
+    network: Network,
+    centers: torch.Tensor,
+    C: torch.Tensor,
+    norm: float,
+    names: tuple[str, ...],
+    largest: float,
+    points: int,
+    span: tuple[float, float] | None,
+    report: Report,
+) -> list[dict[str, Any]]:
+    from recurjac_plugin.certificates.landscape import landscape_scan
+
+    found = []
+    for name, i in report.progress([(name, i) for name in names for i in range(len(centers))], "Gradients"):
+        one = slice(i, i + 1)
+        scan = landscape_scan(
+            network.host, centers[one], norm=norm, radius=largest, points=points, C=C[one], method=name, clip=span
+        )
+        values = zip(scan.radii[0], scan.undetermined[0, :, 0], scan.constants[0, :, 0])
+        found += [
+            {"method": name, "input": i, "radius": float(eps), "undetermined": int(count), "constant": float(constant)}
+            for eps, count, constant in values
+        ]
+    return found
+
+
+def _tell(
+    report: Report, result: dict[str, Any], names: tuple[str, ...], entries: int, csv: Path | None, plot: Path | None
+) -> None:
+    radii, scan, count = result["radii"], result["scan"], result["inputs"]
+    norm = options.norm_name(options.norm_of(result["norm"]))
+    if csv is not None:
+        write_csv(csv, list(scan[0]), [list(entry.values()) for entry in scan])
+        report.note(f"wrote {csv}")
+    steps = list(dict.fromkeys(entry["radius"] for entry in scan))
+    undetermined, constants = (
+        {
+            name: [
+                sum(e[key] for e in scan if e["method"] == name and e["radius"] == eps) / count for eps in steps
+            ]
+            for name in names
+        }
+        for key in ("undetermined", "constant")
+    )
+    if plot is not None:
+        from recurjac_plugin.cli.plots import landscape_curves, picture_format
+
+        title = f"{Path(result['model']).name}" + (f", mean over {count} inputs" if count > 1 else "")
+        content = landscape_curves(steps, undetermined, constants, entries, norm, title, picture_format(plot))
+        write(plot, content)
+        report.note(f"wrote {plot}")
+    if report.as_json:
+        report.json(result)
+        return
+    of = {name: [entry for entry in radii if entry["method"] == name] for name in names}
+    rows: list[tuple[Any, ...]] = [
+        (i, of[names[0]][i]["output"], *(of[name][i]["radius"] for name in names)) for i in range(count)
+    ]
+    rows += [
+        (label, None, *(sum(entry[key] for entry in of[name]) / count for name in names))
+        for label, key in (("mean", "radius"), ("seconds", "seconds"))
+    ]
+    report.table(
+        f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2)
+    )
+    mean = f", mean of {count} inputs" if count > 1 else ""
+    for title, curves in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
+        lines = [(f"{eps:.4g}", *(curves[name][i] for name in names)) for i, eps in enumerate(steps)]
+        report.table(title + mean, (f"radius ({norm})", *names), lines, right=range(len(names) + 1))

@@ -1,0 +1,172 @@
+"""`recurjac radius`: the radius on which a classification is certified, by several methods."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recurjac_plugin.cli import options
+from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.streams import Report, reporting
+
+if TYPE_CHECKING:
+    import torch
+
+
+def radius(
+    model: options.Model,
+    vnnlib: Annotated[
+        Path | None,
+        typer.Option(
+            "--vnnlib", metavar="PROP", help="Around the middle of this property's boxes.", show_default=False
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None,
+        typer.Option("--input", metavar="X.npy", help="Around each of these inputs.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="C,C,...", help="Classes of the inputs.  [default: those the network says]",
+                     show_default=False),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="T", help="Class to be told from: all, runner-up, least-likely, random, or "
+                     "its number."),
+    ] = "all",
+    norm: options.Norm = "inf",
+    methods: options.Methods = "RecurJac,Fast-Lip,CROWN",
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, metavar="N", help="Nested balls for one radius; CROWN needs one.")
+    ] = 15,
+    clip: options.Clip = None,
+    initial: options.Initial = 0.01,
+    limit: Annotated[float, typer.Option("--limit", metavar="R", help="Largest radius to try.")] = 1e5,
+    tolerance: options.Tolerance = 1e-5,
+    max_probes: options.MaxProbes = 100,
+    csv: options.Csv = None,
+    plot: options.Plot = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Find the largest ball on which the network is certified to say the same class.
+
+    A radius is 0 where nothing was certified, among others where the network does not say the given class at all.
+    """  # fmt: skip
+    with reporting(json) as report:
+        if (vnnlib is None) == (input_file is None):
+            options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+        p, names, span = options.norm_of(norm), options.methods("--methods", methods), options.clip("--clip", clip)
+        check_writable(csv, plot)
+        if plot is not None:
+            from recurjac_plugin.cli.plots import picture_format
+
+            picture_format(plot)
+        network = load_network(model, device, dtype)
+        points = load_centers(network, vnnlib, input_file)
+        C = _rows(network, points, labels, target, seed)
+        if span is not None and p != math.inf:
+            report.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
+        search = {
+            "initial": initial, "limit": limit, "tolerance": tolerance, "max_probes": max_probes, "steps": steps,
+            "clip": span if p == math.inf else None,
+        }  # fmt: skip
+        found = _radii(network, points, C, p, names, search, report)
+        result = {
+            "command": "radius",
+            **network.describe(model),
+            "norm": norm.lower(),
+            "target": target,
+            "seed": seed,
+            **search,
+            "inputs": len(points),
+            "radii": found,
+        }
+        _tell(report, result, names, csv, plot)
+
+
+def _rows(network: Network, points: torch.Tensor, labels: str | None, target: str, seed: int) -> torch.Tensor:
+    """The margins asked for, (b, k, n_outputs)."""
+    import torch
+
+    from recurjac_plugin.properties.margins import TARGETS, margin_rows
+
+    classes = None
+    if labels is not None:
+        numbers = [_class("--labels", part) for part in labels.split(",")]
+        if len(numbers) != len(points):
+            options.refuse("--labels", f"has {len(numbers)} classes for {len(points)} inputs; give one for each.")
+        classes = torch.tensor(numbers, device=points.device)
+    chosen = target if target in TARGETS else _class("--target", target)
+    return margin_rows(outputs_at(network, points), classes, chosen, seed)
+
+
+def _class(option: str, text: str) -> int:
+    if not text.strip().isdecimal():
+        more = "" if option == "--labels" else "all, runner-up, least-likely, random or "
+        options.refuse(option, f"must be {more}classes by their number (from 0 on), got {text.strip()!r}.")
+    return int(text)
+
+
+def _radii(
+    network: Network,
+    points: torch.Tensor,
+    C: torch.Tensor,
+    norm: float,
+    names: tuple[str, ...],
+    search: dict[str, Any],
+    report: Report,
+) -> list[dict[str, Any]]:
+    from recurjac_plugin.certificates.robustness import certified_radius
+
+    found = []
+    for name, i in report.progress([(name, i) for name in names for i in range(len(points))], "Radii"):
+        start = time.perf_counter()
+        one = slice(i, i + 1)
+        value = float(certified_radius(network.host, points[one], norm=norm, C=C[one], method=name, **search)[0])
+        targets = (C[i] < 0).nonzero()[:, 1].tolist()
+        found.append(
+            {
+                "method": name,
+                "input": i,
+                "class": int((C[i, 0] > 0).nonzero()[0]),
+                "target": targets[0] if len(targets) == 1 else "all",
+                "radius": value,
+                "seconds": time.perf_counter() - start,
+            }
+        )
+    return found
+
+
+def _tell(
+    report: Report, result: dict[str, Any], names: tuple[str, ...], csv: Path | None, plot: Path | None
+) -> None:
+    found = result["radii"]
+    if csv is not None:
+        write_csv(csv, list(found[0]), [list(entry.values()) for entry in found])
+        report.note(f"wrote {csv}")
+    norm = options.norm_name(options.norm_of(result["norm"]))
+    radii = {name: [entry["radius"] for entry in found if entry["method"] == name] for name in names}
+    if plot is not None:
+        from recurjac_plugin.cli.plots import certified_fractions, picture_format
+
+        write(plot, certified_fractions(radii, norm, Path(result["model"]).name, picture_format(plot)))
+        report.note(f"wrote {plot}")
+    if report.as_json:
+        report.json(result)
+        return
+    count = result["inputs"]
+    rows: list[tuple[Any, ...]] = [
+        (i, found[i]["class"], found[i]["target"], *(radii[name][i] for name in names)) for i in range(count)
+    ]
+    seconds = [sum(entry["seconds"] for entry in found if entry["method"] == name) / count for name in names]
+    rows += [("mean", None, None, *(sum(radii[name]) / count for name in names)), ("seconds", None, None, *seconds)]
+    report.table(f"Certified radius ({norm})", ("input", "class", "target", *names), rows, right=range(len(names) + 3))

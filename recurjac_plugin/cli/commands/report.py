@@ -1,0 +1,62 @@
+"""`recurjac report`: a page about the results of `recurjac bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurjac_plugin.cli import options
+from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.streams import reporting
+
+
+def report(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="Results of `recurjac bench`, finished or not.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="PAGE.html", help="The page; its pictures go beside it.", show_default=False),
+    ],
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reference", metavar="FILE", show_default=False,
+            help="Answers of another program: category,onnx,vnnlib,expected,answer,solve_cpu_s,domains; repeatable.",
+        ),
+    ] = None,
+    expected: options.Expected = None,
+    title: Annotated[str, typer.Option("--title", metavar="TEXT", help="Of the page.")] = "Benchmark results",
+    json: options.Json = False,
+) -> None:  # fmt: skip
+    """Show benchmark results: solved, wrong and timeouts per category, times and boxes of several runs.
+
+    The first run is compared with each of the others. The page holds its pictures and needs nothing else; they are also
+    written beside it as PAGE-solved.png and so on. With --expected the verdicts are judged anew, instead of by the
+    answers given to `recurjac bench`.
+    """
+    from recurjac_plugin.bench.instances import read_expected
+    from recurjac_plugin.report.page import page
+    from recurjac_plugin.report.runs import named_apart, read_reference, read_run
+
+    with reporting(json) as streams:
+        if out.suffix.lower() not in (".html", ".htm"):
+            options.refuse("--out", f"must end in .html; got `{out}`.")
+        check_writable(out)
+        answers = None if expected is None else read_expected(expected)
+        runs = [read_run(folder, answers) for folder in folders] + [read_reference(file) for file in reference or ()]
+        text, drawn = page(named_apart(runs), title)
+        paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in drawn}
+        for name, png in drawn.items():
+            write(paths[name], png)
+        write(out, text.encode())
+        if streams.as_json:
+            streams.json(
+                {"command": "report", "page": str(out), "pictures": {name: str(path) for name, path in paths.items()}}
+            )
+        else:
+            for path in (out, *paths.values()):
+                streams.line(str(path))

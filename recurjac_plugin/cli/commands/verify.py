@@ -1,0 +1,171 @@
+"""`recurjac verify`: the verdict on a VNN-LIB property, in VNN-COMP's form or in that of the VNN-LIB standard."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recurjac_plugin.cli import options, standard
+from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.problem import check_property, load_network, load_property
+from recurjac_plugin.cli.streams import reporting
+from recurjac_plugin.jacobian.methods import VERIFY_METHOD
+
+if TYPE_CHECKING:
+    from recurjac_plugin.cli.problem import Network
+    from recurjac_plugin.properties.spec import Spec
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="MODEL PROP | QUERY --network NAME=FILE",
+        help="ONNX network and VNN-LIB property (either may be .gz); with `--network` the query alone.",
+        show_default=False,
+    ),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", metavar="NAME=FILE", help="The ONNX network that the query calls NAME.", show_default=False
+    ),
+]
+Since = Annotated[
+    float | None,
+    typer.Option(
+        "--since", metavar="EPOCH", help="Count --timeout from this time, in seconds since 1970.", show_default=False
+    ),
+]
+
+
+def verify(
+    files: Files,
+    networks: Networks = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="S", help="Give up after this many seconds.", show_default=False),
+    ] = None,
+    since: Since = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="Output bounds: RecurJac, RecurJac-Linear, RecurJac-McCormick, Fast-Lip, each optionally with "
+            "`+CROWN`; CROWN, IBP, CROWN-IBP or alpha-CROWN.",
+        ),
+    ] = VERIFY_METHOD,
+    branching: options.Branching = options.Branchings.jacobian,
+    split: options.Split = None,
+    attack_seconds: options.AttackSeconds = 5.0,
+    results_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--results-file", metavar="FILE", help="Write verdict and counterexample there, too.", show_default=False
+        ),
+    ] = None,
+    json: options.Json = False,
+    device: options.Device = "cpu",
+    dtype: options.NumberType = None,
+    seed: options.Seed = 0,
+) -> None:
+    """Prove or refute a VNN-LIB property.
+
+    The first line is `unsat` (no input violates it), `sat` (followed by a counterexample, checked with onnxruntime),
+    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger
+    ones are bounded once and attacked, and `unknown` is a frequent answer.
+
+    `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
+    query's own variables in the counterexample, and takes queries over real numbers only.
+    """
+    from recurjac_plugin.jacobian.methods import parse
+    from recurjac_plugin.verification.verdicts import Result
+    from recurjac_plugin.verification.verdicts import verify as run
+
+    with reporting(json) as report:
+        remaining = _remaining(timeout, since)
+        options.seconds("--attack-seconds", attack_seconds)
+        name = parse(method).name
+        check_writable(results_file)
+        model, prop, network, spec = _problem(files, networks or [], device, dtype)
+        result: Result = run(
+            network.module,
+            spec,
+            method=name,
+            timeout=remaining,
+            seed=seed,
+            attack_seconds=attack_seconds,
+            branching=branching.value,
+            split=split,
+        )
+        text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
+        if results_file is not None:
+            write(results_file, f"{text}\n".encode())
+        if report.as_json:
+            report.json(
+                {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
+                | {"branching": branching.value}
+                | _plain(result)
+            )
+        else:
+            report.line(text)
+            report.note(
+                f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
+                f"{result.boxes} boxes, {result.seconds:.3f} s"
+            )
+
+
+def _remaining(timeout: float | None, since: float | None) -> float | None:
+    """Seconds left of the timeout: a moment where it is over, so that the answer is a verdict."""
+    if timeout is None:
+        if since is not None:
+            options.refuse("--since", "goes with `--timeout`.")
+        return None
+    options.time_limit("--timeout", timeout)
+    if since is None:
+        return timeout
+    passed = time.time() - options.seconds("--since", since)
+    return max(timeout - max(passed, 0.0), 1e-9)
+
+
+def _problem(
+    files: list[Path], networks: list[str], device: str, dtype: options.Dtype | None
+) -> tuple[Path, Path, Network, Spec]:
+    """Paths and contents of network and property, from either form of the command."""
+    from recurjac_plugin.properties.vnnlib import load_vnnlib
+
+    if not networks:
+        if len(files) != 2:
+            what = "--network NAME=FILE" if len(files) == 1 else "no more"
+            raise typer.BadParameter(f"expected a network and a property, or a query with `--network`; give {what}.")
+        model, prop = files
+        network = load_network(model, device, dtype)
+        return model, prop, network, load_property(prop, network)
+    if len(files) != 1:
+        raise typer.BadParameter(f"`--network` goes with one file, the query; {len(files)} were given.")
+    (prop,) = files
+    by_name = standard.parse_networks(networks)
+    spec = load_vnnlib(prop)
+    model = standard.file_of(prop, spec.declaration, by_name)
+    network = load_network(model, device, dtype)
+    check_property(prop, spec, network)
+    standard.check_shape(prop, spec, network)
+    return model, prop, network, spec
+
+
+def vnncomp_text(result: Any) -> str:
+    """The verdict, and after `sat` the assignment, as VNN-COMP's result files have them."""
+    verdict: str = result.verdict.value
+    return verdict if result.counterexample is None else f"{verdict}\n{result.counterexample}"
+
+
+def _plain(result: Any) -> dict[str, Any]:
+    witness = result.counterexample
+    return {
+        "verdict": result.verdict.value,
+        "counterexample": None if witness is None else {"x": witness.x.tolist(), "y": witness.y.tolist()},
+        "lower_bound": result.lower_bound,
+        "boxes": result.boxes,
+        "seconds": result.seconds,
+    }

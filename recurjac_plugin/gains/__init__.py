@@ -1,0 +1,1 @@
+"""The exact part of a network between its undetermined neurons."""

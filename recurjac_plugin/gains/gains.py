@@ -1,0 +1,281 @@
+"""Gains: the exact part of a network between its undetermined neurons.
+
+Once the undetermined neurons are set apart, everything else is linear: with the derivatives of the stable neurons
+inserted, the chain rule between two undetermined neurons is a number, their *gain*. With ``d`` the unknown
+derivatives, ``y_m`` the derivative of a row with respect to the outputs of the undetermined neurons of layer m, and
+layers in topological order,
+
+    y_m = gain(rows, m) + sum over l > m of gain(l, m)^T (d_l y_l),
+
+and the Jacobian is the same expression with the input in place of m. This is the chain rule of the network with
+everything certain multiplied out, so the methods (which bound products ``d y``) see only these small matrices, and
+share them: they depend neither on the method nor, apart from the last row of blocks, on the output rows.
+
+The gains are computed by pulling the unit rows of each layer's undetermined neurons back towards the input, through
+the transposed linear maps. Dead and undetermined neurons pass nothing on, so a row only meets what is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.numerics.memory import each_chunk, memory_of
+
+from .relevance import relevant
+from .undetermined import Layer
+
+ROWS = "rows"
+"""Key of the output rows among the gains' later ends."""
+INPUT = "input"
+"""Key of the input among the gains' earlier ends."""
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """All gains of a graph over a batch of regions.
+
+    Attributes:
+        layers: names of the activation steps with undetermined neurons, in topological order.
+        derivatives: their derivative ranges.
+        blocks: ``(later, earlier) -> (b or 1, u_later, u_earlier)``, where `later` is a layer or `ROWS` and `earlier`
+            a layer or `INPUT`; a missing block is zero (no path, or only through dead neurons).
+        batch: number of regions b.
+        rows: number of output rows k.
+        columns: number of input coordinates.
+        reference: a tensor of the dtype and device of the gains.
+    """
+
+    layers: tuple[str, ...]
+    derivatives: Mapping[str, Layer]
+    blocks: Mapping[Key, Tensor]
+    batch: int
+    rows: int
+    columns: int
+    reference: Tensor
+
+    def count(self, end: str) -> int:
+        """Number of neurons (or input coordinates, or rows) at one end."""
+        if end == INPUT:
+            return self.columns
+        return self.rows if end == ROWS else self.derivatives[end].count
+
+    def block(self, later: str, earlier: str) -> Tensor:
+        """The block, as zeros where there is none."""
+        found = self.blocks.get((later, earlier))
+        if found is None:
+            found = self.reference.new_zeros(1, self.count(later), self.count(earlier))
+        return found
+
+    def part(self, regions: Tensor, rows: Tensor) -> Gains:
+        """The gains of some regions, and of some rows of each.
+
+        Args:
+            regions: their positions, shape (n,).
+            rows: positions of the rows, shape (n, k).
+        """
+
+        def taken(block: Tensor, later: str) -> Tensor:
+            if len(block) > 1:
+                block = block[regions]
+            if later != ROWS:
+                return block
+            return block.expand(len(rows), -1, -1).gather(1, rows.unsqueeze(2).expand(-1, -1, block.shape[2]))
+
+        return Gains(
+            layers=self.layers,
+            derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
+            blocks={key: taken(block, key[0]) for key, block in self.blocks.items()},
+            batch=len(regions),
+            rows=rows.shape[1],
+            columns=self.columns,
+            reference=self.reference,
+        )
+
+    def of_columns(self, count: int) -> Gains:
+        """The gains of the first so many input coordinates; the others are left out."""
+        blocks = {key: block[:, :, :count] if key[1] == INPUT else block for key, block in self.blocks.items()}
+        return replace(self, blocks=blocks, columns=count)
+
+    def transposed(self) -> Gains:
+        """The same network run backwards: rows and input change places, and so do earlier and later.
+
+        Its backward order is the paper's forward order: the bounds are those of the derivatives of the undetermined
+        neurons' pre-activations with respect to the input, from the input on.
+        """
+        swap = {ROWS: INPUT, INPUT: ROWS}
+        return Gains(
+            layers=self.layers[::-1],
+            derivatives=self.derivatives,
+            blocks={
+                (swap.get(earlier, earlier), swap.get(later, later)): block.mT
+                for (later, earlier), block in self.blocks.items()
+            },
+            batch=self.batch,
+            rows=self.columns,
+            columns=self.rows,
+            reference=self.reference,
+        )
+
+
+def compute_gains(
+    graph: Graph,
+    derivatives: Mapping[str, Layer],
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    memory_budget: int,  # bytes
+) -> Gains:
+    """Pull the output rows and the unit rows of all undetermined neurons back through the graph.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every activation step.
+        rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
+        memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
+
+    Raises:
+        InputError: they would not fit into the memory of the device.
+    """
+    batch = len(rows)
+    largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
+    chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
+    per_row = batch * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
+    share = memory_budget // (len(graph.factors) + 1)  # of the rows of one layer, for the backward pass
+    known = relevant(graph, derivatives, rows)
+    require_room_for_gains(graph, known, rows)
+    pulls = Pull(graph, known)
+    blocks: dict[Key, Tensor] = {}
+
+    def joined(pull: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> dict[str, Tensor]:
+        parts = each_chunk(pull, starts.split(chunk, 1), starts.shape[1] * per_row, share)
+        return {earlier: torch.cat([part[earlier] for part in parts], 1) for earlier in parts[0]}
+
+    for step in graph.factors:
+        index = known[step.name].index
+        if index.shape[1]:
+            found = joined(partial(pulls.units, step.source, like=rows), index)
+            blocks |= {(step.name, earlier): block for earlier, block in found.items()}
+    found = joined(partial(pulls, graph.output), rows)
+    blocks |= {(ROWS, earlier): block for earlier, block in found.items()}
+    return Gains(
+        layers=tuple(step.name for step in graph.factors if known[step.name].count),
+        derivatives=known,
+        blocks=blocks,
+        batch=batch,
+        rows=rows.shape[1],
+        columns=graph.columns,
+        reference=rows,
+    )
+
+
+def unit_rows(graph: Graph, derivatives: Mapping[str, Layer], start: str, index: Tensor, like: Tensor) -> Tensor:
+    """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, n, columns)."""
+    return Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
+
+
+class Pull:
+    """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
+
+    def __init__(self, graph: Graph, derivatives: Mapping[str, Layer]) -> None:
+        self.graph, self.derivatives = graph, derivatives
+        self.position = {step.name: i for i, step in enumerate(graph.steps)}
+
+    def units(self, start: str, index: Tensor, like: Tensor) -> dict[str, Tensor]:
+        """Pull the unit rows at `index`, shape (b or 1, u), of the flattened output of `start`."""
+        batch, count = index.shape
+        flat = index.reshape(-1)
+        step = self.graph.steps[self.position[start]] if start in self.position else None
+        if step is not None and not isinstance(step, FactorStep) and len(step.sources) == 1:
+            source, linear = step.sources[0]
+            return self(source, linear.pull_units(flat, like).reshape(batch, count, *linear.input_shape))
+        shape = self.graph.shapes[start]
+        units = like.new_zeros(len(flat), torch.Size(shape).numel()).scatter(1, flat.unsqueeze(1), 1.0)
+        return self(start, units.reshape(batch, count, *shape))
+
+    def __call__(self, start: str, rows: Tensor) -> dict[str, Tensor]:
+        """Pull rows of shape (b or 1, r, *shape) given at `start`.
+
+        Returns:
+            For each layer met, the rows' entries at its undetermined neurons, and for `INPUT` at the input.
+        """
+        pending = {start: rows}
+        found: dict[str, Tensor] = {}
+
+        def pass_on(name: str, value: Tensor) -> None:
+            pending[name] = pending[name] + value if name in pending else value
+
+        for step in reversed(self.graph.steps[: self.position.get(start, -1) + 1]):
+            value = pending.pop(step.name, None)
+            if value is None:
+                continue
+            if isinstance(step, FactorStep):
+                layer = self.derivatives[step.name]
+                if layer.count:
+                    found[step.name] = layer.select(value.flatten(2))
+                if layer.stable is not None:
+                    pass_on(step.source, value * layer.stable.reshape(-1, 1, *value.shape[2:]))
+                continue
+            batch, count = value.shape[:2]
+            flat = value.flatten(0, 1)
+            for source, linear in step.sources:
+                pass_on(source, linear.pull(flat).reshape(batch, count, *linear.input_shape))
+        arrived = [pending.get(name) for name in self.graph.inputs]
+        like = next((value for value in arrived if value is not None), None)
+        if like is not None:
+            parts = [
+                like.new_zeros(*like.shape[:2], *self.graph.shapes[name]) if value is None else value
+                for name, value in zip(self.graph.inputs, arrived)
+            ]
+            found[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
+        return found
+
+
+def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> None:
+    """Refuse gains that are larger than the memory of their device.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every factor step.
+        rows: what is differentiated, shape (b, k, *output_shape).
+
+    Raises:
+        InputError: they are.
+    """
+    needed, room = gains_size(graph, derivatives, rows) * rows.element_size(), memory_of(rows.device)
+    if room is not None and needed > room:
+        count = sum(derivatives[step.name].count for step in graph.factors)
+        raise InputError(
+            f"Over this region {count} derivatives are uncertain, and the gains between them would take "
+            f"{needed / 1e9:.0f} GB where `{rows.device}` has {room / 1e9:.0f} GB: bound a smaller region, start from "
+            "tighter pre-activation bounds (`CROWN`, `zonotope_bounds`), or use `Fast-Lip`, which needs no gains."
+        )
+
+
+def gains_size(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> int:
+    """The least number of elements of all gains: exact for one region, too small where regions differ."""
+    counts = {step.name: derivatives[step.name].count for step in graph.factors}
+    position = {step.name: i for i, step in enumerate(graph.steps)}
+
+    def met(start: str) -> int:
+        """Number of undetermined neurons and input coordinates that rows at a step are pulled back to."""
+        pending, found = {start}, 0
+        for step in reversed(graph.steps[: position.get(start, -1) + 1]):
+            if step.name not in pending:
+                continue
+            if isinstance(step, FactorStep):
+                found += counts[step.name]
+                pending |= {step.source} if derivatives[step.name].stable is not None else set()
+            else:
+                pending |= {source for source, _ in step.sources}
+        return found + (graph.columns if pending & set(graph.inputs) else 0)
+
+    layers = ((len(derivatives[step.name].index), counts[step.name], step.source) for step in graph.factors)
+    return rows.shape[1] * met(graph.output) + sum(batch * count * met(source) for batch, count, source in layers)

@@ -1,0 +1,173 @@
+"""Which neurons are undetermined over a region, and the exact derivative of those that are not.
+
+A neuron whose derivative range is a single value (``dl = du``: a stable ReLU, a linear piece) is *stable*, and *dead*
+if that value is 0. The recursion needs columns only for the *undetermined* ones. In a batch the number of them differs
+per region: they are listed up to the largest number, the rest of a list being filled with neurons of range [0, 0].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.numerics.intervals import Interval
+
+# Bounds come from floating-point sums: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that
+# is negative in truth. Without slack such a neuron counts as stable and the Jacobian misses an entire branch. The slack
+# is in units of the precision times the layer's largest bound, at kinks plus the size of the terms that were summed up
+# (see `magnitude`); where the derivative is continuous, being off by the rounding itself is all that happens.
+_SLACK_AT_KINKS = 16
+_SLACK_SMOOTH = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The derivatives of one activation layer over a batch of regions.
+
+    Attributes:
+        index: the undetermined neurons, shape (b or 1, u); (1, u) if they are the same in all regions.
+        lower, upper: their derivative ranges, shape (b, u).
+        stable: derivative of the stable neurons and 0 for the undetermined ones, shape (b, n), or None if all are 0.
+    """
+
+    index: Tensor
+    lower: Tensor
+    upper: Tensor
+    stable: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """Largest number of undetermined neurons in one region."""
+        return self.index.shape[1]
+
+    def select(self, rows: Tensor) -> Tensor:
+        """Entries of the undetermined neurons: (b or 1, r, n) -> (b or 1, r, u)."""
+        if len(self.index) == 1:
+            return rows if self.count == rows.shape[2] else rows.index_select(2, self.index[0])
+        rows = rows.expand(len(self.index), -1, -1)
+        return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
+
+    def only(self, positions: Tensor) -> Layer:
+        """The layer with a part of its undetermined neurons; the derivatives of the others count as 0."""
+        return replace(
+            self, index=self.index[:, positions], lower=self.lower[:, positions], upper=self.upper[:, positions]
+        )
+
+    def part(self, regions: Tensor) -> Layer:
+        """The layer on some of the regions, by position."""
+        return Layer(
+            self.index if len(self.index) == 1 else self.index[regions],
+            self.lower[regions],
+            self.upper[regions],
+            None if self.stable is None else self.stable[regions],
+        )
+
+    def dense(self, batch: int, neurons: int) -> tuple[Tensor, Tensor]:
+        """The derivative ranges of all neurons, stable ones included: two tensors of shape (b, n)."""
+        stable = self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
+        index = self.index.expand(batch, -1)
+        return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
+
+
+def largest(lower: Tensor, upper: Tensor) -> Tensor:
+    """The largest finite bound of a layer in absolute value, without gradients: (b, n) -> (b, 1)."""
+    scale = torch.maximum(lower.detach().abs(), upper.detach().abs())
+    scale = torch.where(scale.isfinite(), scale, 0.0)
+    return scale.amax(1, keepdim=True) if scale.shape[1] else scale
+
+
+def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
+    low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    scale = largest(low, high)
+    scale = scale if magnitude is None else scale + magnitude
+    return low - slack * scale, high + slack * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Bounds of one node, and how well they are known.
+
+    Attributes:
+        lower, upper: shape (b, *shape).
+        precision: relative error of one rounding in the arithmetic the bounds come from.
+        magnitude: sums of absolute terms of the node, shape (b, *shape); None if they are not known.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    precision: float
+    magnitude: Tensor | None = None
+
+    def part(self, regions: Tensor) -> Evidence:
+        """The bounds of some of the regions, by position."""
+        magnitude = self.magnitude
+        if magnitude is not None and len(magnitude) > 1:
+            magnitude = magnitude[regions]
+        return replace(self, lower=self.lower[regions], upper=self.upper[regions], magnitude=magnitude)
+
+    def ordered(self) -> Interval:
+        """The bounds, the smaller one first."""
+        return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
+
+    def widened(self, kinked: bool) -> Interval:
+        """The bounds ordered, and widened by the rounding that they can be off by."""
+        slack = (_SLACK_AT_KINKS if kinked else _SLACK_SMOOTH) * self.precision
+        terms = self.magnitude.flatten(1) if kinked and self.magnitude is not None else None
+        low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
+        return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
+
+
+def intervals(step: FactorStep, evidence: Sequence[Evidence]) -> Sequence[Interval]:
+    """Bounds of what a layer reads, with room for rounding, cut where its function ends.
+
+    Raises:
+        UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
+    """
+    widened = [each.widened(step.factor.kinked) for each in evidence]
+    return step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
+
+
+def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
+    """Split one layer of factors into undetermined and stable neurons.
+
+    Args:
+        step: the layer.
+        evidence: bounds of what it reads, in that order.
+
+    Raises:
+        InputError: the bounds contain NaN.
+        UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
+    """
+    if any(bool((each.lower.isnan() | each.upper.isnan()).any()) for each in evidence):
+        raise InputError(
+            f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
+            "NaN or infinite values."
+        )
+    dl, du = step.factor.derivative_range(*intervals(step, evidence))
+    dl, du = dl.flatten(1), du.flatten(1)
+    open_ = dl < du
+    index = positions(open_)
+    valid = open_.gather(1, index.expand(len(open_), -1))
+    full = index.expand(len(dl), -1)
+    zero = dl.new_zeros(())
+    stable = torch.where(open_, zero, dl)
+    return Layer(
+        index,
+        torch.where(valid, dl.gather(1, full), zero),
+        torch.where(valid, du.gather(1, full), zero),
+        stable if bool((stable != 0).any()) else None,
+    )
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Positions of True in each row of (b, n), padded to the longest row with positions of False."""
+    if len(mask) == 1 or bool((mask == mask[:1]).all()):
+        return mask[0].nonzero().T
+    longest = int(mask.sum(1).max())
+    return mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest]

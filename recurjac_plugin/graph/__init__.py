@@ -1,0 +1,1 @@
+"""A network as plain steps: linear maps and uncertain factors."""

@@ -1,0 +1,81 @@
+"""The host library: the only module of the package that imports auto_LiRPA.
+
+Everything else takes `BoundedModule`, `BoundedTensor` and `PerturbationLpNorm` from here. Importing this module imports
+the host, on 0.3 with the fixes that current torch needs (`_host_fixes`), and leaves logging and warning filters alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import ExitStack
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from recurjac_plugin.errors import HostError
+
+from . import fixes_03 as _host_fixes
+from .find import INSTALL_LINES, process_state_kept, require_host
+
+
+def import_host() -> ModuleType:
+    """Import auto_LiRPA and return it.
+
+    Returns:
+        The package auto_LiRPA, 0.3 or 0.4 to 0.7; on 0.3 made to run on current torch.
+
+    Raises:
+        HostError: auto_LiRPA is missing, is a version that is not supported, or lacks a module it imports itself.
+    """
+    found = require_host()
+    with ExitStack() as stack:
+        stack.enter_context(process_state_kept())
+        if found.is_03:
+            stack.enter_context(_host_fixes.names_missing_on_import())
+        # The host reads networks through operator set 12 of torch's ONNX exporter. Newer torch loads the sets only when
+        # something like torchvision asks for them; what the host can read must not depend on that.
+        importlib.import_module("torch.onnx.symbolic_opset11")
+        importlib.import_module("torch.onnx.symbolic_opset12")
+        try:
+            module = importlib.import_module("auto_LiRPA")
+        except ImportError as error:
+            raise HostError(
+                f"`auto_LiRPA` {found.version} at {found.folder} does not import: {error}. Install what it misses, "
+                f"or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
+            ) from error
+    if found.is_03:
+        _host_fixes.patch_after_import(module)
+    return module
+
+
+_host = import_host()
+
+if TYPE_CHECKING:
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm, bound_ops
+    from auto_LiRPA.bound_op_map import bound_op_map
+    from auto_LiRPA.bound_ops import Bound, BoundActivation
+    from auto_LiRPA.linear_bound import LinearBound
+    from auto_LiRPA.patches import Patches
+else:
+    BoundedModule = _host.BoundedModule
+    BoundedTensor = _host.BoundedTensor
+    PerturbationLpNorm = _host.PerturbationLpNorm
+    bound_ops = importlib.import_module("auto_LiRPA.bound_ops")
+    Bound = bound_ops.Bound
+    BoundActivation = bound_ops.BoundActivation
+    LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
+    Patches = importlib.import_module("auto_LiRPA.patches").Patches
+    bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
+
+# What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.
+HOST_FAILURES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+VERSION: str = _host.__version__
+IS_03: bool = require_host().is_03

@@ -1,0 +1,60 @@
+"""Networks that the host reads as others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.graph.node import Node
+
+from .library import IS_03, VERSION
+
+
+def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
+    written = node.attributes["onnx"]
+    kernel, stride = written["kernel_shape"], written.get("strides", [1, 1])
+    pads = written.get("pads", [0, 0, 0, 0])
+    if any(step != 1 for step in written.get("dilations", ())):
+        return "it is dilated, which the host overlooks"
+    rests = [
+        (size + pads[i] + pads[i + len(kernel)] - k) % s
+        for i, (size, k, s) in enumerate(zip(node.input_shapes[0][2:], kernel, stride))
+    ]
+    if written.get("ceil_mode") and any(rests):
+        return "it rounds its size up (ceil mode), which the host overlooks"
+    if node.kind == "BoundAveragePool" and any(pads) and not written.get("count_include_pad", 0):
+        return "its averages leave the padding out, but the host counts it"
+    return None
+
+
+def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:
+    if IS_03 and kinds.get(node.inputs[1]) == "BoundSqrt":
+        return "it divides by a root, which auto_LiRPA 0.3 takes for a layer normalisation"
+    return None
+
+
+MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
+    "BoundMaxPool": _pool,
+    "BoundAveragePool": _pool,
+    "BoundDiv": _quotient,
+}
+"""Exact class name of the host's node -> ``(node, kinds of all nodes by name) -> what the host computes otherwise than
+the network does``, or None."""
+
+
+def require_read_right(nodes: Sequence[Node]) -> None:
+    """Refuse a graph that is not the network's.
+
+    Raises:
+        UnsupportedError: lists every node that the host takes for another.
+    """
+    kinds = {node.name: node.kind for node in nodes}
+    found = [
+        f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
+        for node in nodes
+        if node.kind in MISREAD and (reason := MISREAD[node.kind](node, kinds)) is not None
+    ]
+    if found:
+        raise UnsupportedError(
+            "The network", found, f"auto_LiRPA {VERSION} reads another network there; write it with other operators."
+        )

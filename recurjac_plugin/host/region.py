@@ -1,0 +1,267 @@
+"""Input regions: what a perturbed input of the host says about where the input lies.
+
+The package has no notion of a region of its own: it reads the perturbation of the host's `BoundedTensor`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurjac_plugin.errors import InputError
+
+from .library import BoundedTensor, PerturbationLpNorm
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """One l_p ball, or box, per sample.
+
+    Attributes:
+        center: the middle of the region, shape (b, *input_shape).
+        norm: p of the ball; inf for boxes.
+        radius: half side lengths of a box (norm inf), shape (b, columns); otherwise the ball's radius, shape (b, 1).
+    """
+
+    center: Tensor
+    norm: float
+    radius: Tensor
+
+    @property
+    def dual_norm(self) -> float:
+        """q with 1/p + 1/q = 1."""
+        if self.norm == math.inf:
+            return 1.0
+        return math.inf if self.norm == 1 else self.norm / (self.norm - 1)
+
+    def hull(self) -> Any:
+        """The smallest box around the region, as a perturbed input of the host."""
+        if bool((self.radius == self.radius.max()).all()):  # one number, which more of the host's operators accept
+            return BoundedTensor(self.center, PerturbationLpNorm(norm=math.inf, eps=float(self.radius.max())))
+        reach = self.radius.expand(-1, self.center[0].numel()).reshape(self.center.shape)
+        perturbation = PerturbationLpNorm(norm=math.inf, x_L=self.center - reach, x_U=self.center + reach)
+        return BoundedTensor(self.center, perturbation)
+
+    def scaled(self, fraction: float) -> Any:
+        """The same region shrunk about its centre, as a perturbed input of the host.
+
+        Balls of a batch get the largest of their radii: the host takes one number per sample in some places, but not in
+        its convolutions.
+        """
+        shrunk = Region(self.center, self.norm, fraction * self.radius)
+        if self.norm == math.inf:
+            return shrunk.hull()
+        return BoundedTensor(self.center, PerturbationLpNorm(norm=self.norm, eps=float(shrunk.radius.max())))
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """The arguments of a model: a region for every perturbed one, and the others as they are.
+
+    Attributes:
+        values: one per argument, in the model's order.
+    """
+
+    values: tuple[Region | Tensor, ...]
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The perturbed ones."""
+        return tuple(value for value in self.values if isinstance(value, Region))
+
+    @property
+    def reference(self) -> Tensor:
+        """A perturbed one's centre, for batch size, dtype and device."""
+        return self.regions[0].center
+
+    def for_host(self, hulls: Sequence[int] = ()) -> tuple[Any, ...]:
+        """As the host takes them; the arguments at the positions `hulls` as boxes."""
+        return tuple(
+            value if not isinstance(value, Region) else value.hull() if i in hulls else value.scaled(1.0)
+            for i, value in enumerate(self.values)
+        )
+
+    def shrunk(self, fraction: float) -> Arguments:
+        """All regions shrunk about their centres."""
+        return Arguments(
+            tuple(
+                replace(value, radius=fraction * value.radius) if isinstance(value, Region) else value
+                for value in self.values
+            )
+        )
+
+    def joined(self) -> Region:
+        """One region of the coordinates of all perturbed arguments together.
+
+        Raises:
+            InputError: several regions that are not all boxes: they have no common norm.
+        """
+        regions = self.regions
+        if len(regions) == 1:
+            return regions[0]
+        if any(region.norm != math.inf for region in regions):
+            norms = ", ".join(f"{region.norm:g}" for region in regions)
+            raise InputError(
+                f"The perturbed inputs have norms {norms}: a Lipschitz constant or output bound over several inputs "
+                "together needs boxes (norm inf); use `jacobian_bounds`, or perturb one of them."
+            )
+        return Region(
+            torch.cat([region.center.flatten(1) for region in regions], 1),
+            math.inf,
+            torch.cat([region.radius.expand(len(region.radius), region.center[0].numel()) for region in regions], 1),
+        )
+
+
+def read_arguments(x: Any) -> Arguments:
+    """Read what a model is to be bounded on: a `BoundedTensor`, or a tuple of them and of plain tensors.
+
+    Raises:
+        InputError: nothing is perturbed, the batches differ, or a region cannot be read.
+    """
+    values = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    if not values or not all(isinstance(value, Tensor) for value in values):
+        kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
+        raise InputError(f"`x` must be a `BoundedTensor`, or a tuple of them and of plain tensors; got {kinds}.")
+    single = len(values) == 1
+    read = tuple(
+        read_region(value) if single or getattr(value, "ptb", None) is not None else value for value in values
+    )
+    arguments = Arguments(read)
+    if not arguments.regions:
+        raise InputError(
+            "None of the inputs is perturbed: wrap at least one as "
+            "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
+        )
+    first = arguments.reference
+    for region in arguments.regions:
+        same = (len(region.center), region.center.dtype, region.center.device)
+        if same != (len(first), first.dtype, first.device):
+            raise InputError("The perturbed inputs differ in batch size, dtype or device; they must agree.")
+    return arguments
+
+
+def require_full_type(what: str, dtype: torch.dtype) -> None:
+    """Refuse other numbers than float32 and float64: half types round too coarsely for bounds to mean much.
+
+    Raises:
+        InputError: another type.
+    """
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"{what} must hold numbers of float32 or float64, got {dtype}; convert the model and its inputs, as by "
+            "`.float()`."
+        )
+
+
+def require_alike(model: nn.Module, x: Tensor, what: str = "`x`") -> None:
+    """Refuse an input of another type, or on another device, than the model's parameters.
+
+    Raises:
+        InputError: they differ, or the parameters are neither float32 nor float64.
+    """
+    for parameter in model.parameters():
+        require_full_type("`model`", parameter.dtype)
+        if parameter.device != x.device or parameter.dtype != x.dtype:
+            raise InputError(
+                f"{what} is {x.dtype} on {x.device}, but the model is {parameter.dtype} on {parameter.device}; "
+                "move one of them."
+            )
+
+
+def read_region(x: Any) -> Region:
+    """Read the region of a perturbed input.
+
+    Raises:
+        InputError: not a `BoundedTensor`, another perturbation than an l_p ball or a box, NaN, a negative radius, or an
+            empty box.
+    """
+    if not isinstance(x, BoundedTensor):
+        raise InputError(
+            f"`x` must be a `BoundedTensor` with an l_p perturbation, got {type(x).__name__}; wrap it as "
+            "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
+        )
+    perturbation: Any = getattr(x, "ptb", None)
+    if type(perturbation) is not PerturbationLpNorm:
+        raise InputError(
+            f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
+        )
+    require_full_type("`x`", x.dtype)
+    if x.dim() < 2 or x.numel() == 0:
+        raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")
+    norm = float(perturbation.norm)
+    if not norm >= 1:
+        raise InputError(f"The norm of the perturbation must be at least 1, got {norm}.")
+    center = x.detach().as_subclass(Tensor) if not x.requires_grad else x.as_subclass(Tensor)
+    if norm == math.inf:
+        return _box(center, perturbation)
+    if perturbation.x_L is not None or perturbation.x_U is not None:
+        raise InputError(
+            f"`x_L` and `x_U` describe a box, which needs norm inf, got norm {norm:g}; use `eps` for a ball."
+        )
+    radius = _as_tensor(perturbation.eps, center)
+    if radius.numel() not in (1, len(center)):
+        raise InputError(
+            f"`eps` of an l_{norm:g} ball must be one number, or one per sample ({len(center)}), got shape "
+            f"{tuple(radius.shape)}."
+        )
+    radius = radius.reshape(-1, 1).expand(len(center), 1)
+    _check(center, radius, f"`eps` {_extreme(radius):g}")
+    return Region(center, norm, radius)
+
+
+def _box(x: Tensor, perturbation: Any) -> Region:
+    given = perturbation.x_L is not None and perturbation.x_U is not None
+    eps = torch.zeros_like(x) if given else _as_tensor(perturbation.eps, x)
+    if perturbation.x_L is None and perturbation.x_U is None:
+        radius = _expanded("eps", eps, x).flatten(1)
+        _check(x, radius, f"`eps` {_extreme(eps):g}")
+        return Region(x, math.inf, radius)
+    lower = x - eps if perturbation.x_L is None else perturbation.x_L
+    upper = x + eps if perturbation.x_U is None else perturbation.x_U
+    for name, bound in (("x_L", lower), ("x_U", upper)):
+        if bound.device != x.device or bound.dtype != x.dtype:
+            raise InputError(
+                f"`{name}` is {bound.dtype} on {bound.device}, but `x` is {x.dtype} on {x.device}; use the same."
+            )
+    lower, upper = _expanded("x_L", lower, x), _expanded("x_U", upper, x)
+    what = "the box" if given else f"`eps` {_extreme(eps):g}"
+    center, radius = (lower + upper) / 2, (upper - lower).flatten(1) / 2
+    _check(center, radius, what)
+    # The middle of a box is rounded: the radius must reach both ends from there.
+    radius = torch.maximum(upper - center, center - lower).flatten(1)
+    return Region(center, math.inf, radius)
+
+
+def _expanded(name: str, value: Tensor, x: Tensor) -> Tensor:
+    try:
+        return value.expand_as(x)
+    except RuntimeError as error:
+        raise InputError(
+            f"`{name}` has shape {tuple(value.shape)}, but `x` has shape {tuple(x.shape)}; they must agree."
+        ) from error
+
+
+def _as_tensor(value: Any, like: Tensor) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"`eps` must be a number or a tensor, got {value!r}.") from error
+
+
+def _extreme(value: Tensor) -> float:
+    return float(value.detach().min())
+
+
+def _check(center: Tensor, radius: Tensor, what: str) -> None:
+    if not bool(center.isfinite().all() & radius.isfinite().all()):
+        raise InputError("`x` or its region contains NaN or infinite values; regions must be finite.")
+    if bool((radius < 0).any()):
+        raise InputError(
+            f"The region is empty: {what} gives a negative radius ({_extreme(radius):g}); radii must be at least 0 and "
+            "lower bounds must not exceed upper bounds."
+        )

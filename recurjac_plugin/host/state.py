@@ -1,0 +1,71 @@
+"""Leaving the host's model as it was, and evaluating it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import HOST_FAILURES
+
+
+def evaluated(model: Any, x: Tensor, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Output of a `BoundedModule` at plain inputs (b, *input_shape), and the values of the named nodes there.
+
+    Unlike `read_graph` it does not put the model back as it was: for many calls in a row, inside one `preserved`.
+    """
+    with torch.no_grad():
+        output = model.forward(x)
+        return output, {name: model.get_forward_value(model[name]) for name in names}
+
+
+@torch.no_grad()
+def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], like: Tensor) -> bool:
+    """Whether a batch of inputs of the given shape gives what they give one by one."""
+    points = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    alone = torch.cat([function(point.unsqueeze(0)) for point in points])
+    try:
+        together = function(points)
+    except HOST_FAILURES:
+        return False
+    size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
+    return together.shape == alone.shape and torch.allclose(together, alone, rtol=0, atol=1e-3 * size, equal_nan=True)
+
+
+@contextmanager
+def preserved(model: Any) -> Iterator[None]:
+    """Put back what the host writes to the model and its nodes (bounds, intervals, perturbation marks, ...)."""
+
+    def copied(state: dict[str, Any]) -> dict[str, Any]:
+        # One level deep: the host replaces values and adds to its lists and dictionaries, but does not edit tensors.
+        return {
+            key: copy.copy(value) if isinstance(value, (list, dict, set)) else value for key, value in state.items()
+        }
+
+    modules = (model, *model._modules.values())
+    states = [copied(vars(module)) for module in modules]
+    trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    keep_gradients(model, True)
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in trainable:
+            parameter.requires_grad_(requires_grad)
+        for module, state in zip(modules, states, strict=True):
+            vars(module).clear()
+            vars(module).update(state)
+
+
+def keep_gradients(model: Any, kept: bool) -> None:
+    """Let evaluations inside `preserved` leave trainable weights trainable, or have them switch it off.
+
+    The host sets `requires_grad` of every weight it reads to whether the weight's node is in training mode. In
+    evaluation mode its bounds would have no gradient, without a word, nor would what is computed from them.
+    """
+    for node in model._modules.values():
+        if type(node).__name__ == "BoundParams":
+            node.training = kept and node.param.requires_grad

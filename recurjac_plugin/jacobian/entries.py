@@ -1,0 +1,80 @@
+"""Bounds of every element of a network's Jacobian over an input region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.numerics.precision import full_precision
+
+from .analysis import analyse
+from .bounds import Bounds
+from .methods import parse
+
+
+@full_precision()
+def jacobian_bounds(
+    model: Any,
+    x: Any,
+    *,
+    method: str = "RecurJac",
+    C: Tensor | None = None,
+    order: str = "backward",
+    shift: int = 0,
+    intermediate_bounds: Intervals | None = None,
+    memory_budget: int | None = None,
+) -> Any:
+    r"""Bound the Jacobian of ``C f`` over the region of `x`.
+
+    For every region b, row k and input coordinate r,
+
+    .. math:: L_{bkr} \le \sum_i C_{bki} \frac{\partial f_i}{\partial x_r}(x) \le U_{bkr}
+        \quad \text{for all } x \text{ in region } b.
+
+    At kinks (ReLU at 0) the bounds hold for every element of Clarke's generalised derivative.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
+            inputs a tuple of all of them, plain tensors where they are not perturbed.
+        method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`, with a prefix for the pre-activation
+            bounds (`IBP+`, ...); see `recurjac_plugin.methods`.
+        C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
+        order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
+            neither order is always tighter.
+        shift: 1 lets the forward order begin behind the first activation layer, which is then joined by interval
+            arithmetic: cheaper where the input is much larger than that layer, and looser. `RecurJac-McCormick` is
+            `RecurJac-Linear` there.
+        intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
+        memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it, up to rounding.
+            None takes a quarter of what is free on the device of `x`, at most 512 MiB of main memory or 8 GiB of a
+            CUDA device's.
+
+    Returns:
+        Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
+        weights where the host's pre-activation bounds are. For a tuple of several inputs a tuple of bounds, one for
+        each perturbed input, in their order.
+
+    Raises:
+        InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order or shift.
+        MethodError: unknown method, or one without Jacobian bounds.
+        UnsupportedError: the network has parts without a rule; all of them are listed.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
+    """
+    analysis = analyse(
+        model, x, parse(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        memory_budget=memory_budget,
+    )  # fmt: skip
+    lower, upper = analysis.jacobian
+    shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    found = tuple(
+        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape))
+        for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
+    )
+    return found if isinstance(x, (tuple, list)) and len(x) > 1 else found[0]

@@ -1,0 +1,1 @@
+"""Lipschitz constants, and what follows from them at once."""

@@ -1,0 +1,102 @@
+"""Output bounds from Jacobian bounds: the mean value theorem."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.problem import read, specification
+from recurjac_plugin.host.region import read_arguments
+from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.methods import Method, parse
+from recurjac_plugin.numerics.intervals import intersection
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.preactivations.host import host_bounds
+
+from .local import row_constants
+
+
+@full_precision()
+def output_bounds(
+    model: Any,
+    x: Any,
+    *,
+    method: str = "RecurJac",
+    C: Tensor | None = None,
+    steps: int = 1,
+    order: str = "backward",
+    shift: int = 0,
+    memory_budget: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Bound ``C f`` over the region of `x`.
+
+    For a ball around x0 (the middle of a box) with nested radii ``t_1 < ... < t_n = eps``, evenly spaced,
+
+    .. math:: |C f(x) - C f(x_0)| \le \sum_i L(t_i) (t_i - t_{i-1}),
+
+    with ``L(t)`` the row constants of `local_lipschitz` on the ball of radius t: the discretised integral of the paper.
+    One step is the mean value theorem. A box is scaled about its middle, its sides scaling the columns.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
+        method: as in `jacobian_bounds`; with ``+CROWN`` the intersection with the host's output bounds; or a method of
+            the host alone, whose bounds are returned as they are.
+        C: specification matrix, shape (b or 1, k, n_out); None takes every output.
+        steps: number n of nested regions; each one costs a run of the host and a pass.
+        order: as in `jacobian_bounds`; methods of the host alone have none.
+        shift: as in `jacobian_bounds`.
+        memory_budget: as in `jacobian_bounds`.
+
+    Returns:
+        ``lower, upper``, each of shape (b, k).
+
+    Raises:
+        InputError: as in `jacobian_bounds`, or `steps` below 1.
+        MethodError: unknown method.
+        UnsupportedError: the network has parts without a rule.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 3.5.
+    """
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
+    parsed = parse(method)
+    if parsed.rule is None:
+        arguments, graph = read(model, x)
+        return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
+    arguments = read_arguments(x)
+    radius = arguments.joined().radius
+    deviation, analysis = None, None
+    for i in range(1, steps + 1):
+        analysis = analyse(
+            model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
+            memory_budget=memory_budget,
+        )  # fmt: skip
+        step = largest_drop(analysis, parsed, radius) / steps
+        deviation = step if deviation is None else deviation + step
+    assert analysis is not None and deviation is not None
+    lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
+    if parsed.with_host_output and analysis.host_output is not None:
+        lower, upper = intersection((lower, upper), analysis.host_output)
+    return lower, upper
+
+
+def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tensor | None = None) -> Tensor:
+    """Upper bound of ``C f(y) - C f(z)`` for y and z in the analysed region: (b, k).
+
+    Args:
+        analysis: bounds of the Jacobian on the region.
+        method: what they come from.
+        below: how far each coordinate of z lies below that of y at most, shape (b, columns); for an l_1 or l_2 ball the
+            largest distance of y and z, shape (b, 1).
+        above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
+    """
+    chord = method.does.chords
+    if analysis.region.norm == math.inf:
+        return row_constants(analysis, below, chord, above)
+    return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)

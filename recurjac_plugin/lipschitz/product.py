@@ -1,0 +1,298 @@
+"""Global Lipschitz constants: products of the operator norms of a network's layers, the classical baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError, UnsupportedError
+from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.linear_maps import Embedding, LinearMap
+from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
+from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host.problem import read, specification
+from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.jacobian.methods import OPERATOR_NORM
+from recurjac_plugin.numerics.precision import full_precision
+
+from .operator_norms import SMALL, fused, in_double, matrix_norm, operator_norm
+
+NORMS = (1.0, 2.0, math.inf)
+"""The p for which operator norms have a formula."""
+
+# Where the derivative of an activation is looked at for its largest value: beyond its critical points it is monotone,
+# and has a limit there only if its growth from one of these to the next falls.
+_FAR = (1e4, 1e8, 1e12)
+
+
+@torch.no_grad()
+@full_precision()
+def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_output: bool = False) -> Tensor:
+    r"""Upper bound of the Lipschitz constant of ``C f`` on the whole space, in the l_p norm on both sides.
+
+    For a network ``A_n s_{n-1}(... s_1(A_1 x))`` it is the product of operator norms
+
+    .. math:: |g(x) - g(x')|_p \le \lVert C A_n \rVert_p \prod_{i<n} \sup|s_i'| \, \lVert A_i \rVert_p
+        \; |x - x'|_p .
+
+    The A_i are whole linear stretches between activations (a convolution with its batch normalisation, a skip
+    connection around linear layers), written out where they are small. Where branches h_j with constants L_j meet in
+    ``sum_j A_j h_j``, the constant is the largest over the rows i of ``sum_j L_j sum_c |A_j|_ic`` for p = inf,
+    ``sum_j L_j ||A_j||`` for p = 1, and the smaller of ``sqrt(sum_jk L_j L_k ||A_j^T A_k||)`` and
+    ``||[A_1 A_2 ...]|| |L|_2`` for p = 2; all are at most ``sum_j L_j ||A_j||``.
+
+    Norms for p = 1 and inf are exact; those for p = 2 are exact for small or dense layers, and certified from above for
+    others, see `recurjac_plugin.operator_norms`.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        norm: p, one of 1, 2 and inf.
+        C: specification matrix, shape (b, k, n_out); None takes every output.
+        per_output: one constant per row instead of one for the vector output; with q dual to p, the row's own operator
+            norm is ``|C_k A_n|_q``.
+
+    Returns:
+        Shape (1,), or (1, k) with `per_output`; the leading size is b where C has b matrices. Of the model's dtype and
+        device, rounded up.
+
+    Raises:
+        InputError: another norm, or C does not fit the model.
+        UnsupportedError: the network has parts without a rule, or activations whose derivative is not bounded; all of
+            them are listed.
+
+    Source:
+        Szegedy et al.: Intriguing properties of neural networks, ICLR 2014, section 4.3; the baseline of RecurJac's
+        experiments.
+    """
+    if not isinstance(norm, (int, float)) or norm not in NORMS:
+        raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}; operator norms have no formula for others.")
+    graph, output = _read(model)
+    rows = specification(C, output.expand(_batch_of(C), *output.shape[1:]))
+    composition = _Composition(graph, float(norm), output)
+    starts = rows.double().reshape(*rows.shape[:2], *graph.shapes[graph.output])
+    found = [composition.of_rows(start, per_output) for start in starts]
+    constants = torch.tensor(found, dtype=torch.float64, device=output.device)
+    return _rounded_up(constants, output.dtype)
+
+
+def _batch_of(C: Any) -> int:
+    return len(C) if isinstance(C, Tensor) and C.dim() == 3 and len(C) > 0 else 1
+
+
+def _read(model: Any) -> tuple[Graph, Tensor]:
+    """The graph of a model, and its output for one sample: (1, *output_shape)."""
+    if not isinstance(model, BoundedModule):
+        raise InputError(
+            f"`model` must be auto_LiRPA's `BoundedModule`, got {type(model).__name__}; wrap it as "
+            "`BoundedModule(model, example_input)`."
+        )
+    inputs = model.global_input  # the example that the model was built with: a tensor on 0.3, else a tuple
+    inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    if len(inputs) != 1:
+        raise UnsupportedError(
+            "The model", [f"{len(inputs)} inputs"], f"`{OPERATOR_NORM}` takes networks with one input."
+        )
+    example = inputs[0].detach()
+    parameter = next(model.parameters(), None)
+    example = example if parameter is None else example.to(parameter)
+    require_full_type("`model`", example.dtype)
+    example = torch.zeros_like(example)  # any point will do: only shapes and constants are read
+    _, host_graph = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
+    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    return graph, host_graph.output[:1]
+
+
+def _rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
+    found = value.to(dtype)
+    return torch.where(found.double() < value, torch.nextafter(found, torch.full_like(found, math.inf)), found)
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """A step as ``tail(g(x))``, where g has the Lipschitz constant `constant`; without a tail it is g itself."""
+
+    constant: float
+    tail: LinearMap | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Stretch:
+    """The linear steps between a step and the activations, or the input, that it is computed from.
+
+    Attributes:
+        target: the step.
+        steps: its linear ancestors and itself, in topological order; none if it is no linear step.
+        sources: what they read that is no linear step.
+    """
+
+    target: str
+    steps: tuple[LinearStep, ...]
+    sources: tuple[str, ...]
+
+
+class _Composition:
+    """Lipschitz constants of all activations of a graph, from the input on.
+
+    Args:
+        graph: the network.
+        norm: 1, 2 or inf.
+        like: a tensor of the network's number type and device.
+
+    Raises:
+        UnsupportedError: derivatives of activations are not bounded.
+    """
+
+    def __init__(self, graph: Graph, norm: float, like: Tensor) -> None:
+        self.graph, self.norm, self.like = graph, norm, like
+        self.maps = {
+            step.name: tuple((source, in_double(linear, like)) for source, linear in step.sources)
+            for step in graph.steps
+            if isinstance(step, LinearStep)
+        }
+        slopes = largest_slopes(graph, like.device)
+        self.constants = dict.fromkeys(graph.inputs, 1.0)
+        for step in graph.factors:
+            self.constants[step.name] = slopes[step.name] * self._of_step(step.source)
+
+    def of_rows(self, rows: Tensor, per_output: bool) -> float | list[float]:
+        """The constant of the output under rows (k, *output_shape), or one for each row."""
+        stretch = self._stretch(self.graph.output)
+        matrices = self._pulled(stretch, rows)
+        if not per_output:
+            return self._joint(matrices)
+        dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.norm]
+        terms = [
+            self.constants[name] * torch.linalg.vector_norm(matrix, ord=dual, dim=1) * (1 + _rounding(matrix))
+            for name, matrix in matrices.items()
+        ]
+        return torch.stack(terms).sum(0).tolist()
+
+    def _of_step(self, name: str) -> float:
+        """The Lipschitz constant of one step."""
+        stretch = self._stretch(name)
+        if not stretch.steps:
+            return self.constants[name]
+        size = math.prod(self.graph.shapes[name])
+        names = (*stretch.sources, *(step.name for step in stretch.steps))
+        widest = max(math.prod(self.graph.shapes[each]) for each in names)
+        if size * widest <= SMALL and len(stretch.steps) > 1:
+            units = torch.eye(size, dtype=torch.float64, device=self.like.device)
+            return self._joint(self._pulled(stretch, units.reshape(-1, *self.graph.shapes[name])))
+        return self._chained(stretch)
+
+    def _stretch(self, name: str) -> _Stretch:
+        steps: list[LinearStep] = []
+        needed = {name}
+        for step in reversed(self.graph.steps):
+            if step.name in needed and isinstance(step, LinearStep):
+                steps.append(step)
+                needed.update(source for source, _ in step.sources)
+        linear = {step.name for step in steps}
+        sources = dict.fromkeys(source for step in steps for source, _ in step.sources if source not in linear)
+        return _Stretch(name, tuple(reversed(steps)), tuple(sources) or (name,))
+
+    def _pulled(self, stretch: _Stretch, rows: Tensor) -> dict[str, Tensor]:
+        """The matrix of the rows in every source of a stretch: (k, inputs)."""
+        found = {stretch.target: rows}
+        for step in reversed(stretch.steps):
+            behind = found.pop(step.name)
+            for source, linear in self.maps[step.name]:
+                pulled = linear.pull(behind)
+                found[source] = found[source] + pulled if source in found else pulled
+        return {source: found[source].flatten(1) for source in stretch.sources}
+
+    def _joint(self, matrices: Mapping[str, Tensor]) -> float:
+        """The constant of ``sum_j A_j h_j`` for ``|h_j(x) - h_j(x')| <= L_j |x - x'|``."""
+        parts = list(matrices.values())
+        weights = [self.constants[name] for name in matrices]
+        norms = [matrix_norm(part, self.norm) for part in parts]
+        plain = math.fsum(weight * size for weight, size in zip(weights, norms, strict=True))
+        if len(parts) == 1 or self.norm == 1:
+            return plain
+        if self.norm == math.inf:
+            sums = [
+                weight * part.abs().sum(1) * (1 + _rounding(part))
+                for weight, part in zip(weights, parts, strict=True)
+            ]
+            return float(torch.stack(sums).sum(0).max())
+        stacked = matrix_norm(torch.cat(parts, 1), 2.0) * math.hypot(*weights)
+        crossed = math.fsum(
+            weights[i] * weights[j] * (norms[i] ** 2 if i == j else 2 * matrix_norm(parts[i].T @ parts[j], 2.0))
+            for i in range(len(parts))
+            for j in range(i + 1)
+        )
+        return min(plain, stacked, math.sqrt(crossed))
+
+    def _chained(self, stretch: _Stretch) -> float:
+        """The constant of a stretch from the norms of its maps, neighbours taken together where that costs nothing."""
+        found = {name: _Partial(self.constants[name]) for name in stretch.sources}
+        for step in stretch.steps:
+            maps = self.maps[step.name]
+            if len(maps) == 1:
+                source, linear = maps[0]
+                found[step.name] = self._extended(found[source], linear)
+                continue
+            constants = [self._closed(self._extended(found[source], linear)) for source, linear in maps]
+            places = {linear.offset for _, linear in maps if isinstance(linear, Embedding)}
+            together = math.fsum(constants)
+            if len(places) == len(maps):  # the parts of a concatenation do not meet
+                together = max(constants) if self.norm == math.inf else together
+                together = math.hypot(*constants) if self.norm == 2 else together
+            found[step.name] = _Partial(together)
+        return self._closed(found[stretch.target])
+
+    def _extended(self, partial: _Partial, linear: LinearMap) -> _Partial:
+        if partial.tail is None:
+            return _Partial(partial.constant, linear)
+        joined = fused(partial.tail, linear)
+        return _Partial(self._closed(partial), linear) if joined is None else _Partial(partial.constant, joined)
+
+    def _closed(self, partial: _Partial) -> float:
+        return partial.constant * (1.0 if partial.tail is None else operator_norm(partial.tail, self.norm))
+
+
+def _rounding(matrix: Tensor) -> float:
+    return max(matrix.shape) * torch.finfo(torch.float64).eps
+
+
+def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
+    """The largest ``|s'|`` on the real line of every activation.
+
+    Raises:
+        UnsupportedError: lists all activations for which there is none.
+    """
+    found, offenders = {}, []
+    for step in graph.factors:
+        if not isinstance(step.factor, ActivationFactor):
+            offenders.append(f"`{step.name.partition(':')[0]}`: products and extremes have no operator norm")
+            continue
+        slope = _largest_slope(step.factor, step.shape, device)
+        if math.isfinite(slope):
+            found[step.name] = slope
+        else:
+            name = step.factor.activation.name
+            offenders.append(f"`{step.name}` ({name}): its derivative is not bounded on the real line")
+    if offenders:
+        raise UnsupportedError(
+            "The network",
+            list(dict.fromkeys(offenders)),
+            "It has no global Lipschitz constant here; bound a local one, `local_lipschitz`.",
+        )
+    return found
+
+
+def _largest_slope(factor: ActivationFactor, shape: tuple[int, ...], device: torch.device) -> float:
+    seen = []
+    for far in _FAR:
+        end = torch.full((1, *shape), far, dtype=torch.float64, device=device)
+        low, high = factor.derivative_range((-end, end))
+        seen.append(float(torch.maximum(low.abs(), high.abs()).max()))
+    near, middle, far = seen
+    if not all(map(math.isfinite, seen)) or far - middle > (middle - near) / 2:
+        return math.inf
+    return far + max(far - middle, 0.0)  # what is left to the limit

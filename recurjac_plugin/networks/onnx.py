@@ -1,0 +1,203 @@
+"""ONNX networks: as torch modules that auto_LiRPA can trace, and as onnxruntime sessions that check them.
+
+onnx2pytorch does the conversion. Its result is used only after its outputs were compared with onnxruntime's.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recurjac_plugin.errors import FileError, UnsupportedError
+
+from .converter import import_onnx2pytorch
+from .onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
+from .rewrite import Shapes, constant_arrays, prepare
+from .session import OnnxSession, onnx_session
+from .static import static_module
+
+__all__ = ["OnnxNetwork", "OnnxSession", "load_onnx", "onnx_session"]
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Largest difference from onnxruntime that is put down to rounding, relative to max(1, largest output).
+_TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
+_BATCH = 3  # of the comparison that finds out whether a network takes batches
+# onnx2pytorch has no error type of its own: what it raises for a graph it cannot take is whatever went wrong
+# in it.
+_CONVERTER_ERRORS = (
+    NotImplementedError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    RuntimeWarning,
+    TypeError,
+    ValueError,
+)
+
+
+class OnnxNetwork(nn.Module):
+    """A converted ONNX network; calling it with ``x[b, *input_shape]`` gives ``[b, n_outputs]``.
+
+    Attributes:
+        input_shape: shape of one input, without the batch dimension.
+        n_outputs: number of outputs, flattened.
+        dtype: floating-point type of inputs, weights and outputs.
+        max_difference: largest absolute difference between its outputs and onnxruntime's, found on loading.
+        takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
+        path: the file it came from, None for a network that has none.
+    """
+
+    def __init__(self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.input_shape = input_shape
+        self.dtype = dtype
+        self.n_outputs = 0
+        self.max_difference = float("nan")
+        self.takes_batches = False
+        self.path: Path | None = None
+
+    def forward(self, x: Tensor) -> Tensor:  # x: [b, *input_shape] -> [b, n_outputs]
+        """Evaluate the network on a batch."""
+        y = self.network(x)
+        return y if y.dim() == 2 else y.flatten(1)
+
+    def extra_repr(self) -> str:
+        """Shapes and type, for `repr`."""
+        return f"input_shape={self.input_shape}, n_outputs={self.n_outputs}, dtype={self.dtype}"
+
+
+def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
+    """Read an ONNX file (or ``.gz``) as a torch module in evaluation mode.
+
+    The outputs are compared with onnxruntime's on zeros, ones and random inputs; `max_difference` reports the
+    result. Networks without a batch dimension get one where their operators allow it.
+
+    Args:
+        path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
+
+    Raises:
+        FileError: the file is missing, malformed, not a network with one float input and one output, or its
+            conversion disagrees with onnxruntime.
+        UnsupportedError: operators without a conversion, all of them listed.
+    """
+    file = read_onnx(path)
+    network = _convert(file)
+    network.eval()
+    network.path = file.path
+    _compare(network, OnnxSession(file), file)
+    return network
+
+
+def _convert(file: OnnxFile) -> OnnxNetwork:
+    model, shapes = prepare(file)
+    dtype = torch.float64 if file.dtype == np.float64 else torch.float32
+    with _converter_warnings():
+        onnx2pytorch = import_onnx2pytorch()
+        try:
+            converted = onnx2pytorch.ConvertModel(model)
+        except _CONVERTER_ERRORS as error:
+            raise UnsupportedError(
+                f"`{file.path}`",
+                _unconvertible(prepare(file)[0]) or [f"the graph ({type(error).__name__}: {one_line(error)})"],
+                "Export it with operators that onnx2pytorch converts.",
+            ) from error
+    _simplify(converted, shapes)
+    return OnnxNetwork(converted.to(dtype), file.input_shape, dtype)
+
+
+def _unconvertible(model: ModelProto) -> list[str]:
+    """Every node that onnx2pytorch refuses when it is given that node alone."""
+    from onnx import helper
+    from onnx2pytorch.convert.operations import convert_operations
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    version = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
+    offenders = []
+    for node in model.graph.node:
+        constants = [stored[name] for name in node.input if name in stored]
+        alone = helper.make_graph([node], "one node", [], [], constants)
+        try:
+            list(convert_operations(alone, version, 0, False))
+        except _CONVERTER_ERRORS as error:
+            offenders.append(f"{describe(node)} ({one_line(error)})")
+    return offenders
+
+
+def _simplify(network: Any, shapes: Shapes) -> None:
+    """Replace modules of an `onnx2pytorch.ConvertModel` by static ones; its graph says which they can be."""
+    graph = network.onnx_model.graph
+    constants = constant_arrays(graph)
+    for node in graph.node:
+        module = static_module(node, constants, shapes)
+        if module is not None:
+            setattr(network, network.mapping[node.output[0]], module)
+
+
+def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None:
+    """Set the attributes of `network` that follow from running it; refuse it if onnxruntime disagrees."""
+    probes = _probes(file)
+    expected = session(probes)
+    allowed = _TOLERANCE[file.dtype] * max(1.0, float(np.abs(expected).max()))
+    network.n_outputs = expected.shape[1]
+    groups = [probes[i : i + 1] for i in range(len(probes))]
+    outputs = np.concatenate([_evaluate(network, group, file) for group in groups])
+    same_size = outputs.size == expected.size
+    network.max_difference = float(np.abs(outputs - expected).max()) if same_size else float("inf")
+    if not network.max_difference <= allowed:  # NaN is refused too
+        raise FileError(
+            f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest "
+            f"difference {network.max_difference:.3g}, expected at most {allowed:.3g}); simplify the export."
+        )
+    network.takes_batches = _agrees_on_batch(network, probes[:_BATCH], outputs[:_BATCH], allowed)
+
+
+def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray:
+    try:
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).numpy()
+    except _CONVERTER_ERRORS as error:
+        hint = "simplify the export" if file.has_batch else "export it with a leading batch dimension of 1"
+        raise FileError(
+            f"`{file.path}` does not run on an input of shape {list(x.shape)} when converted by onnx2pytorch "
+            f"({one_line(error)}); {hint}."
+        ) from error
+
+
+def _agrees_on_batch(network: OnnxNetwork, x: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    try:
+        with torch.no_grad():
+            y = network(torch.from_numpy(x)).numpy()
+    except _CONVERTER_ERRORS:
+        return False
+    return y.shape == expected.shape and bool(np.abs(y - expected).max() <= tolerance)
+
+
+def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
+    """Zeros, ones, and random inputs of both signs and in [0, 1]; the same ones for every call."""
+    random = np.random.default_rng(0)
+    shape = (2, *file.input_shape)
+    signed, unsigned = random.standard_normal(shape), random.random(shape)
+    return np.concatenate([signed, np.zeros(shape)[:1], np.ones(shape)[:1], unsigned]).astype(file.dtype)
+
+
+@contextmanager
+def _converter_warnings() -> Iterator[None]:
+    """Turn onnx2pytorch's guesses into errors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
+        # Before 0.6 (Python 3.10) it makes tensors of the file's own memory; nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        yield

@@ -1,0 +1,150 @@
+"""Reading an ONNX file and refusing, in one sentence each, what cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recurjac_plugin.errors import FileError, UnsupportedError
+from recurjac_plugin.files import locate, read_bytes
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+KIND = "an ONNX network"
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A checked ONNX network with one floating-point input and one output.
+
+    Attributes:
+        path: where it was read.
+        content: the serialised model, decompressed.
+        input_name: name of the graph's input.
+        input_shape: shape of one input, without the batch dimension.
+        dtype: of the input, float32 or float64.
+        has_batch: whether the graph's input begins with a batch dimension (of size 1, or unspecified).
+    """
+
+    path: Path
+    content: bytes
+    input_name: str
+    input_shape: tuple[int, ...]
+    dtype: np.dtype
+    has_batch: bool
+
+    @property
+    def single_shape(self) -> tuple[int, ...]:
+        """The shape in which the graph takes one input."""
+        return (1, *self.input_shape) if self.has_batch else self.input_shape
+
+    def parse(self) -> ModelProto:
+        """A fresh copy of the model, to be changed at will."""
+        import onnx
+
+        return onnx.load_model_from_string(self.content)
+
+
+def read_onnx(path: str | PathLike[str]) -> OnnxFile:
+    """Read and check an ONNX file (or ``.gz``).
+
+    Raises:
+        FileError: missing, truncated, not ONNX, not one float input and one output, unspecified dimensions,
+            weights in another file, or NaN among the weights.
+        UnsupportedError: it uses operators outside the standard ONNX domain.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    found = locate(path, KIND)
+    content = read_bytes(found, KIND)
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise FileError(f"`{found}` is not {KIND}, or is truncated ({error}); export or fetch it again.") from error
+    graph = model.graph
+    if not graph.node:
+        raise FileError(f"`{found}` is not {KIND}: it has no nodes; export or fetch it again.")
+    _refuse_foreign_operators(found, graph)
+    _refuse_bad_weights(found, graph)
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    for role, values in (("input", inputs), ("output", list(graph.output))):
+        if len(values) != 1:
+            names = ", ".join(value.name for value in values) or "none"
+            raise FileError(f"`{found}` has {len(values)} {role}s ({names}): expected one; export a network with one.")
+    dimensions = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)  # 0 where unspecified
+    has_batch = len(dimensions) > 1 and dimensions[0] in (0, 1)
+    shape = dimensions[1:] if has_batch else dimensions
+    if not shape or 0 in shape:
+        raise FileError(
+            f"`{found}` has an input `{inputs[0].name}` of shape {_shown(inputs[0])}: expected fixed sizes "
+            "behind the batch dimension; export it with a fixed input shape."
+        )
+    return OnnxFile(found, content, inputs[0].name, shape, _dtype_of(found, inputs[0]), has_batch)
+
+
+def _refuse_foreign_operators(path: Path, graph: GraphProto) -> None:
+    foreign = [
+        f"{describe(node)} of domain `{node.domain}`" for node in graph.node if node.domain not in DEFAULT_DOMAINS
+    ]
+    if foreign:
+        raise UnsupportedError(f"`{path}`", foreign, "Export it with standard ONNX operators.")
+
+
+def _refuse_bad_weights(path: Path, graph: GraphProto) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    for name, tensor in constants(graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise FileError(f"`{path}` keeps `{name}` in another file: expected one file; save it with its weights.")
+        try:
+            array = numpy_helper.to_array(tensor)
+        except ValueError as error:
+            raise FileError(f"`{path}` has a damaged weight `{name}` ({error}); export or fetch it again.") from error
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise FileError(f"`{path}` has NaN in `{name}`: expected numbers; train or export the network again.")
+
+
+def constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Initializers and values of Constant nodes, with the names under which nodes use them."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    yield node.output[0], attribute.t
+
+
+def _dtype_of(path: Path, value: ValueInfoProto) -> np.dtype:
+    from onnx import TensorProto, helper
+
+    code = value.type.tensor_type.elem_type
+    if code not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        kind = TensorProto.DataType.Name(code)
+        raise FileError(f"`{path}` takes `{value.name}` as {kind}: expected FLOAT or DOUBLE; export it with floats.")
+    return np.dtype(helper.tensor_dtype_to_np_dtype(code))
+
+
+def _shown(value: ValueInfoProto) -> str:
+    dimensions = value.type.tensor_type.shape.dim
+    return "[" + ", ".join(d.dim_param or (str(d.dim_value) if d.dim_value else "?") for d in dimensions) + "]"
+
+
+def describe(node: NodeProto) -> str:
+    """A node as messages name it: its operator, and its name or else its output."""
+    return f"{node.op_type} `{node.name or (node.output[0] if node.output else '?')}`"
+
+
+def one_line(error: Exception) -> str:
+    """An exception's message without line breaks."""
+    return " ".join(str(error).split())

@@ -1,0 +1,97 @@
+"""ONNX networks evaluated by onnxruntime, the authority on what a network computes."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recurjac_plugin.errors import FileError
+
+from .onnx_file import OnnxFile, one_line, read_onnx
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+class OnnxSession:
+    """An ONNX network evaluated by onnxruntime, one input at a time, as VNN-COMP replays counterexamples.
+
+    Attributes:
+        input_shape: shape of one input, without the batch dimension.
+        dtype: numpy type of inputs and outputs.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        import onnxruntime
+
+        self._file = file
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only; they are raised as well
+        try:
+            self._session = onnxruntime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
+        except _onnxruntime_errors() as error:
+            raise FileError(
+                f"`{file.path}` is not accepted by onnxruntime: {one_line(error)}; export it again."
+            ) from error
+        self.input_shape = file.input_shape
+        self.dtype = file.dtype
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
+        """Outputs of every input, each evaluated on its own; `x` is converted to the network's type."""
+        x = np.asarray(x, dtype=self.dtype)
+        single = self._file.single_shape
+        return np.stack([self._run(row.reshape(single)) for row in x])
+
+    def _run(self, x: np.ndarray) -> np.ndarray:
+        try:
+            (y,) = self._session.run(None, {self._file.input_name: x})
+        except _onnxruntime_errors() as error:
+            raise FileError(f"`{self._file.path}` fails in onnxruntime: {one_line(error)}; export it again.") from error
+        return np.asarray(y).reshape(-1)
+
+
+def onnx_session(path: str | PathLike[str]) -> OnnxSession:
+    """Open an ONNX file (or ``.gz``) in onnxruntime.
+
+    Raises:
+        FileError: the file is missing, malformed, not a network with one float input and one output, or
+            onnxruntime does not accept it.
+        UnsupportedError: it uses operators outside the standard ONNX domain.
+    """
+    return OnnxSession(read_onnx(path))
+
+
+def measured_shapes(file: OnnxFile, model: ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of some intermediate values for one input; empty if onnxruntime does not run the model.
+
+    Args:
+        file: the network.
+        model: the network as parsed; it is not changed.
+        names: values computed by its nodes.
+    """
+    import onnx
+    import onnxruntime
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    outputs = {value.name for value in shown.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    zeros = np.zeros(file.single_shape, dtype=file.dtype)
+    try:
+        session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values = session.run(names, {file.input_name: zeros})
+    except _onnxruntime_errors():
+        return {}
+    return {name: np.asarray(value).shape for name, value in zip(names, values, strict=True)}
+
+
+def _onnxruntime_errors() -> tuple[type[Exception], ...]:
+    """All exceptions of onnxruntime, which have no common base."""
+    import onnxruntime.capi.onnxruntime_pybind11_state as state
+
+    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))

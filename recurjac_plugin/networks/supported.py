@@ -1,0 +1,151 @@
+"""Which ONNX operators a network may have: those that the converter, the host and the tables here can take together.
+
+An operator of a file becomes one or more of the host's nodes. It is supported if each of these has a rule here, and if
+neither the host's CROWN, from which `verify` starts, nor the converter at hand is an obstacle. Some uses may still be
+refused (a Reshape of the batch, a padding with numbers other than 0): this is about the operator as such.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from packaging.version import Version
+
+from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.graph.operators import OPERATORS
+from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.host.library import IS_03
+
+OPSETS = (8, 24)
+"""Oldest and newest operator set of files that were tried: up to 12 with the operators most networks consist of, from
+13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "Abs": ("BoundAbs",),
+    "Add": ("BoundAdd",),
+    "Atan": ("BoundAtan",),
+    "AveragePool": ("BoundAveragePool",),
+    "BatchNormalization": ("BoundBatchNormalization",),
+    "Cast": ("BoundCast",),
+    "CastLike": ("BoundCast",),
+    "Celu": ("BoundCelu",),
+    "Clip": ("HardTanh",),
+    "Concat": ("BoundConcat",),
+    "Constant": (),
+    "Conv": ("BoundConv",),
+    "ConvTranspose": ("BoundConvTranspose",),
+    "Cos": ("BoundCos",),
+    "DepthToSpace": ("BoundReshape", "BoundTranspose"),
+    "Div": ("BoundDiv", "BoundReciprocal"),
+    "Dropout": ("BoundIdentity",),
+    "Elu": ("BoundElu",),
+    "Erf": ("BoundErf",),
+    "Exp": ("BoundExp",),
+    "Expand": ("BoundExpand",),
+    "Flatten": ("BoundFlatten",),
+    "Gather": ("BoundGather",),
+    "Gelu": ("BoundGelu",),
+    "Gemm": ("BoundLinear",),
+    "GlobalAveragePool": ("BoundGlobalAveragePool", "BoundReduceMean"),
+    "HardSigmoid": ("HardTanh",),
+    "HardSwish": ("BoundHardSwish",),
+    "Identity": ("BoundIdentity",),
+    "LeakyRelu": ("BoundLeakyRelu",),
+    "Log": ("BoundLog",),
+    "MatMul": ("BoundLinear", "BoundMatMul"),
+    "Max": ("BoundMax",),
+    "MaxPool": ("BoundMaxPool",),
+    "Min": ("BoundMin",),
+    "Mish": ("BoundMish",),
+    "Mul": ("BoundMul",),
+    "Neg": ("BoundNeg",),
+    "PRelu": ("BoundPRelu",),
+    "Pad": ("BoundPad",),
+    "Pow": ("Pow",),
+    "Reciprocal": ("BoundReciprocal",),
+    "ReduceL1": ("BoundAbs", "BoundReduceSum"),
+    "ReduceL2": ("BoundSqr", "BoundReduceSum", "BoundSqrt"),
+    "ReduceLogSum": ("BoundReduceSum", "BoundLog"),
+    "ReduceMax": ("BoundReduceMax",),
+    "ReduceMean": ("BoundReduceMean",),
+    "ReduceMin": ("BoundReduceMin",),
+    "ReduceSum": ("BoundReduceSum",),
+    "ReduceSumSquare": ("BoundSqr", "BoundReduceSum"),
+    "Relu": ("BoundRelu",),
+    "Reshape": ("BoundReshape",),
+    "Selu": ("BoundElu",),
+    "Sigmoid": ("BoundSigmoid",),
+    "Sin": ("BoundSin",),
+    "Slice": ("BoundSlice",),
+    "Softmax": ("BoundSoftmax",),
+    "Softplus": ("BoundSoftplus",),
+    "Softsign": ("BoundSoftsign",),
+    "SpaceToDepth": ("BoundReshape", "BoundTranspose"),
+    "Split": ("BoundSplit",),
+    "Sqrt": ("BoundSqrt",),
+    "Squeeze": ("BoundSqueeze",),
+    "Sub": ("BoundSub",),
+    "Swish": ("SiLU",),
+    "Tan": ("BoundTan",),
+    "Tanh": ("BoundTanh",),
+    "Transpose": ("BoundTranspose",),
+    "Unsqueeze": ("BoundUnsqueeze",),
+}
+"""ONNX operator -> the rows of `operators`, `activations` or `multivariate` that it needs."""
+
+_REDUCTION = "the host has no CROWN for it"
+_SCALAR = "CROWN of auto_LiRPA 0.3 cannot add a number to a layer"
+_QUOTIENT = "CROWN of auto_LiRPA 0.3 is wrong for reciprocals"
+_ROOT = "CROWN of auto_LiRPA 0.3 is wrong for roots"
+_PAIR = "auto_LiRPA 0.3 has no maximum of two tensors"
+
+WITHOUT_CROWN: dict[str, str] = {
+    "ReduceMax": _REDUCTION,
+    "ReduceMin": _REDUCTION,
+    "Softmax": "the host's CROWN is wrong for it",
+} | (
+    {
+        "Expand": "auto_LiRPA 0.3 has no CROWN for it",
+        "Gelu": _SCALAR,
+        "HardSigmoid": _SCALAR,
+        "Max": _PAIR,
+        "Min": _PAIR,
+        "Reciprocal": _QUOTIENT,
+        "ReduceL2": _ROOT,
+        "Softsign": _QUOTIENT,
+        "Sqrt": _ROOT,
+    }
+    if IS_03
+    else {}
+)
+"""Operators that the host at hand bounds by ``IBP`` alone, or not at all -> why."""
+
+NEWER_CONVERTER = {
+    "CastLike",
+    "DepthToSpace",
+    "Gelu",
+    "Mish",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceSumSquare",
+    "SpaceToDepth",
+    "Swish",
+}
+"""Operators that onnx2pytorch converts since 0.6."""
+
+
+def supported_operators() -> tuple[str, ...]:
+    """Names of the operators, in alphabetical order."""
+    rules = OPERATORS.keys() | ACTIVATIONS.keys() | MULTIVARIATE.keys()
+    missing = set(WITHOUT_CROWN)
+    if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
+        missing |= NEWER_CONVERTER
+    return tuple(sorted(name for name, kinds in KINDS.items() if name not in missing and rules.issuperset(kinds)))
+
+
+def opset_versions() -> tuple[int, int]:
+    """Oldest and newest operator set of files that are read; an older `onnx` does not know the newest."""
+    import onnx
+
+    return OPSETS[0], min(OPSETS[1], onnx.defs.onnx_opset_version())

@@ -1,0 +1,1 @@
+"""How we compute: number types, rounding, intervals, memory."""

@@ -1,0 +1,55 @@
+"""Intervals of numbers, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError, RecurJacError
+
+if TYPE_CHECKING:
+    pass
+
+
+# Two bounds of the same quantity contradict each other if they miss by more than this part of its size.
+_CONTRADICTION = 0.01
+
+
+def require_numbers(bounds: Tensor) -> None:
+    """Refuse bounds of gradients that have become NaN.
+
+    Raises:
+        InputError: they have, as sums of infinite values of both signs do.
+    """
+    if bool(bounds.isnan().any()):
+        raise InputError(
+            f"The gradients overflow {bounds.dtype}: their bounds contain NaN; use float64, or a smaller region."
+        )
+
+
+def intersection(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The tighter of two lower and of two upper bounds, element by element.
+
+    Bounds that meet at the true value cross by rounding; then what lies between them is kept.
+
+    Raises:
+        RecurJacError: the two contradict each other, so one of them is wrong.
+    """
+    lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
+    if bool((lower - upper > _CONTRADICTION * torch.maximum(lower.abs(), upper.abs()).amax()).any()):
+        raise RecurJacError(
+            "Two bounds of the same quantity contradict each other: one of them is wrong, or the numbers are too large "
+            f"for {lower.dtype}; please report the network, or try float64."
+        )
+    return torch.minimum(lower, upper), torch.maximum(lower, upper)
+
+
+Interval = tuple[Tensor, Tensor]
+"""Lower and upper bounds, both of shape (b, *shape)."""
+
+
+Intervals = Mapping[str, Interval]
+"""Such bounds by the names of the nodes that they are of."""

@@ -1,0 +1,95 @@
+"""How much memory a device has, and how much of it a chunk of rows or columns may take.
+
+A chunk's intermediate results stay within the budget, and so does what is kept for a backward pass (see
+`recomputation`). Gains and results come on top of that, and whatever else the program holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from recurjac_plugin.errors import InputError
+
+_CPU = 512 * 2**20  # bytes on a processor
+_CUDA = 8 * 2**30  # on a CUDA device: a chunk's tensors have fewer than 2**31 elements, which not all kernels can count
+_SHARE = 4  # of the free memory: for a chunk, what a backward pass keeps, and as much for all the rest
+_CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def memory_budget(given: int | None, device: torch.device) -> int:
+    """Bytes that one chunk may take.
+
+    Args:
+        given: what the caller asks for; None takes a quarter of the free memory of the device, at most 512 MiB on a
+            processor and 8 GiB on a CUDA device.
+        device: where is computed.
+
+    Raises:
+        InputError: not a whole number of bytes of at least 1.
+    """
+    if given is None:
+        most = _CUDA if device.type == "cuda" else _CPU
+        free = _free_on_cuda(device) if device.type == "cuda" else _free_here()
+        return most if free is None else max(1, min(most, free // _SHARE))
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise InputError(
+            f"`memory_budget` must be a whole number of bytes of at least 1, or None for a share of the free memory; "
+            f"got {given!r}."
+        )
+    return given
+
+
+def memory_of(device: torch.device) -> int | None:
+    """All bytes of a device, those in use included; None where nobody tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if device.type != "cpu" or "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
+        return None
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [path.read_text(encoding="ascii").strip() for path in _CONTAINER if path.is_file()]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _free_on_cuda(device: torch.device) -> int:
+    """What the driver has, and what torch has taken from it but does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _free_here() -> int | None:
+    """Main memory that is not used, or holds files that can be read again; None where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such function, or no such name in it
+        return None
+
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+def each_chunk(function: Callable[[Part], Result], parts: Sequence[Part], kept: int, budget: int) -> list[Result]:
+    """``[function(part) for part in parts]``, with bounded memory for the backward pass.
+
+    Args:
+        function: must give the same again when it is called again.
+        parts: the chunks.
+        kept: bytes that autograd would keep for all of them.
+        budget: bytes that it may keep.
+    """
+    if not torch.is_grad_enabled() or kept <= budget:
+        return [function(part) for part in parts]
+    return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]

@@ -1,0 +1,1 @@
+"""What is put into auto_LiRPA: method names, operators, a node for Jacobians."""

@@ -1,0 +1,155 @@
+"""RecurJac as a method of the host: names for `BoundedModule.compute_bounds` and `compute_jacobian_bounds`.
+
+`register` wraps the two methods of the host's class; a method name of this package is answered here, every other call
+goes to the host untouched. `unregister` puts the class back exactly as it was.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+from recurjac_plugin.errors import InputError, MethodError
+from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.jacobian.bounds import Bounds
+from recurjac_plugin.jacobian.entries import jacobian_bounds
+from recurjac_plugin.jacobian.methods import is_method
+from recurjac_plugin.lipschitz.mean_value import output_bounds
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.preactivations.host import output_bounds_by_crown
+
+from . import activations as host_operators
+from . import jacobian_node, jacobian_op
+
+_WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
+_ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
+_originals: dict[str, Any] = {}
+
+
+def register() -> None:
+    """Add the method names to the host's `BoundedModule`, and to its operators those it lacks. Again changes nothing.
+
+    Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
+    ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape), one pair
+    for each perturbed input of a tuple of several.
+    Models that are built afterwards may have the activations of `host_operators`: PReLU, ELU, softplus, erf and others.
+    """
+    if _originals:
+        return
+    for name in _WRAPPED:
+        _originals[name] = vars(BoundedModule).get(name)
+    host_operators.add_to_host()
+    jacobian_node.add_to_host()
+    BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
+    BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
+    BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
+        getattr(BoundedModule, "compute_jacobian_bounds", None)
+    )
+
+
+def unregister() -> None:
+    """Put the host's class back as it was before `register`. Calling it again changes nothing."""
+    for name, original in _originals.items():
+        if original is None:
+            delattr(BoundedModule, name)
+        else:
+            setattr(BoundedModule, name, original)
+    _originals.clear()
+    host_operators.remove_from_host()
+    jacobian_node.remove_from_host()
+
+
+def _wrapped_init(original: Any) -> Any:
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        with jacobian_op.building():
+            original(self, *args, **kwargs)
+        for node in jacobian_node.nodes_of(self):
+            node.read_by()
+            node.require_supported()
+
+    return init
+
+
+def _wrapped_compute_bounds(original: Any) -> Any:
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def compute_bounds(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        method = given.get("method")
+        if not is_method(method):
+            if not jacobian_node.nodes_of(self):
+                return original(self, *args, **kwargs)
+            jacobian_node.require_alike_inputs(self, given.get("x"))
+            with full_precision():
+                return original(self, *args, **kwargs)
+        _refuse_other_options(signature, given)
+        want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
+        if not want_lower and not want_upper:
+            raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
+        lower, upper = output_bounds(self, given.get("x"), method=str(method), C=given.get("C"))
+        return (lower if want_lower else None), (upper if want_upper else None)
+
+    return compute_bounds
+
+
+def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
+    def compute_jacobian_bounds(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        method = kwargs.get("method")
+        if method is None and jacobian_node.nodes_of(self):
+            return _bounds_of_outputs(self, x, *args, **kwargs)
+        if not is_method(method):
+            if original is None:
+                raise MethodError(
+                    "This version of auto_LiRPA has no Jacobian bounds of its own; name a method, e.g. "
+                    f"`method='RecurJac'`, got {method!r}."
+                )
+            return original(self, x, *args, **kwargs)
+        known = inspect.signature(jacobian_bounds).parameters
+        other = [*map(repr, args), *(name for name in kwargs if name not in known)]
+        if other:
+            raise InputError(
+                f"`compute_jacobian_bounds` has no option {', '.join(other)} with this method; it takes, by keyword, "
+                f"{', '.join(list(known)[2:])}."
+            )
+        found = jacobian_bounds(self, x, **kwargs)
+        return tuple(found) if isinstance(found, Bounds) else tuple(map(tuple, found))
+
+    return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
+
+
+@full_precision()
+def _bounds_of_outputs(
+    model: Any,
+    x: Any,
+    optimize: bool = True,
+    optimize_output_node: Any = None,
+    bound_lower: bool = True,
+    bound_upper: bool = True,
+) -> tuple[Any, Any]:
+    """What the host's `compute_jacobian_bounds` returns, for a model with a `JacobianOP`: CROWN bounds of its output.
+
+    `optimize` and `optimize_output_node`, with which the host optimises its relaxation of the Jacobian, have nothing to
+    act on here: RecurJac has no variables.
+    """
+    if not bound_lower and not bound_upper:
+        raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
+    arguments = tuple(x) if isinstance(x, (tuple, list)) else (x,)
+    jacobian_node.require_alike_inputs(model, arguments)
+    return output_bounds_by_crown(model, arguments, bound_lower, bound_upper)
+
+
+def _refuse_other_options(signature: inspect.Signature, given: dict[str, Any]) -> None:
+    """Options of the host that these methods do not have must not be ignored silently."""
+    other = [
+        name
+        for name, value in given.items()
+        if name != "self" and name not in _ANSWERED and value is not signature.parameters[name].default
+    ]
+    if other:
+        raise InputError(
+            f"`compute_bounds` has no option {', '.join(f'`{name}`' for name in other)} with this method; it takes "
+            f"{', '.join(f'`{name}`' for name in sorted(_ANSWERED))}."
+        )

@@ -1,0 +1,1 @@
+"""Where pre-activation bounds come from, and whether they hold."""

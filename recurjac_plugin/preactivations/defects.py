@@ -1,0 +1,303 @@
+"""Where the host's own bounds are known to be wrong, so that nothing certified is built on them.
+
+Jacobian bounds are only as sound as the pre-activation bounds they start from. Each row names an operator, and says for
+which of its uses and host methods the host's bounds do not hold; those are refused. Besides, `require_center_inside`
+compares every bound with the network's values at the centre of the region, which the host has evaluated anyway: it
+catches gross errors of operators not listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.graph.node import Node
+from recurjac_plugin.host.library import IS_03, VERSION
+from recurjac_plugin.host.read import HostGraph
+from recurjac_plugin.numerics.intervals import Intervals
+
+Check = Callable[[Node, str], str | None]
+
+# The host's bounds at a point are off by rounding; what is caught here is off by a visible part of the layer's size.
+_ROUNDING = 1024
+
+# The host divides the rise of these by the width of the interval, but by no less than 1e-8: on narrower intervals its
+# chords are too flat and end too low by up to 1e-8 / 4 times the slope, however small the values are.
+_FLAT_CHORDS = {"BoundTanh", "BoundSigmoid", "BoundAtan", "BoundExp"}
+_NARROW = 1e-8
+
+# 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
+_IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
+
+TAUGHT = "relaxed_by_pieces"
+"""Attribute of nodes whose bounds are not the host's own but those of `host_operators`."""
+
+
+def _leaky_relu(node: Node, method: str) -> str | None:
+    slope = node.attributes.get("leaky_alpha", node.attributes.get("alpha", 0.0))
+    if isinstance(slope, float) and slope < 0:
+        return f"negative slope {slope:g}, which the host bounds as if it were monotone"
+    if isinstance(slope, float) and slope > 1 and method != "IBP":
+        return f"slope {slope:g} above 1, which the host's CROWN bounds as if it were convex"
+    return None
+
+
+def _concat(node: Node, method: str) -> str | None:
+    if IS_03 and method != "IBP" and not all(node.perturbed):
+        return "a constant is concatenated, which CROWN of auto_LiRPA 0.3 loses"
+    return None
+
+
+def _gather(node: Node, method: str) -> str | None:
+    index = node.constants[1] if len(node.constants) > 1 else None
+    if method != "IBP" and index is not None and index.unique().numel() < index.numel():
+        return "an index is repeated, of which the host's CROWN keeps only one"
+    return None
+
+
+def _pad(node: Node, method: str) -> str | None:
+    value = node.constants[2] if len(node.constants) > 2 else None
+    if method != "IBP" and value is not None and bool((value != 0).any()):
+        return f"padding with {float(value):g}, which the host's CROWN takes for 0"
+    return None
+
+
+def _sine(node: Node, method: str) -> str | None:
+    if method != "IBP" and not node.attributes.get(TAUGHT):
+        where = "are off by 1e-6" if IS_03 else "do not hold on intervals wider than about half a period"
+        return f"the host's lines {where}; `register` replaces them"
+    return None
+
+
+def _tan(node: Node, method: str) -> str | None:
+    if not IS_03 and method != "IBP" and not node.attributes.get(TAUGHT):
+        return "the host's CROWN takes the curve of arctan for its own; `register` replaces it"
+    return None
+
+
+def _sqrt(node: Node, method: str) -> str | None:
+    if IS_03 and method != "IBP":
+        return "the upper line of CROWN in auto_LiRPA 0.3 falls where the root rises"
+    return None
+
+
+def _reciprocal(node: Node, method: str) -> str | None:
+    if IS_03 and method != "IBP":
+        return "below 0, CROWN of auto_LiRPA 0.3 takes its lower line for the upper one"
+    return None
+
+
+def _div(node: Node, method: str) -> str | None:
+    # Newer hosts write quotients as products with reciprocals; what is left as a quotient is 0.3's, or as in 0.3.
+    if node.perturbed[1] and method != "IBP":
+        return "CROWN of auto_LiRPA 0.3 takes a constant dividend for the divisor, and lines that need divisors above 0"
+    if node.perturbed[1] and not IS_03:
+        return "its interval bounds do not hold where the dividend can be negative"
+    return None
+
+
+def _softmax(node: Node, method: str) -> str | None:
+    # Hosts before 0.7 take it apart. The chord of exp between the logarithms of both bounds has 1e-8 added to the
+    # probabilities, which moves its end, and where they differ by less than 1e-5 a tangent from below takes its place.
+    return "the host's upper lines lie below the function where a probability can be small" if method != "IBP" else None
+
+
+def _average_pool(node: Node, method: str) -> str | None:
+    if method == "IBP" or not (IS_03 or _side_by_side(node)):
+        return None
+    if not _side_by_side(node):
+        return "windows overlap, leave gaps or are padded, for which CROWN of auto_LiRPA 0.3 has other weights"
+    return _unequal_rests(node)
+
+
+def _max_pool(node: Node, method: str) -> str | None:
+    if method == "IBP":
+        return None
+    if not _side_by_side(node):
+        return "windows overlap, leave gaps or are padded, for which the lines of the host's CROWN do not hold"
+    return _unequal_rests(node)
+
+
+def _side_by_side(node: Node) -> bool:
+    kernel, stride = (tuple(node.attributes[name]) for name in ("kernel_size", "stride"))
+    return kernel == stride and not any(node.attributes["padding"])
+
+
+def _unequal_rests(node: Node) -> str | None:
+    below, right = (size % k for size, k in zip(node.input_shapes[0][2:], node.attributes["kernel_size"]))
+    if below != right:
+        return f"it leaves out {below} rows and {right} columns, which the host's CROWN takes for each other"
+    return None
+
+
+def _pow(node: Node, method: str) -> str | None:
+    exponent = node.constants[1] if len(node.constants) > 1 else None
+    if exponent is None:
+        return None
+    if IS_03 and bool((exponent < 0).any()):
+        return "an exponent below 0, whose interval bounds are inverted in auto_LiRPA 0.3"
+    if not IS_03 and method != "IBP" and bool(((exponent % 2 == 0) & (exponent > 2)).any()):
+        return f"an even exponent, {float(exponent.max()):g}, whose lines of the host's CROWN do not hold"
+    return None
+
+
+def another(method: str) -> str:
+    """A method on other pre-activation bounds, to try where those of the host's `method` cannot be had."""
+    return "CROWN+RecurJac" if method == "IBP" else "IBP+RecurJac"
+
+
+DEFECTS: dict[str, Check] = {
+    "BoundRelu": _leaky_relu,
+    "BoundLeakyRelu": _leaky_relu,
+    "BoundConcat": _concat,
+    "BoundGather": _gather,
+    "BoundPad": _pad,
+    "BoundSin": _sine,
+    "BoundCos": _sine,
+    "BoundTan": _tan,
+    "BoundSqrt": _sqrt,
+    "BoundReciprocal": _reciprocal,
+    "BoundDiv": _div,
+    "BoundSoftmax": _softmax,
+    "BoundAveragePool": _average_pool,
+    "BoundMaxPool": _max_pool,
+    "BoundPow": _pow,
+}
+"""Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
+
+
+
+
+
+
+
+
+
+
+def require_sound(nodes: Iterable[Node], method: str) -> None:
+    """Refuse a graph for which the host's method is known to be wrong.
+
+    Raises:
+        UnsupportedError: lists every such node.
+    """
+    found = [
+        f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
+        for node in nodes
+        if node.kind in DEFECTS and (reason := DEFECTS[node.kind](node, method)) is not None
+    ]
+    if found:
+        raise UnsupportedError(
+            "The network",
+            found,
+            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; where the reason is CROWN's, `IBP+...` "
+            "without `+CROWN` is right.",
+        )
+
+
+# The host computes the logarithm of a number below this as that of this one, and bounds it so.
+_LOGARITHM_FROM = 1e-12
+
+
+def require_whole_logarithms(lower: Mapping[str, Tensor | None]) -> None:
+    """Refuse logarithms of numbers that the host cuts off.
+
+    Args:
+        lower: lower bounds of the arguments by name of the node; None where the host has none.
+
+    Raises:
+        UnsupportedError: lists the nodes whose argument can be smaller.
+    """
+    wrong = [
+        f"`{name}` (Log): its argument can come below {_LOGARITHM_FROM:g}, where the host cuts the logarithm off"
+        for name, bound in lower.items()
+        if bound is None or bool((bound < _LOGARITHM_FROM).any())
+    ]
+    if wrong:
+        raise UnsupportedError(
+            "The network", wrong, "Use a smaller region, or other pre-activation bounds, e.g. `IBP+RecurJac`."
+        )
+
+
+# Interval bounds in the host know the norm of the region only in its first linear layer, which they must reach
+# unchanged. Any other operator takes an l_1 or l_2 ball for its centre, and CROWN trusts intervals when it picks stable
+# neurons. The value is the largest p for which the operator's formula holds: convolutions use that of l_2 for all.
+_PASSES_NORM_ON = {"BoundReshape", "BoundFlatten", "BoundSqueeze", "BoundUnsqueeze"}
+_USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
+
+
+def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
+    """Whether the host's bounds over an l_p ball of one input do not hold; those over the box around it do."""
+    if norm == inf:
+        return False
+    carriers = {name}
+    for node in graph.nodes:
+        if carriers.isdisjoint(node.inputs):
+            continue
+        if node.kind in _PASSES_NORM_ON:
+            carriers.add(node.name)
+        elif norm > _USES_NORM.get(node.kind, 0.0):
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How exact the host's bounds are.
+
+    Attributes:
+        relative: error of one rounding, in parts of the values.
+        least: errors do not shrink with values that are smaller than this.
+    """
+
+    relative: float
+    least: float = 0.0
+
+
+def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
+    """How exact the bounds of one of the host's methods are."""
+    flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
+    narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
+    errors = torch.finfo(dtype).eps, _NARROW * flat, torch.finfo(torch.float32).eps * narrow
+    return Precision(max(errors), 1.0 if flat else 0.0)
+
+
+def _casts_to_float32(node: Node) -> bool:
+    # Exporters write a CELU of float64 as one of float32 between two casts.
+    return node.kind == "BoundCast" and node.attributes.get("type") == torch.float32
+
+
+def require_center_inside(
+    bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision
+) -> None:
+    """Refuse bounds that do not contain the network's own values at the centre of the region.
+
+    Args:
+        bounds: lower and upper bounds by name, each with as many elements as the value.
+        values: values by the same names, batch first.
+        method: the host's method.
+        precision: how exact its bounds are.
+
+    Raises:
+        UnsupportedError: lists every node with wrong bounds.
+    """
+    wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, precision)]
+    if wrong:
+        raise UnsupportedError(
+            "The network",
+            [f"{name}: its value at the centre of the region lies outside the host's bounds" for name in wrong],
+            f"This is an error of auto_LiRPA {VERSION} with `{method}`; try other pre-activation bounds, e.g. "
+            f"`{another(method)}`.",
+        )
+
+
+def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: Precision) -> bool:
+    value, lower, upper = (t.detach().flatten(1) for t in (value, lower, upper))
+    scale = torch.maximum(value.abs(), torch.maximum(lower.abs(), upper.abs()))
+    scale = torch.where(scale < inf, scale, 0.0).amax(1, keepdim=True) if scale.numel() else scale
+    slack = _ROUNDING * precision.relative * scale.clamp(min=precision.least)
+    return bool(((value < lower - slack) | (value > upper + slack)).any())

@@ -1,0 +1,208 @@
+"""Bounds by the host's own methods: what the Jacobian pass starts from, and what it is compared with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.graph.products import softmax_range
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
+from recurjac_plugin.host.read import HostGraph
+from recurjac_plugin.host.region import Arguments, Region
+from recurjac_plugin.host.state import keep_gradients, preserved
+from recurjac_plugin.numerics.intervals import Interval
+
+from .defects import another, host_precision, loses_norm, require_center_inside, require_sound, require_whole_logarithms
+
+# `register` wraps this in the class; the package itself goes to the host directly.
+_HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
+
+
+def host_bounds(
+    model: Any,
+    graph: HostGraph,
+    arguments: Arguments,
+    method: str,
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    names: Iterable[str],
+) -> tuple[dict[str, Interval], Interval]:
+    """Run one of the host's own methods.
+
+    Args:
+        model: the `BoundedModule`.
+        graph: its graph, read at the centre of the regions.
+        arguments: where its inputs lie. An l_p ball that the host would lose the norm of is replaced by its box.
+        method: name of the method, as the host spells it.
+        rows: specification matrix C.
+        names: nodes whose bounds are wanted.
+
+    Returns:
+        The bounds of the named nodes, and those of ``C f(x)``, each of shape (b, k).
+
+    Raises:
+        UnsupportedError: the host leaves some of the named nodes without bounds, cannot bound an operator, or is known
+            or seen to bound one wrongly.
+    """
+    require_sound(graph.nodes, method)
+    _match_tables(model, rows.dtype)
+    with preserved(model), _host_settings(method, rows.dtype):
+        _dense_alpha(model, method)
+        # Its optimisation calls `backward`, which would add to the weights' gradients.
+        keep_gradients(model, method != "alpha-CROWN")
+        _exact_softmax(model)
+        x = arguments.for_host(_hulls(graph, arguments))
+        try:
+            lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
+        except HOST_FAILURES as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+            raise UnsupportedError(
+                "The network",
+                [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
+                f"Try other pre-activation bounds, e.g. `{another(method)}`, or a newer auto_LiRPA.",
+            ) from error
+        # Nodes of 0.3 have no such attributes before they have bounds.
+        intervals: dict[str, Any] = {
+            name: (getattr(model[name], "lower", None), getattr(model[name], "upper", None)) for name in names
+        }
+        for name, (low, high) in intervals.items():
+            if low is None or high is None:  # no operator of the host asked for them
+                intervals[name] = _bounds_of_node(model, x, name, method)
+        missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
+        logarithms = [node for node in graph.nodes if node.kind == "BoundLog"]
+        require_whole_logarithms({node.name: getattr(model[node.inputs[0]], "lower", None) for node in logarithms})
+    if missing:
+        raise UnsupportedError(
+            "The network",
+            [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
+            f"Try other pre-activation bounds than `{method}`, e.g. `{another(method)}`.",
+        )
+    if not torch.is_grad_enabled():
+        intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
+        lower, upper = lower.detach(), upper.detach()
+    if lower.numel() != rows.shape[0] * rows.shape[1]:  # IBP of outputs with several dimensions
+        raise UnsupportedError(
+            "The network",
+            [f"auto_LiRPA {VERSION} takes the matrix of rows for another one with `{method}`"],
+            "Flatten the outputs, or try another method.",
+        )
+    lower, upper = (bound.reshape(rows.shape[:2]) for bound in (lower, upper))
+    require_center_inside(
+        intervals | {"output": (lower, upper)},
+        {**graph.values, "output": graph.specified(rows)},
+        method,
+        host_precision(graph, method, rows.dtype),
+    )
+    return intervals, (lower, upper)
+
+
+def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bound_upper: bool) -> tuple[Any, Any]:
+    """CROWN bounds of a model's output as the host gives them, in the type of its inputs; None for an unwanted side."""
+    dtype = next(value.dtype for value in x if value.is_floating_point())
+    _match_tables(model, dtype)
+    with _host_settings("CROWN", dtype):
+        lower, upper = _HOST_COMPUTE_BOUNDS(
+            model, x=x, method="CROWN", bound_lower=bound_lower, bound_upper=bound_upper
+        )
+    return lower, upper
+
+
+def _bounds_of_node(model: Any, x: tuple[Any, ...], name: str, method: str) -> Any:
+    """Bounds of one node by a run of their own; None where the host cannot."""
+    try:
+        return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, final_node_name=name)
+    except HOST_FAILURES:
+        return None, None
+
+
+def _hulls(graph: HostGraph, arguments: Arguments) -> list[int]:
+    """Positions of the arguments that must be boxes for the host's bounds to hold."""
+    positions = [i for i, value in enumerate(arguments.values) if isinstance(value, Region)]
+    return [
+        i
+        for i, name, region in zip(positions, graph.inputs, arguments.regions, strict=True)
+        if loses_norm(graph, name, region.norm)
+    ]
+
+
+_TANGENTS_03 = {
+    "BoundTanh": (torch.tanh, "dtanh"),
+    "BoundSigmoid": (torch.sigmoid, "dsigmoid"),
+    "BoundAtan": (torch.arctan, "darctan"),
+}
+
+
+def _dense_alpha(model: Any, method: str) -> None:
+    """Keep 0.3 from mixing sparse and dense optimisation variables, which ends in a failed assertion."""
+    if IS_03 and method == "alpha-CROWN":
+        for node in model._modules.values():
+            for option in ("use_sparse_spec_alpha", "use_sparse_features_alpha"):
+                if hasattr(node, option):
+                    setattr(node, option, False)
+
+
+def _exact_softmax(model: Any) -> None:
+    """Replace the host's intervals of a softmax until `preserved` puts them back.
+
+    It adds 1e-12 to sums of exponentials that were scaled by the largest upper bound: where that bound is far above the
+    others, sums are smaller than this, and upper bounds of probabilities near 1 come out near 0.
+    """
+    for node in model._modules.values():
+        if type(node).__name__ == "BoundSoftmax" and node.option != "complex":
+            node.interval_propagate = lambda *v, axis=node.axis: softmax_range(v[0][0], v[0][1], axis)
+
+
+@contextmanager
+def _host_settings(method: str, dtype: torch.dtype) -> Iterator[None]:
+    """What the host takes from the process: default dtype, autograd (alpha-CROWN optimises), stdout (it prints)."""
+    gradients = method == "alpha-CROWN" or torch.is_grad_enabled()
+    with _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
+        yield
+
+
+def _match_tables(model: Any, dtype: torch.dtype) -> None:
+    """Rebuild the host's tables of tangent points in another dtype, once per model.
+
+    The host makes them for S-shaped functions in torch's default dtype when the model is built, and cannot bound a
+    network of any other dtype with them. Casting would carry the rounding of float32 into bounds of float64.
+    """
+    for node in model._modules.values():
+        table = getattr(node, "d_lower", None)
+        if not isinstance(table, Tensor) or table.dtype == dtype or not hasattr(node, "step_pre"):
+            continue
+        key = (type(node).__name__, dtype, table.device)
+        if key not in _tables:
+            with _default_dtype(dtype):
+                _rebuild_tables(node)
+            _tables[key] = {name: vars(node)[name] for name in _TABLES if name in vars(node)}
+        vars(node).update(_tables[key])
+
+
+# A rebuild takes a second, and the tables depend on the function alone.
+_TABLES = ("d_lower", "d_upper", "dfunc_values")
+_tables: dict[tuple[str, torch.dtype, torch.device], dict[str, Tensor]] = {}
+
+
+def _rebuild_tables(node: Any) -> None:
+    if IS_03:
+        function, derivative = _TANGENTS_03[type(node).__name__]
+        node.precompute_relaxation(type(node).__name__, function, getattr(node, derivative))
+    else:
+        node.precompute_relaxation(node.act_func, node.d_act_func)
+        node.precompute_dfunc_values(node.act_func, node.d_act_func)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The host creates tables and optimisation variables in torch's default dtype, whatever the model's is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

@@ -1,0 +1,176 @@
+"""Pre-activation bounds of large piecewise linear networks by zonotopes, pushed forwards once.
+
+The host's CROWN pulls a row back from every neuron; a convolutional network has too many of them. A zonotope goes the
+other way: around the network's values at the centre of the region it carries one column per input coordinate and one
+per undetermined neuron met so far,
+
+    z(x) in  z(x0) + s + sum_i g_i e_i,    e_i in [-1, 1],
+
+through linear steps exactly. An undetermined neuron with bounds l < 0 < u and slopes a below 0 and b above (a <= b)
+becomes a line with an error, a new column: with ``k = (b u - a l) / (u - l)`` and ``m = (b - k) u`` its output lies
+within m / 2 of ``k z + m / 2``. Time and memory grow with the number of columns, not with that of neurons.
+
+Source: Singh et al.: Fast and Effective Robustness Certification, NeurIPS 2018 (DeepZ), Theorem 3.1.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.gains.magnitude import magnitudes
+from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.graph.graph import Graph, build_graph, refinable
+from recurjac_plugin.graph.linear_maps import LinearMap
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
+from recurjac_plugin.host.problem import read
+from recurjac_plugin.host.region import Region
+from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
+from recurjac_plugin.numerics.precision import full_precision
+
+
+@torch.no_grad()
+@full_precision()
+def zonotope_bounds(
+    model: Any, x: Any, *, memory_budget: int | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
+
+    They are constants: gradients do not pass through them. Tighter than IBP, about as tight as CROWN where few neurons
+    are undetermined, and the way to go where CROWN runs out of memory.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor`.
+        memory_budget: as in `jacobian_bounds`, for one chunk of columns at one step; all columns of the steps that
+            are still needed are kept besides.
+
+    Returns:
+        Name of the node -> lower and upper bound, each of shape (b, *shape).
+
+    Raises:
+        InputError: as `jacobian_bounds`.
+        UnsupportedError: the network has several inputs, or activations other than ReLU, leaky ReLU, PReLU and Abs.
+    """
+    arguments, host_graph = read(model, x)
+    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    if not refinable(graph):
+        raise UnsupportedError(
+            "The network",
+            ["zonotopes here are for one input and activations with two linear pieces"],
+            "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
+        )
+    budget = chosen_budget(memory_budget, arguments.reference.device)
+    sizes = magnitudes(graph, host_graph.values)
+    region = arguments.joined()
+    found = []
+    for i in range(len(region.center)):
+        values = {name: value[i : i + 1] for name, value in host_graph.values.items()}
+        scales = {name: size[i % len(size)].unsqueeze(0) for name, size in sizes.items()}
+        one = Region(region.center[i : i + 1], region.norm, region.radius[i : i + 1])
+        found.append(_Zonotope(graph, values, scales, one, budget).bounds())
+    return {
+        name: (torch.cat([each[name][0] for each in found]), torch.cat([each[name][1] for each in found]))
+        for name in found[0]
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class _Zonotope:
+    """One region's zonotope. The first column is the shift s, then come the inputs' columns, then the neurons'."""
+
+    graph: Graph
+    values: Mapping[str, Tensor]
+    sizes: Mapping[str, Tensor]
+    region: Region
+    memory_budget: int
+
+    def bounds(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Bounds of what the activations read, by name, (1, *shape) each."""
+        (start,) = self.graph.inputs
+        columns = {start: self._units(self.graph.shapes[start])}
+        left = Counter(source for step in self.graph.steps for source in _sources(step))
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        count = 1 + self.region.center.numel()
+
+        def taken(name: str) -> Tensor:
+            left[name] -= 1
+            return columns[name] if left[name] else columns.pop(name)
+
+        for step in self.graph.steps:
+            if isinstance(step, FactorStep):
+                name = step.reads[0].name
+                found[name] = self._bounds(name, columns[step.source])
+                source = taken(step.source)
+                if left[step.name]:
+                    columns[step.name] = self._activated(step, source, found[name], count)
+                    count = len(columns[step.name])  # the columns of other branches are other columns
+                continue
+            if not left[step.name]:
+                continue  # the output: nothing behind it asks for bounds
+            parts = [self._pushed(linear, taken(source)) for source, linear in step.sources]
+            total = max(parts, key=len)
+            for part in parts:
+                if part is not total:
+                    total[: len(part)] += part
+            columns[step.name] = total
+        return found
+
+    def _units(self, shape: tuple[int, ...]) -> Tensor:
+        """The input's columns: (1 + columns, *shape)."""
+        count = self.region.center.numel()
+        units = torch.eye(count, dtype=self.region.center.dtype, device=self.region.center.device)
+        # A ball's columns are scaled by its radius, and summed up by the dual norm.
+        units = units * self.region.radius.reshape(-1, 1)
+        return torch.cat((units.new_zeros(1, count), units)).reshape(-1, *shape)
+
+    def _bounds(self, name: str, columns: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = 1 + self.region.center.numel()
+        flat = columns.flatten(1)
+        reach = torch.linalg.vector_norm(flat[1:inputs], ord=self.region.dual_norm, dim=0)
+        reach = (reach + torch.linalg.vector_norm(flat[inputs:], ord=1, dim=0)).reshape(columns.shape[1:])
+        middle = self.values[name] + columns[0]
+        return middle - reach, middle + reach
+
+    def _pushed(self, linear: LinearMap, columns: Tensor) -> Tensor:
+        """A linear map of all columns, in chunks; always a tensor of its own."""
+        largest = max(columns[0].numel(), torch.Size(linear.output_shape).numel())
+        chunk = max(1, self.memory_budget // (4 * largest * columns.element_size()))
+        result = columns.new_empty(len(columns), *linear.output_shape)
+        for start in range(0, len(columns), chunk):
+            result[start : start + chunk] = linear.push(columns[start : start + chunk])
+        return result
+
+    def _activated(self, step: FactorStep, columns: Tensor, bounds: tuple[Tensor, Tensor], count: int) -> Tensor:
+        """Through an activation; its new columns come behind the first `count`."""
+        assert isinstance(step.factor, ActivationFactor)
+        name = step.reads[0].name
+        size = self.sizes[self.graph.stands_for[name]]
+        evidence = Evidence(*bounds, torch.finfo(columns.dtype).eps, size)
+        low, high = evidence.widened(kinked=True)
+        below, above = (
+            step.factor.activation.derivative(torch.full_like(low, side), step.factor.parameters)
+            for side in (-1.0, 1.0)
+        )
+        crossing = (low < 0) & (high > 0)
+        width = torch.where(crossing, high - low, 1.0)
+        slope = torch.where(crossing, (above * high - below * low) / width, torch.where(low >= 0, above, below))
+        error = torch.where(crossing, (above - slope) * high / 2, 0.0)  # signed: negative where the function is concave
+        z = self.values[name]
+        value = torch.where(z > 0, above, below) * z
+        changed = columns * slope
+        changed[0] += torch.where(crossing, slope * z + error - value, 0.0)[0]
+        where = crossing.flatten().nonzero().squeeze(1)
+        new = columns.new_zeros(count - len(columns) + len(where), crossing.numel())
+        new[count - len(columns) :].scatter_(1, where.unsqueeze(1), error.flatten()[where].unsqueeze(1))
+        return torch.cat((changed, new.reshape(-1, *columns.shape[1:])))
+
+
+def _sources(step: Any) -> list[str]:
+    return [step.source] if isinstance(step, FactorStep) else [source for source, _ in step.sources]

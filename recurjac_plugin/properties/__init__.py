@@ -1,0 +1,1 @@
+"""What is asked about outputs: VNN-LIB files and specification matrices."""

@@ -1,0 +1,1 @@
+"""RecurJac: bounds of gradients from gains and derivative ranges."""

@@ -1,0 +1,145 @@
+"""RecurJac in forward order: bounds of the neurons' derivatives with respect to the input, from the input on.
+
+The forward order (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3) is the backward order of the
+transposed gains: rows and input change places. Neither order is tighter in general; both hold, so their intersection
+does.
+
+Shifted by one it begins behind the first activation layer, whose outputs h take the place of the input. That layer
+is then joined by interval arithmetic: with ``df/dh`` in [yl, yu], its derivatives ``d`` in [dl, du] and ``A`` the
+linear map in front of it, ``J = (d * df/dh) A``. What reaches the output around that layer, on a skip connection, is
+bounded by itself and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.gains.gains import INPUT, Gains, compute_gains, unit_rows
+from recurjac_plugin.gains.undetermined import Layer
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.graph.steps import FactorStep
+
+from .backward import backward_order
+from .mccormick import Expansion
+from .rules import UpperLine
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardOrder:
+    """The forward order on one set of gains.
+
+    Attributes:
+        gains: the exact part, as for the backward order.
+        rule: what happens at an undetermined neuron.
+        memory_budget: largest number of bytes for one chunk of columns.
+        expansion: what is known of the derivatives beyond their ranges; None for nothing.
+    """
+
+    gains: Gains
+    rule: UpperLine
+    memory_budget: int
+    expansion: Expansion | None = None
+
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.expansion)
+        lower, upper = order.jacobian()
+        return lower.mT, upper.mT
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        The weights make one input coordinate out of all, one per row, and the recursion begins from these.
+        """
+        merged = {
+            (later, earlier): block @ weights.mT if earlier == INPUT else block
+            for (later, earlier), block in self.gains.blocks.items()
+        }
+        gains = replace(self.gains, blocks=merged, columns=weights.shape[1])
+        return replace(self, gains=gains).jacobian()[1].diagonal(dim1=1, dim2=2)
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftedForwardOrder:
+    """The forward order from behind the first activation layer on.
+
+    Attributes:
+        behind: the forward order with that layer's outputs as its input.
+        derivatives: lower and upper bound of the layer's derivatives, shape (b, n).
+        matrix: the linear map from the input to the layer, shape (1, n, columns).
+        around: the forward order of what does not pass through the layer; None if all does.
+    """
+
+    behind: ForwardOrder
+    derivatives: tuple[Tensor, Tensor]
+    matrix: Tensor
+    around: ForwardOrder | None
+
+    def jacobian(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        lower, upper = self._at_layer()
+        positive = self.matrix.clamp(min=0)
+        negative = self.matrix - positive
+        lower, upper = lower @ positive + upper @ negative, upper @ positive + lower @ negative
+        if self.around is None:
+            return lower, upper
+        more = self.around.jacobian()
+        return lower + more[0], upper + more[1]
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        lower, upper = self._at_layer()
+        column = weights @ self.matrix.mT
+        total = torch.where(column >= 0, column * upper, column * lower).sum(2)
+        return total if self.around is None else total + self.around.upper_of_sum(weights)
+
+    def _at_layer(self) -> tuple[Tensor, Tensor]:
+        """Bounds of the derivative of the rows with respect to the layer's pre-activations: (b, k, n)."""
+        lower, upper = self.behind.jacobian()
+        dl, du = (bound.unsqueeze(1) for bound in self.derivatives)
+        corners = torch.stack((dl * lower, du * lower, dl * upper, du * upper))
+        return corners.amin(0), corners.amax(0)
+
+
+def shifted_forward_order(
+    graph: Graph,
+    derivatives: Mapping[str, Layer],
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    rule: UpperLine,
+    memory_budget: int,
+) -> ShiftedForwardOrder:
+    """Prepare the shifted order of a graph with at least one factor step."""
+    first, batch = graph.factors[0], len(rows)
+    later = graph.steps[graph.steps.index(first) + 1 :]
+
+    def order(part: Graph) -> ForwardOrder:
+        return ForwardOrder(compute_gains(part, derivatives, rows, memory_budget), rule, memory_budget)
+
+    without = replace(graph, steps=tuple(step for step in graph.steps if step is not first))
+    everything = torch.arange(torch.Size(graph.shapes[first.source]).numel(), device=rows.device)
+    return ShiftedForwardOrder(
+        behind=order(replace(graph, steps=later, inputs=(first.name,))),
+        derivatives=derivatives[first.name].dense(batch, len(everything)),
+        matrix=unit_rows(graph, derivatives, first.source, everything, rows),
+        around=order(without) if _reaches(without) else None,
+    )
+
+
+def _reaches(graph: Graph) -> bool:
+    """Whether the output depends on the input through the steps that are left."""
+    reached = set(graph.inputs)
+    for step in graph.steps:
+        sources = {step.source} if isinstance(step, FactorStep) else {name for name, _ in step.sources}
+        if not reached.isdisjoint(sources):
+            reached.add(step.name)
+    return graph.output in reached

@@ -1,0 +1,217 @@
+"""Search for counterexamples by projected gradient descent.
+
+For one box and one disjunct ``A y <= b`` the loss is ``max(A f(x) - b)``; wherever it is at most 0 the
+property is violated. Many starts descend at once, each towards its own (box, disjunct) pair, with Adam
+(Kingma and Ba, ICLR 2015) in coordinates that run from 0 to 1 across the box. Only what `witness.check`
+confirms is returned.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.networks.onnx import OnnxNetwork
+from recurjac_plugin.properties.spec import Spec
+
+from .counterexample import Session, Witness, check, representable_bounds
+
+_TRIES = 8  # random points per start, of which the best is taken
+_CHECKS = 4  # candidates confirmed by onnxruntime per step at most
+_ELEMENTS = 1 << 16  # inputs of a batch taken together
+_PRODUCTS = 1 << 28  # weights of the network times inputs of a batch
+_LEAST, _MOST = 16, 1024  # starts in a batch
+_LENGTHS = 4  # many short descents find some counterexamples, a few long ones others: both take turns
+_MOMENTS, _TINY = (0.9, 0.999), 1e-8  # Adam's constants
+_SMALL_RATES = (0.01, 0.0005)
+_RATES = (0.1, 0.005)  # Adam's step at the beginning and at the end, in widths of the box
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """All (box, disjunct) pairs of a property; short conjunctions get additional rows that hold."""
+
+    lower: Tensor  # [t, n_inputs]
+    upper: Tensor  # [t, n_inputs]
+    A: Tensor  # [t, m, n_outputs]
+    b: Tensor  # [t, m]
+
+    @classmethod
+    def of(cls, spec: Spec, dtype: torch.dtype, device: torch.device) -> _Targets:
+        pairs = [(i, polytope) for i, box in enumerate(spec.boxes) for polytope in box.disjuncts]
+        rows = max(len(polytope.b) for _, polytope in pairs)
+        A = np.zeros((len(pairs), rows, spec.n_outputs))
+        b = np.full((len(pairs), rows), np.inf)
+        for target, (_, polytope) in enumerate(pairs):
+            A[target, : len(polytope.b)] = polytope.A
+            b[target, : len(polytope.b)] = polytope.b
+        numpy_type = np.dtype(np.float64 if dtype == torch.float64 else np.float32)
+        bounds = [representable_bounds(box, numpy_type) for box in spec.boxes]
+        # Where no number lies between the bounds, both become the one nearest to them.
+        ends = [(np.minimum(lo, hi), np.where(lo <= hi, hi, np.minimum(lo, hi))) for lo, hi in bounds]
+        index = [i for i, _ in pairs]
+        lower, upper = (np.stack([end[side] for end in ends])[index] for side in (0, 1))
+        return cls(*(torch.from_numpy(a).to(device, dtype) for a in (lower, upper, A, b)))
+
+    def __len__(self) -> int:
+        return len(self.b)
+
+    def take(self, index: Tensor) -> _Targets:
+        return _Targets(self.lower[index], self.upper[index], self.A[index], self.b[index])
+
+    def points(self, z: Tensor) -> Tensor:  # z: [t, n_inputs] in [0, 1] -> x: [t, n_inputs]
+        return torch.clamp(self.lower + (self.upper - self.lower) * z, self.lower, self.upper)
+
+    def loss(self, y: Tensor) -> Tensor:  # y: [t, n_outputs] -> [t]
+        worst = ((self.A @ y.unsqueeze(-1)).squeeze(-1) - self.b).amax(1)
+        return torch.where(worst.isnan(), torch.inf, worst)
+
+
+def attack(
+    network: OnnxNetwork,
+    spec: Spec,
+    session: Session,
+    *,
+    seconds: float = 5.0,
+    rounds: int | None = None,
+    first_round: int = 0,
+    steps: int = 30,
+    seed: int = 0,
+    starts: Tensor | None = None,
+) -> Witness | None:
+    """Look for an input that violates a property.
+
+    Args:
+        network: as `load_onnx` returns it; it is evaluated and differentiated, not changed.
+        spec: the property.
+        session: the same network on onnxruntime, which has the last word.
+        seconds: stop after this time.
+        rounds: stop after this many rounds of new starts; None means only `seconds` counts.
+        first_round: number of the first round, where an attack goes on that was interrupted.
+        steps: gradient steps of round 0, 0 for random points alone; the next ones take 2, 4 and 8 times as
+            many, then it starts over.
+        seed: of the random starts; the centre of every box is a start of round 0.
+        starts: points (n, n_inputs) to descend from with small steps, once and towards every disjunct of every box,
+            instead of from random ones.
+
+    Returns:
+        A confirmed counterexample, or None if none was found, which proves nothing.
+
+    Raises:
+        InputError: the property is not about a network with these numbers of inputs and outputs.
+    """
+    n_inputs = int(np.prod(network.input_shape))
+    if (spec.n_inputs, spec.n_outputs) != (n_inputs, network.n_outputs):
+        raise InputError(
+            f"`spec` has {spec.n_inputs} inputs and {spec.n_outputs} outputs: expected {n_inputs} and "
+            f"{network.n_outputs} as the network; give the property that belongs to it."
+        )
+    search = _Search(network, spec, session, time.monotonic() + seconds, seed)
+    if starts is not None:
+        return search.near(starts, steps)
+    number = first_round
+    while time.monotonic() < search.deadline and (rounds is None or number < first_round + rounds):
+        found = search.round(number, steps * 2 ** (number % _LENGTHS))
+        if found is not None:
+            return found
+        number += 1
+    return None
+
+
+class _Search:
+    """One attack: the targets, the generator of starts, and the time at which to stop."""
+
+    def __init__(self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int) -> None:
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self.network, self.spec, self.session, self.deadline = network, spec, session, deadline
+        self.targets = _Targets.of(spec, network.dtype, device)
+        self.random = torch.Generator().manual_seed(seed)
+        weights = max(1, sum(parameter.numel() for parameter in network.parameters()))
+        self.size = min(max(min(_ELEMENTS // spec.n_inputs, _PRODUCTS // weights), _LEAST), _MOST)
+
+    def round(self, number: int, steps: int) -> Witness | None:
+        """Descend from one batch of starts; batches go through the targets in turn."""
+        index = (torch.arange(self.size) + number * self.size) % len(self.targets)
+        targets = self.targets.take(index.to(self.targets.b.device))
+        # The best of many points often lead to the same few places: every other round starts anywhere.
+        tries = _TRIES if number % 2 == 0 else 1
+        z, found = self._starts(targets, tries, centre=number * self.size < len(self.targets))
+        return found if found is not None else self._descended(z, targets, steps, _RATES)
+
+    def near(self, starts: Tensor, steps: int) -> Witness | None:
+        """Descend from given points, each towards every target."""
+        index = torch.arange(len(self.targets.b), device=self.targets.b.device).repeat(len(starts))
+        targets = self.targets.take(index)
+        extent = targets.upper - targets.lower
+        z = (starts.to(extent).repeat_interleave(len(self.targets.b), 0) - targets.lower) / torch.where(
+            extent > 0, extent, 1.0
+        )
+        return self._descended(z.clamp(0.0, 1.0), targets, steps, _SMALL_RATES)
+
+    def _descended(
+        self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]
+    ) -> Witness | None:
+        """Follow the gradient from every start, (t, n_inputs) across its box, and confirm what is met."""
+        z = z.detach().requires_grad_(True)
+        mean, square = torch.zeros_like(z), torch.zeros_like(z)
+        for step in range(1, steps + 1):
+            if time.monotonic() > self.deadline:
+                return None
+            x = targets.points(z)
+            loss = targets.loss(self._outputs(x))
+            found = self._confirmed(x.detach(), loss.detach())
+            if found is not None:
+                return found
+            (gradient,) = torch.autograd.grad(loss.sum(), z)
+            rate = rates[0] * (rates[1] / rates[0]) ** ((step - 1) / steps)
+            with torch.no_grad():
+                # Adam, written out: torch.optim imports the compiler, which takes as long as a verification.
+                mean = torch.lerp(gradient, mean, _MOMENTS[0])
+                square = torch.lerp(gradient.square(), square, _MOMENTS[1])
+                unbiased = (square / (1 - _MOMENTS[1] ** step)).sqrt() + _TINY
+                z -= rate * (mean / (1 - _MOMENTS[0] ** step)) / unbiased
+                z.clamp_(0.0, 1.0)
+        return None
+
+    def _starts(self, targets: _Targets, tries: int, centre: bool) -> tuple[Tensor, Witness | None]:
+        """The best of some random points and corners for every target, or a witness met on the way."""
+        shape = (len(targets), self.spec.n_inputs)
+        best = torch.full(shape, 0.5).to(targets.b)
+        least = torch.full((len(targets),), torch.inf).to(targets.b)
+        for attempt in range(tries):
+            z = torch.rand(shape, generator=self.random)
+            if attempt % 2:
+                z = z.round()
+            if centre and attempt == 0:
+                z[: len(self.targets)] = 0.5
+            z = z.to(targets.b)
+            x = targets.points(z)
+            with torch.no_grad():
+                loss = targets.loss(self._outputs(x))
+            found = self._confirmed(x, loss)
+            if found is not None or time.monotonic() > self.deadline:
+                return best, found
+            better = loss < least
+            best, least = torch.where(better.unsqueeze(1), z, best), torch.where(better, loss, least)
+        return best, None
+
+    def _outputs(self, x: Tensor) -> Tensor:  # x: [t, n_inputs] -> [t, n_outputs]
+        x = x.reshape(-1, *self.network.input_shape)
+        return self.network(x) if self.network.takes_batches else torch.cat([self.network(row) for row in x.split(1)])
+
+    def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
+        """A witness among the points of loss at most 0, the smallest first."""
+        if bool((loss > 0).all()):
+            return None
+        for i in loss.argsort()[:_CHECKS].tolist():
+            if loss[i] > 0:
+                return None
+            found = check(self.spec, self.session, x[i].cpu().numpy())
+            if found is not None:
+                return found
+        return None

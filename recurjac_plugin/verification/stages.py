@@ -1,0 +1,194 @@
+"""The stages of a verification: sample, bound, attack, cut."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recurjac_plugin.branch_and_bound.bounders import Bounder, bounder
+from recurjac_plugin.branch_and_bound.goals import Rows
+from recurjac_plugin.branch_and_bound.search import Search
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.state import takes_batches
+from recurjac_plugin.jacobian.methods import Method
+from recurjac_plugin.networks.onnx import OnnxNetwork
+from recurjac_plugin.plugin.model import bounded_model
+from recurjac_plugin.properties.spec import Box, Spec
+
+from .attack import attack
+from .counterexample import Session, Witness, check
+from .margins import rounded_outward
+
+_ATTACK_STEPS = 30  # gradient steps of each attack in between
+_SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
+_FIRST_ATTACK = 2048  # boxes until the second attack; later ones come whenever their number has doubled
+_CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless asked for
+_CHECKS = 4  # points of a batch that the session looks at
+
+
+class Stages:
+    """One verification under way.
+
+    Attributes:
+        found: the counterexample, if there is one.
+        searches: of the boxes of the property that were reached, in order.
+        late: whether the time ran out.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: OnnxNetwork,
+        spec: Spec,
+        session: Session,
+        *,
+        method: Method,
+        branching: str,
+        deadline: float,
+        seed: int,
+    ) -> None:
+        self.network, self.spec, self.session = network, spec, session
+        self.method, self.branching, self.deadline = method, branching, deadline
+        self.found: Witness | None = None
+        self.searches: list[Search] = []
+        self.late = False
+        own = isinstance(model, BoundedModule)  # cannot be copied to another type
+        self._model = model if own else None
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
+        self._like = torch.zeros((), dtype=network.dtype if own else torch.float64, device=device)
+        self._seeds = itertools.count(seed)
+
+    @property
+    def boxes(self) -> int:
+        """Number of boxes bounded."""
+        return sum(search.boxes for search in self.searches)
+
+    @property
+    def lower_bound(self) -> float:
+        """Certified distance from a violation, over all boxes of the property; -inf where one was not reached."""
+        reached = len(self.searches) == len(self.spec.boxes)
+        return min(search.bound for search in self.searches) if reached else -math.inf
+
+    @property
+    def proved(self) -> bool:
+        """Whether no box has a violation."""
+        return len(self.searches) == len(self.spec.boxes) and all(search.proved for search in self.searches)
+
+    def sample(self) -> None:
+        """Evaluate random points: what is violated nearly everywhere needs no bounds."""
+        self._attack(self.spec, rounds=1, steps=0)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """Bound every box of the property once."""
+        for box in self.spec.boxes:
+            if self._over():
+                return
+            lower, upper = self._ends(box)
+            self.searches.append(Search(self._bounder(box, lower, upper), lower, upper, self.branching))
+            self._step(self.searches[-1])
+
+    def attack(self, seconds: float) -> None:
+        """Look for counterexamples where the bounds leave something open."""
+        open_part = None if self._over() else self._open_part()
+        if open_part is not None and seconds > 0:
+            self._attack(open_part, seconds=seconds)
+
+    def cut(self, split: bool | None) -> bool:
+        """Cut the boxes that are left, all of them or (None) those of few dimensions.
+
+        Returns:
+            Whether there was something to cut.
+        """
+        wanted = [
+            search
+            for search, box in zip(self.searches, self.spec.boxes)
+            if not search.finished and (_dimensions(box) <= _CUTTABLE if split is None else split)
+        ]
+        waiting, attacks = wanted, 0
+        boxes = next_attack = 0
+        next_short = _BETWEEN
+        while waiting and not self._over():
+            open_part = self._open_part()
+            assert open_part is not None
+            if boxes >= next_attack:
+                self._attack(open_part, rounds=1, first_round=attacks)
+                attacks, next_attack = attacks + 1, max(2 * boxes, _FIRST_ATTACK)
+            boxes += sum(self._step(search) for search in waiting if not self._over())
+            if boxes >= next_short and not self._over():
+                nearest = torch.cat([search.nearest for search in waiting])
+                self._attack(open_part, steps=_SHORT, starts=nearest)
+                next_short = boxes + _BETWEEN
+            waiting = [search for search in waiting if not search.finished]
+        return bool(wanted)
+
+    def _over(self) -> bool:
+        self.late = self.late or time.monotonic() >= self.deadline
+        return self.late or self.found is not None
+
+    @torch.no_grad()
+    def _step(self, search: Search) -> int:
+        """One step of a search; the number of boxes it took."""
+        before = search.boxes
+        for points in search.step(self._over):  # to its end: half a step would lose boxes
+            for x in points[:_CHECKS].cpu().numpy():
+                self.found = self.found or check(self.spec, self.session, x)
+        return search.boxes - before
+
+    def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
+        if self._over():
+            return
+        seconds = min(seconds, self.deadline - time.monotonic())
+        self.found = attack(
+            self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
+        )
+        self._over()
+
+    def _open_part(self) -> Spec | None:
+        """The part of the property that is not proved yet."""
+        boxes = []
+        for box, search in itertools.zip_longest(self.spec.boxes, self.searches):
+            if search is None:
+                boxes.append(box)
+            elif not search.proved:
+                left = tuple(itertools.compress(box.disjuncts, search.left().tolist()))
+                boxes.append(replace(box, disjuncts=left))
+        return replace(self.spec, boxes=tuple(boxes)) if boxes else None
+
+    def _ends(self, box: Box) -> tuple[Tensor, Tensor]:
+        """The box's ends in the arithmetic of the bounds, (1, columns) each, never inside of it."""
+        like = self._like
+        ends = rounded_outward(box, like.dtype)
+        if not all(np.isfinite(end).all() for end in ends):
+            raise InputError(
+                f"A box of the property has bounds that are not finite in {like.dtype}: from {box.lower.min():g} to "
+                f"{box.upper.max():g}; give finite ones."
+            )
+        lower, upper = (torch.from_numpy(end).to(like).reshape(1, -1) for end in ends)
+        return lower, upper
+
+    def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> Bounder:
+        like = self._like
+        if self._model is None:
+            double = copy.deepcopy(self.network).to(like.dtype)
+            self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
+        rows = Rows.of(box, like, self.network.max_difference, torch.finfo(self.network.dtype).eps)
+        shape = self.network.input_shape
+        found = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
+        if not takes_batches(self._model.forward, shape, like):  # its graph was read for one input at a time
+            found.batch = 1
+        return found
+
+
+def _dimensions(box: Box) -> int:
+    """Number of coordinates that are not fixed."""
+    return int((box.upper > box.lower).sum())

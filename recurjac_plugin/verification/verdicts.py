@@ -1,0 +1,225 @@
+"""Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
+
+`sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left;
+`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
+from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.state import preserved, takes_batches
+from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse
+from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.properties.spec import Spec
+
+from .counterexample import Session, Witness
+from .stages import Stages
+
+
+class Verdict(Enum):
+    """What VNN-COMP calls the result of an instance; the values are its words."""
+
+    UNSAT = "unsat"
+    """No input of any box violates the property."""
+    SAT = "sat"
+    """The counterexample does."""
+    UNKNOWN = "unknown"
+    """Neither was shown."""
+    TIMEOUT = "timeout"
+    """Neither was shown before the time was over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `verify` found out.
+
+    Attributes:
+        verdict: the answer.
+        counterexample: with `SAT` the input and output that violate the property, otherwise None.
+        lower_bound: certified lower bound of the distance from a violation: the smallest over boxes and disjuncts of
+            the largest over rows of ``A y - b``, in units of the outputs. -inf where a box was left without one.
+        boxes: number of boxes that were bounded.
+        seconds: wall-clock time.
+    """
+
+    verdict: Verdict
+    counterexample: Witness | None
+    lower_bound: float
+    boxes: int
+    seconds: float
+
+
+@full_precision()
+def verify(
+    model: nn.Module,
+    spec: Spec,
+    *,
+    method: str = VERIFY_METHOD,
+    branching: str = "jacobian",
+    split: bool | None = None,
+    session: Session | None = None,
+    timeout: float | None = None,
+    seed: int = 0,
+    attack_seconds: float = 5.0,
+    input_shape: tuple[int, ...] | None = None,
+) -> Result:
+    """Look for a proof that a property holds, and for a counterexample where there is none.
+
+    Every box of the property is bounded, then attacked (see `attack.attack`) and, with `split`, cut into smaller ones
+    until each of them is excluded or a counterexample shows (see `search.Search`). `UNSAT` if every disjunct has, on
+    every box, a row whose lower bound exceeds its right side by more than rounding can explain (see
+    `box_bounds.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
+    except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as
+    `session` computes it. Without a `timeout` the answer is the same every time.
+
+    Args:
+        model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
+        spec: what `load_vnnlib` returns.
+        method: of the output bounds, as in `output_bounds`.
+        branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
+            coefficients in place of J) or ``"longest"`` (the longest side).
+        split: whether boxes are cut at all; None for those with at most 20 coordinates that are not fixed.
+        session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
+            from `load_onnx`, and the model itself for any other.
+        timeout: seconds after which to give up. A computation under way is finished first.
+        seed: of the attack's random starts.
+        attack_seconds: how long to attack at most where boxes are not cut; 0 for not at all.
+        input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
+            flat inputs of the property for any other model.
+
+    Raises:
+        InputError: model and property do not fit together, a box is not finite, or an option is out of range.
+        MethodError: unknown method.
+        UnsupportedError: parts of the network have no rule.
+
+    Source:
+        Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
+        interval gradients; here the gradients are RecurJac's.
+    """
+    start = time.monotonic()
+    parsed = parse(method)
+    _check_spec(spec)
+    _check_options(branching, timeout, attack_seconds)
+    deadline = math.inf if timeout is None else start + timeout
+    with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
+        network = _as_network(model, spec, input_shape)
+        stages = Stages(
+            model,
+            network,
+            spec,
+            session or _session(network),
+            method=parsed,
+            branching=branching,
+            deadline=deadline,
+            seed=seed,
+        )
+        if attack_seconds > 0:
+            stages.sample()
+        stages.bound()
+        if not stages.cut(split):
+            stages.attack(attack_seconds)
+    return Result(_verdict(stages), stages.found, stages.lower_bound, stages.boxes, time.monotonic() - start)
+
+
+def _verdict(stages: Stages) -> Verdict:
+    if stages.found is not None:
+        return Verdict.SAT
+    if stages.proved:
+        return Verdict.UNSAT
+    return Verdict.TIMEOUT if stages.late else Verdict.UNKNOWN
+
+
+def _check_options(branching: str, timeout: float | None, attack_seconds: float) -> None:
+    if branching not in BRANCHINGS:
+        raise InputError(f"`branching` must be one of {', '.join(map(repr, BRANCHINGS))}, got {branching!r}.")
+    if timeout is not None and not timeout > 0:
+        raise InputError(f"`timeout` must be a positive number of seconds, or None; got {timeout}.")
+    if not attack_seconds >= 0:
+        raise InputError(f"`attack_seconds` must be at least 0, got {attack_seconds}.")
+
+
+def _check_spec(spec: Spec) -> None:
+    complete = bool(spec.boxes) and all(
+        box.disjuncts and all(len(polytope.b) for polytope in box.disjuncts) for box in spec.boxes
+    )
+    if not complete:
+        raise InputError("`spec` must have a box, every box a disjunct, and every disjunct a row of `A y <= b`.")
+
+
+def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | None) -> OnnxNetwork:
+    """The model with what bounds and attack need to know of it."""
+    if isinstance(model, OnnxNetwork):
+        network, shape = model, model.input_shape
+        if input_shape not in (None, shape):
+            raise InputError(f"`input_shape` is {input_shape}, but the model's is {shape}; leave it out.")
+    else:
+        shape = (spec.n_inputs,) if input_shape is None else tuple(input_shape)
+        parameter = next(model.parameters(), torch.zeros(()))
+        require_full_type("`model`", parameter.dtype)
+        network = OnnxNetwork(model, shape, parameter.dtype)
+        network.max_difference = 0.0
+    n_inputs = math.prod(shape)
+    if n_inputs != spec.n_inputs:
+        raise InputError(
+            f"`spec` has {spec.n_inputs} inputs, but the model takes {n_inputs} (shape {shape}); give the property "
+            "that belongs to it."
+        )
+    if network is not model:
+        try:
+            with torch.no_grad():
+                output = network(torch.zeros(1, *shape, dtype=network.dtype, device=_device(network)))
+        except HOST_FAILURES as error:
+            raise InputError(
+                f"`model` does not take an input of shape {(1, *shape)} ({' '.join(str(error).split())}); give "
+                "`input_shape`."
+            ) from error
+        network.n_outputs = output.numel()
+        network.takes_batches = takes_batches(network, shape, output)
+    if network.n_outputs != spec.n_outputs:
+        raise InputError(
+            f"`spec` has {spec.n_outputs} outputs, but the model gives {network.n_outputs}; give the property that "
+            "belongs to it."
+        )
+    return network
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((p.device for p in network.parameters()), torch.device("cpu"))
+
+
+def _session(network: OnnxNetwork) -> Session:
+    return ModelSession(network) if network.path is None else onnx_session(network.path)
+
+
+class ModelSession:
+    """A model as the judge of counterexamples to itself, where there is no ONNX file for onnxruntime.
+
+    Attributes:
+        dtype: numpy type of inputs and outputs.
+    """
+
+    def __init__(self, network: OnnxNetwork) -> None:
+        self._network = network
+        self.dtype: np.dtype[Any] = np.dtype(np.float64 if network.dtype == torch.float64 else np.float32)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, n_inputs] -> [b, n_outputs]
+        """Outputs of every input, each evaluated on its own."""
+        inputs = torch.from_numpy(np.asarray(x, dtype=self.dtype)).to(_device(self._network))
+        with torch.no_grad():
+            rows = [self._network(row.reshape(1, *self._network.input_shape)) for row in inputs]
+        return torch.cat(rows).cpu().numpy()
