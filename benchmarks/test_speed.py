@@ -84,9 +84,7 @@ def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
     return lambda: model.compute_bounds(x=(x,), C=rows, method="CROWN")
 
 
-def _pass(
-    model: Any, x: Any, rows: Tensor, method: str, order: str = "backward"
-) -> Callable[[], Any]:
+def _pass(model: Any, x: Any, rows: Tensor, method: str, order: str = "backward") -> Callable[[], Any]:
     parsed = parse(method)
     names = [bounds.name for step in analyse(model, x, parsed, rows).graph.factors for bounds in step.reads]
     given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]

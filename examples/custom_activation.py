@@ -92,7 +92,6 @@ model = BoundedModule(net, center)
 x = BoundedTensor(center, PerturbationLpNorm(norm=float("inf"), eps=eps))
 
 
-
 class Plain(nn.Module):
     """The same layer by torch's own function, without a symbol."""
 

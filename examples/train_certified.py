@@ -31,9 +31,7 @@ WIDTH = 48
 def network() -> nn.Sequential:
     """The classifier, untrained."""
     torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10)
-    )
+    return nn.Sequential(nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))
 
 
 def margins(labels: Tensor) -> Tensor:

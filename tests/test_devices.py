@@ -154,10 +154,7 @@ QUANTITIES: dict[str, tuple[Callable[[], nn.Module], Quantity]] = {
     ),
     "landscape_scan": (
         network,
-        lambda p: (
-            rj.landscape_scan(p.model, p.x0, norm=2, C=one_row(p), radius=0.1, points=3)
-            .constants,
-        ),
+        lambda p: (rj.landscape_scan(p.model, p.x0, norm=2, C=one_row(p), radius=0.1, points=3).constants,),
     ),
     "monotonicity_report": (rectified, monotone),
     "verify": (rectified, verified),

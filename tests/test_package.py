@@ -44,9 +44,7 @@ def test_only_the_host_module_imports_auto_lirpa():
 
 
 def test_nothing_is_printed_outside_the_command_line():
-    printing = {
-        name_of(path): calls(path, "print") for path in MODULES if not name_of(path).startswith("cli")
-    }
+    printing = {name_of(path): calls(path, "print") for path in MODULES if not name_of(path).startswith("cli")}
     assert {name: lines for name, lines in printing.items() if lines} == {}
 
 

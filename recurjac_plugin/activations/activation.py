@@ -157,7 +157,8 @@ def _extremes(values: tuple[Value, ...]) -> tuple[Value, Value]:
     most: Value = max(numbers, default=-inf)
     for value in values:
         if isinstance(value, Tensor):
-            least, most = torch.minimum(value, torch.as_tensor(least).to(value)), torch.maximum(
-                value, torch.as_tensor(most).to(value)
+            least, most = (
+                torch.minimum(value, torch.as_tensor(least).to(value)),
+                torch.maximum(value, torch.as_tensor(most).to(value)),
             )
     return least, most

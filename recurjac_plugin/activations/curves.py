@@ -31,10 +31,6 @@ _PIECES = 32
 _NARROW = 1024
 
 
-
-
-
-
 @dataclass(frozen=True, eq=False)
 class _Grid:
     """An activation at equidistant points between bounds of its pre-activations.
@@ -90,8 +86,11 @@ class _Grid:
         broad = self._step * _PIECES > _NARROW * eps * scale.clamp(min=eps)
         if self.ends:  # no curvature at the end of the domain: the slope of the derivative can be infinite there
             broad = broad & self._smooth
-        return broad & self.points.isfinite().all(0) & self.slopes.isfinite().all(0) & (
-            self.least.isfinite().all(0) & self.most.isfinite().all(0)
+        return (
+            broad
+            & self.points.isfinite().all(0)
+            & self.slopes.isfinite().all(0)
+            & (self.least.isfinite().all(0) & self.most.isfinite().all(0))
         )
 
     def derivative(self) -> Relaxation:
@@ -110,8 +109,7 @@ class _Grid:
         # From the last point before the centre the same rule takes us there.
         piece = ((self.points <= 0).sum(0, keepdim=True) - 1).clamp(0, _PIECES - 1)
         before, slope, least, most, *reached = (
-            value.gather(0, piece).squeeze(0)
-            for value in (self.points, self.slopes, self.least, self.most, *at_points)
+            value.gather(0, piece).squeeze(0) for value in (self.points, self.slopes, self.least, self.most, *at_points)
         )
         rest = self._gained(slope, self.center_slope, -before, least, most)
         rise = _at_points((self.most - self.least) * step / 4, torch.maximum)
@@ -121,9 +119,7 @@ class _Grid:
             at_points[1] - (reached[0] + rest[0]) + rise,
         )
 
-    def _gained(
-        self, first: Tensor, last: Tensor, step: Tensor, least: Tensor, most: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _gained(self, first: Tensor, last: Tensor, step: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the integral of the derivative between two points."""
         trapezoid = step * (first + last) / 2
         error = torch.where(self._smooth, self.curvature, 0.0) * step.pow(3) / 12

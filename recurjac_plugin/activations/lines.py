@@ -27,9 +27,7 @@ class Relaxation:
     def padded(self, error: Tensor) -> Relaxation:
         """Lines that hold for a t that is off by an error, too: shape (b, 1) or (b, u)."""
         below, above = self.lower_slope.abs() * error, self.upper_slope.abs() * error
-        return Relaxation(
-            self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above
-        )
+        return Relaxation(self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above)
 
     def for_rows(self) -> Relaxation:
         """The same for all rows: (b, u) -> (b, 1, u)."""

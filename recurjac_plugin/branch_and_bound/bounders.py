@@ -43,8 +43,6 @@ _WORK = 1 << 24  # elements of the gains of a part of a batch
 _ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class BoxBounds:
     """Bounds of the rows on a batch of boxes.

@@ -168,9 +168,7 @@ class Search:
             better = mean_value(analysis, self.bounder.method)
             better = torch.where(better.isfinite(), better, -math.inf)
             lower = torch.maximum(found.bounds, torch.full_like(found.bounds, -math.inf).scatter(1, wanted, better))
-            found = found._replace(
-                bounds=lower, alive=self._alive(found.alive, lower, bounds.outputs[found.at])
-            )
+            found = found._replace(bounds=lower, alive=self._alive(found.alive, lower, bounds.outputs[found.at]))
             keep = found.alive.any(1).nonzero().squeeze(1)
             found, wanted, jacobian, radius = found.take(keep), wanted[keep], jacobian[:, keep], radius[keep]
         if self.branching == "jacobian":
@@ -265,7 +263,6 @@ class Search:
         lower, upper = halved(left.lower, left.upper, score)
         both = left.take(torch.arange(len(left), device=lower.device).repeat(2))
         self.frontier.push(replace(both, lower=lower, upper=upper))
-
 
     def _hopeless(self, found: _Open, bounds: BoxBounds) -> Tensor:
         """Boxes that will never be excluded, and where no counterexample is to be expected: bool (n,).

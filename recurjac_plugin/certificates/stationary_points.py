@@ -85,9 +85,7 @@ def stationary_free_radius(
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         region = points.take(index).region(radii)
-        analysis = analyse(
-            model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
-        )
+        analysis = analyse(model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget)
         return certain_signs(analysis).any(2).all(1)
 
     active = torch.ones(len(points), dtype=torch.bool)

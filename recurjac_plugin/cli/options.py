@@ -69,9 +69,7 @@ RegionProperty = Annotated[
 ]
 RegionInputs = Annotated[
     Path | None,
-    typer.Option(
-        "--input", metavar="X.npy", help="Bound over a ball around each of these inputs.", show_default=False
-    ),
+    typer.Option("--input", metavar="X.npy", help="Bound over a ball around each of these inputs.", show_default=False),
 ]
 RegionRadius = Annotated[
     float | None, typer.Option("--eps", metavar="E", help="Radius of the ball, with --input.", show_default=False)
@@ -87,7 +85,9 @@ JacobianMethod = Annotated[
 Clip = Annotated[
     str | None,
     typer.Option(
-        "--clip", metavar="LOW,HIGH", help="Range that inputs can have; balls of l_inf are cut off there.",
+        "--clip",
+        metavar="LOW,HIGH",
+        help="Range that inputs can have; balls of l_inf are cut off there.",
         show_default=False,
     ),
 ]

@@ -214,9 +214,7 @@ def _all_match(
         yield from _all_match(patterns[1:], operands[1:], first, graph)
 
 
-def _product_matches(
-    pattern: _Product, operand: _Operand, found: _Bindings, graph: _Graph
-) -> Iterator[_Bindings]:
+def _product_matches(pattern: _Product, operand: _Operand, found: _Bindings, graph: _Graph) -> Iterator[_Bindings]:
     if not isinstance(operand, str):
         return
     for coefficient, factors in _expansions(operand, graph, _DEPTH):

@@ -264,9 +264,7 @@ def _tournament(e: _Expansion, items: str, count: int, shape: Shape, of: Range, 
             return low[:, :half], high[:, :half]
 
         factor = e.factor(difference, first, (read,), chosen, kinked=True)
-        items = e.linear(
-            (items, _part(0, (half, *rest), whole)), (factor, Embedding(1, 0, first, (half, *rest)))
-        )
+        items = e.linear((items, _part(0, (half, *rest), whole)), (factor, Embedding(1, 0, first, (half, *rest))))
         count, bounds = half, winners
     return items
 

@@ -39,7 +39,6 @@ class Factor(abc.ABC):
     def derivative_range(self, *intervals: Interval) -> Interval:
         """Its range, shaped like the step, from the bounds of what it reads."""
 
-
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The widened bounds of what it reads, cut where the function ends.
 

@@ -67,8 +67,7 @@ def find_host() -> HostPackage:
     found = _VERSION.search(init.read_text(encoding="utf-8"))
     if found is None:
         raise HostError(
-            f"`auto_LiRPA` at {init.parent} does not state its version: recurjac_plugin needs {SUPPORTED}. "
-            f"{_remedy()}"
+            f"`auto_LiRPA` at {init.parent} does not state its version: recurjac_plugin needs {SUPPORTED}. {_remedy()}"
         )
     return HostPackage(found[1], (int(found[2]), int(found[3])), init.parent)
 

@@ -92,8 +92,6 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
         return HostGraph(nodes, inputs, final.name, output, at_input)
 
 
-
-
 def _takes(model: Any, x: tuple[Any, ...]) -> bool:
     """Whether the model can be evaluated at the same numbers without a perturbation."""
     try:
@@ -101,8 +99,6 @@ def _takes(model: Any, x: tuple[Any, ...]) -> bool:
     except HOST_FAILURES:
         return False
     return True
-
-
 
 
 def topological(final: Any) -> list[Any]:
@@ -162,7 +158,3 @@ def plain_node(
         training=node.training,
         forward=node.forward,
     )
-
-
-
-

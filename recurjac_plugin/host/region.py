@@ -128,9 +128,7 @@ def read_arguments(x: Any) -> Arguments:
         kinds = ", ".join(type(value).__name__ for value in values) or "nothing"
         raise InputError(f"`x` must be a `BoundedTensor`, or a tuple of them and of plain tensors; got {kinds}.")
     single = len(values) == 1
-    read = tuple(
-        read_region(value) if single or getattr(value, "ptb", None) is not None else value for value in values
-    )
+    read = tuple(read_region(value) if single or getattr(value, "ptb", None) is not None else value for value in values)
     arguments = Arguments(read)
     if not arguments.regions:
         raise InputError(
@@ -187,9 +185,7 @@ def read_region(x: Any) -> Region:
         )
     perturbation: Any = getattr(x, "ptb", None)
     if type(perturbation) is not PerturbationLpNorm:
-        raise InputError(
-            f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}."
-        )
+        raise InputError(f"The perturbation of `x` must be a `PerturbationLpNorm`, got {type(perturbation).__name__}.")
     require_full_type("`x`", x.dtype)
     if x.dim() < 2 or x.numel() == 0:
         raise InputError(f"`x` must have shape (b, *input_shape) with at least one element, got {tuple(x.shape)}.")

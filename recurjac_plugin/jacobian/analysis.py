@@ -186,10 +186,6 @@ def analyse(
     )
 
 
-
-
-
-
 def _check_order(order: str, shift: int) -> None:
     if order not in ORDERS:
         raise InputError(f"`order` must be one of {', '.join(map(repr, ORDERS))}, got {order!r}.")
@@ -197,10 +193,6 @@ def _check_order(order: str, shift: int) -> None:
         raise InputError(f"`shift` must be 0 or 1, got {shift!r}.")
     if shift and order == "backward":
         raise InputError("`shift` belongs to the forward order: use `order='forward'` or `order='both'` with it.")
-
-
-
-
 
 
 def _given_bounds(given: Intervals, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -219,5 +211,3 @@ def _given_bounds(given: Intervals, names: Iterable[str]) -> dict[str, tuple[Ten
         ):
             raise InputError(f"`intermediate_bounds` of `{name}` must be two floating-point tensors, lower and upper.")
     return {name: (pair[0], pair[1]) for name, pair in given.items()}
-
-

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """``lower <= J(x) <= upper``, element by element, for every x in the region.
@@ -128,7 +127,3 @@ class Bounds:
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
-
-
-
-

@@ -141,9 +141,10 @@ def _convolution_norm(conv: Convolution) -> float:
     offsets = _grid([*conv.weight.shape[2:]], weight.device) * _row(conv.dilation, weight) / _row(sides, weight)
     aliases = _grid(list(conv.stride), weight.device) * (_row(sides, weight) / _row(conv.stride, weight))
     aliases, frequencies = aliases.round(), _grid(counts, weight.device)
-    per_frequency = weight[..., 0].numel() * len(aliases) + weight.shape[0] * min(
-        weight.shape[1], weight.shape[2] * len(aliases)
-    ) ** 2
+    per_frequency = (
+        weight[..., 0].numel() * len(aliases)
+        + weight.shape[0] * min(weight.shape[1], weight.shape[2] * len(aliases)) ** 2
+    )
     largest = 0.0
     for part in frequencies.split(max(_BLOCK // per_frequency, 1)):
         turns = (part.unsqueeze(1) + aliases) @ offsets.T  # (F, a, positions)

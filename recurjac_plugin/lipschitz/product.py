@@ -216,8 +216,7 @@ class _Composition:
             return plain
         if self.norm == math.inf:
             sums = [
-                weight * part.abs().sum(1) * (1 + _rounding(part))
-                for weight, part in zip(weights, parts, strict=True)
+                weight * part.abs().sum(1) * (1 + _rounding(part)) for weight, part in zip(weights, parts, strict=True)
             ]
             return float(torch.stack(sums).sum(0).max())
         stacked = matrix_norm(torch.cat(parts, 1), 2.0) * math.hypot(*weights)

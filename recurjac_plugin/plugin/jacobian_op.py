@@ -119,9 +119,7 @@ def jacobian(y: Tensor, x: Tensor, differentiable: bool) -> Tensor:
     """Rows of derivatives, one for each output: (b, k, *x_shape)."""
     with torch.enable_grad():
         rows = [
-            torch.autograd.grad(
-                row.sum(), x, retain_graph=True, create_graph=differentiable, materialize_grads=True
-            )[0]
+            torch.autograd.grad(row.sum(), x, retain_graph=True, create_graph=differentiable, materialize_grads=True)[0]
             for row in y.flatten(1).unbind(1)
         ]
         return torch.stack(rows, 1)

@@ -171,14 +171,6 @@ DEFECTS: dict[str, Check] = {
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
 
-
-
-
-
-
-
-
-
 def require_sound(nodes: Iterable[Node], method: str) -> None:
     """Refuse a graph for which the host's method is known to be wrong.
 
@@ -271,9 +263,7 @@ def _casts_to_float32(node: Node) -> bool:
     return node.kind == "BoundCast" and node.attributes.get("type") == torch.float32
 
 
-def require_center_inside(
-    bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision
-) -> None:
+def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 
     Args:

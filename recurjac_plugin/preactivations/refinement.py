@@ -35,8 +35,6 @@ from recurjac_plugin.numerics.intervals import Intervals
 _NEAR = (0.0, 0.5)
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class Refined:
     """What is known about a batch of boxes.

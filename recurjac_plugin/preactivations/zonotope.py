@@ -37,9 +37,7 @@ from recurjac_plugin.numerics.precision import full_precision
 
 @torch.no_grad()
 @full_precision()
-def zonotope_bounds(
-    model: Any, x: Any, *, memory_budget: int | None = None
-) -> dict[str, tuple[Tensor, Tensor]]:
+def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
     """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
 
     They are constants: gradients do not pass through them. Tighter than IBP, about as tight as CROWN where few neurons

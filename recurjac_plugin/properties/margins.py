@@ -11,9 +11,7 @@ TARGETS = ("all", "runner-up", "least-likely", "random")
 """The choices of other classes; a class by its number is one, too."""
 
 
-def margin_rows(
-    outputs: Tensor, labels: Tensor | None = None, target: str | int = "all", seed: int = 0
-) -> Tensor:
+def margin_rows(outputs: Tensor, labels: Tensor | None = None, target: str | int = "all", seed: int = 0) -> Tensor:
     r"""The matrix C whose rows are the margins ``f_c - f_j`` of class c over other classes j.
 
     Args:

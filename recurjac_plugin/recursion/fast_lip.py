@@ -137,9 +137,7 @@ class IntervalArithmetic:
     def _multiplied(self, step: FactorStep, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         """Centre and radius of ``d y``, d in the step's range: (b, r, *shape)."""
         size = torch.Size(step.shape).numel()
-        dl, du = (
-            bound.reshape(-1, 1, *step.shape) for bound in self.derivatives[step.name].dense(len(center), size)
-        )
+        dl, du = (bound.reshape(-1, 1, *step.shape) for bound in self.derivatives[step.name].dense(len(center), size))
         middle, half = (dl + du) / 2, (du - dl) / 2
         low, high = center - radius, center + radius
         corners = torch.stack((dl * low, dl * high, du * low, du * high))

@@ -252,9 +252,7 @@ def _mean_value(low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Relax
 _SHARP = 1 / 1024
 
 
-def mccormick(
-    dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor, *, derivative: Relaxation, middle: Tensor
-) -> Line:
+def mccormick(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor, *, derivative: Relaxation, middle: Tensor) -> Line:
     """The best of three planes above ``d y``.
 
     For d in [dl, du] and y in [yl, yu] both ``(d - dl) (yu - y)`` and ``(du - d) (y - yl)`` are at least 0, so

@@ -89,12 +89,6 @@ def recurjac_linear(dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Line:
     )
 
 
-
-
-
-
-
-
 def both_lines(rule: UpperLine, dl: Tensor, du: Tensor, yl: Tensor, yu: Tensor) -> Lines:
     """Upper and lower line of ``d y``: the lower one is the upper one of ``d (-y)``, negated.
 

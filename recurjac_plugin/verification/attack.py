@@ -153,9 +153,7 @@ class _Search:
         )
         return self._descended(z.clamp(0.0, 1.0), targets, steps, _SMALL_RATES)
 
-    def _descended(
-        self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]
-    ) -> Witness | None:
+    def _descended(self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]) -> Witness | None:
         """Follow the gradient from every start, (t, n_inputs) across its box, and confirm what is met."""
         z = z.detach().requires_grad_(True)
         mean, square = torch.zeros_like(z), torch.zeros_like(z)

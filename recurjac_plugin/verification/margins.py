@@ -127,5 +127,3 @@ def rounded_outward(box: Box, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarra
         lower, upper = box.lower.astype(narrow), box.upper.astype(narrow)
     lower = np.where(lower > box.lower, np.nextafter(lower, np.asarray(-np.inf, narrow)), lower)
     return lower, np.where(upper < box.upper, np.nextafter(upper, np.asarray(np.inf, narrow)), upper)
-
-

@@ -247,11 +247,6 @@ def test_bad_options_leave_nothing_behind(tmp_path, monkeypatch, arguments, word
 # the folder
 
 
-
-
-
-
-
 @pytest.mark.parametrize("cut", range(1, 60, 7))
 def test_a_torn_line_is_cut_off_and_its_instance_run_again(tmp_path, cut):
     with open_folder(tmp_path / "out") as folder:

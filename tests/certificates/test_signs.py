@@ -439,7 +439,6 @@ def test_rounding_refutes_nothing():
     weights = [layer.weight.abs() for layer in (net.b, net.d)]
     slopes = [1 - torch.tanh(layer(points[:, 0])).square() for layer in (net.a, net.c)]
     exact = sum(
-        torch.einsum("ki,ni,ij->nkj", w, s, layer.weight.abs())
-        for w, s, layer in zip(weights, slopes, (net.a, net.c))
+        torch.einsum("ki,ni,ij->nkj", w, s, layer.weight.abs()) for w, s, layer in zip(weights, slopes, (net.a, net.c))
     )
     assert torch.allclose(unit, torch.finfo(torch.float32).eps * exact, rtol=1e-4)

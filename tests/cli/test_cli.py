@@ -163,9 +163,7 @@ def test_jacobian_picture(tmp_path, image):
         found = answer("jacobian", CNN, "--input", image, "--eps", 0.01, "--plot", path, "--output", 9)
         assert found["plot"] == str(path)
         assert path.read_bytes().startswith(start)
-    recurjac(
-        "jacobian", TANH, "--input", image, "--eps", 0.01, "--plot", tmp_path / "flat.png", "--image-shape", "8,8"
-    )
+    recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--plot", tmp_path / "flat.png", "--image-shape", "8,8")
     assert (tmp_path / "flat.png").read_bytes().startswith(b"\x89PNG")
 
 

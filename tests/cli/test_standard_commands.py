@@ -266,5 +266,3 @@ def test_operator_sets(opset, tmp_path):
                 old = model(name, specimen, opset=opset)
                 onnx.checker.check_model(old, full_check=True)
                 assert probe(old, tmp_path / "net.onnx") is None, name
-
-

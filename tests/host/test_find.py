@@ -209,6 +209,4 @@ def test_host_bounds_hold(build, shape, method, dtype):
 
 def test_parameters_keep_the_names_of_the_network():
     model = host.BoundedModule(mlp(), torch.zeros(1, 5))
-    assert (
-        dict(model.named_parameters(remove_duplicate=False)).keys() == dict(mlp().named_parameters()).keys()
-    )
+    assert dict(model.named_parameters(remove_duplicate=False)).keys() == dict(mlp().named_parameters()).keys()

@@ -24,12 +24,6 @@ WIDE = [name for name in CASES if name.startswith("quirk_crown_wide")]
 PRECISIONS = [(torch.float64, "", 1e-12), (torch.float32, "_f32", 1e-5)]
 
 
-
-
-
-
-
-
 def assert_same(ours, published, tolerance):
     ours, published = ours.detach().double(), published.double()
     assert ours.shape == published.shape

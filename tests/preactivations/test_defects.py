@@ -178,6 +178,7 @@ def test_lines_of_other_operators_hold(name):
     lower, upper = (center - width / 2).clamp(least, most), (center + width / 2).clamp(least, most)
     assert lines_that_escape(Prefixed(function, nn.Identity()), "CROWN", lower, upper) <= 1e-9
 
+
 class Dividing(nn.Module):
     """``relu(dividend / divisor - shift)`` of the first and the second coordinate, or of a constant dividend."""
 

@@ -11,7 +11,7 @@ PACKAGE = Path(recurjac_plugin.__file__).parent
 
 
 def name_of(path: Path) -> str:
-    """Dotted name within the package: ``graph.steps`` for ``recurjac_plugin/graph/steps.py``, ``graph`` for its folder."""
+    """Dotted name in the package: ``graph.steps`` for ``recurjac_plugin/graph/steps.py``, ``graph`` for its folder."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 

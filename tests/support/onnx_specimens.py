@@ -63,14 +63,8 @@ _REDUCTIONS = (
 )  # fmt: skip
 
 SPECIMENS: dict[str, Specimen] = {
-    **{
-        name: Specimen()
-        for name in _PLAIN
-    },
-    **{
-        name: Specimen(attributes={"axes": [1]}, positive=True)
-        for name in _REDUCTIONS
-    },
+    **{name: Specimen() for name in _PLAIN},
+    **{name: Specimen(attributes={"axes": [1]}, positive=True) for name in _REDUCTIONS},
     "Log": Specimen(positive=True),
     "Sqrt": Specimen(positive=True),
     "Reciprocal": Specimen(positive=True),

@@ -37,8 +37,13 @@ def landscape(
     ] = None,
     output: Annotated[
         int | None,
-        typer.Option("--output", min=0, metavar="K", help="Output to follow.  [default: the largest at each input]",
-                     show_default=False),
+        typer.Option(
+            "--output",
+            min=0,
+            metavar="K",
+            help="Output to follow.  [default: the largest at each input]",
+            show_default=False,
+        ),
     ] = None,
     norm: options.Norm = "inf",
     methods: options.Methods = _DEFAULT,
@@ -49,8 +54,12 @@ def landscape(
     initial: options.Initial = 0.01,
     limit: Annotated[
         float | None,
-        typer.Option("--limit", metavar="R", help="Largest radius to try.  [default: 100, 10, 1 for norm 1, 2, inf]",
-                     show_default=False),
+        typer.Option(
+            "--limit",
+            metavar="R",
+            help="Largest radius to try.  [default: 100, 10, 1 for norm 1, 2, inf]",
+            show_default=False,
+        ),
     ] = None,
     tolerance: options.Tolerance = 1e-5,
     max_probes: options.MaxProbes = 100,
@@ -173,9 +182,7 @@ def _tell(
     steps = list(dict.fromkeys(entry["radius"] for entry in scan))
     undetermined, constants = (
         {
-            name: [
-                sum(e[key] for e in scan if e["method"] == name and e["radius"] == eps) / count for eps in steps
-            ]
+            name: [sum(e[key] for e in scan if e["method"] == name and e["radius"] == eps) / count for eps in steps]
             for name in names
         }
         for key in ("undetermined", "constant")
@@ -198,9 +205,7 @@ def _tell(
         (label, None, *(sum(entry[key] for entry in of[name]) / count for name in names))
         for label, key in (("mean", "radius"), ("seconds", "seconds"))
     ]
-    report.table(
-        f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2)
-    )
+    report.table(f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2))
     mean = f", mean of {count} inputs" if count > 1 else ""
     for title, curves in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
         lines = [(f"{eps:.4g}", *(curves[name][i] for name in names)) for i, eps in enumerate(steps)]

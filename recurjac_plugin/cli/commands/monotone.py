@@ -166,9 +166,7 @@ def _spanned(x: Any, feature: _Feature | None) -> Any:
     from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 
     center, ptb = x.detach().as_subclass(torch.Tensor), x.ptb
-    low, high = (
-        (center - ptb.eps, center + ptb.eps) if ptb.x_L is None else (ptb.x_L.clone(), ptb.x_U.clone())
-    )
+    low, high = (center - ptb.eps, center + ptb.eps) if ptb.x_L is None else (ptb.x_L.clone(), ptb.x_U.clone())
     for end, value, outward in zip((low, high), feature.ends, (-math.inf, math.inf), strict=True):
         flat = end.view(-1)
         flat[feature.index] = value

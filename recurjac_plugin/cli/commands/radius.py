@@ -32,13 +32,18 @@ def radius(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", metavar="C,C,...", help="Classes of the inputs.  [default: those the network says]",
-                     show_default=False),
+        typer.Option(
+            "--labels",
+            metavar="C,C,...",
+            help="Classes of the inputs.  [default: those the network says]",
+            show_default=False,
+        ),
     ] = None,
     target: Annotated[
         str,
-        typer.Option("--target", metavar="T", help="Class to be told from: all, runner-up, least-likely, random, or "
-                     "its number."),
+        typer.Option(
+            "--target", metavar="T", help="Class to be told from: all, runner-up, least-likely, random, or its number."
+        ),
     ] = "all",
     norm: options.Norm = "inf",
     methods: options.Methods = "RecurJac,Fast-Lip,CROWN",
@@ -146,9 +151,7 @@ def _radii(
     return found
 
 
-def _tell(
-    report: Report, result: dict[str, Any], names: tuple[str, ...], csv: Path | None, plot: Path | None
-) -> None:
+def _tell(report: Report, result: dict[str, Any], names: tuple[str, ...], csv: Path | None, plot: Path | None) -> None:
     found = result["radii"]
     if csv is not None:
         write_csv(csv, list(found[0]), [list(entry.values()) for entry in found])
