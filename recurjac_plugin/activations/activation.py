@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.numerics.rounding import PERIODIC, eps
 
 Parameters = Mapping[str, Any]
 """Attributes of the node (``alpha`` of a leaky ReLU, ...); tensors have the shape of the pre-activation."""
@@ -111,7 +112,7 @@ class Activation:
             return (lower <= end) & (upper >= start)
         # In units of the period the repetitions are whole numbers. Rounding must not lose one: reach a little further.
         first, last = (lower.detach() - end) / self.period, (upper.detach() - start) / self.period
-        reach = 2 * torch.finfo(lower.dtype).eps * torch.maximum(first.abs(), last.abs())
+        reach = PERIODIC * eps(lower) * torch.maximum(first.abs(), last.abs())
         return torch.ceil(first - reach) <= torch.floor(last + reach)
 
     def within_domain(

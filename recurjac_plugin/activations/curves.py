@@ -21,14 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recurjac_plugin.numerics.rounding import NARROW, eps
+
 from .activation import Activation, Parameters
 from .lines import Relaxation
 
 # With 32 pieces the lines are raised by about a thousandth of what separates a smooth function from its chord.
 _PIECES = 32
-
-# Intervals are narrow if their ends differ by no more than this many units of the rounding.
-_NARROW = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +81,8 @@ class _Grid:
     def usable(self) -> Tensor:
         """Where there is something to be seen between the points, and all of it finite."""
         scale = torch.maximum(self.points[0].abs(), self.points[-1].abs())
-        eps = torch.finfo(scale.dtype).eps
-        broad = self._step * _PIECES > _NARROW * eps * scale.clamp(min=eps)
+        unit = eps(scale)
+        broad = self._step * _PIECES > NARROW * unit * scale.clamp(min=unit)
         if self.ends:  # no curvature at the end of the domain: the slope of the derivative can be infinite there
             broad = broad & self._smooth
         return (

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.numerics.rounding import NEAR_POLES, eps
 
 from .activation import Activation, CriticalPoints, Curvature, Derivative, Domain, Parameters, Point, Value
 
@@ -38,7 +39,7 @@ _NOT_ZERO = Domain("on one side of 0", lambda lower, upper: (lower > 0) | (upper
 def _between_poles(lower: Tensor, upper: Tensor) -> Tensor:
     """Whether intervals contain none of the poles ``pi/2 + k pi``, nor come so near that rounding decides."""
     first, last = lower / math.pi - 0.5, upper / math.pi - 0.5
-    reach = 4 * torch.finfo(lower.dtype).eps * (1 + torch.maximum(first.abs(), last.abs()))
+    reach = NEAR_POLES * eps(lower) * (1 + torch.maximum(first.abs(), last.abs()))
     return torch.ceil(first - reach) > torch.floor(last + reach)
 
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Of the room between a bound of a coordinate and the place where a row excludes more: never cut to the last digit.
-_ROUNDING = 16.0
+from recurjac_plugin.numerics.rounding import CONTRACTION, eps
 
 
 def contracted(
@@ -37,14 +36,14 @@ def contracted(
     Returns:
         New bounds, within the old ones; ``below > above`` somewhere in a box where nothing is left.
     """
-    eps = torch.finfo(slope.dtype).eps
+    unit = CONTRACTION * eps(slope)
     for k in [k for _ in range(sweeps) for k in range(slope.shape[1])]:
         s = slope[:, k]
         least = torch.where(s > 0, s * below, s * above)
         rest = least.sum(1, keepdim=True) - least + offset[:, k : k + 1]  # the least the row can be without this term
         limit = -rest / torch.where(s == 0, 1.0, s)
-        room = _ROUNDING * eps * (limit.abs() + below.abs() + above.abs())
-        room = room + _ROUNDING * eps * least.abs().sum(1, keepdim=True) / torch.where(s == 0, 1.0, s).abs()
+        room = unit * (limit.abs() + below.abs() + above.abs())
+        room = room + unit * least.abs().sum(1, keepdim=True) / torch.where(s == 0, 1.0, s).abs()
         applies = rows[:, k : k + 1] & limit.isfinite()
         above = torch.where(applies & (s > 0), torch.minimum(above, limit + room), above)
         below = torch.where(applies & (s < 0), torch.maximum(below, limit - room), below)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurjac_plugin.numerics.rounding import ROUNDING
+from recurjac_plugin.numerics.rounding import proof_slack
 from recurjac_plugin.properties.spec import Box
 
 
@@ -74,17 +74,21 @@ class Rows:
         return outputs @ self.A.T - self.b
 
     def slack(self, outputs: Tensor, lower: Tensor) -> Tensor:
-        r"""What rounding may be responsible for, (n, k): see `Bound.slack`.
+        r"""What rounding may be responsible for, (n, k).
+
+        .. math:: d \sum_j |A_{kj}| + 64 \varepsilon \Big(\sum_j |A_{kj} f_j(x_0)| + |b_k|
+            + |A_k f(x_0) - b_k - \text{lower}_k|\Big) + \varepsilon' \sum_j |A_{kj} f_j(x_0)|,
+
+        with x0 the middle of the box, d the `difference`, and eps, eps' those of the arithmetic here and there.
 
         Args:
             outputs: of the network at the middles, (n, n_outputs).
             lower: lower bounds of the rows, (n, k).
         """
         A = self.A.abs()
-        fallen = (self.values(outputs) - lower).abs()
-        scale = outputs.abs() @ A.T + self.b.abs() + torch.where(fallen.isfinite(), fallen, 0.0)
-        own = self.eps * (outputs.abs() @ A.T)
-        return self.difference * A.sum(1) + ROUNDING * torch.finfo(outputs.dtype).eps * scale + own
+        terms = outputs.abs() @ A.T
+        slack = proof_slack(terms + self.b.abs(), self.values(outputs) - lower)
+        return self.difference * A.sum(1) + slack + self.eps * terms
 
     def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
         """The disjuncts that no output of the box lies in: bool (n, d).

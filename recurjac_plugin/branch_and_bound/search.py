@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.undetermined import positions
+from recurjac_plugin.numerics.rounding import VERGE
 
 from .bounders import Bounder, BoxBounds, mean_value
 from .boxes import Boxes, Frontier
 from .branching import fixed_coordinates, halved
 from .contraction import hull_of_disjuncts
 
-_VERGE = 4.0  # violations smaller than this many times what rounding explains are not searched for any further
 _NEAREST = 16  # middles of a batch that an attack may start from
 _FRONTIER = 1 << 30  # bytes that waiting boxes may take before the search goes depth first
 
@@ -276,7 +276,7 @@ class Search:
         verge = (found.alive & ~rows.excluded(values, slack)).any(1)
         worst = rows.each(found.bounds, "amax").masked_fill(~found.alive, math.inf).amin(1)
         clear = (rows.met(values + slack) & found.alive).any(1)
-        return verge & (worst >= -_VERGE * slack.amax(1)) | clear | ~outputs.isfinite().all(1)
+        return verge & (worst >= -VERGE * slack.amax(1)) | clear | ~outputs.isfinite().all(1)
 
 
 def _of_row(values: Tensor, row: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from recurjac_plugin.errors import InputError, RecurJacError
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import Region, require_full_type
+from recurjac_plugin.numerics.rounding import eps
 
 NORMS = (1.0, 2.0, math.inf)
 """The p of the balls that radii can be searched for."""
@@ -73,7 +74,7 @@ class Balls:
         """
         size = self.center.flatten(1).abs().amax(1)
         radii = radii.to(self.center)
-        radii = (radii + torch.finfo(radii.dtype).eps * (size + radii)).unsqueeze(1)
+        radii = (radii + eps(radii) * (size + radii)).unsqueeze(1)
         if self.norm != math.inf:
             return Region(self.center, self.norm, radii).scaled(1.0)
         if self.clip is None:

@@ -13,7 +13,7 @@ from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import Method, parse
 from recurjac_plugin.lipschitz.mean_value import largest_drop, output_bounds
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.numerics.rounding import ROUNDING
+from recurjac_plugin.numerics.rounding import proof_slack
 
 from .perturbed_points import Balls, Clip, balls, point_rows, probing
 from .radius_search import Search, largest_radius
@@ -92,10 +92,9 @@ def certified_radius(
     outputs, rows = point_rows(model, points, C)
     terms = rows * outputs.unsqueeze(1)
     margin, scale = terms.sum(2), terms.abs().sum(2)
-    slack = ROUNDING * torch.finfo(margin.dtype).eps
 
     def positive(bound: Tensor, index: Tensor) -> Tensor:
-        return bound > slack * (scale[index] + (margin[index] - bound).abs())
+        return bound > proof_slack(scale[index], margin[index] - bound)
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         some, C_some = points.take(index), rows[index]

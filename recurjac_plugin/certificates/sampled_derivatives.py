@@ -19,6 +19,7 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES
 from recurjac_plugin.host.state import preserved
+from recurjac_plugin.numerics.rounding import SIGN_OF_DERIVATIVE
 
 from .derivative_rounding import unit_of_rounding
 
@@ -27,8 +28,6 @@ _STEPS = 12
 # Points keep this far from the faces, in parts of the side: at a face through a kink autograd gives no derivative of
 # any neighbour. The distance is random, so that no fixed plane takes the place of the face.
 _LEAST, _MOST = 0.001, 0.01
-# Rounding errors that the sign of a derivative must be clear of, in the units of `gradient_rounding`.
-_ROUNDING = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ class Slopes:
         values = _derivatives(self.model, points, rows)
         if not len(points):
             return values
-        margin = _ROUNDING * unit_of_rounding(self.model, points, rows)
+        margin = SIGN_OF_DERIVATIVE * unit_of_rounding(self.model, points, rows)
         return torch.where(values.abs() <= margin, 0.0, values)
 
     def _keep(self, points: Tensor, values: Tensor, region: int) -> None:

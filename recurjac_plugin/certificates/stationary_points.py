@@ -10,7 +10,7 @@ from torch import Tensor
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.numerics.rounding import ROUNDING
+from recurjac_plugin.numerics.rounding import proof_slack
 
 from .perturbed_points import Clip, balls, point_rows, probing
 from .radius_search import Search, largest_radius
@@ -97,5 +97,5 @@ def certain_signs(analysis: Analysis) -> Tensor:
     """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns)."""
     lower, upper = analysis.jacobian
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
-    slack = ROUNDING * torch.finfo(lower.dtype).eps * size
+    slack = proof_slack(size)
     return (lower > slack) | (upper < -slack)

@@ -16,13 +16,7 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.numerics.intervals import Interval
-
-# Bounds come from floating-point sums: a lower bound of 4e-8 in a layer of values around 1 can belong to a neuron that
-# is negative in truth. Without slack such a neuron counts as stable and the Jacobian misses an entire branch. The slack
-# is in units of the precision times the layer's largest bound, at kinks plus the size of the terms that were summed up
-# (see `magnitude`); where the derivative is continuous, being off by the rounding itself is all that happens.
-_SLACK_AT_KINKS = 16
-_SLACK_SMOOTH = 2
+from recurjac_plugin.numerics.rounding import AT_KINKS, SMOOTH
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +111,7 @@ class Evidence:
 
     def widened(self, kinked: bool) -> Interval:
         """The bounds ordered, and widened by the rounding that they can be off by."""
-        slack = (_SLACK_AT_KINKS if kinked else _SLACK_SMOOTH) * self.precision
+        slack = (AT_KINKS if kinked else SMOOTH) * self.precision
         terms = self.magnitude.flatten(1) if kinked and self.magnitude is not None else None
         low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
         return low.reshape(self.lower.shape), high.reshape(self.lower.shape)

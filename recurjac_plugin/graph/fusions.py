@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.numerics.rounding import WRITTEN_CONSTANT
+
 from .node import Node
 
 FUSIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
@@ -49,7 +51,6 @@ FUSIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
 )
 """Formula, kind of the fused node (a key of the activation table), parameters besides those the formula names."""
 
-_ROUNDING = torch.finfo(torch.float32).eps
 _MOST_FACTORS = 4
 _DEPTH = 8  # of nested products that are looked through
 
@@ -297,4 +298,4 @@ def _scalar(operand: _Operand) -> float | None:
 
 
 def _close(value: Any, expected: float) -> bool:
-    return isinstance(value, (int, float)) and math.isclose(value, expected, rel_tol=_ROUNDING)
+    return isinstance(value, (int, float)) and math.isclose(value, expected, rel_tol=WRITTEN_CONSTANT)

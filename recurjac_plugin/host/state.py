@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.numerics.rounding import OTHER_FUNCTION
+
 from .library import HOST_FAILURES
 
 
@@ -33,7 +35,9 @@ def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], 
     except HOST_FAILURES:
         return False
     size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
-    return together.shape == alone.shape and torch.allclose(together, alone, rtol=0, atol=1e-3 * size, equal_nan=True)
+    return together.shape == alone.shape and torch.allclose(
+        together, alone, rtol=0, atol=OTHER_FUNCTION * size, equal_nan=True
+    )
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from recurjac_plugin.graph.linear_maps import (
     Transposed,
     View,
 )
+from recurjac_plugin.numerics.rounding import EIGENVALUE, sum_error
 
 SMALL = 2**22
 """Entries up to which a matrix is written out."""
@@ -41,7 +42,6 @@ SMALL = 2**22
 _GRAM_SIDE = 4096  # of the smaller side of a matrix whose eigenvalues are computed
 _SQUARINGS = 12  # of Gram iteration: at most n^(1/8192) too large, 0.1 percent for n = 4096
 _BLOCK = 2**20  # complex numbers in one batch of frequencies
-_EPS = torch.finfo(torch.float64).eps
 
 
 def operator_norm(linear: LinearMap, norm: float) -> float:
@@ -58,7 +58,7 @@ def operator_norm(linear: LinearMap, norm: float) -> float:
 
 def matrix_norm(matrix: Tensor, norm: float) -> float:
     """Upper bound of ``||A||_p`` of a float64 matrix, p = 1, 2 or inf."""
-    rounding = 1 + max(matrix.shape) * _EPS
+    rounding = 1 + sum_error(max(matrix.shape))
     if norm != 2:
         return float(torch.linalg.matrix_norm(matrix, ord=norm)) * rounding
     scale = float(matrix.abs().max())
@@ -71,7 +71,7 @@ def matrix_norm(matrix: Tensor, norm: float) -> float:
 
 def _rounding(linear: LinearMap) -> float:
     """Room for the rounding of sums of as many terms as the map has inputs or outputs."""
-    return 1 + max(_size(linear.input_shape), _size(linear.output_shape)) * _EPS
+    return 1 + sum_error(max(_size(linear.input_shape), _size(linear.output_shape)))
 
 
 def _size(shape: Shape) -> int:
@@ -153,7 +153,7 @@ def _convolution_norm(conv: Convolution) -> float:
         blocks = blocks / math.sqrt(len(aliases))
         wide = blocks.shape[1] <= blocks.shape[2]
         largest = max(largest, _gram_iteration(blocks @ blocks.mH if wide else blocks.mH @ blocks, largest))
-    return scale * math.sqrt(largest) * (1 + 64 * max(weight.shape) * _EPS)
+    return scale * math.sqrt(largest) * (1 + EIGENVALUE * sum_error(max(weight.shape)))
 
 
 def _torus(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

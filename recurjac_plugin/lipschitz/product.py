@@ -19,6 +19,7 @@ from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import require_full_type
 from recurjac_plugin.jacobian.methods import OPERATOR_NORM
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.rounding import sum_error
 
 from .operator_norms import SMALL, fused, in_double, matrix_norm, operator_norm
 
@@ -167,7 +168,9 @@ class _Composition:
             return self._joint(matrices)
         dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.norm]
         terms = [
-            self.constants[name] * torch.linalg.vector_norm(matrix, ord=dual, dim=1) * (1 + _rounding(matrix))
+            self.constants[name]
+            * torch.linalg.vector_norm(matrix, ord=dual, dim=1)
+            * (1 + sum_error(max(matrix.shape)))
             for name, matrix in matrices.items()
         ]
         return torch.stack(terms).sum(0).tolist()
@@ -216,7 +219,8 @@ class _Composition:
             return plain
         if self.norm == math.inf:
             sums = [
-                weight * part.abs().sum(1) * (1 + _rounding(part)) for weight, part in zip(weights, parts, strict=True)
+                weight * part.abs().sum(1) * (1 + sum_error(max(part.shape)))
+                for weight, part in zip(weights, parts, strict=True)
             ]
             return float(torch.stack(sums).sum(0).max())
         stacked = matrix_norm(torch.cat(parts, 1), 2.0) * math.hypot(*weights)
@@ -253,10 +257,6 @@ class _Composition:
 
     def _closed(self, partial: _Partial) -> float:
         return partial.constant * (1.0 if partial.tail is None else operator_norm(partial.tail, self.norm))
-
-
-def _rounding(matrix: Tensor) -> float:
-    return max(matrix.shape) * torch.finfo(torch.float64).eps
 
 
 def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, RecurJacError
+from recurjac_plugin.numerics.rounding import CONTRADICTION
 
 if TYPE_CHECKING:
     pass
-
-
-# Two bounds of the same quantity contradict each other if they miss by more than this part of its size.
-_CONTRADICTION = 0.01
 
 
 def require_numbers(bounds: Tensor) -> None:
@@ -39,7 +36,7 @@ def intersection(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) ->
         RecurJacError: the two contradict each other, so one of them is wrong.
     """
     lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
-    if bool((lower - upper > _CONTRADICTION * torch.maximum(lower.abs(), upper.abs()).amax()).any()):
+    if bool((lower - upper > CONTRADICTION * torch.maximum(lower.abs(), upper.abs()).amax()).any()):
         raise RecurJacError(
             "Two bounds of the same quantity contradict each other: one of them is wrong, or the numbers are too large "
             f"for {lower.dtype}; please report the network, or try float64."

@@ -21,11 +21,11 @@ from torch.nn import functional
 
 from recurjac_plugin.activations.table import ACTIVATIONS, Activation
 from recurjac_plugin.host.library import BoundActivation, bound_op_map, bound_ops
+from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.preactivations.defects import TAUGHT
 
 _PIECES = 32
 _EDGE_STEPS = 8  # finds the edge of the hull of 33 points; fewer would still be sound
-_ROUNDING = 8
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _value(constant: Any) -> Any:
 def _rounding(value: Tensor, slope: Tensor | None, argument: Tensor) -> Tensor:
     """Error of computed values and intercepts: functions are off by the rounding of their argument, too."""
     size = value + (1 if slope is None else 1 + slope.abs()) * argument
-    return _ROUNDING * torch.finfo(size.dtype).eps * size + torch.finfo(size.dtype).tiny
+    return ELEMENTWISE * eps(size) * size + torch.finfo(size.dtype).tiny
 
 
 @dataclass(frozen=True, eq=False)

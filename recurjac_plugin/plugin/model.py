@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, VERSION, BoundedModule
 from recurjac_plugin.host.state import preserved
+from recurjac_plugin.numerics.rounding import OTHER_FUNCTION
 
 from .activations import missing
-
-# Outputs that differ by more than this part of their size are not the same function's.
-_MISREAD = 1e-3
 
 
 def bounded_model(network: nn.Module, example: Tensor) -> Any:
@@ -39,7 +37,9 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
             [f"auto_LiRPA {VERSION} cannot read it ({reason})"],
             "Export it with other operators, or use another version of auto_LiRPA.",
         ) from error
-    if expected.shape != found.shape or bool(((expected - found).abs() > _MISREAD * (1 + expected.abs().max())).any()):
+    if expected.shape != found.shape or bool(
+        ((expected - found).abs() > OTHER_FUNCTION * (1 + expected.abs().max())).any()
+    ):
         raise UnsupportedError(
             "The network",
             [f"auto_LiRPA {VERSION} reads it as another one: its outputs differ"],

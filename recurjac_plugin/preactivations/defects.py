@@ -20,11 +20,10 @@ from recurjac_plugin.graph.node import Node
 from recurjac_plugin.host.library import IS_03, VERSION
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.numerics.rounding import GROSS
 
 Check = Callable[[Node, str], str | None]
 
-# The host's bounds at a point are off by rounding; what is caught here is off by a visible part of the layer's size.
-_ROUNDING = 1024
 
 # The host divides the rise of these by the width of the interval, but by no less than 1e-8: on narrower intervals its
 # chords are too flat and end too low by up to 1e-8 / 4 times the slope, however small the values are.
@@ -289,5 +288,5 @@ def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: Precision) 
     value, lower, upper = (t.detach().flatten(1) for t in (value, lower, upper))
     scale = torch.maximum(value.abs(), torch.maximum(lower.abs(), upper.abs()))
     scale = torch.where(scale < inf, scale, 0.0).amax(1, keepdim=True) if scale.numel() else scale
-    slack = _ROUNDING * precision.relative * scale.clamp(min=precision.least)
+    slack = GROSS * precision.relative * scale.clamp(min=precision.least)
     return bool(((value < lower - slack) | (value > upper + slack)).any())

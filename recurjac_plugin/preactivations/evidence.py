@@ -12,11 +12,9 @@ from recurjac_plugin.gains.undetermined import Evidence, Layer, classify
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import Read
 from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.numerics.rounding import GROSS
 
 from .defects import Precision
-
-# Bounds that meet can be inverted by rounding, in units of the precision times the layer's largest bound.
-_INVERTED = 1024
 
 
 def checked_evidence(
@@ -74,7 +72,7 @@ def _checked(pair: tuple[Tensor, Tensor], read: Read, like: Tensor, precision: P
         )
     lower, upper = (bound.to(like).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
     largest = torch.maximum(lower.abs(), upper.abs()).amax().detach()
-    allowed = _INVERTED * precision.relative * largest.clamp(min=precision.least)
+    allowed = GROSS * precision.relative * largest.clamp(min=precision.least)
     if bool((lower > upper + allowed).any()):
         raise InputError(f"The bounds of `{read.name}` are inverted by more than rounding: give lower bounds first.")
     return lower, upper

@@ -28,11 +28,9 @@ from recurjac_plugin.gains.undetermined import Evidence, Layer, intervals, large
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.rounding import FROM_CENTER, eps
 
 from .rules import Line, recurjac_linear
-
-# In units of the precision times the layer's largest bound, as pre-activation bounds are widened by.
-_ROUNDING = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +166,7 @@ def expansion(
             continue
         interval, center = bounds[0], centers[0]
         # The values at the centres, and the distances from them, are sums that were rounded.
-        error = _ROUNDING * torch.finfo(center.dtype).eps * largest(*(bound.flatten(1) for bound in interval))
+        error = FROM_CENTER * eps(center) * largest(*(bound.flatten(1) for bound in interval))
         changes[name], lines = (found.padded(error) for found in relax(step, layer, interval, center))
         if not _curved(step):
             continue

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.lipschitz.mean_value import output_bounds
-from recurjac_plugin.numerics.rounding import ROUNDING
+from recurjac_plugin.numerics.rounding import PROOF
 from recurjac_plugin.properties.spec import Box
 
 
@@ -101,7 +101,7 @@ def box_margins(
     lower = np.where(np.isfinite(lower), lower, -np.inf)
     fallen = np.where(np.isfinite(lower), np.abs(A @ center - b - lower), 0.0)
     scale = np.abs(A) @ np.abs(center) + np.abs(b) + fallen
-    slack = difference * np.abs(A).sum(1) + ROUNDING * torch.finfo(dtype).eps * scale
+    slack = difference * np.abs(A).sum(1) + PROOF * torch.finfo(dtype).eps * scale
     return Margins(box, lower, slack)
 
 

@@ -528,7 +528,7 @@ def test_module_is_run_as_the_script_is():
 
 def test_our_own_errors_are_not_dressed_up_as_the_users():
     broken = (
-        "import recurjac_plugin.onnx_model as m, recurjac_plugin.cli as cli\n"
+        "import recurjac_plugin.networks.onnx as m, recurjac_plugin.cli as cli\n"
         "def load_onnx(path): raise ZeroDivisionError('ours')\n"
         "m.load_onnx = load_onnx\ncli.main()"
     )
