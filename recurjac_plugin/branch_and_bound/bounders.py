@@ -19,16 +19,16 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.magnitude import magnitudes
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
-from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.read import HostGraph
-from recurjac_plugin.host.region import Arguments, Region
+from recurjac_plugin.host.region import Arguments, perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import Method, parse
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
+from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import host_precision
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.preactivations.refinement import Refined, refine
@@ -157,7 +157,7 @@ def bounder(
 def _region(lower: Tensor, upper: Tensor, input_shape: tuple[int, ...]) -> Any:
     """Boxes (n, columns) as a perturbed input of the host."""
     low, high = (end.reshape(-1, *input_shape) for end in (lower, upper))
-    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+    return perturbed_box(low, high)
 
 
 class RefiningBounder(Bounder):
@@ -314,7 +314,7 @@ def _selected(whole: Analysis, of: Rows, index: Tensor, rows: Tensor) -> Analysi
     region = whole.region
     return replace(
         whole,
-        arguments=Arguments((Region(region.center[index], region.norm, region.radius[index]),)),
+        arguments=Arguments((region.part(index),)),
         derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
         rows=_gathered(whole.rows[index], rows),
         evidence={name: each.part(index) for name, each in whole.evidence.items()},

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, RecurJacError
-from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import Region, require_full_type
+from recurjac_plugin.host.region import perturbed, perturbed_box, require_full_type
+from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import eps
 
 NORMS = (1.0, 2.0, math.inf)
@@ -76,12 +76,12 @@ class Balls:
         radii = radii.to(self.center)
         radii = (radii + eps(radii) * (size + radii)).unsqueeze(1)
         if self.norm != math.inf:
-            return Region(self.center, self.norm, radii).scaled(1.0)
+            return perturbed(Region(self.center, self.norm, radii))
         if self.clip is None:
-            return Region(self.center, math.inf, radii).hull()
+            return perturbed(Region(self.center, math.inf, radii))
         radii = radii.reshape(-1, *(1,) * (self.center.dim() - 1))
         low, high = torch.maximum(self.center - radii, self.clip[0]), torch.minimum(self.center + radii, self.clip[1])
-        return BoundedTensor(self.center, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+        return perturbed_box(low, high, self.center)
 
 
 def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:

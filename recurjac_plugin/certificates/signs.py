@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, RecurJacError
-from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import Region, read_region
+from recurjac_plugin.host.region import perturbed_box, read_region
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.region import Region
 
 from .sampled_derivatives import Place, Slopes
 
@@ -372,7 +372,7 @@ class _Search:
     def _bounded(self, boxes: _Boxes) -> _Boxes:
         """Boxes with their own bounds, and with the derivative at one point of each taken into account."""
         low, high = (end.unflatten(1, self.input_shape) for end in (boxes.lower, boxes.upper))
-        x = BoundedTensor(_middle(low, high), PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+        x = perturbed_box(low, high)
         bounds = jacobian_bounds(self.model, x, C=self.rows[boxes.region], **self.options)
         lower, upper = (bound.flatten(2) for bound in bounds)
         boxes.rises, boxes.falls = boxes.rises | (lower >= 0), boxes.falls | (upper <= 0)

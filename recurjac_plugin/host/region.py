@@ -7,56 +7,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.numerics.region import Region, joined
 
 from .library import BoundedTensor, PerturbationLpNorm
 
 
-@dataclass(frozen=True, eq=False)
-class Region:
-    """One l_p ball, or box, per sample.
+def perturbed(region: Region) -> Any:
+    """A region as a perturbed input of the host.
 
-    Attributes:
-        center: the middle of the region, shape (b, *input_shape).
-        norm: p of the ball; inf for boxes.
-        radius: half side lengths of a box (norm inf), shape (b, columns); otherwise the ball's radius, shape (b, 1).
+    Balls of a batch get the largest of their radii: the host takes one number per sample in some places, but not in its
+    convolutions.
     """
+    radius = float(region.radius.max())
+    if region.norm != math.inf or bool((region.radius == radius).all()):  # one number, which more operators accept
+        return BoundedTensor(region.center, PerturbationLpNorm(norm=region.norm, eps=radius))
+    reach = region.reach.reshape(region.center.shape)
+    return perturbed_box(region.center - reach, region.center + reach, region.center)
 
-    center: Tensor
-    norm: float
-    radius: Tensor
 
-    @property
-    def dual_norm(self) -> float:
-        """q with 1/p + 1/q = 1."""
-        if self.norm == math.inf:
-            return 1.0
-        return math.inf if self.norm == 1 else self.norm / (self.norm - 1)
-
-    def hull(self) -> Any:
-        """The smallest box around the region, as a perturbed input of the host."""
-        if bool((self.radius == self.radius.max()).all()):  # one number, which more of the host's operators accept
-            return BoundedTensor(self.center, PerturbationLpNorm(norm=math.inf, eps=float(self.radius.max())))
-        reach = self.radius.expand(-1, self.center[0].numel()).reshape(self.center.shape)
-        perturbation = PerturbationLpNorm(norm=math.inf, x_L=self.center - reach, x_U=self.center + reach)
-        return BoundedTensor(self.center, perturbation)
-
-    def scaled(self, fraction: float) -> Any:
-        """The same region shrunk about its centre, as a perturbed input of the host.
-
-        Balls of a batch get the largest of their radii: the host takes one number per sample in some places, but not in
-        its convolutions.
-        """
-        shrunk = Region(self.center, self.norm, fraction * self.radius)
-        if self.norm == math.inf:
-            return shrunk.hull()
-        return BoundedTensor(self.center, PerturbationLpNorm(norm=self.norm, eps=float(shrunk.radius.max())))
+def perturbed_box(
+    lower: Tensor,  # shape: (b, *input_shape)
+    upper: Tensor,  # shape: (b, *input_shape)
+    center: Tensor | None = None,  # shape: (b, *input_shape)
+) -> Any:
+    """Boxes between exact ends as a perturbed input of the host; its value is `center`, by default the middle."""
+    center = lower + (upper - lower) / 2 if center is None else center
+    return BoundedTensor(center, PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,18 +65,13 @@ class Arguments:
     def for_host(self, hulls: Sequence[int] = ()) -> tuple[Any, ...]:
         """As the host takes them; the arguments at the positions `hulls` as boxes."""
         return tuple(
-            value if not isinstance(value, Region) else value.hull() if i in hulls else value.scaled(1.0)
+            value if not isinstance(value, Region) else perturbed(value.hull() if i in hulls else value)
             for i, value in enumerate(self.values)
         )
 
     def shrunk(self, fraction: float) -> Arguments:
         """All regions shrunk about their centres."""
-        return Arguments(
-            tuple(
-                replace(value, radius=fraction * value.radius) if isinstance(value, Region) else value
-                for value in self.values
-            )
-        )
+        return Arguments(tuple(value.shrunk(fraction) if isinstance(value, Region) else value for value in self.values))
 
     def joined(self) -> Region:
         """One region of the coordinates of all perturbed arguments together.
@@ -101,20 +79,7 @@ class Arguments:
         Raises:
             InputError: several regions that are not all boxes: they have no common norm.
         """
-        regions = self.regions
-        if len(regions) == 1:
-            return regions[0]
-        if any(region.norm != math.inf for region in regions):
-            norms = ", ".join(f"{region.norm:g}" for region in regions)
-            raise InputError(
-                f"The perturbed inputs have norms {norms}: a Lipschitz constant or output bound over several inputs "
-                "together needs boxes (norm inf); use `jacobian_bounds`, or perturb one of them."
-            )
-        return Region(
-            torch.cat([region.center.flatten(1) for region in regions], 1),
-            math.inf,
-            torch.cat([region.radius.expand(len(region.radius), region.center[0].numel()) for region in regions], 1),
-        )
+        return joined(self.regions)
 
 
 def read_arguments(x: Any) -> Arguments:

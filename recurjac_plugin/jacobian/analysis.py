@@ -16,16 +16,17 @@ from recurjac_plugin.gains.magnitude import magnitudes
 from recurjac_plugin.gains.undetermined import Evidence, Layer
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import Arguments, Region
+from recurjac_plugin.host.region import Arguments
 from recurjac_plugin.numerics.intervals import Intervals, intersection
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
+from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import Precision, host_precision
 from recurjac_plugin.preactivations.evidence import checked_evidence, derivative_ranges
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
-from recurjac_plugin.recursion.mccormick import Expansion, Reach, expansion
+from recurjac_plugin.recursion.mccormick import Expansion, expansion
 
 from .methods import Method, Rule
 
@@ -83,8 +84,7 @@ class Analysis:
         """What is known of the derivatives beyond their ranges, if the rule uses it."""
         if not self.rule.expanded:
             return None
-        reach = [Reach(each.radius, each.dual_norm, each.center[0].numel()) for each in self.arguments.regions]
-        return expansion(self.gains, self.graph, self.evidence, self.centers, reach)
+        return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
 
     @cached_property
     def jacobian(self) -> tuple[Tensor, Tensor]:

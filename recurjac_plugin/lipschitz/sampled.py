@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.problem import specification
-from recurjac_plugin.host.region import Region, read_region, require_alike
+from recurjac_plugin.host.region import read_region, require_alike
 from recurjac_plugin.host.state import preserved
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.region import Region
 
 _NORMS = (1.0, 2.0, math.inf)
 _FIRST, _LAST = 0.5, 0.02  # length of an ascent step at the beginning and at the end, in radii

@@ -10,6 +10,7 @@ before it asks for bounds of the Jacobian, whatever its method. From them the no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from recurjac_plugin.host.region import require_alike, require_full_type
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import (
     Precision,
     host_precision,
@@ -40,7 +42,7 @@ from recurjac_plugin.preactivations.defects import (
 from recurjac_plugin.preactivations.evidence import checked_evidence, derivative_ranges
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import Reach, expansion
+from recurjac_plugin.recursion.mccormick import expansion
 from recurjac_plugin.recursion.sums import upper_of_combinations
 
 from .jacobian_op import DEFAULT_METHOD, OPERATOR, jacobian
@@ -366,20 +368,20 @@ def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: s
     return _Bounds(*order.jacobian(), order)
 
 
-def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[Reach]:
+def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[Region]:
     """Where the inputs of the whole sub-graph lie: the model's own as they are, others in boxes."""
     found = []
     for name in plan.whole.inputs:
         center = plan.subgraph.graph.values[name].flatten(1)
         region = plan.subgraph.regions.get(name)
         if region is not None:
-            found.append(Reach(region.radius, region.dual_norm, center.shape[1]))
+            found.append(region)
         elif name in plan.subgraph.certain:
-            found.append(Reach(torch.zeros_like(center), 1.0, center.shape[1]))
+            found.append(Region(center, math.inf, torch.zeros_like(center)))
         else:
             low, high = (bound.reshape(center.shape) for bound in given[name])
             low, high = Evidence(low, high, precision.relative).widened(kinked=False)
-            found.append(Reach(torch.maximum(high - center, center - low), 1.0, center.shape[1]))
+            found.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
     return found
 
 

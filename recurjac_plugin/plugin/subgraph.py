@@ -18,7 +18,8 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.host.library import BoundedTensor
 from recurjac_plugin.host.read import HostGraph, plain_node, topological
-from recurjac_plugin.host.region import Region, read_region
+from recurjac_plugin.host.region import read_region
+from recurjac_plugin.numerics.region import Region
 
 # Their values depend on shapes alone, whatever they read; the host does not mark them as perturbed either.
 _CONSTANT = {"BoundShape", "BoundConstantOfShape"}

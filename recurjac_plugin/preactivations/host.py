@@ -14,9 +14,10 @@ from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.products import softmax_range
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from recurjac_plugin.host.read import HostGraph
-from recurjac_plugin.host.region import Arguments, Region
+from recurjac_plugin.host.region import Arguments
 from recurjac_plugin.host.state import keep_gradients, preserved
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.region import Region
 
 from .defects import another, host_precision, loses_norm, require_center_inside, require_sound, require_whole_logarithms
 

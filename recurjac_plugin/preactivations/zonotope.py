@@ -30,9 +30,9 @@ from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
 from recurjac_plugin.host.problem import read
-from recurjac_plugin.host.region import Region
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.region import Region
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
     for i in range(len(region.center)):
         values = {name: value[i : i + 1] for name, value in host_graph.values.items()}
         scales = {name: size[i % len(size)].unsqueeze(0) for name, size in sizes.items()}
-        one = Region(region.center[i : i + 1], region.norm, region.radius[i : i + 1])
+        one = region.part(slice(i, i + 1))
         found.append(_Zonotope(graph, values, scales, one, budget).bounds())
     return {
         name: (torch.cat([each[name][0] for each in found]), torch.cat([each[name][1] for each in found]))

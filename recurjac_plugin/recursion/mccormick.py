@@ -28,34 +28,10 @@ from recurjac_plugin.gains.undetermined import Evidence, Layer, intervals, large
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import FROM_CENTER, eps
 
 from .rules import Line, recurjac_linear
-
-
-@dataclass(frozen=True, eq=False)
-class Reach:
-    """How far the coordinates of one input are from the centre: a box, or an l_p ball.
-
-    Attributes:
-        radius: half side lengths, shape (b, columns), or the radius of a ball, (b, 1).
-        dual_norm: 1 for a box; q of a ball, 1/p + 1/q = 1.
-        columns: number of coordinates.
-    """
-
-    radius: Tensor
-    dual_norm: float
-    columns: int
-
-    def of(
-        self,
-        slopes: Tensor,  # shape: (b, m, columns)
-    ) -> Tensor:
-        """The largest ``slopes (x - x0)``: (b, m)."""
-        if self.dual_norm == 1:
-            radius = self.radius.expand(len(self.radius), self.columns)
-            return (slopes.abs() @ radius.unsqueeze(2)).squeeze(2)
-        return torch.linalg.vector_norm(slopes, ord=self.dual_norm, dim=2) * self.radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +61,7 @@ class Expansion:
     gains: Gains
     changes: Mapping[str, Relaxation]
     curves: Mapping[str, Curve]
-    inputs: Sequence[Reach]
+    inputs: Sequence[Region]
 
     @property
     def width(self) -> int:
@@ -120,7 +96,9 @@ class Expansion:
             if (layer, INPUT) in self.gains.blocks:
                 on_input = on_input + on_t @ self.gains.blocks[layer, INPUT]
         parts = on_input.split([each.columns for each in self.inputs], 2)
-        return total + torch.stack([each.of(part) for each, part in zip(self.inputs, parts, strict=True)]).sum(0)
+        return total + torch.stack([each.concretize(part) for each, part in zip(self.inputs, parts, strict=True)]).sum(
+            0
+        )
 
 
 def expansion(
@@ -128,7 +106,7 @@ def expansion(
     graph: Graph,
     evidence: Mapping[str, Evidence],
     values: Mapping[str, Tensor],
-    inputs: Sequence[Reach],
+    inputs: Sequence[Region],
 ) -> Expansion | None:
     """Relax all activations of a network, or as many as have nothing but activations before them.
 

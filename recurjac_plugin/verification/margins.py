@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.rounding import PROOF
 from recurjac_plugin.properties.spec import Box
@@ -117,7 +117,7 @@ def box_region(box: Box, input_shape: tuple[int, ...], dtype: torch.dtype, devic
     """
     shape = (1, *input_shape)
     low, high = (torch.from_numpy(end).to(device, dtype).reshape(shape) for end in rounded_outward(box, dtype))
-    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+    return perturbed_box(low, high)
 
 
 def rounded_outward(box: Box, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:

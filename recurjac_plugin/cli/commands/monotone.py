@@ -163,7 +163,7 @@ def _spanned(x: Any, feature: _Feature | None) -> Any:
         return x
     import torch
 
-    from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
+    from recurjac_plugin.host.region import perturbed_box
 
     center, ptb = x.detach().as_subclass(torch.Tensor), x.ptb
     low, high = (center - ptb.eps, center + ptb.eps) if ptb.x_L is None else (ptb.x_L.clone(), ptb.x_U.clone())
@@ -172,7 +172,7 @@ def _spanned(x: Any, feature: _Feature | None) -> Any:
         flat[feature.index] = value
         if (float(flat[feature.index]) - value) * outward < 0:  # rounding must not cut off an end of the range
             flat[feature.index] = torch.nextafter(flat[feature.index], flat.new_tensor(outward))
-    return BoundedTensor(low + (high - low) / 2, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+    return perturbed_box(low, high)
 
 
 def _reports(
