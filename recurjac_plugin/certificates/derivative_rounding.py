@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.undetermined import Evidence, classify
+from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.graph import build_graph
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
@@ -42,7 +42,7 @@ def unit_of_rounding(
     largest = {}
     for factor in graph.factors:
         values = [host_graph.values[each.name].reshape(count, *each.shape) for each in factor.reads]
-        layer = classify(factor, [Evidence(value, value, eps) for value in values])
+        layer = classify(factor, [PreactivationBounds(value, value, eps) for value in values])
         ends = layer.dense(count, torch.Size(factor.shape).numel())
         largest[factor.name] = torch.maximum(*(end.abs() for end in ends)).reshape(count, *factor.shape)
     found = []

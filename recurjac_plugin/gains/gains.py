@@ -29,7 +29,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.numerics.memory import each_chunk, memory_of
 
-from .relevance import relevant
+from .paths import on_uncut_paths
 from .undetermined import Layer
 
 ROWS = "rows"
@@ -149,7 +149,7 @@ def compute_gains(
     chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
     per_row = batch * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
     share = memory_budget // (len(graph.factors) + 1)  # of the rows of one layer, for the backward pass
-    known = relevant(graph, derivatives, rows)
+    known = on_uncut_paths(graph, derivatives, rows)
     require_room_for_gains(graph, known, rows)
     pulls = Pull(graph, known)
     blocks: dict[Key, Tensor] = {}

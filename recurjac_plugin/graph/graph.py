@@ -20,7 +20,7 @@ from .fusions import fused
 from .linear_maps import Broadcast
 from .node import Node
 from .operators import OPERATORS, Refusal
-from .products import MULTIVARIATE, expand, multiplies
+from .products import PRODUCTS, expand, multiplies
 from .steps import ActivationFactor, FactorStep, LinearStep, Read, Step
 
 
@@ -108,7 +108,7 @@ def build_graph(
                     continue
             steps.append(step)
     if offenders:
-        kinds = {*OPERATORS, *ACTIVATIONS, *MULTIVARIATE}
+        kinds = {*OPERATORS, *ACTIVATIONS, *PRODUCTS}
         raise UnsupportedError(
             "The network",
             offenders,

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.gains.gains import compute_gains
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.host.library import Bound, LinearBound, Patches, bound_op_map
 from recurjac_plugin.host.misread import require_read_right
@@ -349,7 +349,7 @@ def _same(first: Any, second: Any) -> bool:
 
 def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: str) -> _Bounds:
     graph, rows = plan.graph, plan.rows
-    sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
+    sizes = term_sizes(plan.whole, plan.subgraph.graph.values, precision.least)
     evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
     derivatives = derivative_ranges(graph, evidence)
     does, budget = parse(rule).does, memory_budget(None, rows.device)
@@ -380,7 +380,7 @@ def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[
             found.append(Region(center, math.inf, torch.zeros_like(center)))
         else:
             low, high = (bound.reshape(center.shape) for bound in given[name])
-            low, high = Evidence(low, high, precision.relative).widened(kinked=False)
+            low, high = PreactivationBounds(low, high, precision.relative).widened(kinked=False)
             found.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
     return found
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
@@ -65,7 +65,7 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
             "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
         )
     budget = chosen_budget(memory_budget, arguments.reference.device)
-    sizes = magnitudes(graph, host_graph.values)
+    sizes = term_sizes(graph, host_graph.values)
     region = arguments.joined()
     found = []
     for i in range(len(region.center)):
@@ -150,7 +150,7 @@ class _Zonotope:
         assert isinstance(step.factor, ActivationFactor)
         name = step.reads[0].name
         size = self.sizes[self.graph.stands_for[name]]
-        evidence = Evidence(*bounds, torch.finfo(columns.dtype).eps, size)
+        evidence = PreactivationBounds(*bounds, torch.finfo(columns.dtype).eps, size)
         low, high = evidence.widened(kinked=True)
         below, above = (
             step.factor.activation.derivative(torch.full_like(low, side), step.factor.parameters)

@@ -17,7 +17,7 @@ from recurjac_plugin.graph.steps import FactorStep
 from .undetermined import Layer
 
 
-def relevant(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> dict[str, Layer]:
+def on_uncut_paths(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> dict[str, Layer]:
     """The layers without the neurons that have no part in the Jacobian of any region.
 
     Args:

@@ -17,7 +17,7 @@ from recurjac_plugin.graph.steps import FactorStep
 
 
 @torch.no_grad()
-def magnitudes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
+def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
     """Sums of absolute terms at every step.
 
     Args:
