@@ -26,7 +26,8 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import ancestors, backward, pull
 from recurjac_plugin.numerics.memory import each_chunk, memory_of
 
 from .paths import on_uncut_paths
@@ -186,14 +187,14 @@ class Pull:
 
     def __init__(self, graph: Graph, derivatives: Mapping[str, Layer]) -> None:
         self.graph, self.derivatives = graph, derivatives
-        self.position = {step.name: i for i, step in enumerate(graph.steps)}
 
     def units(self, start: str, index: Tensor, like: Tensor) -> dict[str, Tensor]:
         """Pull the unit rows at `index`, shape (b or 1, u), of the flattened output of `start`."""
         batch, count = index.shape
         flat = index.reshape(-1)
-        step = self.graph.steps[self.position[start]] if start in self.position else None
-        if step is not None and not isinstance(step, FactorStep) and len(step.sources) == 1:
+        place = self.graph.position.get(start, -1)
+        step = self.graph.steps[place] if place >= 0 else None
+        if isinstance(step, LinearStep) and len(step.sources) == 1:
             source, linear = step.sources[0]
             return self(source, linear.pull_units(flat, like).reshape(batch, count, *linear.input_shape))
         shape = self.graph.shapes[start]
@@ -204,38 +205,26 @@ class Pull:
         """Pull rows of shape (b or 1, r, *shape) given at `start`.
 
         Returns:
-            For each layer met, the rows' entries at its undetermined neurons, and for `INPUT` at the input.
+            For each layer met, the rows' entries at its undetermined neurons, (b or 1, r, u), and for `INPUT` those at
+            the input, (b or 1, r, columns).
         """
-        pending = {start: rows}
-        found: dict[str, Tensor] = {}
+        entries: dict[str, Tensor] = {}
 
-        def pass_on(name: str, value: Tensor) -> None:
-            pending[name] = pending[name] + value if name in pending else value
+        def through_layer(step: FactorStep, value: Tensor) -> Tensor | None:
+            layer = self.derivatives[step.name]
+            if layer.count:
+                entries[step.name] = layer.select(value.flatten(2))
+            return None if layer.stable is None else value * layer.stable.reshape(-1, 1, *value.shape[2:])
 
-        for step in reversed(self.graph.steps[: self.position.get(start, -1) + 1]):
-            value = pending.pop(step.name, None)
-            if value is None:
-                continue
-            if isinstance(step, FactorStep):
-                layer = self.derivatives[step.name]
-                if layer.count:
-                    found[step.name] = layer.select(value.flatten(2))
-                if layer.stable is not None:
-                    pass_on(step.source, value * layer.stable.reshape(-1, 1, *value.shape[2:]))
-                continue
-            batch, count = value.shape[:2]
-            flat = value.flatten(0, 1)
-            for source, linear in step.sources:
-                pass_on(source, linear.pull(flat).reshape(batch, count, *linear.input_shape))
-        arrived = [pending.get(name) for name in self.graph.inputs]
-        like = next((value for value in arrived if value is not None), None)
-        if like is not None:
+        arrived = backward(self.graph, start, rows, through_layer, pull)
+        if arrived:
+            like = next(iter(arrived.values()))
             parts = [
-                like.new_zeros(*like.shape[:2], *self.graph.shapes[name]) if value is None else value
-                for name, value in zip(self.graph.inputs, arrived)
+                arrived[name] if name in arrived else like.new_zeros(*like.shape[:2], *self.graph.shapes[name])
+                for name in self.graph.inputs
             ]
-            found[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
-        return found
+            entries[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
+        return entries
 
 
 def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> None:
@@ -249,9 +238,14 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
     Raises:
         InputError: they are.
     """
-    needed, room = gains_size(graph, derivatives, rows) * rows.element_size(), memory_of(rows.device)
-    if room is not None and needed > room:
-        count = sum(derivatives[step.name].count for step in graph.factors)
+    room = memory_of(rows.device)
+    layers = [derivatives[step.name] for step in graph.factors]
+    count = sum(layer.count for layer in layers)
+    at_most = (rows.shape[1] + sum(layer.index.numel() for layer in layers)) * (count + graph.columns)
+    if room is None or at_most * rows.element_size() <= room:
+        return
+    needed = gains_size(graph, derivatives, rows) * rows.element_size()
+    if needed > room:
         raise InputError(
             f"Over this region {count} derivatives are uncertain, and the gains between them would take "
             f"{needed / 1e9:.0f} GB where `{rows.device}` has {room / 1e9:.0f} GB: bound a smaller region, start from "
@@ -260,22 +254,23 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
 
 
 def gains_size(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> int:
-    """The least number of elements of all gains: exact for one region, too small where regions differ."""
-    counts = {step.name: derivatives[step.name].count for step in graph.factors}
-    position = {step.name: i for i, step in enumerate(graph.steps)}
+    """The least number of elements of all gains: exact for one region, too small where regions differ.
 
-    def met(start: str) -> int:
-        """Number of undetermined neurons and input coordinates that rows at a step are pulled back to."""
-        pending, found = {start}, 0
-        for step in reversed(graph.steps[: position.get(start, -1) + 1]):
-            if step.name not in pending:
-                continue
-            if isinstance(step, FactorStep):
-                found += counts[step.name]
-                pending |= {step.source} if derivatives[step.name].stable is not None else set()
-            else:
-                pending |= {source for source, _ in step.sources}
-        return found + (graph.columns if pending & set(graph.inputs) else 0)
+    It is ``k n(output) + sum over the layers l of b_l u_l n(l)``, where ``n(l)`` counts the undetermined neurons of the
+    layers, and the input coordinates, that rows at the layer's pre-activations are pulled back to, ``u_l`` are the
+    layer's own, and ``b_l`` is b, or 1 where they are the same in all regions.
 
-    layers = ((len(derivatives[step.name].index), counts[step.name], step.source) for step in graph.factors)
-    return rows.shape[1] * met(graph.output) + sum(batch * count * met(source) for batch, count, source in layers)
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every factor step.
+        rows: what is differentiated, shape (b, k, *output_shape).
+    """
+
+    def columns_from(start: str) -> int:
+        met = ancestors(graph, start, lambda step: derivatives[step.name].stable is not None)
+        neurons = sum(derivatives[step.name].count for step in graph.factors if step.name in met)
+        return neurons + (0 if met.isdisjoint(graph.inputs) else graph.columns)
+
+    return rows.shape[1] * columns_from(graph.output) + sum(
+        derivatives[step.name].index.numel() * columns_from(step.source) for step in graph.factors
+    )

@@ -10,7 +10,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from recurjac_plugin.activations.activation import Activation
 from recurjac_plugin.numerics.intervals import Interval
@@ -87,6 +90,21 @@ class LinearStep:
     name: str
     shape: Shape
     sources: tuple[tuple[str, LinearMap], ...]
+
+    @property
+    def absolute_maps(self) -> tuple[LinearMap, ...]:
+        """The maps with the absolute values of their matrices' entries, in the order of the sources.
+
+        They are made once, unless gradients are to pass through the absolute values.
+        """
+        return self._absolute_maps() if torch.is_grad_enabled() else self._constant_absolute_maps
+
+    @cached_property
+    def _constant_absolute_maps(self) -> tuple[LinearMap, ...]:
+        return self._absolute_maps()
+
+    def _absolute_maps(self) -> tuple[LinearMap, ...]:
+        return tuple(linear.absolute() for _, linear in self.sources)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from recurjac_plugin.gains.gains import compute_gains
 from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.sweeps import seen_from
 from recurjac_plugin.host.library import Bound, LinearBound, Patches, bound_op_map
 from recurjac_plugin.host.misread import require_read_right
 from recurjac_plugin.host.read import HostGraph, topological
@@ -218,7 +219,7 @@ class BoundRecurJacobian(Bound):
             size = output[0].numel()
             eye = torch.eye(size, dtype=output.dtype, device=output.device)
             rows = eye.expand(len(output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
-            self._plan = _Plan(subgraph, whole, whole.seen_from(self.inputs[1].name), rows)
+            self._plan = _Plan(subgraph, whole, seen_from(whole, self.inputs[1].name), rows)
         return self._plan
 
     def require_supported(self) -> None:

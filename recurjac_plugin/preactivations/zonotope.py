@@ -15,7 +15,6 @@ Source: Singh et al.: Fast and Effective Robustness Certification, NeurIPS 2018 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,8 @@ from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
-from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
@@ -92,33 +92,30 @@ class _Zonotope:
     def bounds(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Bounds of what the activations read, by name, (1, *shape) each."""
         (start,) = self.graph.inputs
-        columns = {start: self._units(self.graph.shapes[start])}
-        left = Counter(source for step in self.graph.steps for source in _sources(step))
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        bounds: dict[str, tuple[Tensor, Tensor]] = {}
         count = 1 + self.region.center.numel()
 
-        def taken(name: str) -> Tensor:
-            left[name] -= 1
-            return columns[name] if left[name] else columns.pop(name)
+        def activated(step: FactorStep, columns: Tensor) -> Tensor | None:
+            nonlocal count
+            name = step.reads[0].name
+            bounds[name] = self._bounds(name, columns)
+            if step.name == self.graph.output:
+                return None
+            columns = self._activated(step, columns, bounds[name], count)
+            count = len(columns)  # the columns of other branches are other columns
+            return columns
 
-        for step in self.graph.steps:
-            if isinstance(step, FactorStep):
-                name = step.reads[0].name
-                found[name] = self._bounds(name, columns[step.source])
-                source = taken(step.source)
-                if left[step.name]:
-                    columns[step.name] = self._activated(step, source, found[name], count)
-                    count = len(columns[step.name])  # the columns of other branches are other columns
-                continue
-            if not left[step.name]:
-                continue  # the output: nothing behind it asks for bounds
-            parts = [self._pushed(linear, taken(source)) for source, linear in step.sources]
+        def summed(step: LinearStep, arrived: Arrived[Tensor]) -> Tensor:
+            parts = [self._pushed(step.sources[i][1], columns) for i, columns in arrived]
             total = max(parts, key=len)
             for part in parts:
                 if part is not total:
                     total[: len(part)] += part
-            columns[step.name] = total
-        return found
+            return total
+
+        # Nobody asks for bounds at the output, so nothing is kept.
+        forward(self.graph, {start: self._units(self.graph.shapes[start])}, activated, summed, keep=())
+        return bounds
 
     def _units(self, shape: tuple[int, ...]) -> Tensor:
         """The input's columns: (1 + columns, *shape)."""
@@ -168,7 +165,3 @@ class _Zonotope:
         new = columns.new_zeros(count - len(columns) + len(where), crossing.numel())
         new[count - len(columns) :].scatter_(1, where.unsqueeze(1), error.flatten()[where].unsqueeze(1))
         return torch.cat((changed, new.reshape(-1, *columns.shape[1:])))
-
-
-def _sources(step: Any) -> list[str]:
-    return [step.source] if isinstance(step, FactorStep) else [source for source, _ in step.sources]
