@@ -41,8 +41,9 @@ def _on_path(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> di
         lower, upper = derivatives[step.name].dense(batch, torch.Size(step.shape).numel())
         alive[step.name] = ((lower != 0) | (upper != 0)).to(rows.dtype).reshape(batch, *step.shape)
     inputs = {name: rows.new_ones(batch, *graph.shapes[name]) for name in graph.inputs}
-    from_input = forward(graph, inputs, times(alive), push_pattern, alive)
-    from_rows = backward(graph, graph.output, rows.abs().sum(1), times(alive), pull_pattern, keep=alive)
+    through_alive = times(alive)
+    from_input = forward(graph, inputs, through_alive, push_pattern, alive)
+    from_rows = backward(graph, graph.output, rows.abs().sum(1), through_alive, pull_pattern, keep=alive)
     on_path = {}
     for name in alive:
         layer = derivatives[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Layer:
     upper: Tensor
     stable: Tensor | None
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Largest number of undetermined neurons in one region."""
         return self.index.shape[1]

@@ -144,7 +144,7 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
             parameters["slope"] = node.constants[1]  # PReLU: the only activation with a second input
         reads = (Read(node.inputs[0], shape),)
         return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, ActivationFactor(activation, parameters)),)
-    if multiplies(node):
+    if node.kind in PRODUCTS and multiplies(node):
         return expand(node, same_as)
     rule = OPERATORS.get(node.kind)
     if rule is None:

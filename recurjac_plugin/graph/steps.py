@@ -63,7 +63,7 @@ class ActivationFactor(Factor):
     activation: Activation
     parameters: Mapping[str, Any]
 
-    @property
+    @cached_property
     def kinked(self) -> bool:  # type: ignore[override]
         """Whether the function has kinks."""
         return self.activation.has_kinks(self.parameters)
@@ -91,20 +91,11 @@ class LinearStep:
     shape: Shape
     sources: tuple[tuple[str, LinearMap], ...]
 
-    @property
-    def absolute_maps(self) -> tuple[LinearMap, ...]:
-        """The maps with the absolute values of their matrices' entries, in the order of the sources.
-
-        They are made once, unless gradients are to pass through the absolute values.
-        """
-        return self._absolute_maps() if torch.is_grad_enabled() else self._constant_absolute_maps
-
     @cached_property
-    def _constant_absolute_maps(self) -> tuple[LinearMap, ...]:
-        return self._absolute_maps()
-
-    def _absolute_maps(self) -> tuple[LinearMap, ...]:
-        return tuple(linear.absolute() for _, linear in self.sources)
+    def absolute_maps(self) -> tuple[LinearMap, ...]:
+        """The maps with the absolute values of their matrices' entries: made once, as constants without gradients."""
+        with torch.no_grad():
+            return tuple(linear.absolute() for _, linear in self.sources)
 
 
 @dataclass(frozen=True, eq=False)

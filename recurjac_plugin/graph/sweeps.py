@@ -36,6 +36,7 @@ from dataclasses import replace
 from itertools import repeat
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from .graph import Graph
@@ -160,7 +161,7 @@ def pull_absolute(
     rows: Tensor,  # shape: (*lead, *step.shape)
 ) -> Iterator[Tensor]:
     """``|W|^T v`` of every map W of a step, each of shape (*lead, *input_shape)."""
-    return _pulled(step.absolute_maps, rows, len(step.shape))
+    return _pulled(_absolute_maps(step), rows, len(step.shape))
 
 
 def pull_pattern(
@@ -192,7 +193,7 @@ def push_absolute(
     arrived: Arrived[Tensor],  # shape of each: (*lead, *input_shape)
 ) -> Tensor:
     """``sum_i |W_i| v_i`` over the sources of a step that values arrived from, of shape (*lead, *step.shape)."""
-    return _pushed(step.absolute_maps, arrived, step)
+    return _pushed(_absolute_maps(step), arrived, step)
 
 
 def push_pattern(
@@ -212,6 +213,11 @@ def _pushed(maps: Sequence[LinearMap], arrived: Arrived[Tensor], step: LinearSte
         total = pushed if total is None else total + pushed
     assert total is not None  # a step that nothing arrives at is left out
     return total
+
+
+def _absolute_maps(step: LinearStep) -> Sequence[LinearMap]:
+    # Kept only where no gradients are to pass through the absolute values.
+    return [linear.absolute() for _, linear in step.sources] if torch.is_grad_enabled() else step.absolute_maps
 
 
 # What depends on what
