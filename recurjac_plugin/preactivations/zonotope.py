@@ -30,6 +30,7 @@ from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
+from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
@@ -136,7 +137,7 @@ class _Zonotope:
     def _pushed(self, linear: LinearMap, columns: Tensor) -> Tensor:
         """A linear map of all columns, in chunks; always a tensor of its own."""
         largest = max(columns[0].numel(), torch.Size(linear.output_shape).numel())
-        chunk = max(1, self.memory_budget // (4 * largest * columns.element_size()))
+        chunk = chunk_size(self.memory_budget, 4 * largest, columns)
         result = columns.new_empty(len(columns), *linear.output_shape)
         for start in range(0, len(columns), chunk):
             result[start : start + chunk] = linear.push(columns[start : start + chunk])

@@ -23,7 +23,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull, pull_absolute, push, push_absolute
 from recurjac_plugin.numerics.intervals import Interval, require_numbers
-from recurjac_plugin.numerics.memory import each_chunk
+from recurjac_plugin.numerics.memory import chunk_size, each_chunk
 
 CenterRadius = tuple[Tensor, Tensor]
 """An interval ``[center - radius, center + radius]``, both of shape (b, r, *shape)."""
@@ -75,7 +75,7 @@ class IntervalArithmetic:
 
     def _chunk(self) -> int:
         largest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
-        return max(1, self.memory_budget // (8 * len(self.rows) * largest * self.rows.element_size()))
+        return chunk_size(self.memory_budget, 8 * len(self.rows) * largest, self.rows)
 
     def _pulled(self, rows: Tensor) -> Interval:
         """Bounds of the derivatives of rows, shape (b, k, *output_shape), by the input: (b, k, columns) each."""
