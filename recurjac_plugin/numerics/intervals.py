@@ -10,7 +10,6 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError, RecurJacError
 from recurjac_plugin.numerics.rounding import CONTRADICTION
 
-
 Interval = tuple[Tensor, Tensor]
 """Lower and upper bounds, both of shape (b, *shape)."""
 
