@@ -233,7 +233,8 @@ class RefiningBounder(Bounder):
         output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        found = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
+        region = Region(self.shaped(boxes.center), math.inf, radius)
+        found = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
         offset = found.offset - self.rows.b
         lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)
@@ -258,7 +259,7 @@ class RefiningBounder(Bounder):
             rows=_gathered(C, rows),
             evidence={},
             centers={},
-            rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
+            rule=replace(self.rule.does, planes=False),  # lines of kinks have no slopes
             order="backward",
             shift=0,
             memory_budget=self.memory_budget,

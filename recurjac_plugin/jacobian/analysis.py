@@ -23,10 +23,11 @@ from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import Precision, host_precision
 from recurjac_plugin.preactivations.evidence import checked_evidence, derivative_ranges
 from recurjac_plugin.preactivations.host import host_bounds
-from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
-from recurjac_plugin.recursion.mccormick import Expansion, expansion
+from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
+from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
+from recurjac_plugin.recursion.order import Order
 
 from .methods import Method, Rule
 
@@ -80,11 +81,11 @@ class Analysis:
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
     @cached_property
-    def expansion(self) -> Expansion | None:
+    def relaxation(self) -> NetworkRelaxation | None:
         """What is known of the derivatives beyond their ranges, if the rule uses it."""
-        if not self.rule.expanded:
+        if not self.rule.planes:
             return None
-        return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
+        return relax_network(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
 
     @cached_property
     def jacobian(self) -> tuple[Tensor, Tensor]:
@@ -106,19 +107,19 @@ class Analysis:
         return (self._forward if self.order == "forward" else self._backward).upper_of_sum(weights)
 
     @cached_property
-    def _backward(self) -> BackwardOrder | IntervalArithmetic:
+    def _backward(self) -> Order:
         if self.rule.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.rule.upper_line, self.memory_budget, self.expansion)
+        return backward_order(self.gains, self.rule.upper_line, self.memory_budget, self.relaxation)
 
     @cached_property
-    def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
+    def _forward(self) -> Order:
         line = self.rule.upper_line
         if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
             return shifted_forward_order(self.graph, self.derivatives, self.rows, line, self.memory_budget)
-        return ForwardOrder(self.gains, line, self.memory_budget, self.expansion)
+        return ForwardOrder(self.gains, line, self.memory_budget, self.relaxation)
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)

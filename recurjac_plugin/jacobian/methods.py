@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recurjac_plugin.errors import MethodError
-from recurjac_plugin.recursion.rules import UpperLine, recurjac, recurjac_linear
+from recurjac_plugin.recursion import rules
+from recurjac_plugin.recursion.rules import recurjac, recurjac_linear
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,19 @@ class Rule:
     Attributes:
         upper_line: what replaces the product of its derivative and what lies behind it; None is interval arithmetic
             everywhere.
-        expanded: whether derivatives of smooth activations are put between lines in the pre-activations, too.
+        planes: whether it is a plane in the gradient and the pre-activation where the derivative is smooth.
         chords: whether the sum of a row's absolute entries takes a chord for an entry of unknown sign.
     """
 
-    upper_line: UpperLine | None
-    expanded: bool = False
+    upper_line: rules.Rule | None
+    planes: bool = False
     chords: bool = False
 
 
 RULES: dict[str, Rule] = {
     "RecurJac": Rule(recurjac),
     "RecurJac-Linear": Rule(recurjac_linear, chords=True),
-    "RecurJac-McCormick": Rule(recurjac_linear, expanded=True, chords=True),
+    "RecurJac-McCormick": Rule(recurjac_linear, planes=True, chords=True),
     "Fast-Lip": Rule(None),
 }
 """The rules by their names, as documented."""

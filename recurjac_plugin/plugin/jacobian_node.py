@@ -4,7 +4,7 @@ It reads y and x and, besides them, the nodes between them whose bounds decide t
 before it asks for bounds of the Jacobian, whatever its method. From them the node answers
 
 * interval arithmetic with bounds of every entry, by RecurJac on the sub-graph from x to y, and
-* CROWN with bounds of the linear combinations of entries that arrive from behind (`combinations`), which are tighter
+* CROWN with bounds of the linear combinations of entries that arrive from behind (`sums`), which are tighter
   than combinations of bounds: a row sum with signs is one column pushed once.
 """
 
@@ -43,8 +43,8 @@ from recurjac_plugin.preactivations.defects import (
 from recurjac_plugin.preactivations.evidence import checked_evidence, derivative_ranges
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import expansion
-from recurjac_plugin.recursion.sums import upper_of_combinations
+from recurjac_plugin.recursion.mccormick import relax_network
+from recurjac_plugin.recursion.sums import upper_of_sums
 
 from .jacobian_op import DEFAULT_METHOD, OPERATOR, jacobian
 from .subgraph import Subgraph, between, evaluate, label, read_between
@@ -118,9 +118,9 @@ class _Bounds:
             return plain
         chosen = coefficients.index_select(1, several)
         if above:
-            tight = torch.minimum(plain.index_select(1, several), upper_of_combinations(self.order, chosen))
+            tight = torch.minimum(plain.index_select(1, several), upper_of_sums(self.order, chosen))
         else:
-            tight = torch.maximum(plain.index_select(1, several), -upper_of_combinations(self.order, -chosen))
+            tight = torch.maximum(plain.index_select(1, several), -upper_of_sums(self.order, -chosen))
         return plain.index_copy(1, several, tight)
 
 
@@ -153,7 +153,7 @@ class BoundRecurJacobian(Bound):
 
     def _wanted(self, plan: _Plan) -> set[str]:
         """Names of the nodes that must have bounds."""
-        return plan.reads | plan.starts if parse(self.rule).does.expanded and plan.closed else plan.reads
+        return plan.reads | plan.starts if parse(self.rule).does.planes and plan.closed else plan.reads
 
     def read_by(self) -> None:
         """Make everything that the derivatives can depend on an input, so that the host bounds it."""
@@ -359,9 +359,10 @@ def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: s
         order = IntervalArithmetic(graph, derivatives, rows, budget)
     else:
         known = None
-        if does.expanded and plan.closed:
+        if does.planes and plan.closed:
             gains = compute_gains(plan.whole, derivatives, rows, budget)
-            known = expansion(gains, plan.whole, evidence, plan.subgraph.graph.values, _reach(plan, given, precision))
+            values, inputs = plan.subgraph.graph.values, _reach(plan, given, precision)
+            known = relax_network(gains, plan.whole, evidence, values, inputs)
             gains = gains.of_columns(graph.columns)
         else:
             gains = compute_gains(graph, derivatives, rows, budget)

@@ -22,7 +22,7 @@ from recurjac_plugin.plugin.jacobian_node import nodes_of
 from recurjac_plugin.plugin.jacobian_op import OPERATOR
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.rules import recurjac_linear
-from recurjac_plugin.recursion.sums import upper_of_combinations
+from recurjac_plugin.recursion.sums import upper_of_sums
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -341,8 +341,8 @@ def test_combinations_over_rows_are_tighter_than_sums_of_rows():
     gains = Gains(("a",), {"a": layer}, {(ROWS, "a"): rows, ("a", INPUT): one}, 1, 2, 1, one)
     order = backward_order(gains, recurjac_linear, 2**20)
     coefficients = torch.tensor([[[[1.0], [1.0]], [[1.0], [-1.0]], [[2.0], [0.0]]]], dtype=torch.float64)
-    assert upper_of_combinations(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]
-    assert upper_of_combinations(order, -coefficients).tolist() == [[0.0, 0.0, 0.0]]
+    assert upper_of_sums(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]
+    assert upper_of_sums(order, -coefficients).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_torch_computes_it_differentiably():
