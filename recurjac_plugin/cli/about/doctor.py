@@ -9,8 +9,7 @@ from typing import Any
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.streams import open_streams
 
-# Distribution -> what it is needed for.
-_PACKAGES = {
+_PACKAGES = {  # distribution -> what it is needed for
     "torch": "everything",
     "numpy": "everything",
     "onnx": "ONNX networks",
@@ -73,7 +72,7 @@ def _package(name: str) -> dict[str, Any]:
         from packaging.requirements import Requirement
 
         if not Requirement(wanted).specifier.contains(version, prereleases=True):
-            return _row(name, version, needed, f"{version} does not fit. Install `pip install '{wanted}'`.")
+            return _row(name, version, needed, f"{version} does not fit. Replace it with `pip install '{wanted}'`.")
     return _row(name, version, needed, None)
 
 
