@@ -42,7 +42,8 @@ def test_arrows_do_not_cross_where_they_need_not():
     def folder(name, *stands_on):
         return Folder(name, 1, "", frozenset(stands_on), frozenset(stands_on), 0)
 
-    known = {name: folder(name, *below) for name, below in dict(c="", b="", a="", m="b", e="ac", d="am").items()}
+    arrows = {"c": "", "b": "", "a": "", "m": "b", "e": "ac", "d": "am"}
+    known = {name: folder(name, *below) for name, below in arrows.items()}
     rows, edges = rows_and_edges(known)
     assert [sorted(row) for row in rows] == [["a", "b", "c"], ["d to a on 1", "e", "m"], ["d"]]
     assert cost(rows, edges)[0] > 0
