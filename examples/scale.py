@@ -99,7 +99,7 @@ def costs(model: BoundedModule, x: BoundedTensor) -> tuple[dict[str, Cost], int]
     gains, cost = measured(lambda: bounded.gains)
     found, constants = {"CROWN": bounds, "gains": cost}, {}
     for method in METHODS:
-        analysis = replace(bounded, rule=parse(method).does)
+        analysis = replace(bounded, treatment=parse(method).treatment)
         vars(analysis)["gains"] = gains  # so that they are not part of the pass
         constants[method], found[method] = measured(partial(_constant, analysis, method))
     assert constants["RecurJac-Linear"] <= constants["RecurJac"] * 1.001 <= constants["Fast-Lip"] * 1.002

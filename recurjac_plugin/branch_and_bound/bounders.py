@@ -85,8 +85,8 @@ class Bounder(abc.ABC):
         self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
         # Where a method has no Jacobian of its own, the tighter rule decides about cuts.
         cuts = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
-        self.rule = method if method.rule is not None else cuts
-        self.uses_jacobian = method.rule is not None or branching == "jacobian"
+        self.rule = method if method.bounds_jacobian else cuts
+        self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
     @abc.abstractmethod
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
@@ -258,7 +258,7 @@ class RefiningBounder(Bounder):
             rows=_gathered(C, rows),
             evidence={},
             centers={},
-            rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
+            treatment=replace(self.rule.treatment, derivative_lines=False),  # lines of kinks have no slopes
             order="backward",
             shift=0,
             memory_budget=self.memory_budget,

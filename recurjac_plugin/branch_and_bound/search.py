@@ -164,7 +164,7 @@ class Search:
         radius = (found.upper - found.lower) / 2
         analysis = bounds.part(found.at, wanted)
         jacobian = torch.stack(analysis.jacobian)
-        if self.bounder.method.rule is not None:
+        if self.bounder.method.bounds_jacobian:
             better = mean_value(analysis, self.bounder.method)
             better = torch.where(better.isfinite(), better, -math.inf)
             lower = torch.maximum(found.bounds, torch.full_like(found.bounds, -math.inf).scatter(1, wanted, better))

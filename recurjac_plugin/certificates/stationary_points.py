@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
-from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
 
@@ -74,8 +74,7 @@ def stationary_free_radius(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
-    parsed, points = parse(method), balls(x0, norm, clip)
-    _ = parsed.does  # refuses methods of the host alone
+    parsed, points = parse_jacobian_method(method), balls(x0, norm, clip)
     search = Search(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)
     batch, count = rows.shape[:2]

@@ -28,7 +28,7 @@ from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from recurjac_plugin.recursion.mccormick import Expansion, expansion
 
-from .methods import Method, Rule
+from .methods import Method, Treatment
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
@@ -45,7 +45,7 @@ class Analysis:
         rows: what is differentiated, shape (b, k, *output_shape).
         evidence: bounds of what the factors depend on, by the names of the nodes read.
         centers: their values at the centres of the regions.
-        rule: what happens at an undetermined neuron.
+        treatment: what happens at an undetermined neuron.
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
@@ -58,7 +58,7 @@ class Analysis:
     rows: Tensor
     evidence: Mapping[str, Evidence]
     centers: Mapping[str, Tensor]
-    rule: Rule
+    treatment: Treatment
     order: str
     shift: int
     memory_budget: int
@@ -81,8 +81,8 @@ class Analysis:
 
     @cached_property
     def expansion(self) -> Expansion | None:
-        """What is known of the derivatives beyond their ranges, if the rule uses it."""
-        if not self.rule.expanded:
+        """What is known of the derivatives beyond their ranges, if the method uses it."""
+        if not self.treatment.derivative_lines:
             return None
         return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
 
@@ -107,13 +107,13 @@ class Analysis:
 
     @cached_property
     def _backward(self) -> BackwardOrder | IntervalArithmetic:
-        if self.rule.upper_line is None:
+        if self.treatment.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.rule.upper_line, self.memory_budget, self.expansion)
+        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.expansion)
 
     @cached_property
     def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
-        line = self.rule.upper_line
+        line = self.treatment.upper_line
         if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
@@ -140,7 +140,7 @@ def analyse(
     Args:
         model: the host's `BoundedModule`.
         x: a `BoundedTensor`, or a tuple of them and of plain tensors.
-        method: a parsed method with a rule.
+        method: a parsed method that bounds Jacobians.
         C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
         order: in which order the neurons' gradients are bounded, one of `ORDERS`.
         shift: 1 to let the forward order begin behind the first activation layer.
@@ -151,7 +151,7 @@ def analyse(
         InputError: model, input or C do not fit together.
         UnsupportedError: parts of the network have no rule.
     """
-    rule = method.does
+    treatment = method.treatment
     _check_order(order, shift)
     arguments, host_graph = read(model, x)
     budget = chosen_budget(memory_budget, arguments.reference.device)
@@ -177,7 +177,7 @@ def analyse(
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
         evidence=evidence,
         centers={name: host_graph.values[name] for name in reads},
-        rule=rule,
+        treatment=treatment,
         order=order,
         shift=shift,
         memory_budget=budget,

@@ -69,7 +69,7 @@ def local_lipschitz(
     lower, upper = analysis.jacobian
     norm = analysis.region.norm
     if per_output or norm == math.inf:
-        rows = row_constants(analysis, torch.ones_like(lower[:, 0]), parsed.does.chords)
+        rows = row_constants(analysis, torch.ones_like(lower[:, 0]), parsed.treatment.chord_of_absolute)
         return rows if per_output else rows.amax(1)
     magnitude = torch.maximum(lower.abs(), upper.abs())
     if norm == 1:
@@ -93,8 +93,8 @@ def row_constants(
     Args:
         analysis: where the bounds come from.
         scale: what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
-        chord: whether columns of unknown sign are pushed with the chord of the absolute value too (see `methods.Rule`)
-            or added as constants.
+        chord: whether columns of unknown sign are pushed with the chord of the absolute value, or added as constants
+            (see `methods.Treatment`).
         above: for norm inf, how far each coordinate can increase, where it can decrease by `scale`.
     """
     lower, upper = analysis.jacobian

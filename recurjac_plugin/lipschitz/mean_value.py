@@ -66,7 +66,7 @@ def output_bounds(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
-    if parsed.rule is None:
+    if not parsed.bounds_jacobian:
         arguments, graph = read(model, x)
         return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
     arguments = read_arguments(x)
@@ -96,7 +96,7 @@ def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tenso
             largest distance of y and z, shape (b, 1).
         above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
     """
-    chord = method.does.chords
+    chord = method.treatment.chord_of_absolute
     if analysis.region.norm == math.inf:
         return row_constants(analysis, below, chord, above)
     return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)
