@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from recurjac_plugin.gains.undetermined import Evidence, Layer
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import Arguments
-from recurjac_plugin.numerics.intervals import Intervals, intersection
+from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import Precision, host_precision
@@ -28,6 +28,7 @@ from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from recurjac_plugin.recursion.mccormick import Expansion, expansion
 
+from .bounded import BothOrders, OneOrder
 from .methods import Method, Treatment
 
 ORDERS = ("backward", "forward", "both")
@@ -87,11 +88,9 @@ class Analysis:
         return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
 
     @cached_property
-    def jacobian(self) -> tuple[Tensor, Tensor]:
+    def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        if self.order == "both":
-            return intersection(self._forward.jacobian(), self._backward.jacobian())
-        return (self._forward if self.order == "forward" else self._backward).jacobian()
+        return self._in_order.jacobian()
 
     def upper_of_sum(
         self,
@@ -101,17 +100,38 @@ class Analysis:
 
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
-        if self.order == "both":
-            return torch.minimum(self._forward.upper_of_sum(weights), self._backward.upper_of_sum(weights))
-        return (self._forward if self.order == "forward" else self._backward).upper_of_sum(weights)
+        return self._in_order.upper_of_sum(weights)
+
+    def part(
+        self,
+        regions: Tensor,  # shape: (n,)
+        rows: Tensor,  # shape: (n, k')
+    ) -> Analysis:
+        """The analysis of some regions, by position, and of some rows of each; without the host's output bounds."""
+        return replace(
+            self,
+            arguments=Arguments((self.region.part(regions),)),
+            derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
+            rows=gathered_rows(self.rows[regions], rows),
+            evidence={name: each.part(regions) for name, each in self.evidence.items()},
+            centers={name: value[regions] for name, value in self.centers.items()},
+            center_value=self.center_value[regions].gather(1, rows),
+            host_output=None,
+        )
 
     @cached_property
+    def _in_order(self) -> OneOrder | BothOrders:
+        if self.order == "both":
+            return BothOrders(self._forward, self._backward)
+        return self._forward if self.order == "forward" else self._backward
+
+    @property
     def _backward(self) -> BackwardOrder | IntervalArithmetic:
         if self.treatment.upper_line is None:
             return self._intervals(forward=False)
         return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.expansion)
 
-    @cached_property
+    @property
     def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
         line = self.treatment.upper_line
         if line is None:
@@ -122,6 +142,14 @@ class Analysis:
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)
+
+
+def gathered_rows(
+    C: Tensor,  # shape: (n, k, *output_shape)
+    rows: Tensor,  # shape: (n, k')
+) -> Tensor:
+    """The chosen rows of every region's matrix, by position: (n, k', *output_shape)."""
+    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
 
 
 def analyse(
