@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.magnitude import magnitudes
+from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.read import HostGraph
@@ -180,7 +180,7 @@ class RefiningBounder(Bounder):
         self.precision = precision.relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        sizes = magnitudes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        sizes = term_sizes(self.graph, self._largest(arguments.regions[0]), precision.least)
         self.sizes: Mapping[str, Tensor] = sizes
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())

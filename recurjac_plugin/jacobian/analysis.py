@@ -12,8 +12,8 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.gains import Gains, compute_gains
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence, Layer
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import Arguments
@@ -57,7 +57,7 @@ class Analysis:
     graph: Graph
     derivatives: Mapping[str, Layer]
     rows: Tensor
-    evidence: Mapping[str, Evidence]
+    evidence: Mapping[str, PreactivationBounds]
     centers: Mapping[str, Tensor]
     treatment: Treatment
     order: str
@@ -196,7 +196,7 @@ def analyse(
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
     sizes: dict[str, Tensor] = {}
     if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
-        sizes = magnitudes(graph, host_graph.values, max(each.least for each in precision.values()))
+        sizes = term_sizes(graph, host_graph.values, max(each.least for each in precision.values()))
     evidence = checked_evidence(graph, sizes, given, precision, arguments.reference)
     return Analysis(
         arguments=arguments,

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import IS_03
 
 OPSETS = (8, 24)
@@ -137,7 +137,7 @@ NEWER_CONVERTER = {
 
 def supported_operators() -> tuple[str, ...]:
     """Names of the operators, in alphabetical order."""
-    rules = OPERATORS.keys() | ACTIVATIONS.keys() | MULTIVARIATE.keys()
+    rules = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys()
     missing = set(WITHOUT_CROWN)
     if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
         missing |= NEWER_CONVERTER

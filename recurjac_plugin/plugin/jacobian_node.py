@@ -20,9 +20,10 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.gains.gains import compute_gains
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.sweeps import seen_from
 from recurjac_plugin.host.library import Bound, LinearBound, Patches, bound_op_map
 from recurjac_plugin.host.misread import require_read_right
 from recurjac_plugin.host.read import HostGraph, topological
@@ -218,7 +219,7 @@ class BoundRecurJacobian(Bound):
             size = output[0].numel()
             eye = torch.eye(size, dtype=output.dtype, device=output.device)
             rows = eye.expand(len(output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
-            self._plan = _Plan(subgraph, whole, whole.seen_from(self.inputs[1].name), rows)
+            self._plan = _Plan(subgraph, whole, seen_from(whole, self.inputs[1].name), rows)
         return self._plan
 
     def require_supported(self) -> None:
@@ -349,7 +350,7 @@ def _same(first: Any, second: Any) -> bool:
 
 def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: str) -> _Bounds:
     graph, rows = plan.graph, plan.rows
-    sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
+    sizes = term_sizes(plan.whole, plan.subgraph.graph.values, precision.least)
     evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
     derivatives = derivative_ranges(graph, evidence)
     treatment, budget = parse(rule).treatment, memory_budget(None, rows.device)
@@ -380,7 +381,7 @@ def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[
             found.append(Region(center, math.inf, torch.zeros_like(center)))
         else:
             low, high = (bound.reshape(center.shape) for bound in given[name])
-            low, high = Evidence(low, high, precision.relative).widened(kinked=False)
+            low, high = PreactivationBounds(low, high, precision.relative).widened(kinked=False)
             found.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
     return found
 
