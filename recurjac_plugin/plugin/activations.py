@@ -20,7 +20,7 @@ from recurjac_plugin.activations.custom import custom_activation
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import BoundActivation, bound_op_map, bound_ops, parse_module
 
 from .elementwise import BoundElementwise
@@ -134,7 +134,7 @@ def register_activation(
     """
     if class_name in ACTIVATIONS:
         raise InputError(f"`{class_name}` already has a derivative range; register another class name.")
-    if class_name in OPERATORS or class_name in MULTIVARIATE:
+    if class_name in OPERATORS or class_name in PRODUCTS:
         raise InputError(f"`{class_name}` already has a linear map or is a product; register another class name.")
     activation = custom_activation(class_name, derivative, critical_points, curvature, function)
     if function is not None:

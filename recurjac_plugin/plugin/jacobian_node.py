@@ -153,7 +153,7 @@ class BoundRecurJacobian(Bound):
 
     def _wanted(self, plan: _Plan) -> set[str]:
         """Names of the nodes that must have bounds."""
-        return plan.reads | plan.starts if parse(self.rule).does.planes and plan.closed else plan.reads
+        return plan.reads | plan.starts if parse(self.rule).treatment.derivative_lines and plan.closed else plan.reads
 
     def read_by(self) -> None:
         """Make everything that the derivatives can depend on an input, so that the host bounds it."""
@@ -353,20 +353,20 @@ def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: s
     sizes = term_sizes(plan.whole, plan.subgraph.graph.values, precision.least)
     evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
     derivatives = derivative_ranges(graph, evidence)
-    does, budget = parse(rule).does, memory_budget(None, rows.device)
+    treatment, budget = parse(rule).treatment, memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
-    if does.upper_line is None:
+    if treatment.upper_line is None:
         order = IntervalArithmetic(graph, derivatives, rows, budget)
     else:
         known = None
-        if does.planes and plan.closed:
+        if treatment.derivative_lines and plan.closed:
             gains = compute_gains(plan.whole, derivatives, rows, budget)
             values, inputs = plan.subgraph.graph.values, _reach(plan, given, precision)
             known = relax_network(gains, plan.whole, evidence, values, inputs)
             gains = gains.of_columns(graph.columns)
         else:
             gains = compute_gains(graph, derivatives, rows, budget)
-        order = backward_order(gains, does.upper_line, budget, known)
+        order = backward_order(gains, treatment.upper_line, budget, known)
     return _Bounds(*order.jacobian(), order)
 
 
