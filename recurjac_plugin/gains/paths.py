@@ -4,9 +4,9 @@ Behind dead neurons, or among the values that lose a maximum, there are neurons 
 only zeros. They have no part in the Jacobian, and are left out before anything is computed for them.
 
 The Jacobian is a sum over paths, each a product of weights and derivatives. With every derivative that can be other
-than 0 replaced by 1 and every weight W by ``|W|``, no two paths cancel: neuron j of layer m has no part in row k if, of
+than 0 replaced by 1 and every weight W by ``|W|``, no two paths cancel: a neuron j has no part in any row if, of
 
-    f = sum over the paths from the input to j,     g = sum over the paths from j to the rows |C|,
+    f = sum over the paths from the input to j,     g = sum over the paths from j to the rows ``|C|``,
 
 one is 0. One sweep forwards tells f, one sweep backwards tells g; only whether they are 0 is carried.
 """
