@@ -1,8 +1,8 @@
 """The two kinds of steps that a network is made of, as derivatives see it.
 
-A *linear* step adds up exact linear maps of the steps it reads. A *factor* step multiplies, element by element, what
-arrives by a local derivative that is known only to a range: that of an activation function, the other factor of a
-product, the weight of a maximum.
+A *linear* step adds up exact linear maps of the steps it reads, ``dz = sum_i W_i dz_i``. A *factor* step multiplies,
+element by element, what arrives by a local derivative that is known only to a range, ``dz = d * dz_source`` with d in
+[dl, du]: that of an activation function, the other factor of a product, the weight of a maximum.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def derivative_range(self, *intervals: Interval) -> Interval:
-        """Its range, shaped like the step, from the bounds of what it reads."""
+        """Its range ``[dl, du]``, two tensors of shape (b, *shape of the step), from the bounds of what it reads.
+
+        Args:
+            intervals: lower and upper bounds of each node in `FactorStep.reads`, (b, *shape of the node).
+        """
 
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The widened bounds of what it reads, cut where the function ends.
@@ -59,7 +63,12 @@ class Factor(abc.ABC):
 
 @dataclass(frozen=True, eq=False)
 class ActivationFactor(Factor):
-    """The derivative of an activation function."""
+    """The derivative ``s'(z)`` of an activation function s at its pre-activation z.
+
+    Attributes:
+        activation: the function, a row of the table of activations.
+        parameters: its parameters, as the host names them.
+    """
 
     activation: Activation
     parameters: Mapping[str, Any]
@@ -80,7 +89,7 @@ class ActivationFactor(Factor):
 
 @dataclass(frozen=True, eq=False)
 class LinearStep:
-    """output = sum over the sources of map(source), plus a constant that no derivative sees.
+    """``z = sum_i W_i z_i`` over its sources, plus a constant that no derivative sees.
 
     Attributes:
         name: the step's name.
@@ -101,7 +110,7 @@ class LinearStep:
 
 @dataclass(frozen=True, eq=False)
 class FactorStep:
-    """The derivative of the output is factor times that of the source, element-wise.
+    """``dz = d * dz_source``, element by element, with d in a range.
 
     Attributes:
         name: the step's name.

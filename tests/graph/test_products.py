@@ -15,7 +15,6 @@ import recurjac_plugin as rj
 from recurjac_plugin.gains.gains import compute_gains
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.graph import build_graph
-from recurjac_plugin.graph.linear_maps import Negative
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.operators import Refusal
 from recurjac_plugin.graph.products import PRODUCTS, expand, multiplies
@@ -154,14 +153,6 @@ def test_push_and_pull_of_every_map_are_transposes(name):
             assert torch.allclose(linear.push(t).flatten(1), t.flatten(1) @ matrix.T)
             assert torch.allclose(linear.absolute().push(t).flatten(1), t.flatten(1) @ matrix.abs().T)
             assert torch.allclose(linear.absolute().pull(g).flatten(1), g.flatten(1) @ matrix.abs())
-
-
-def test_negative_map():
-    linear = BY_HAND["mul"]
-    first = next(s for s in expand(linear, {"/0": "/0", "/1": "/1"}) if not isinstance(s, FactorStep)).sources[0][1]
-    t = torch.randn(2, *first.input_shape, dtype=torch.float64)
-    assert torch.equal(Negative(first).push(t), -first.push(t))
-    assert torch.equal(Negative(first).absolute().push(t.abs()), first.push(t.abs()))
 
 
 @pytest.mark.parametrize("name", ["reduce_max", "reduce_min", "max_pool", "max_pool_padded"])
