@@ -120,14 +120,16 @@ class _Grid:
 
     @property
     def _step(self) -> Tensor:
+        """Distance h of two points: (b, u)."""
         return (self.points[-1] - self.points[0]) / _PIECES
 
     @property
     def _smooth(self) -> Tensor:
+        """Where the derivative has a bounded second derivative: (b, u)."""
         return self.curvature.isfinite()
 
     def usable(self) -> Tensor:
-        """Where there is something to be seen between the points, and all of it finite."""
+        """Where the points can be told apart, and everything at and between them is finite: (b, u)."""
         scale = torch.maximum(self.points[0].abs(), self.points[-1].abs())
         unit = eps(scale)
         broad = self._step * _PIECES > NARROW * unit * scale.clamp(min=unit)
@@ -141,14 +143,18 @@ class _Grid:
         )
 
     def derivative(self) -> Relaxation:
-        """Lines of the derivative."""
+        """Lines of the derivative: between its values, lowered and raised by ``K h^2 / 8``."""
         rise = torch.where(self._smooth, self.curvature, 0.0) * self._step.square() / 8
         above = torch.where(self._smooth, self.slopes + rise, _at_points(self.most, torch.maximum))
         below = torch.where(self._smooth, self.slopes - rise, _at_points(self.least, torch.minimum))
         return _between(self.points, below, above)
 
     def change(self) -> Relaxation:
-        """Lines of the function, its value at the centre taken off."""
+        """Lines of the function, its value at the centre taken off: ``a(z) - a(z0)``.
+
+        Bounds of ``a(z_i) - a(z_0)`` at every point z_i add up those of the pieces before it. Those of the centre,
+        which lies in one of the pieces, are taken off, and between the points there is room for ``(du - dl) h / 4``.
+        """
         step = self._step
         at_points = [torch.cat((torch.zeros_like(side[:1]), side.cumsum(0))) for side in self._gained(
             self.slopes[:-1], self.slopes[1:], step, self.least, self.most
@@ -167,7 +173,15 @@ class _Grid:
         )
 
     def _gained(self, first: Tensor, last: Tensor, step: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the integral of the derivative between two points."""
+        """Bounds of the integral of the derivative between two points: trapezoidal rule, and mean value theorem.
+
+        Args:
+            first: derivative at the first point.
+            last: derivative at the last point.
+            step: distance of the points.
+            least: lower end of the derivative's range between them.
+            most: upper end.
+        """
         trapezoid = step * (first + last) / 2
         error = torch.where(self._smooth, self.curvature, 0.0) * step.pow(3) / 12
         low, high = step * least, step * most
@@ -190,7 +204,16 @@ def _between(points: Tensor, below: Tensor, above: Tensor) -> Relaxation:
 
 
 def _line_above(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and constant of the line above all values that is lowest at the middle point."""
+    """Slope and constant of the line above all values that is lowest at the middle point.
+
+    Args:
+        points: equidistant distances from the centre, shape (n + 1, b, u).
+        values: what the line lies above at these points, shape (n + 1, b, u).
+
+    Returns:
+        The slope of the concave hull's edge over the middle, or if the middle is a corner of the hull, the mean of the
+        slopes on both sides, which is between them; and the constant with which the line touches. Shape (b, u) each.
+    """
     middle = _PIECES // 2
     distance = (points - points[middle]).abs()
     distance = torch.where(distance > 0, distance, 1.0)

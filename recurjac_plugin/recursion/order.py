@@ -16,11 +16,7 @@ from recurjac_plugin.numerics.intervals import Interval, intersection
 
 
 class Order(Protocol):
-    """Bounds of the Jacobian J of b regions, with k rows and one column for each input coordinate.
-
-    All that leads to the last step is done when it is made, or when the first answer is asked for: an answer does not
-    depend on those before it.
-    """
+    """Bounds of the Jacobian J over b regions, with k rows and one column for each input coordinate."""
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of all entries, both of shape (b, k, columns).
@@ -36,7 +32,8 @@ class Order(Protocol):
     ) -> Tensor:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
 
-        At most the sum of the entries' bounds, up to rounding.
+        For a single entry it is that entry's bound. The entries share the neurons' derivatives, so for several it is
+        mostly smaller than the sum of their bounds; it need not be, and both hold.
         """
         ...
 
