@@ -1,8 +1,8 @@
 """A linear operator that neither auto_LiRPA nor this package knows, and the Jacobian bounds of a network that has it.
 
-A signal of 16 values on a circle is smoothed in the frequency domain, ``irfft(w * rfft(x))``, between two layers. torch's
-exporter has no operator for that: a `torch.autograd.Function` with a symbol makes it one. What the rule of this package
-returns, a `LinearMap` of torch's own function, is all that auto_LiRPA's class needs, too.
+A signal of 16 values on a circle is smoothed in the frequency domain, ``irfft(w * rfft(x))``, between two layers.
+torch's exporter has no operator for that: a `torch.autograd.Function` with a symbol makes it one. What the rule of this
+package returns, a `LinearMap` of torch's own function, is all that auto_LiRPA's class needs, too.
 
 Run `python examples/custom_operator.py`.
 """
