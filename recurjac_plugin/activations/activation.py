@@ -181,7 +181,7 @@ class Activation:
         cut = widened[0].clamp(min=domain.start), widened[1].clamp(min=domain.start)
         outside = ~(domain.contains(*given) & domain.contains(*cut))
         if bool(outside.any()):
-            low, high = (float(bound[outside][0]) for bound in given)
+            low, high = (float(bound.detach()[outside][0]) for bound in given)
             raise UnsupportedError(
                 "The network",
                 [

@@ -255,8 +255,8 @@ def register_operator(class_name: str, rule: ToLinearMap) -> None:
     Args:
         class_name: exact name of the host's node class, e.g. ``"BoundCumSum"``.
         rule: ``(node, position) -> LinearMap``: the map from the perturbed input at that position, see
-            `recurjac_plugin.node.Node` and `recurjac_plugin.linear_maps`; `Function` makes one of any torch function
-            that is affine in each sample.
+            `recurjac_plugin.Node` and the maps of `recurjac_plugin.graph`, of which `Function` makes one of any torch
+            function that is affine in each sample. It raises `recurjac_plugin.Refusal` for what it does not cover.
 
     Raises:
         InputError: the class already has a rule.

@@ -106,6 +106,7 @@ def register_activation(
     critical_points: Iterable[tuple[float, tuple[float, ...] | float]],
     *,
     curvature: float = inf,
+    domain: tuple[float, float] = (-inf, inf),
     function: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Add an element-wise activation f to the table, and to auto_LiRPA if that has none.
@@ -123,20 +124,22 @@ def register_activation(
             monotone: its peaks and valleys, and its kinks with both one-sided derivatives.
         curvature: upper bound of ``|f'''|`` between the kinks, if f' has no corner there. With it the lines of
             `RecurJac-McCormick` around f' narrow with the square of an interval's width.
+        domain: ends of the open interval on which f' is finite: ``(-1.0, 1.0)`` for arcsin. Regions on which the
+            pre-activation may leave it are refused.
         function: element-wise ``z -> f(z)`` in torch, any shape, to be had from models that the host cannot read
             otherwise: one of torch's own functions that the exporter writes as one operator, or the ``apply`` of a
             `torch.autograd.Function` with a ``symbolic`` of its own.
 
     Raises:
-        InputError: the class already has a rule; a critical point is not finite, or the curvature is negative; what is
-            given contradicts itself (`recurjac_plugin.activations.custom`); the function is more than one operator in
-            the host's graph, or one that the host or this package has another class for.
+        InputError: the class already has a rule; a critical point is not finite, the curvature is negative, or the
+            domain empty; derivative, critical points and function contradict each other where they are tried; the
+            function is more than one operator in the host's graph, or one that has a class of another name.
     """
     if class_name in ACTIVATIONS:
         raise InputError(f"`{class_name}` already has a derivative range; register another class name.")
     if class_name in OPERATORS or class_name in PRODUCTS:
         raise InputError(f"`{class_name}` already has a linear map or is a product; register another class name.")
-    activation = custom_activation(class_name, derivative, critical_points, curvature, function)
+    activation = custom_activation(class_name, derivative, critical_points, curvature, domain, function)
     if function is not None:
         activation = replace(activation, operator=Operator(_name_in_graph(class_name, function)))
         _teach(class_name, activation)

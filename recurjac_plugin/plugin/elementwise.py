@@ -29,7 +29,12 @@ _EDGE_STEPS = 8  # finds the edge of the hull of 33 points; fewer would still be
 
 
 class BoundElementwise(BoundActivation):
-    """The host's node of an activation with a function and an operator in its row; named and told by its subclasses."""
+    """The host's node of an activation that has a function and an operator; subclasses are named and say which.
+
+    Attributes:
+        activation: its row of the table.
+        operator: how the row says that networks write it.
+    """
 
     activation: Activation
     operator: Operator
