@@ -18,10 +18,9 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.summed_terms import term_sizes
-from recurjac_plugin.graph.graph import Graph, build_graph, refinable
-from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.read import HostGraph
-from recurjac_plugin.host.region import Arguments, perturbed_box
+from recurjac_plugin.graph.graph import refinable
+from recurjac_plugin.host.problem import Problem, read, specification
+from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
@@ -30,7 +29,6 @@ from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.preactivations.defects import host_precision
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.preactivations.refinement import Refined, refine
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
@@ -141,10 +139,9 @@ def bounder(
     """
     if method.host == "CROWN":
         region = _region(lower, upper, input_shape)
-        arguments, host_graph = read(model, region)
-        graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
-        if refinable(graph):
-            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph, graph)
+        problem = read(model, region)
+        if refinable(problem.graph):
+            return RefiningBounder(problem, rows, method, input_shape, branching)
     if branching == "crown":
         raise InputError(
             f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
@@ -163,24 +160,15 @@ class RefiningBounder(Bounder):
     """Bounds by CROWN on the gains, from the host's bounds of the whole region."""
 
     def __init__(
-        self,
-        model: Any,
-        rows: Rows,
-        method: Method,
-        input_shape: tuple[int, ...],
-        branching: str,
-        arguments: Arguments,
-        host_graph: HostGraph,
-        graph: Graph,
+        self, problem: Problem, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str
     ) -> None:
-        super().__init__(model, rows, method, input_shape, branching)
-        self.graph = graph
+        super().__init__(problem.model, rows, method, input_shape, branching)
+        self.graph = problem.graph
         self.names = [step.reads[0].name for step in self.graph.factors]
-        precision = host_precision(host_graph, method.host, rows.A.dtype)
+        C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
+        self.root, _, precision = host_bounds(problem, method.host, C, self.names)
         self.precision = precision.relative
-        C = specification(rows.A.unsqueeze(0), host_graph.output)
-        self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        sizes = term_sizes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        sizes = term_sizes(self.graph, self._largest(problem.region), precision.least)
         self.sizes: Mapping[str, Tensor] = sizes
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
@@ -285,10 +273,8 @@ class HostBounder(Bounder):
         if whole is not None:
             host_output = whole.host_output
         else:
-            arguments, graph = read(self.model, region)
-            host_output = host_bounds(
-                self.model, graph, arguments, self.method.host, specification(A, graph.output), ()
-            )[1]
+            problem = read(self.model, region)
+            host_output = host_bounds(problem, self.method.host, specification(A, problem.host_graph.output), ()).output
         outputs = self.evaluate(boxes.center)
         lower = outputs.new_full((len(boxes), len(self.rows.b)), -math.inf)
         if self.method.with_host_output and host_output is not None:

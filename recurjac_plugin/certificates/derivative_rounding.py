@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
-from recurjac_plugin.graph.graph import build_graph
 from recurjac_plugin.graph.sweeps import backward, pull_absolute, times
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read
@@ -40,8 +39,8 @@ def unit_of_rounding(
     Returns:
         Shape (n, k, columns).
     """
-    _, host_graph = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    problem = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
+    graph, host_graph = problem.graph, problem.host_graph
     eps, count = host_precision(host_graph, "IBP", points.dtype).relative, len(points)
     largest = {}
     for factor in graph.factors:

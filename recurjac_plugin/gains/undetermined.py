@@ -14,7 +14,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.rounding import AT_KINKS, SMOOTH
@@ -176,6 +177,20 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
         torch.where(valid, du.gather(1, full), zero),
         stable if bool((stable != 0).any()) else None,
     )
+
+
+def derivative_ranges(graph: Graph, bounds: Mapping[str, PreactivationBounds]) -> dict[str, Layer]:
+    """The derivative ranges of all factor steps of a graph, by their names.
+
+    Args:
+        graph: the network.
+        bounds: of everything that its factor steps read, by name, see `Graph.reads`.
+
+    Raises:
+        InputError: the bounds contain NaN.
+        UnsupportedError: they reach beyond where an activation has a finite derivative.
+    """
+    return {step.name: classify(step, [bounds[read.name] for read in step.reads]) for step in graph.factors}
 
 
 def positions(mask: Tensor) -> Tensor:

@@ -62,6 +62,11 @@ class Graph:
         return tuple(step for step in self.steps if isinstance(step, FactorStep))
 
     @cached_property
+    def reads(self) -> Mapping[str, Read]:
+        """Everything that the factor steps read, by name: the nodes whose bounds decide the derivatives."""
+        return {read.name: read for step in self.factors for read in step.reads}
+
+    @cached_property
     def position(self) -> Mapping[str, int]:
         """Where a step stands among `steps`, by name; -1 for the inputs, which stand before all of them."""
         return dict.fromkeys(self.inputs, -1) | {step.name: i for i, step in enumerate(self.steps)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
-from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Embedding, LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, ancestors, backward, forward, stop
@@ -108,9 +108,8 @@ def _read(model: Any) -> tuple[Graph, Tensor]:
     example = example if parameter is None else example.to(parameter)
     require_full_type("`model`", example.dtype)
     example = torch.zeros_like(example)  # any point will do: only shapes and constants are read
-    _, host_graph = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
-    return graph, host_graph.output[:1]
+    problem = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
+    return problem.graph, problem.host_graph.output[:1]
 
 
 def _rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.gains.undetermined import PreactivationBounds
-from recurjac_plugin.graph.graph import Graph, build_graph, refinable
+from recurjac_plugin.graph.graph import Graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
@@ -61,17 +61,17 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
         InputError: as `jacobian_bounds`.
         UnsupportedError: the network has several inputs, or activations other than ReLU, leaky ReLU, PReLU and Abs.
     """
-    arguments, host_graph = read(model, x)
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    problem = read(model, x)
+    graph, host_graph = problem.graph, problem.host_graph
     if not refinable(graph):
         raise UnsupportedError(
             "The network",
             ["zonotopes here are for one input and activations with two linear pieces"],
             "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
         )
-    budget = chosen_budget(memory_budget, arguments.reference.device)
+    region = problem.region
+    budget = chosen_budget(memory_budget, region.center.device)
     sizes = term_sizes(graph, host_graph.values)
-    region = arguments.joined()
     per_region = []
     for i in range(len(region.center)):
         values = {name: value[i : i + 1] for name, value in host_graph.values.items()}

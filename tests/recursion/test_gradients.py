@@ -123,7 +123,7 @@ def rows_met(cases):
             _, center, model = trainable(case)
         except pytest.skip.Exception:
             continue
-        for node in fused(read(model, Ball(center, 0.1).perturbed())[1].nodes):
+        for node in fused(read(model, Ball(center, 0.1).perturbed()).host_graph.nodes):
             if any(node.perturbed):
                 table = "PRODUCTS" if multiplies(node) else "OPERATORS"
                 met["ACTIVATIONS" if node.kind in ACTIVATIONS else table].add(node.kind)

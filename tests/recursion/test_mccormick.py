@@ -104,7 +104,7 @@ def test_pre_activation_bounds_of_a_part_without_the_centre():
     net, center, model = hosted("tanh")
     region, part = Ball(center, 0.3), Box(center + 0.1, center + 0.3)
     analysis = analyse(model, part.perturbed(), parse("RecurJac"), None)
-    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in analysis.evidence.items()}
+    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in analysis.preactivations.items()}
     bounds = bounds_of(model, region, NEW, intermediate_bounds=inner)
     assert_encloses(bounds.lower, bounds.upper, truth(net, part))
     whole = bounds_of(model, region, NEW)
@@ -114,7 +114,7 @@ def test_pre_activation_bounds_of_a_part_without_the_centre():
 def of_part(net, x, region, part):
     """Bounds over a region with the pre-activation bounds of a part of it."""
     model = on_host(net, x)
-    evidence = analyse(model, part.perturbed(), parse("IBP+RecurJac"), None).evidence
+    evidence = analyse(model, part.perturbed(), parse("IBP+RecurJac"), None).preactivations
     inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in evidence.items()}
     return bounds_of(model, region, NEW, intermediate_bounds=inner)
 
@@ -168,7 +168,7 @@ def test_shifted_order_is_that_of_chords():
 def test_planes_are_compared_in_the_middle_and_not_at_the_centre():
     """Bounds of a part of a region lie on one side of the region's centre."""
     _, center, model = hosted("tanh")
-    part = analyse(model, Box(center + 0.1, center + 0.3).perturbed(), parse("RecurJac"), None).evidence
+    part = analyse(model, Box(center + 0.1, center + 0.3).perturbed(), parse("RecurJac"), None).preactivations
     inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in part.items()}
     region = Ball(center, 0.3).perturbed()
     analysis = analyse(model, region, parse(NEW), None, intermediate_bounds=inner)

@@ -10,9 +10,7 @@ import torch
 from recurjac_plugin.jacobian import methods
 from recurjac_plugin.recursion.rules import relax_products
 
-RULES = {
-    name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.derivative_lines
-}
+RULES = {name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.planes}
 VALUES = [-2.0, -0.7, 0.0, 0.3, 1.0]
 RANGES = [(low, high) for low, high in itertools.combinations_with_replacement(VALUES, 2)]
 GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
