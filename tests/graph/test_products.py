@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import MULTIVARIATE_CASES, Net, head, hosted, on_host
+from cases import PRODUCT_CASES, Net, head, hosted, on_host
 from oracle import Ball, assert_encloses, jacobian, truth
 from torch import nn
 from torch.nn import functional
@@ -249,7 +249,7 @@ def test_division_by_what_can_be_zero_is_refused():
         bounds_by_hand(case, [torch.ones(2, 3, dtype=torch.float64), torch.full((2, 3), 0.1, dtype=torch.float64)], 0.2)
 
 
-@pytest.mark.parametrize("case", MULTIVARIATE_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PRODUCT_CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize(
     "options", [{"order": "forward"}, {"order": "forward", "shift": 1}, {"order": "both"}], ids=str
 )

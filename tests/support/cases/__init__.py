@@ -16,14 +16,14 @@ from .case import Case, on_host
 from .convolutions import CONVOLUTION_CASES
 from .graphs import GRAPH_CASES, residual
 from .modules import Constants, Net, head, mlp
-from .products import MULTIVARIATE_CASES
+from .products import PRODUCT_CASES
 from .rearrangements import REARRANGEMENT_CASES
 
 __all__ = [
     "ACTIVATION_CASES",
     "BY_NAME",
     "CASES",
-    "MULTIVARIATE_CASES",
+    "PRODUCT_CASES",
     "Case",
     "Constants",
     "Net",
@@ -35,7 +35,7 @@ __all__ = [
     "residual",
 ]
 
-CASES = ACTIVATION_CASES + CONVOLUTION_CASES + ARITHMETIC_CASES + REARRANGEMENT_CASES + GRAPH_CASES + MULTIVARIATE_CASES
+CASES = ACTIVATION_CASES + CONVOLUTION_CASES + ARITHMETIC_CASES + REARRANGEMENT_CASES + GRAPH_CASES + PRODUCT_CASES
 BY_NAME = {case.name: case for case in CASES}
 
 

@@ -9,7 +9,7 @@ from .case import Case
 from .modules import Constants, Net, head, mlp
 from .reasons import NO_MINMAX, UNFLATTEN
 
-MULTIVARIATE_CASES = [
+PRODUCT_CASES = [
     Case(
         "product",
         lambda: Net(lambda s, x: s.c(s.a(x).tanh() * s.b(x)), a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=head(6)),
