@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.magnitude import magnitudes
+from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.region import Arguments, perturbed_box
 from recurjac_plugin.host.state import evaluated
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
+from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
 from recurjac_plugin.jacobian.methods import Method, parse
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
@@ -32,6 +33,8 @@ from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import host_precision
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.preactivations.refinement import Refined, refine
+from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 
 from .boxes import Boxes
 from .goals import Rows
@@ -54,6 +57,7 @@ class BoxBounds:
         forms: all linear lower bounds ``slope (x - x0) + offset``, of every row v of them, as (n, v, k, columns) and
             (n, v, k); None where the method has none.
         around: pre-activation bounds for the boxes that are cut from these ones.
+        part: ``(index, rows)``, of shapes (n',) and (n', k') -> the Jacobian on some of the boxes, of some rows.
     """
 
     outputs: Tensor
@@ -61,12 +65,7 @@ class BoxBounds:
     slope: Tensor | None
     forms: tuple[Tensor, Tensor] | None
     around: Intervals
-    analysis: Any  # (index, rows) -> Analysis
-
-    def part(self, index: Tensor, rows: Tensor) -> Analysis:
-        """The Jacobian on some of the boxes: of the rows (len(index), k')."""
-        analysis: Analysis = self.analysis(index, rows)
-        return analysis
+    part: Callable[[Tensor, Tensor], BoundedJacobian]
 
 
 class Bounder(abc.ABC):
@@ -85,8 +84,8 @@ class Bounder(abc.ABC):
         self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
         # Where a method has no Jacobian of its own, the tighter rule decides about cuts.
         cuts = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
-        self.rule = method if method.rule is not None else cuts
-        self.uses_jacobian = method.rule is not None or branching == "jacobian"
+        self.rule = method if method.bounds_jacobian else cuts
+        self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
     @abc.abstractmethod
     def first(self, lower: Tensor, upper: Tensor) -> Boxes:
@@ -181,7 +180,7 @@ class RefiningBounder(Bounder):
         self.precision = precision.relative
         C = specification(rows.A.unsqueeze(0), host_graph.output)
         self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        sizes = magnitudes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        sizes = term_sizes(self.graph, self._largest(arguments.regions[0]), precision.least)
         self.sizes: Mapping[str, Tensor] = sizes
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
@@ -239,34 +238,26 @@ class RefiningBounder(Bounder):
         lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)
         slope = found.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, found.slope.shape[3])).squeeze(1)
 
-        def part(index: Tensor, rows: Tensor) -> Analysis:
-            return self._analysis(boxes.take(index), found, outputs[index], C[index], index, rows)
+        def part(index: Tensor, rows: Tensor) -> BoundedJacobian:
+            return self._differentiated(boxes.take(index), found, outputs[index], C[index], index, rows)
 
         usable = self.method.with_host_output
         lower = lower if usable else torch.full_like(lower, -math.inf)
         return BoxBounds(outputs, lower, slope, (found.slope, offset) if usable else None, found.bounds, part)
 
-    def _analysis(
+    def _differentiated(
         self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
-    ) -> Analysis:
-        """The Jacobian of chosen rows on chosen boxes."""
-        gains = found.gains.part(index, rows)
-        analysis = Analysis(
-            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, boxes.radius),)),
-            graph=self.graph,
-            derivatives={name: layer.part(index) for name, layer in found.layers.items()},
-            rows=_gathered(C, rows),
-            evidence={},
-            centers={},
-            rule=replace(self.rule.does, expanded=False),  # lines of kinks have no slopes
-            order="backward",
-            shift=0,
-            memory_budget=self.memory_budget,
-            center_value=(self.rows.values(outputs)).gather(1, rows),
-            host_output=None,
-        )
-        vars(analysis)["gains"] = gains  # known already: what the cached property would compute again
-        return analysis
+    ) -> BoundedJacobian:
+        """The Jacobian of chosen rows on chosen boxes. Derivatives of kinks have no lines with a slope."""
+        treatment = self.rule.treatment
+        order: BackwardOrder | IntervalArithmetic
+        if treatment.upper_line is None:
+            derivatives = {name: layer.part(index) for name, layer in found.layers.items()}
+            order = IntervalArithmetic(self.graph, derivatives, gathered_rows(C, rows), self.memory_budget)
+        else:
+            order = backward_order(found.gains.part(index, rows), treatment.upper_line, self.memory_budget)
+        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
+        return BoundedByOrder(region, self.rows.values(outputs).gather(1, rows), treatment, order)
 
 
 class HostBounder(Bounder):
@@ -302,33 +293,14 @@ class HostBounder(Bounder):
         if self.method.with_host_output and host_output is not None:
             lower = host_output[0] - self.rows.b
 
-        def part(index: Tensor, rows: Tensor) -> Analysis:
+        def part(index: Tensor, rows: Tensor) -> BoundedJacobian:
             assert whole is not None
-            return _selected(whole, self.rows, index, rows)
+            chosen = whole.part(index, rows)
+            return replace(chosen, center_value=chosen.center_value - self.rows.b[rows])
 
         return BoxBounds(outputs, lower, None, None, {}, part)
 
 
-def _selected(whole: Analysis, of: Rows, index: Tensor, rows: Tensor) -> Analysis:
-    """The analysis of some regions and rows out of one of all."""
-    region = whole.region
-    return replace(
-        whole,
-        arguments=Arguments((region.part(index),)),
-        derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
-        rows=_gathered(whole.rows[index], rows),
-        evidence={name: each.part(index) for name, each in whole.evidence.items()},
-        centers={name: value[index] for name, value in whole.centers.items()},
-        center_value=(whole.center_value[index] - of.b).gather(1, rows),
-        host_output=None,
-    )
-
-
-def _gathered(C: Tensor, rows: Tensor) -> Tensor:
-    """Rows of every box's matrix: (n, k, *output_shape) and (n, k') -> (n, k', *output_shape)."""
-    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
-
-
-def mean_value(analysis: Analysis, method: Method) -> Tensor:
+def mean_value(bounded: BoundedJacobian) -> Tensor:
     """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
-    return analysis.center_value - largest_drop(analysis, method, analysis.region.radius)
+    return bounded.center_value - largest_drop(bounded, bounded.region.radius)

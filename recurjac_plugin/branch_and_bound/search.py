@@ -164,8 +164,8 @@ class Search:
         radius = (found.upper - found.lower) / 2
         analysis = bounds.part(found.at, wanted)
         jacobian = torch.stack(analysis.jacobian)
-        if self.bounder.method.rule is not None:
-            better = mean_value(analysis, self.bounder.method)
+        if self.bounder.method.bounds_jacobian:
+            better = mean_value(analysis)
             better = torch.where(better.isfinite(), better, -math.inf)
             lower = torch.maximum(found.bounds, torch.full_like(found.bounds, -math.inf).scatter(1, wanted, better))
             found = found._replace(bounds=lower, alive=self._alive(found.alive, lower, bounds.outputs[found.at]))

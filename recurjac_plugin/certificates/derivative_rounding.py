@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.undetermined import Evidence, classify
+from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.graph import build_graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.sweeps import backward, pull_absolute, times
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read
 from recurjac_plugin.preactivations.defects import host_precision
@@ -42,23 +42,13 @@ def unit_of_rounding(
     largest = {}
     for factor in graph.factors:
         values = [host_graph.values[each.name].reshape(count, *each.shape) for each in factor.reads]
-        layer = classify(factor, [Evidence(value, value, eps) for value in values])
+        layer = classify(factor, [PreactivationBounds(value, value, eps) for value in values])
         ends = layer.dense(count, torch.Size(factor.shape).numel())
         largest[factor.name] = torch.maximum(*(end.abs() for end in ends)).reshape(count, *factor.shape)
-    found = []
+    (name,) = graph.inputs
+    sums = []
     for row in rows.abs().unbind(1):  # one after the other: all rows of a wide layer at once are large
-        pending = {graph.output: row.reshape(count, *graph.shapes[graph.output])}
-        for step in reversed(graph.steps):
-            value = pending.pop(step.name, None)
-            if value is None:
-                continue
-            parts = (
-                [(step.source, largest[step.name] * value)]
-                if isinstance(step, FactorStep)
-                else [(source, linear.absolute().pull(value)) for source, linear in step.sources]
-            )
-            for source, part in parts:
-                pending[source] = pending[source] + part if source in pending else part
-        (name,) = graph.inputs
-        found.append(pending.get(name, torch.zeros_like(points)).flatten(1))
-    return eps * torch.stack(found, 1)
+        start = row.reshape(count, *graph.shapes[graph.output])
+        arrived = backward(graph, graph.output, start, times(largest), pull_absolute)
+        sums.append(arrived.get(name, torch.zeros_like(points)).flatten(1))
+    return eps * torch.stack(sums, 1)

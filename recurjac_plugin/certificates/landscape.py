@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.local import row_constants
 from recurjac_plugin.numerics.precision import full_precision
 
@@ -77,8 +77,7 @@ def landscape_scan(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
-    parsed, around = parse(method), balls(x0, norm, clip)
-    _ = parsed.does  # refuses methods of the host alone
+    parsed, around = parse_jacobian_method(method), balls(x0, norm, clip)
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise InputError(f"`points` must be a whole number of at least 2, got {points!r}.")
     radii = _radii(radius, points, around.center)
@@ -95,7 +94,7 @@ def landscape_scan(
                 )
                 undetermined[some, i] = (~certain_signs(analysis)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[some, i] = row_constants(analysis, one, parsed.does.chords)
+                constants[some, i] = row_constants(analysis, one)
     return Landscape(radii, undetermined, constants)
 
 

@@ -102,7 +102,7 @@ def certified_radius(
         if parsed.with_host_output:
             host = output_bounds(model, some.region(radii), method=parsed.host, C=C_some)
             proved = positive(host[0], index)
-        if parsed.rule is None or bool(proved.all()):
+        if not parsed.bounds_jacobian or bool(proved.all()):
             return proved.all(1)
         for drop in _drops(
             model, some, radii, parsed, C_some, steps, order=order, shift=shift, memory_budget=memory_budget
@@ -135,6 +135,6 @@ def _drops(
         below, above = points.reach(inner)
         analysis = analyse(model, points.region(inner), method, rows, **options)
         grown = (below, above) if before is None else (below - before[0], above - before[1])
-        total = total + largest_drop(analysis, method, *grown)
+        total = total + largest_drop(analysis, *grown)
         before = below, above
         yield total

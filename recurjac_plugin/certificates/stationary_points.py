@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
-from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.bounded import BoundedJacobian
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
 
@@ -74,8 +75,7 @@ def stationary_free_radius(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
-    parsed, points = parse(method), balls(x0, norm, clip)
-    _ = parsed.does  # refuses methods of the host alone
+    parsed, points = parse_jacobian_method(method), balls(x0, norm, clip)
     search = Search(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)
     batch, count = rows.shape[:2]
@@ -93,9 +93,9 @@ def stationary_free_radius(
     return found.reshape(batch, count) if per_output else found
 
 
-def certain_signs(analysis: Analysis) -> Tensor:
+def certain_signs(bounded: BoundedJacobian) -> Tensor:
     """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns)."""
-    lower, upper = analysis.jacobian
+    lower, upper = bounded.jacobian
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
     slack = proof_slack(size)
     return (lower > slack) | (upper < -slack)

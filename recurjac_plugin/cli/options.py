@@ -205,11 +205,9 @@ def jacobian_method(name: str) -> str:
     Raises:
         MethodError: the name is unknown, or that of a method of the host alone.
     """
-    from recurjac_plugin.jacobian.methods import parse
+    from recurjac_plugin.jacobian.methods import parse_jacobian_method
 
-    method = parse(name)
-    _ = method.does  # refuses methods of the host alone
-    return method.name
+    return parse_jacobian_method(name).name
 
 
 def lipschitz_methods(option: str, text: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class Layer:
     upper: Tensor
     stable: Tensor | None
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Largest number of undetermined neurons in one region."""
         return self.index.shape[1]
@@ -75,35 +76,35 @@ def largest(lower: Tensor, upper: Tensor) -> Tensor:
     return scale.amax(1, keepdim=True) if scale.shape[1] else scale
 
 
-def widened(lower: Tensor, upper: Tensor, slack: float, magnitude: Tensor | None) -> tuple[Tensor, Tensor]:
+def widened(lower: Tensor, upper: Tensor, slack: float, term_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
     scale = largest(low, high)
-    scale = scale if magnitude is None else scale + magnitude
+    scale = scale if term_sizes is None else scale + term_sizes
     return low - slack * scale, high + slack * scale
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class PreactivationBounds:
     """Bounds of one node, and how well they are known.
 
     Attributes:
         lower, upper: shape (b, *shape).
         precision: relative error of one rounding in the arithmetic the bounds come from.
-        magnitude: sums of absolute terms of the node, shape (b, *shape); None if they are not known.
+        term_sizes: sums of absolute terms of the node, shape (b, *shape); None if they are not known.
     """
 
     lower: Tensor
     upper: Tensor
     precision: float
-    magnitude: Tensor | None = None
+    term_sizes: Tensor | None = None
 
-    def part(self, regions: Tensor) -> Evidence:
+    def part(self, regions: Tensor) -> PreactivationBounds:
         """The bounds of some of the regions, by position."""
-        magnitude = self.magnitude
-        if magnitude is not None and len(magnitude) > 1:
-            magnitude = magnitude[regions]
-        return replace(self, lower=self.lower[regions], upper=self.upper[regions], magnitude=magnitude)
+        term_sizes = self.term_sizes
+        if term_sizes is not None and len(term_sizes) > 1:
+            term_sizes = term_sizes[regions]
+        return replace(self, lower=self.lower[regions], upper=self.upper[regions], term_sizes=term_sizes)
 
     def ordered(self) -> Interval:
         """The bounds, the smaller one first."""
@@ -112,12 +113,12 @@ class Evidence:
     def widened(self, kinked: bool) -> Interval:
         """The bounds ordered, and widened by the rounding that they can be off by."""
         slack = (AT_KINKS if kinked else SMOOTH) * self.precision
-        terms = self.magnitude.flatten(1) if kinked and self.magnitude is not None else None
+        terms = self.term_sizes.flatten(1) if kinked and self.term_sizes is not None else None
         low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
         return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
 
 
-def intervals(step: FactorStep, evidence: Sequence[Evidence]) -> Sequence[Interval]:
+def intervals(step: FactorStep, evidence: Sequence[PreactivationBounds]) -> Sequence[Interval]:
     """Bounds of what a layer reads, with room for rounding, cut where its function ends.
 
     Raises:
@@ -127,7 +128,7 @@ def intervals(step: FactorStep, evidence: Sequence[Evidence]) -> Sequence[Interv
     return step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
 
 
-def classify(step: FactorStep, evidence: Sequence[Evidence]) -> Layer:
+def classify(step: FactorStep, evidence: Sequence[PreactivationBounds]) -> Layer:
     """Split one layer of factors into undetermined and stable neurons.
 
     Args:

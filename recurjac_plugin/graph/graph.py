@@ -7,8 +7,10 @@ reported in one error, before any bound is computed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from .fusions import fused
 from .linear_maps import Broadcast
 from .node import Node
 from .operators import OPERATORS, Refusal
-from .products import MULTIVARIATE, expand, multiplies
+from .products import PRODUCTS, expand, multiplies
 from .steps import ActivationFactor, FactorStep, LinearStep, Read, Step
 
 
@@ -42,30 +44,29 @@ class Graph:
     shapes: Mapping[str, tuple[int, ...]]
     stands_for: Mapping[str, str]
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Number of input coordinates, those of all inputs together."""
         return sum(torch.Size(self.shapes[name]).numel() for name in self.inputs)
 
-    @property
+    @cached_property
     def factors(self) -> tuple[FactorStep, ...]:
         """The steps with uncertain derivatives, in topological order."""
         return tuple(step for step in self.steps if isinstance(step, FactorStep))
 
-    def seen_from(self, name: str) -> Graph:
-        """The part that depends on one of the inputs: what derivatives with respect to it alone are made of."""
-        reached, steps = {name}, []
-        for step in self.steps:
-            if isinstance(step, LinearStep):
-                sources = tuple(source for source in step.sources if source[0] in reached)
-                part: Step = replace(step, sources=sources)
-                depends = bool(sources)
-            else:
-                part, depends = step, step.source in reached
-            if depends:
-                reached.add(step.name)
-                steps.append(part)
-        return replace(self, steps=tuple(steps), inputs=(name,))
+    @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Where a step stands among `steps`, by name; -1 for the inputs, which stand before all of them."""
+        return dict.fromkeys(self.inputs, -1) | {step.name: i for i, step in enumerate(self.steps)}
+
+    @cached_property
+    def readers(self) -> Mapping[str, int]:
+        """How often a step or an input is read by steps, by name; no entry where never."""
+        return Counter(
+            source
+            for step in self.steps
+            for source in ((step.source,) if isinstance(step, FactorStep) else (name for name, _ in step.sources))
+        )
 
 
 def build_graph(
@@ -108,7 +109,7 @@ def build_graph(
                     continue
             steps.append(step)
     if offenders:
-        kinds = {*OPERATORS, *ACTIVATIONS, *MULTIVARIATE}
+        kinds = {*OPERATORS, *ACTIVATIONS, *PRODUCTS}
         raise UnsupportedError(
             "The network",
             offenders,
@@ -143,7 +144,7 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
             parameters["slope"] = node.constants[1]  # PReLU: the only activation with a second input
         reads = (Read(node.inputs[0], shape),)
         return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, ActivationFactor(activation, parameters)),)
-    if multiplies(node):
+    if node.kind in PRODUCTS and multiplies(node):
         return expand(node, same_as)
     rule = OPERATORS.get(node.kind)
     if rule is None:

@@ -34,7 +34,7 @@ class Refusal(Exception):
     """Why a node has no linear map; becomes one entry of `UnsupportedError`."""
 
 
-Rule = Callable[[Node, int], LinearMap]
+ToLinearMap = Callable[[Node, int], LinearMap]
 
 
 def _sample_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -211,7 +211,7 @@ def _acts_per_sample(function: Function) -> bool:
     )
 
 
-OPERATORS: dict[str, Rule] = {
+OPERATORS: dict[str, ToLinearMap] = {
     "BoundLinear": _gemm,
     "BoundMatMul": _matmul,
     "BoundConv": _convolution,
@@ -246,7 +246,7 @@ OPERATORS: dict[str, Rule] = {
 """The operator table: exact class name of the host's node -> its linear map in one input."""
 
 
-def register_operator(class_name: str, rule: Rule) -> None:
+def register_operator(class_name: str, rule: ToLinearMap) -> None:
     """Add a linear operator to the table.
 
     Args:

@@ -12,7 +12,7 @@ softmax         ``ds = s * (dx - <s, dx>)`` with s ranging over its own bounds
 ==============  ========================================================================================
 
 They hold at every point of the region, so bounds built on the ranges do, whatever the inputs share. A new operator is
-one function and one row of `MULTIVARIATE`.
+one function and one row of `PRODUCTS`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Factor(Factor):
         return self.range(*intervals)
 
 
-class _Expansion:
+class StepBuilder:
     """The steps of one node, as they are added.
 
     Args:
@@ -92,7 +92,7 @@ class _Expansion:
         return f"{self.node.name}:{len(self.steps)}"
 
 
-Rule = Callable[[_Expansion], tuple[Step, ...]]
+ToSteps = Callable[[StepBuilder], tuple[Step, ...]]
 
 
 def multiplies(node: Node) -> bool:
@@ -102,11 +102,11 @@ def multiplies(node: Node) -> bool:
         linear = linear and not any(value is not None and per_sample(value, node) for value in node.constants)
     if node.kind == "BoundDiv":
         linear = linear and not node.perturbed[1]
-    return node.kind in MULTIVARIATE and not linear
+    return node.kind in PRODUCTS and not linear
 
 
 def expand(node: Node, sources: Mapping[str, str]) -> tuple[Step, ...]:
-    """The steps of a node with a row in `MULTIVARIATE`.
+    """The steps of a node with a row in `PRODUCTS`.
 
     Args:
         node: the node.
@@ -115,7 +115,7 @@ def expand(node: Node, sources: Mapping[str, str]) -> tuple[Step, ...]:
     Raises:
         Refusal: the rule does not cover this use of the operator.
     """
-    return MULTIVARIATE[node.kind](_Expansion(node, sources))
+    return PRODUCTS[node.kind](StepBuilder(node, sources))
 
 
 def _spread(interval: Interval, shape: Shape) -> Interval:
@@ -128,7 +128,7 @@ def _identity(shape: Shape) -> Broadcast:
     return Broadcast(1, shape, shape)
 
 
-def _mul(e: _Expansion) -> tuple[Step, ...]:
+def _mul(e: StepBuilder) -> tuple[Step, ...]:
     """Product of two perturbed tensors, or with a constant that differs from sample to sample."""
     parts = []
     for position in (0, 1):
@@ -144,7 +144,7 @@ def _mul(e: _Expansion) -> tuple[Step, ...]:
     return e.finished(*((part, _identity(e.shape)) for part in parts))
 
 
-def _div(e: _Expansion) -> tuple[Step, ...]:
+def _div(e: StepBuilder) -> tuple[Step, ...]:
     """Quotient by a perturbed divisor; the dividend may be a constant."""
 
     def checked(divisor: Interval) -> Interval:
@@ -177,7 +177,7 @@ def _div(e: _Expansion) -> tuple[Step, ...]:
     return e.finished(*((source, _identity(e.shape)) for source in sources))
 
 
-def _matmul(e: _Expansion) -> tuple[Step, ...]:
+def _matmul(e: StepBuilder) -> tuple[Step, ...]:
     left, right = (tuple(shape[1:]) for shape in e.node.input_shapes[:2])
     if len(left) < 2 or len(left) != len(right) or left[:-2] != right[:-2]:
         raise Refusal(f"it multiplies perturbed tensors of shapes {left} and {right} per sample, expected matrices")
@@ -203,13 +203,13 @@ def _choice(larger: Interval, smaller: Interval) -> Interval:
     return (low > 0).to(low.dtype), (high >= 0).to(high.dtype)
 
 
-def _pairwise(sign: int) -> Rule:
+def _pairwise(sign: int) -> ToSteps:
     """Max (sign 1) or Min (sign -1) of two inputs, at least one of them perturbed.
 
     ``max(x, y) = y + relu(x - y)`` and ``min(x, y) = x - relu(x - y)``.
     """
 
-    def rule(e: _Expansion) -> tuple[Step, ...]:
+    def rule(e: StepBuilder) -> tuple[Step, ...]:
         if len(e.node.inputs) != 2:
             raise Refusal(f"it has {len(e.node.inputs)} inputs, supported are 2")
         perturbed = e.node.perturbed
@@ -231,14 +231,14 @@ def _pairwise(sign: int) -> Rule:
     return rule
 
 
-def _constant(e: _Expansion, position: int) -> Interval:
+def _constant(e: StepBuilder, position: int) -> Interval:
     value = e.node.constants[position]
     assert value is not None
     value = value if value.dim() == len(e.node.output_shape) else value.unsqueeze(0)
     return value, value
 
 
-def _tournament(e: _Expansion, items: str, count: int, shape: Shape, of: Range, sign: int) -> str:
+def _tournament(e: StepBuilder, items: str, count: int, shape: Shape, of: Range, sign: int) -> str:
     """The largest (sign 1) or smallest (sign -1) of `count` items along the first dimension, shape (count, *rest).
 
     Rounds of ``a + relu(b - a)``, the second half against the first: at every point the weights of the items add up to
@@ -295,10 +295,10 @@ def _part(offset: int, part: Shape, whole: Shape) -> LinearMap:
     return Transposed(Embedding(1, offset, part, whole))
 
 
-def _reduce(sign: int) -> Rule:
+def _reduce(sign: int) -> ToSteps:
     """ReduceMax (sign 1) or ReduceMin (sign -1) over axes of a sample."""
 
-    def rule(e: _Expansion) -> tuple[Step, ...]:
+    def rule(e: StepBuilder) -> tuple[Step, ...]:
         if any(e.node.perturbed[1:]):
             raise Refusal("its axes depend on the perturbed input")
         shape = tuple(e.node.input_shapes[0])
@@ -327,7 +327,7 @@ def _axes(node: Node, dimensions: int) -> list[int]:
     return sorted(int(axis) % dimensions for axis in axes)
 
 
-def _max_pool(e: _Expansion) -> tuple[Step, ...]:
+def _max_pool(e: StepBuilder) -> tuple[Step, ...]:
     a, shape = e.node.attributes, tuple(e.node.input_shapes[0][1:])
     if len(shape) != 3:
         raise Refusal("only two-dimensional pooling is supported")
@@ -356,7 +356,7 @@ def _max_pool(e: _Expansion) -> tuple[Step, ...]:
     return e.finished((best, View((1, channels, *places), e.shape)))
 
 
-def _softmax(e: _Expansion) -> tuple[Step, ...]:
+def _softmax(e: StepBuilder) -> tuple[Step, ...]:
     axis = e.node.attributes["axis"] % len(e.node.output_shape)
     if axis == 0:
         raise Refusal("it normalises over the batch dimension")
@@ -390,7 +390,7 @@ def _others(x: Tensor) -> Tensor:
     return x.unsqueeze(-2).expand(*x.shape[:-1], count, count).masked_fill(own, -math.inf).logsumexp(-1)
 
 
-MULTIVARIATE: dict[str, Rule] = {
+PRODUCTS: dict[str, ToSteps] = {
     "BoundMul": _mul,
     "BoundDiv": _div,
     "BoundMatMul": _matmul,

@@ -10,7 +10,10 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from recurjac_plugin.activations.activation import Activation
 from recurjac_plugin.numerics.intervals import Interval
@@ -60,7 +63,7 @@ class ActivationFactor(Factor):
     activation: Activation
     parameters: Mapping[str, Any]
 
-    @property
+    @cached_property
     def kinked(self) -> bool:  # type: ignore[override]
         """Whether the function has kinks."""
         return self.activation.has_kinks(self.parameters)
@@ -87,6 +90,12 @@ class LinearStep:
     name: str
     shape: Shape
     sources: tuple[tuple[str, LinearMap], ...]
+
+    @cached_property
+    def absolute_maps(self) -> tuple[LinearMap, ...]:
+        """The maps with the absolute values of their matrices' entries: made once, as constants without gradients."""
+        with torch.no_grad():
+            return tuple(linear.absolute() for _, linear in self.sources)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.gains import Gains, compute_gains
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence, Layer
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import Arguments
-from recurjac_plugin.numerics.intervals import Intervals, intersection
+from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.preactivations.defects import Precision, host_precision
@@ -28,7 +28,8 @@ from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
 from recurjac_plugin.recursion.mccormick import Expansion, expansion
 
-from .methods import Method, Rule
+from .bounded import BothOrders, OneOrder
+from .methods import Method, Treatment
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
@@ -45,7 +46,7 @@ class Analysis:
         rows: what is differentiated, shape (b, k, *output_shape).
         evidence: bounds of what the factors depend on, by the names of the nodes read.
         centers: their values at the centres of the regions.
-        rule: what happens at an undetermined neuron.
+        treatment: what happens at an undetermined neuron.
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(center)``, shape (b, k).
@@ -56,9 +57,9 @@ class Analysis:
     graph: Graph
     derivatives: Mapping[str, Layer]
     rows: Tensor
-    evidence: Mapping[str, Evidence]
+    evidence: Mapping[str, PreactivationBounds]
     centers: Mapping[str, Tensor]
-    rule: Rule
+    treatment: Treatment
     order: str
     shift: int
     memory_budget: int
@@ -81,17 +82,15 @@ class Analysis:
 
     @cached_property
     def expansion(self) -> Expansion | None:
-        """What is known of the derivatives beyond their ranges, if the rule uses it."""
-        if not self.rule.expanded:
+        """What is known of the derivatives beyond their ranges, if the method uses it."""
+        if not self.treatment.derivative_lines:
             return None
         return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
 
     @cached_property
-    def jacobian(self) -> tuple[Tensor, Tensor]:
+    def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        if self.order == "both":
-            return intersection(self._forward.jacobian(), self._backward.jacobian())
-        return (self._forward if self.order == "forward" else self._backward).jacobian()
+        return self._in_order.jacobian()
 
     def upper_of_sum(
         self,
@@ -101,19 +100,40 @@ class Analysis:
 
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
+        return self._in_order.upper_of_sum(weights)
+
+    def part(
+        self,
+        regions: Tensor,  # shape: (n,)
+        rows: Tensor,  # shape: (n, k')
+    ) -> Analysis:
+        """The analysis of some regions, by position, and of some rows of each; without the host's output bounds."""
+        return replace(
+            self,
+            arguments=Arguments((self.region.part(regions),)),
+            derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
+            rows=gathered_rows(self.rows[regions], rows),
+            evidence={name: each.part(regions) for name, each in self.evidence.items()},
+            centers={name: value[regions] for name, value in self.centers.items()},
+            center_value=self.center_value[regions].gather(1, rows),
+            host_output=None,
+        )
+
+    @cached_property
+    def _in_order(self) -> OneOrder | BothOrders:
         if self.order == "both":
-            return torch.minimum(self._forward.upper_of_sum(weights), self._backward.upper_of_sum(weights))
-        return (self._forward if self.order == "forward" else self._backward).upper_of_sum(weights)
+            return BothOrders(self._forward, self._backward)
+        return self._forward if self.order == "forward" else self._backward
 
-    @cached_property
+    @property
     def _backward(self) -> BackwardOrder | IntervalArithmetic:
-        if self.rule.upper_line is None:
+        if self.treatment.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.rule.upper_line, self.memory_budget, self.expansion)
+        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.expansion)
 
-    @cached_property
+    @property
     def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
-        line = self.rule.upper_line
+        line = self.treatment.upper_line
         if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
@@ -122,6 +142,14 @@ class Analysis:
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)
+
+
+def gathered_rows(
+    C: Tensor,  # shape: (n, k, *output_shape)
+    rows: Tensor,  # shape: (n, k')
+) -> Tensor:
+    """The chosen rows of every region's matrix, by position: (n, k', *output_shape)."""
+    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
 
 
 def analyse(
@@ -140,7 +168,7 @@ def analyse(
     Args:
         model: the host's `BoundedModule`.
         x: a `BoundedTensor`, or a tuple of them and of plain tensors.
-        method: a parsed method with a rule.
+        method: a parsed method that bounds Jacobians.
         C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
         order: in which order the neurons' gradients are bounded, one of `ORDERS`.
         shift: 1 to let the forward order begin behind the first activation layer.
@@ -151,7 +179,7 @@ def analyse(
         InputError: model, input or C do not fit together.
         UnsupportedError: parts of the network have no rule.
     """
-    rule = method.does
+    treatment = method.treatment
     _check_order(order, shift)
     arguments, host_graph = read(model, x)
     budget = chosen_budget(memory_budget, arguments.reference.device)
@@ -168,7 +196,7 @@ def analyse(
         precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
     sizes: dict[str, Tensor] = {}
     if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
-        sizes = magnitudes(graph, host_graph.values, max(each.least for each in precision.values()))
+        sizes = term_sizes(graph, host_graph.values, max(each.least for each in precision.values()))
     evidence = checked_evidence(graph, sizes, given, precision, arguments.reference)
     return Analysis(
         arguments=arguments,
@@ -177,7 +205,7 @@ def analyse(
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
         evidence=evidence,
         centers={name: host_graph.values[name] for name in reads},
-        rule=rule,
+        treatment=treatment,
         order=order,
         shift=shift,
         memory_budget=budget,

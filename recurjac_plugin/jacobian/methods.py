@@ -1,8 +1,10 @@
 """The methods by name: one table for the API, the command line, the tests and the documentation.
 
-A name is ``[PREFIX+]RULE[+CROWN]``, in any case:
+A name is ``[PREFIX+]METHOD[+CROWN]``, in any case:
 
-* the rule is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip` (`RULES`);
+* the method is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip` (`TREATMENTS`): it says what happens
+  at a neuron whose derivative is not certain (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3; Fast-Lip:
+  Weng et al., ICML 2018, arXiv:1804.09699);
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 
@@ -19,34 +21,36 @@ from recurjac_plugin.recursion.rules import UpperLine, recurjac, recurjac_linear
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What happens at an undetermined neuron.
+class Treatment:
+    """How an undetermined neuron, one whose derivative is only known to lie in ``[dl, du]``, is treated.
 
     Attributes:
-        upper_line: what replaces the product of its derivative and what lies behind it; None is interval arithmetic
-            everywhere.
-        expanded: whether derivatives of smooth activations are put between lines in the pre-activations, too.
-        chords: whether the sum of a row's absolute entries takes a chord for an entry of unknown sign.
+        upper_line: the line in y that replaces the product ``d y`` of the neuron's derivative and the derivative y of
+            what lies behind it; None is interval arithmetic everywhere.
+        derivative_lines: whether the derivative of a smooth activation is put between lines in the neuron's
+            pre-activation, too, so that products are bounded by planes.
+        chord_of_absolute: whether ``|J_kr|``, summed over the entries of a row, is replaced by its chord over the
+            bounds of an entry of unknown sign, or by a constant.
     """
 
     upper_line: UpperLine | None
-    expanded: bool = False
-    chords: bool = False
+    derivative_lines: bool = False
+    chord_of_absolute: bool = False
 
 
-RULES: dict[str, Rule] = {
-    "RecurJac": Rule(recurjac),
-    "RecurJac-Linear": Rule(recurjac_linear, chords=True),
-    "RecurJac-McCormick": Rule(recurjac_linear, expanded=True, chords=True),
-    "Fast-Lip": Rule(None),
+TREATMENTS: dict[str, Treatment] = {
+    "RecurJac": Treatment(recurjac),
+    "RecurJac-Linear": Treatment(recurjac_linear, chord_of_absolute=True),
+    "RecurJac-McCormick": Treatment(recurjac_linear, derivative_lines=True, chord_of_absolute=True),
+    "Fast-Lip": Treatment(None),
 }
-"""The rules by their names, as documented."""
+"""The methods that bound Jacobians by their names, as documented."""
 
-METHODS: tuple[str, ...] = tuple(RULES)
+METHODS: tuple[str, ...] = tuple(TREATMENTS)
 """The methods that bound Jacobians."""
 
 HOST_METHODS: tuple[str, ...] = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
-"""The host's methods that can stand before a rule, and by themselves for output bounds."""
+"""The host's methods that can stand before one of `METHODS`, and by themselves for output bounds."""
 
 VERIFY_METHOD = "RecurJac-Linear+CROWN"
 """What verifications use unless told otherwise."""
@@ -56,7 +60,7 @@ OPERATOR_NORM = "Operator-Norm"
 GLOBAL_METHODS: tuple[str, ...] = (OPERATOR_NORM,)
 """The methods that need no region: bounds of Lipschitz constants on the whole space."""
 
-_RULES = {name.lower(): name for name in RULES}
+_CANONICAL = {name.lower(): name for name in METHODS}
 _GLOBAL = {name.lower(): name for name in GLOBAL_METHODS}
 _HOST = {name.lower(): name for name in HOST_METHODS} | {"crown-optimized": "alpha-CROWN"}
 
@@ -67,34 +71,36 @@ class Method:
 
     Attributes:
         name: canonical spelling.
-        rule: the rule's name, or None for a method of the host alone.
+        jacobian: which of `METHODS` bounds the Jacobian; None for a method of the host alone.
         host: the host's method that bounds the pre-activations, and the output where that is wanted.
         with_host_output: whether output bounds include the host's.
     """
 
     name: str
-    rule: str | None
+    jacobian: str | None
     host: str
     with_host_output: bool
 
     @property
-    def does(self) -> Rule:
-        """What the rule does.
+    def bounds_jacobian(self) -> bool:
+        """Whether the method bounds Jacobians; one of the host alone bounds only outputs."""
+        return self.jacobian is not None
+
+    @property
+    def treatment(self) -> Treatment:
+        """What happens at an undetermined neuron.
 
         Raises:
-            MethodError: a method of the host alone.
+            MethodError: a method of the host alone, which has no Jacobian bounds.
         """
-        if self.rule is None:
-            raise MethodError(
-                f"`{self.name}` gives no Jacobian bounds; choose one of {', '.join(METHODS)}, optionally after "
-                f"{' or '.join(f'`{name}+`' for name in HOST_METHODS)}."
-            )
-        return RULES[self.rule]
+        if self.jacobian is None:
+            raise _without_jacobian(self.name)
+        return TREATMENTS[self.jacobian]
 
 
 def is_method(name: object) -> bool:
     """Whether a method name is meant for this package rather than for the host alone."""
-    return isinstance(name, str) and any(rule in name.lower() for rule in _RULES)
+    return isinstance(name, str) and any(own in name.lower() for own in _CANONICAL)
 
 
 def parse_global(name: object) -> str | None:
@@ -118,15 +124,34 @@ def parse(name: str) -> Method:
         return Method(_HOST[parts[0]], None, _HOST[parts[0]], True)
     prefix = _HOST.get(parts[0]) if parts else None
     rest = parts[1:] if prefix else parts
-    rule = _RULES.get(rest[0]) if rest else None
+    jacobian = _CANONICAL.get(rest[0]) if rest else None
     tail = rest[1:]
-    if rule is None or tail not in ([], ["crown"]):
+    if jacobian is None or tail not in ([], ["crown"]):
         raise MethodError(
             f"Unknown method `{name}`; known are {', '.join(METHODS)}, each optionally with a prefix for the "
             f"pre-activation bounds ({', '.join(f'{host}+' for host in HOST_METHODS)}) and with `+CROWN` for output "
             f"bounds, and {', '.join(HOST_METHODS)} alone for output bounds."
         )
-    canonical = "+".join([*([prefix] if prefix else []), rule, *(["CROWN"] if tail else [])])
+    canonical = "+".join([*([prefix] if prefix else []), jacobian, *(["CROWN"] if tail else [])])
     host = prefix or "CROWN"
     # CROWN over intervals from IBP is what the host calls CROWN-IBP.
-    return Method(canonical, rule, "CROWN-IBP" if host == "IBP" and tail else host, bool(tail))
+    return Method(canonical, jacobian, "CROWN-IBP" if host == "IBP" and tail else host, bool(tail))
+
+
+def parse_jacobian_method(name: str) -> Method:
+    """Read the name of a method that bounds Jacobians: as `parse`, without the methods of the host alone.
+
+    Raises:
+        MethodError: not a known name, or that of a method for output bounds only.
+    """
+    method = parse(name)
+    if not method.bounds_jacobian:
+        raise _without_jacobian(method.name)
+    return method
+
+
+def _without_jacobian(name: str) -> MethodError:
+    return MethodError(
+        f"`{name}` gives no Jacobian bounds; choose one of {', '.join(METHODS)}, optionally after "
+        f"{' or '.join(f'`{host}+`' for host in HOST_METHODS)}."
+    )

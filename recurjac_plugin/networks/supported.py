@@ -1,7 +1,7 @@
 """Which ONNX operators a network may have: those that the converter, the host and the tables of this package all take.
 
 An operator of a file becomes one or more of the host's nodes. It is supported if each of them has a row in
-`OPERATORS`, `ACTIVATIONS` or `MULTIVARIATE`, and if neither the host's CROWN, from which `verify` starts, nor the
+`OPERATORS`, `ACTIVATIONS` or `PRODUCTS`, and if neither the host's CROWN, from which `verify` starts, nor the
 installed converter stands in the way. A supported operator may still be refused in a use of it, such as a Reshape of
 the batch or a padding with numbers other than 0.
 """
@@ -14,7 +14,7 @@ from packaging.version import Version
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import IS_03
 
 OPSETS = (8, 24)
@@ -92,7 +92,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Transpose": ("BoundTranspose",),
     "Unsqueeze": ("BoundUnsqueeze",),
 }
-"""ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `MULTIVARIATE` that it needs."""
+"""ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
 
 _REDUCTION = "the host has no CROWN for it"
 _SCALAR = "CROWN of auto_LiRPA 0.3 cannot add a number to a layer"
@@ -138,7 +138,7 @@ NEWER_CONVERTER = {
 
 def supported_operators() -> tuple[str, ...]:
     """Names of the supported operators, in alphabetical order."""
-    rows = OPERATORS.keys() | ACTIVATIONS.keys() | MULTIVARIATE.keys()
+    rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys()
     missing = set(WITHOUT_CROWN)
     if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
         missing |= NEWER_CONVERTER

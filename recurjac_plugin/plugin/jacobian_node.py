@@ -20,9 +20,10 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.gains.gains import compute_gains
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.sweeps import seen_from
 from recurjac_plugin.host.library import Bound, LinearBound, Patches, bound_op_map
 from recurjac_plugin.host.misread import require_read_right
 from recurjac_plugin.host.read import HostGraph, topological
@@ -152,7 +153,7 @@ class BoundRecurJacobian(Bound):
 
     def _wanted(self, plan: _Plan) -> set[str]:
         """Names of the nodes that must have bounds."""
-        return plan.reads | plan.starts if parse(self.rule).does.expanded and plan.closed else plan.reads
+        return plan.reads | plan.starts if parse(self.rule).treatment.derivative_lines and plan.closed else plan.reads
 
     def read_by(self) -> None:
         """Make everything that the derivatives can depend on an input, so that the host bounds it."""
@@ -218,7 +219,7 @@ class BoundRecurJacobian(Bound):
             size = output[0].numel()
             eye = torch.eye(size, dtype=output.dtype, device=output.device)
             rows = eye.expand(len(output), -1, -1).reshape(-1, size, *whole.shapes[whole.output])
-            self._plan = _Plan(subgraph, whole, whole.seen_from(self.inputs[1].name), rows)
+            self._plan = _Plan(subgraph, whole, seen_from(whole, self.inputs[1].name), rows)
         return self._plan
 
     def require_supported(self) -> None:
@@ -349,22 +350,22 @@ def _same(first: Any, second: Any) -> bool:
 
 def _bounds(plan: _Plan, given: Mapping[str, Any], precision: Precision, rule: str) -> _Bounds:
     graph, rows = plan.graph, plan.rows
-    sizes = magnitudes(plan.whole, plan.subgraph.graph.values, precision.least)
+    sizes = term_sizes(plan.whole, plan.subgraph.graph.values, precision.least)
     evidence = checked_evidence(graph, sizes, given, dict.fromkeys(given, precision), rows)
     derivatives = derivative_ranges(graph, evidence)
-    does, budget = parse(rule).does, memory_budget(None, rows.device)
+    treatment, budget = parse(rule).treatment, memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
-    if does.upper_line is None:
+    if treatment.upper_line is None:
         order = IntervalArithmetic(graph, derivatives, rows, budget)
     else:
         known = None
-        if does.expanded and plan.closed:
+        if treatment.derivative_lines and plan.closed:
             gains = compute_gains(plan.whole, derivatives, rows, budget)
             known = expansion(gains, plan.whole, evidence, plan.subgraph.graph.values, _reach(plan, given, precision))
             gains = gains.of_columns(graph.columns)
         else:
             gains = compute_gains(graph, derivatives, rows, budget)
-        order = backward_order(gains, does.upper_line, budget, known)
+        order = backward_order(gains, treatment.upper_line, budget, known)
     return _Bounds(*order.jacobian(), order)
 
 
@@ -380,7 +381,7 @@ def _reach(plan: _Plan, given: Mapping[str, Any], precision: Precision) -> list[
             found.append(Region(center, math.inf, torch.zeros_like(center)))
         else:
             low, high = (bound.reshape(center.shape) for bound in given[name])
-            low, high = Evidence(low, high, precision.relative).widened(kinked=False)
+            low, high = PreactivationBounds(low, high, precision.relative).widened(kinked=False)
             found.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
     return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.undetermined import Evidence, Layer, classify
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import Read
 from recurjac_plugin.numerics.intervals import Intervals
@@ -23,12 +23,12 @@ def checked_evidence(
     bounds: Intervals,
     precision: Mapping[str, Precision],
     like: Tensor,
-) -> dict[str, Evidence]:
+) -> dict[str, PreactivationBounds]:
     """Bounds of everything that the factor steps of a graph read, by name.
 
     Args:
         graph: the network.
-        sizes: sums of absolute terms at its inputs and steps, see `magnitudes`; they matter at kinks alone.
+        sizes: sums of absolute terms at its inputs and steps, see `term_sizes`; they matter at kinks alone.
         bounds: lower and upper bounds of everything that the steps read, by name.
         precision: how exact these bounds are, by the same names.
         like: a tensor of the batch, dtype and device of the inputs.
@@ -38,7 +38,7 @@ def checked_evidence(
     """
     reads = {read.name: read for step in graph.factors for read in step.reads}
     return {
-        name: Evidence(
+        name: PreactivationBounds(
             *_checked(bounds[name], read, like, precision[name]),
             precision[name].relative,
             sizes.get(graph.stands_for[name]),
@@ -47,7 +47,7 @@ def checked_evidence(
     }
 
 
-def derivative_ranges(graph: Graph, evidence: Mapping[str, Evidence]) -> dict[str, Layer]:
+def derivative_ranges(graph: Graph, evidence: Mapping[str, PreactivationBounds]) -> dict[str, Layer]:
     """The derivative ranges of all factor steps of a graph.
 
     Args:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces
 from recurjac_plugin.gains.gains import INPUT, ROWS, Gains, Pull
-from recurjac_plugin.gains.undetermined import Evidence, Layer, classify
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
 from recurjac_plugin.numerics.intervals import Intervals
@@ -74,7 +74,7 @@ def refine(
         around: pre-activation bounds on boxes around these ones, by name of the node that an activation reads, (b,
             *shape).
         rows: what is bounded from below.
-        sizes: `magnitudes` at every step, (b or 1, *shape).
+        sizes: `term_sizes` at every step, (b or 1, *shape).
         precision: relative error of one rounding in the arithmetic that `around` comes from.
     """
     forms = _Forms(graph, values, radius, rows)
@@ -82,13 +82,13 @@ def refine(
     for step in graph.factors:
         read = step.reads[0]
         size = sizes[graph.stands_for[read.name]]
-        before = classify(step, [Evidence(*around[read.name], precision, size)])
+        before = classify(step, [PreactivationBounds(*around[read.name], precision, size)])
         if before.count:
             lower, upper = forms.bounds(step, before)
             bounds[read.name] = _tightened(around[read.name], before, lower, upper)
         else:
             bounds[read.name] = around[read.name]
-        evidence = Evidence(*bounds[read.name], precision, size)
+        evidence = PreactivationBounds(*bounds[read.name], precision, size)
         forms.add(step, before, classify(step, [evidence]), evidence)
     slope, offset = forms.rows(output)
     return Refined(forms.gains(), forms.derivatives, bounds, slope, offset)
@@ -128,7 +128,7 @@ class _Forms:
         below, above = reach.split(layer.count, 1)
         return center + below, center - above
 
-    def add(self, step: FactorStep, before: Layer, after: Layer, evidence: Evidence) -> None:
+    def add(self, step: FactorStep, before: Layer, after: Layer, evidence: PreactivationBounds) -> None:
         """Keep what later layers need of a layer: gains and lines of the neurons that stayed undetermined."""
         self.derivatives[step.name] = after
         if not after.count:

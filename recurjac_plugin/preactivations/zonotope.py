@@ -15,7 +15,6 @@ Source: Singh et al.: Fast and Effective Robustness Certification, NeurIPS 2018 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +23,14 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.gains.undetermined import Evidence
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, build_graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
-from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
+from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
@@ -65,7 +66,7 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
             "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
         )
     budget = chosen_budget(memory_budget, arguments.reference.device)
-    sizes = magnitudes(graph, host_graph.values)
+    sizes = term_sizes(graph, host_graph.values)
     region = arguments.joined()
     found = []
     for i in range(len(region.center)):
@@ -92,33 +93,30 @@ class _Zonotope:
     def bounds(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Bounds of what the activations read, by name, (1, *shape) each."""
         (start,) = self.graph.inputs
-        columns = {start: self._units(self.graph.shapes[start])}
-        left = Counter(source for step in self.graph.steps for source in _sources(step))
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        bounds: dict[str, tuple[Tensor, Tensor]] = {}
         count = 1 + self.region.center.numel()
 
-        def taken(name: str) -> Tensor:
-            left[name] -= 1
-            return columns[name] if left[name] else columns.pop(name)
+        def activated(step: FactorStep, columns: Tensor) -> Tensor | None:
+            nonlocal count
+            name = step.reads[0].name
+            bounds[name] = self._bounds(name, columns)
+            if step.name == self.graph.output:
+                return None
+            columns = self._activated(step, columns, bounds[name], count)
+            count = len(columns)  # the columns of other branches are other columns
+            return columns
 
-        for step in self.graph.steps:
-            if isinstance(step, FactorStep):
-                name = step.reads[0].name
-                found[name] = self._bounds(name, columns[step.source])
-                source = taken(step.source)
-                if left[step.name]:
-                    columns[step.name] = self._activated(step, source, found[name], count)
-                    count = len(columns[step.name])  # the columns of other branches are other columns
-                continue
-            if not left[step.name]:
-                continue  # the output: nothing behind it asks for bounds
-            parts = [self._pushed(linear, taken(source)) for source, linear in step.sources]
+        def summed(step: LinearStep, arrived: Arrived[Tensor]) -> Tensor:
+            parts = [self._pushed(step.sources[i][1], columns) for i, columns in arrived]
             total = max(parts, key=len)
             for part in parts:
                 if part is not total:
                     total[: len(part)] += part
-            columns[step.name] = total
-        return found
+            return total
+
+        # Nobody asks for bounds at the output, so nothing is kept.
+        forward(self.graph, {start: self._units(self.graph.shapes[start])}, activated, summed, keep=())
+        return bounds
 
     def _units(self, shape: tuple[int, ...]) -> Tensor:
         """The input's columns: (1 + columns, *shape)."""
@@ -139,7 +137,7 @@ class _Zonotope:
     def _pushed(self, linear: LinearMap, columns: Tensor) -> Tensor:
         """A linear map of all columns, in chunks; always a tensor of its own."""
         largest = max(columns[0].numel(), torch.Size(linear.output_shape).numel())
-        chunk = max(1, self.memory_budget // (4 * largest * columns.element_size()))
+        chunk = chunk_size(self.memory_budget, 4 * largest, columns)
         result = columns.new_empty(len(columns), *linear.output_shape)
         for start in range(0, len(columns), chunk):
             result[start : start + chunk] = linear.push(columns[start : start + chunk])
@@ -150,7 +148,7 @@ class _Zonotope:
         assert isinstance(step.factor, ActivationFactor)
         name = step.reads[0].name
         size = self.sizes[self.graph.stands_for[name]]
-        evidence = Evidence(*bounds, torch.finfo(columns.dtype).eps, size)
+        evidence = PreactivationBounds(*bounds, torch.finfo(columns.dtype).eps, size)
         low, high = evidence.widened(kinked=True)
         below, above = (
             step.factor.activation.derivative(torch.full_like(low, side), step.factor.parameters)
@@ -168,7 +166,3 @@ class _Zonotope:
         new = columns.new_zeros(count - len(columns) + len(where), crossing.numel())
         new[count - len(columns) :].scatter_(1, where.unsqueeze(1), error.flatten()[where].unsqueeze(1))
         return torch.cat((changed, new.reshape(-1, *columns.shape[1:])))
-
-
-def _sources(step: Any) -> list[str]:
-    return [step.source] if isinstance(step, FactorStep) else [source for source, _ in step.sources]

@@ -12,7 +12,7 @@ neurons.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +20,13 @@ from torch import Tensor
 
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull, pull_absolute, push, push_absolute
 from recurjac_plugin.numerics.intervals import Interval, require_numbers
-from recurjac_plugin.numerics.memory import each_chunk
+from recurjac_plugin.numerics.memory import chunk_size, each_chunk
+
+CenterRadius = tuple[Tensor, Tensor]
+"""An interval ``[center - radius, center + radius]``, both of shape (b, r, *shape)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,71 +75,38 @@ class IntervalArithmetic:
 
     def _chunk(self) -> int:
         largest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
-        return max(1, self.memory_budget // (8 * len(self.rows) * largest * self.rows.element_size()))
+        return chunk_size(self.memory_budget, 8 * len(self.rows) * largest, self.rows)
 
     def _pulled(self, rows: Tensor) -> Interval:
+        """Bounds of the derivatives of rows, shape (b, k, *output_shape), by the input: (b, k, columns) each."""
         batch, count = rows.shape[:2]
-        zero = torch.zeros_like(rows)
-        pending: dict[str, tuple[Tensor, Tensor]] = {self.graph.output: (rows, zero)}  # centre and radius
-
-        def pass_on(name: str, center: Tensor, radius: Tensor) -> None:
-            before = pending.get(name)
-            pending[name] = (center, radius) if before is None else (before[0] + center, before[1] + radius)
-
-        for step in reversed(self.graph.steps):
-            value = pending.pop(step.name, None)
-            if value is None:
-                continue
-            center, radius = value
-            if isinstance(step, FactorStep):
-                pass_on(step.source, *self._multiplied(step, center, radius))
-                continue
-            for source, linear in step.sources:
-                shape = (batch, count, *linear.input_shape)
-                pass_on(
-                    source,
-                    linear.pull(center.flatten(0, 1)).reshape(shape),
-                    linear.absolute().pull(radius.flatten(0, 1)).reshape(shape),
-                )
-        return self._at_inputs(pending, batch, count)
-
-    def _at_inputs(self, pending: Mapping[str, tuple[Tensor, Tensor]], batch: int, count: int) -> Interval:
+        start = (rows, torch.zeros_like(rows))
+        arrived = backward(self.graph, self.graph.output, start, self._multiplied, _pull_interval, _add_intervals)
         lower, upper = [], []
         for name in self.graph.inputs:
-            center, radius = pending.get(name) or (self.rows.new_zeros(batch, count, *self.graph.shapes[name]),) * 2
+            center, radius = arrived.get(name) or (rows.new_zeros(batch, count, *self.graph.shapes[name]),) * 2
             lower.append((center - radius).flatten(2))
             upper.append((center + radius).flatten(2))
         return torch.cat(lower, 2), torch.cat(upper, 2)
 
     def _pushed(self, units: Tensor) -> Interval:
-        """Intervals of the columns `units`, shape (r, columns), at the rows: (b, k, r)."""
+        """Bounds of the columns `units`, shape (r, columns), at the rows: (b, k, r) each."""
         batch, count = len(self.rows), len(units)
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        starts = {}
         sizes = [torch.Size(self.graph.shapes[name]).numel() for name in self.graph.inputs]
         for name, part in zip(self.graph.inputs, units.split(sizes, 1)):
             shape = self.graph.shapes[name]
             center = part.reshape(1, count, *shape).expand(batch, count, *shape)
-            found[name] = center, torch.zeros_like(center)
-        for step in self.graph.steps:
-            if isinstance(step, FactorStep):
-                found[step.name] = self._multiplied(step, *found[step.source])
-                continue
-            center = radius = self.rows.new_zeros(())
-            for source, linear in step.sources:
-                c, r = found[source]
-                center = center + linear.push(c.flatten(0, 1))
-                radius = radius + linear.absolute().push(r.flatten(0, 1))
-            found[step.name] = (
-                center.reshape(batch, count, *step.shape),
-                radius.reshape(batch, count, *step.shape),
-            )
-        center, radius = (value.flatten(2).mT for value in found[self.graph.output])
+            starts[name] = center, torch.zeros_like(center)
+        arrived = forward(self.graph, starts, self._multiplied, _push_interval)[self.graph.output]
+        center, radius = (value.flatten(2).mT for value in arrived)
         rows = self.rows.flatten(2)
         center, radius = rows @ center, rows.abs() @ radius
         return center - radius, center + radius
 
-    def _multiplied(self, step: FactorStep, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre and radius of ``d y``, d in the step's range: (b, r, *shape)."""
+    def _multiplied(self, step: FactorStep, interval: CenterRadius) -> CenterRadius:
+        """Centre and radius of ``d y``, d in the step's range: (b, r, *shape) each, as those of y are."""
+        center, radius = interval
         size = torch.Size(step.shape).numel()
         dl, du = (bound.reshape(-1, 1, *step.shape) for bound in self.derivatives[step.name].dense(len(center), size))
         middle, half = (dl + du) / 2, (du - dl) / 2
@@ -147,6 +118,22 @@ class IntervalArithmetic:
         return torch.where(exact, middle * center, (low + high) / 2), torch.where(
             exact, middle.abs() * radius, (high - low) / 2
         )
+
+
+def _pull_interval(step: LinearStep, interval: CenterRadius) -> Iterator[CenterRadius]:
+    return zip(pull(step, interval[0]), pull_absolute(step, interval[1]))
+
+
+def _push_interval(step: LinearStep, arrived: Arrived[CenterRadius]) -> CenterRadius:
+    intervals = list(arrived)
+    return (
+        push(step, ((i, center) for i, (center, _) in intervals)),
+        push_absolute(step, ((i, radius) for i, (_, radius) in intervals)),
+    )
+
+
+def _add_intervals(first: CenterRadius, second: CenterRadius) -> CenterRadius:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def _joined(parts: list[Interval], dimension: int) -> Interval:

@@ -21,7 +21,7 @@ from torch import Tensor
 from recurjac_plugin.gains.gains import INPUT, Gains, compute_gains, unit_rows
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.sweeps import descendants
 
 from .backward import backward_order
 from .mccormick import Expansion
@@ -131,15 +131,5 @@ def shifted_forward_order(
         behind=order(replace(graph, steps=later, inputs=(first.name,))),
         derivatives=derivatives[first.name].dense(batch, len(everything)),
         matrix=unit_rows(graph, derivatives, first.source, everything, rows),
-        around=order(without) if _reaches(without) else None,
+        around=order(without) if without.output in descendants(without, without.inputs) else None,
     )
-
-
-def _reaches(graph: Graph) -> bool:
-    """Whether the output depends on the input through the steps that are left."""
-    reached = set(graph.inputs)
-    for step in graph.steps:
-        sources = {step.source} if isinstance(step, FactorStep) else {name for name, _ in step.sources}
-        if not reached.isdisjoint(sources):
-            reached.add(step.name)
-    return graph.output in reached

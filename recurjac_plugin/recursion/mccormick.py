@@ -24,7 +24,7 @@ from torch import Tensor
 from recurjac_plugin.activations.curves import _Grid
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces
 from recurjac_plugin.gains.gains import INPUT, Gains
-from recurjac_plugin.gains.undetermined import Evidence, Layer, intervals, largest
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, intervals, largest
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
 from recurjac_plugin.numerics.intervals import Interval
@@ -104,7 +104,7 @@ class Expansion:
 def expansion(
     gains: Gains,
     graph: Graph,
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, PreactivationBounds],
     values: Mapping[str, Tensor],
     inputs: Sequence[Region],
 ) -> Expansion | None:

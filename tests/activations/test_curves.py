@@ -9,7 +9,7 @@ import torch
 from activation_rows import ROWS, derivative, each_row, intervals
 
 from recurjac_plugin.activations.table import ACTIVATIONS
-from recurjac_plugin.gains.undetermined import Evidence, classify
+from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
 from recurjac_plugin.recursion.mccormick import relax
 
@@ -23,7 +23,7 @@ def relaxed(row, lower, upper, center):
     """Lines of a row for intervals of shape (b, 5), and the layer they belong to."""
     shape = tuple(lower.shape[1:])
     step = FactorStep("act", shape, "z", (Read("z", shape),), ActivationFactor(ACTIVATIONS[row.kind], row.parameters))
-    layer = classify(step, [Evidence(lower, upper, 0.0)])
+    layer = classify(step, [PreactivationBounds(lower, upper, 0.0)])
     return layer, *relax(step, layer, (lower, upper), center)
 
 

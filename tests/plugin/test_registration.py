@@ -200,5 +200,5 @@ def test_methods_of_the_host_alone_bound_outputs_only(problem, name):
 )
 def test_grammar_of_names(name, rule, host, intersected):
     method = methods.parse(name)
-    assert (method.rule, method.host, method.with_host_output) == (rule, host, intersected)
+    assert (method.jacobian, method.host, method.with_host_output) == (rule, host, intersected)
     assert methods.parse(method.name) == method

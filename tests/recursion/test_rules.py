@@ -10,7 +10,9 @@ import torch
 from recurjac_plugin.jacobian import methods
 from recurjac_plugin.recursion.rules import both_lines
 
-RULES = {name: rule.upper_line for name, rule in methods.RULES.items() if rule.upper_line and not rule.expanded}
+RULES = {
+    name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.derivative_lines
+}
 VALUES = [-2.0, -0.7, 0.0, 0.3, 1.0]
 RANGES = [(low, high) for low, high in itertools.combinations_with_replacement(VALUES, 2)]
 GRID = torch.linspace(0, 1, 41, dtype=torch.float64)

@@ -6,7 +6,7 @@ import sys
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 
@@ -17,7 +17,7 @@ def markdown_table() -> str:
         ("Prefixes", ", ".join(f"`{name}+`" for name in HOST_METHODS)),
         ("Activations", ", ".join(sorted(activation.name for activation in ACTIVATIONS.values()))),
         ("Linear operators", ", ".join(sorted({kind.removeprefix("Bound") for kind in OPERATORS}))),
-        ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in MULTIVARIATE}))),
+        ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in PRODUCTS}))),
     )
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {values} |" for name, values in rows)))
 

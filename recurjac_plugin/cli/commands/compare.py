@@ -87,7 +87,7 @@ def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> d
         result = verify(network.module, spec, method=name, **search)
         entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
         entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
-        if parse(name).rule is not None:
+        if parse(name).bounds_jacobian:
             entry["jacobian_width"], entry["lipschitz"] = _slopes(network, spec, name)
     except UnsupportedError as error:
         entry["unsupported"] = str(error)

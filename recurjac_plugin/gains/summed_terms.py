@@ -6,18 +6,18 @@ far more than ``eps |z|`` where the terms cancel, as they do when inputs or feat
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, forward, push_absolute
 
 
 @torch.no_grad()
-def magnitudes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
+def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
     """Sums of absolute terms at every step.
 
     Args:
@@ -30,13 +30,14 @@ def magnitudes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -
         bias is at most ``|z| + sum_i |w_i| m_i``), and the absolute value behind an activation. Steps inside a node,
         whose values the host does not know, have those of what they read. Shape (b, *shape).
     """
-    found = {name: values[name].abs() for name in graph.inputs}
-    for step in graph.steps:
+    inputs = {name: values[name].abs() for name in graph.inputs}
+
+    def factor(step: FactorStep, before: Tensor) -> Tensor:
         value = values.get(step.name)
-        if isinstance(step, FactorStep):
-            found[step.name] = (found[step.source] if value is None else value.abs()).clamp(min=least)
-            continue
-        parts = [linear.absolute().push(found[source]) for source, linear in step.sources]
-        terms = functools.reduce(torch.add, parts)
-        found[step.name] = terms if value is None else value.abs() + 2 * terms
-    return found
+        return (before if value is None else value.abs()).clamp(min=least)
+
+    def linear(step: LinearStep, arrived: Arrived[Tensor]) -> Tensor:
+        terms, value = push_absolute(step, arrived), values.get(step.name)
+        return terms if value is None else value.abs() + 2 * terms
+
+    return forward(graph, inputs, factor, linear, keep=graph.position)
