@@ -48,7 +48,7 @@ class Network:
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
-        from recurjac_plugin import __version__
+        from recurjac_plugin.version import __version__
         from recurjac_plugin.host.library import VERSION
 
         return {
