@@ -220,7 +220,8 @@ class RefiningBounder(Bounder):
         output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        found = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
+        region = Region(self.shaped(boxes.center), math.inf, radius)
+        found = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
         offset = found.offset - self.rows.b
         lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)

@@ -1,8 +1,12 @@
-"""How far rounding can reach in a gradient at a point: in proportion to the sum over all ways through the network.
+"""How far rounding can reach in a gradient at a point: in proportion to the sum over all paths through the network.
 
-An entry of the gradient is a sum over ways from the input to the row, each a product of weights and derivatives. Its
-rounding is a small multiple of the precision times the sum of their magnitudes, which can be far more than the entry
-where the ways cancel, and is far less than the bounds of the entry over a large region.
+An entry of the gradient is a sum over paths from the input to the row, each a product of weights and derivatives,
+
+    J_kr = sum over the paths p from r to k of  prod_p w prod_p d.
+
+Its rounding is a small multiple of the precision times the sum of their absolute values, which can be far more than the
+entry where the paths cancel, and is far less than the bounds of the entry over a large region. That sum is the gradient
+of the network with the weights ``|w|`` and the derivatives ``|d|``: one sweep back.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ def unit_of_rounding(
     points: Tensor,  # shape: (n, *input_shape)
     rows: Tensor,  # shape: (n, k, n_out)
 ) -> Tensor:
-    """The precision times the sums of the magnitudes of all ways, at points.
+    """``eps sum_p prod_p |w| prod_p |d|`` over all paths p from a coordinate of the input to a row, at points.
 
     Args:
         model: the host's `BoundedModule`, of one perturbed input.

@@ -23,12 +23,12 @@ from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
 from recurjac_plugin.preactivations.bounds import bound_preactivations
-from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
-from recurjac_plugin.recursion.mccormick import Expansion, expansion
+from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
+from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
+from recurjac_plugin.recursion.order import BothOrders, Order
 
-from .bounded import BothOrders, OneOrder
 from .methods import Method, Treatment
 
 ORDERS = ("backward", "forward", "both")
@@ -81,11 +81,11 @@ class Analysis:
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
     @cached_property
-    def expansion(self) -> Expansion | None:
+    def relaxation(self) -> NetworkRelaxation | None:
         """What is known of the derivatives beyond their ranges, if the method uses it."""
         if not self.treatment.planes:
             return None
-        return expansion(self.gains, self.graph, self.preactivations, self.centers, self.regions)
+        return relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions)
 
     @cached_property
     def jacobian(self) -> Interval:
@@ -120,25 +120,25 @@ class Analysis:
         )
 
     @cached_property
-    def _in_order(self) -> OneOrder | BothOrders:
+    def _in_order(self) -> Order:
         if self.order == "both":
             return BothOrders(self._forward, self._backward)
         return self._forward if self.order == "forward" else self._backward
 
     @property
-    def _backward(self) -> BackwardOrder | IntervalArithmetic:
+    def _backward(self) -> Order:
         if self.treatment.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.expansion)
+        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.relaxation)
 
     @property
-    def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
+    def _forward(self) -> Order:
         line = self.treatment.upper_line
         if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
             return shifted_forward_order(self.graph, self.derivatives, self.rows, line, self.memory_budget)
-        return ForwardOrder(self.gains, line, self.memory_budget, self.expansion)
+        return ForwardOrder(self.gains, line, self.memory_budget, self.relaxation)
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from recurjac_plugin.errors import MethodError
-from recurjac_plugin.recursion.rules import UpperLine, recurjac, recurjac_linear
+from recurjac_plugin.recursion.rules import Rule, recurjac, recurjac_linear
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Treatment:
             bounds of an entry of unknown sign, or by a constant.
     """
 
-    upper_line: UpperLine | None
+    upper_line: Rule | None
     planes: bool = False
     chord_of_absolute: bool = False
 

@@ -31,8 +31,8 @@ from recurjac_plugin.preactivations.bounds import checked_bounds
 from recurjac_plugin.preactivations.defects import Precision
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import expansion
-from recurjac_plugin.recursion.sums import upper_of_combinations
+from recurjac_plugin.recursion.mccormick import relax_network
+from recurjac_plugin.recursion.sums import upper_of_sums
 
 from .subgraph import Subgraph
 
@@ -129,9 +129,9 @@ class InnerBounds:
             return plain
         chosen = coefficients.index_select(1, several)
         if above:
-            tight = torch.minimum(plain.index_select(1, several), upper_of_combinations(self.order, chosen))
+            tight = torch.minimum(plain.index_select(1, several), upper_of_sums(self.order, chosen))
         else:
-            tight = torch.maximum(plain.index_select(1, several), -upper_of_combinations(self.order, -chosen))
+            tight = torch.maximum(plain.index_select(1, several), -upper_of_sums(self.order, -chosen))
         return plain.index_copy(1, several, tight)
 
 
@@ -164,7 +164,7 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], p
         order = IntervalArithmetic(graph, derivatives, rows, budget)
     elif problem.with_planes:
         gains = compute_gains(problem.whole, derivatives, rows, budget)
-        lines = expansion(gains, problem.whole, bounds, values, problem.regions(given, precision))
+        lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, precision))
         order = backward_order(gains.of_columns(graph.columns), treatment.upper_line, budget, lines)
     else:
         order = backward_order(compute_gains(graph, derivatives, rows, budget), treatment.upper_line, budget)

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import ACTIVATION_CASES, CASES, MULTIVARIATE_CASES, hosted, mlp, on_host, parametrized
+from cases import ACTIVATION_CASES, CASES, PRODUCT_CASES, hosted, mlp, on_host, parametrized
 from oracle import Ball
 from torch import nn
 
@@ -106,7 +106,7 @@ def test_gradients_of_every_operator_and_activation(case):
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)
-@parametrized(ACTIVATION_CASES + MULTIVARIATE_CASES)
+@parametrized(ACTIVATION_CASES + PRODUCT_CASES)
 def test_gradients_of_every_rule_through_every_activation(case, rule):
     """From interval bounds, which cost least; over the rules every order has its turn."""
     _, center, model = trainable(case)

@@ -10,7 +10,7 @@ from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 
-def support_table() -> str:
+def markdown_table() -> str:
     """Methods, activations and operators as a Markdown table."""
     rows = (
         ("Methods", ", ".join(f"`{name}`" for name in METHODS)),
@@ -23,4 +23,4 @@ def support_table() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(support_table() + "\n")
+    sys.stdout.write(markdown_table() + "\n")
