@@ -34,8 +34,8 @@ except (ImportError, AttributeError):
 _RUN = "from recurjac_plugin.cli import main; main()"
 _REACHED = 7
 _UNTIL_SOLVING = f"""
-import sys, recurjac_plugin.verification as verification
-verification.verify = lambda *args, **options: sys.exit({_REACHED})
+import sys, recurjac_plugin.verification.verdicts as verdicts
+verdicts.verify = lambda *args, **options: sys.exit({_REACHED})
 {_RUN}
 """
 COMMANDS = {

@@ -1,4 +1,7 @@
-"""Exceptions of the package: each message is one sentence that says what, where, what was expected, what to do."""
+"""Exceptions of the package.
+
+A message says in one sentence what is wrong, where, what was expected, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class FileError(RecurJacError):
 
 
 class UnsupportedError(RecurJacError):
-    """Parts of a network that have no rule here; `offenders` lists all of them.
+    """Parts of a network that are not supported; `offenders` lists all of them.
 
     Args:
         subject: what was read, e.g. ``"the network"``.

@@ -1,4 +1,4 @@
-"""Problem files, read plain or gzip-compressed, with ``.gz`` added or dropped; results, written whole or not at all."""
+"""Files: problems, read plain or gzip-compressed; results, written whole or not at all, with numbers that JSON has."""
 
 from __future__ import annotations
 
@@ -50,19 +50,23 @@ def read_bytes(path: str | PathLike[str], kind: str) -> bytes:
     Raises:
         FileError: the file is missing, unreadable, empty, or its compression is damaged.
     """
-    found = locate(path, kind)
+    file = locate(path, kind)
     try:
-        raw = found.read_bytes()
+        raw = file.read_bytes()
         content = gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw
     except (OSError, EOFError, zlib.error) as error:
-        raise FileError(f"`{found}` cannot be read as {kind}: {error}; fetch the file again.") from error
+        raise FileError(f"`{file}` cannot be read as {kind}: {error}; fetch the file again.") from error
     if not content:
-        raise FileError(f"`{found}` is empty: expected {kind}; fetch the file again.")
+        raise FileError(f"`{file}` is empty: expected {kind}; fetch the file again.")
     return content
 
 
 def write(path: Path, content: bytes) -> None:
     """Replace a file's content in one step: a reader, or a crash, sees the old file or the new one.
+
+    Args:
+        path: the file; its folder must exist.
+        content: all of it.
 
     Raises:
         FileError: the system refuses, e.g. because the disk is full.
@@ -83,7 +87,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 def finite(value: Any) -> Any:
-    """A value of plain lists and dictionaries with None in place of numbers that are not finite."""
+    """A value that JSON can hold: NaN and infinity, for which JSON has no numbers, become None, and tuples lists.
+
+    Args:
+        value: numbers, texts, None, and lists, tuples and dictionaries of such values.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

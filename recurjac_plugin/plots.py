@@ -1,4 +1,4 @@
-"""Pictures, drawn without a display: what the library and the command line share."""
+"""Pictures, drawn without a display: new figures, picture files, and bounds of a Jacobian over an image."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CHANNELS = 4
-"""Of an image that can be drawn: each takes a line of panels."""
+"""Most channels of an image that can be drawn: each takes a line of panels."""
 
-_RISING, _FALLING, _UNKNOWN = "#b2182b", "#2166ac", "#d9d9d9"  # the ends of the colour map, and neither
+_RISING, _FALLING, _UNKNOWN = "#b2182b", "#2166ac", "#d9d9d9"  # both ends of the map of colours, and a grey
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure; sizes in inches."""
+    """An empty figure of so many inches."""
     # Without pyplot: no display is looked for, and no global state is left behind.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def encoded(figure: Figure, form: str) -> bytes:
-    """The content of a picture file; `form` is png, pdf or svg."""
+def encoded(figure: Figure, file_format: str) -> bytes:
+    """The content of a picture file; `file_format` is png, pdf or svg."""
     content = io.BytesIO()
-    figure.savefig(content, format=form, dpi=150)
+    figure.savefig(content, format=file_format, dpi=150)
     return content.getvalue()
 
 
@@ -37,7 +37,9 @@ def sign_map(
     upper: np.ndarray,  # shape: (c, h, w)
     title: str,
 ) -> Figure:
-    """Bounds over an image in the colours of one scale around 0, and beside them where the sign is known.
+    """Bounds of a Jacobian's row over an image: both in one scale of colours around 0, and the sign where it is known.
+
+    An entry's sign is positive where ``lower > 0``, negative where ``upper < 0``, else unknown.
 
     Raises:
         InputError: too many channels to draw, or bounds that are not finite.
@@ -63,13 +65,13 @@ def sign_map(
         low.imshow(lower[channel], cmap="RdBu_r", norm=scale)
         high.imshow(upper[channel], cmap="RdBu_r", norm=scale)
         third.imshow(sign[channel], cmap=ListedColormap([_FALLING, _UNKNOWN, _RISING]), norm=Normalize(-1, 1))
-        for each in (low, high, third):
-            each.set_xticks([])
-            each.set_yticks([])
+        for panel_axes in (low, high, third):
+            panel_axes.set_xticks([])
+            panel_axes.set_yticks([])
         if channels > 1:
             low.set_ylabel(("red", "green", "blue")[channel] if channels == 3 else f"channel {channel}")
-    for each, name in zip(axes[0], ("lower bound", "upper bound", "sign"), strict=True):
-        each.set_title(name)
+    for top, name in zip(axes[0], ("lower bound", "upper bound", "sign"), strict=True):
+        top.set_title(name)
     figure.colorbar(shared, ax=list(axes[:, :2].flat), label="derivative")
     counts = ((_RISING, "positive", 1), (_FALLING, "negative", -1), (_UNKNOWN, "unknown", 0))
     figure.legend(

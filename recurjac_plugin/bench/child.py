@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from .records import blank
-from .solve import Task, solve
+from .solve import Task, solve_task
 
 Solve = Callable[[Task, Callable[[float], None]], dict[str, Any]]
 
 _PRELOAD = "recurjac_plugin.bench.preload"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_starting = threading.Lock()  # the environment is one for all threads
+_starting = threading.Lock()  # held while the environment, which all threads share, says how many threads to have
 _RETRIES = (0.05, 0.2, 1.0, 5.0)  # seconds to wait before another attempt; the last one has none
 _LOG_TAIL = 4000  # characters of what a broken process said
 
@@ -41,7 +41,7 @@ class Child:
         solve: what to do there; importable by name.
     """
 
-    def __init__(self, task: Task, solve: Solve = solve) -> None:
+    def __init__(self, task: Task, solve: Solve = solve_task) -> None:
         self.task = task
         self._answer: dict[str, Any] | None = None
         self._prepare_seconds: float | None = None
@@ -67,7 +67,7 @@ class Child:
         return max(0.0, self._deadline - time.monotonic())
 
     def finished(self) -> bool:
-        """Take in what the process says, kill it if it is too late; whether it is over."""
+        """Whether the process is over; takes in what it has said, and ends it where it is too late."""
         self._listen()
         if self._answer is None and self._process.is_alive():
             if self.seconds_left > 0:
@@ -104,6 +104,7 @@ class Child:
         return record
 
     def _listen(self) -> None:
+        """Take in what the process has sent so far."""
         try:
             while not self._connection.closed and self._connection.poll():
                 kind, content = self._connection.recv()
@@ -146,7 +147,7 @@ def _context() -> Any:
 
 
 def _started(context: Any, arguments: tuple[Any, ...]) -> Any:
-    """A new process; the first one is there when the server has imported everything."""
+    """A new process; the first one waits until the server has imported everything."""
     for wait in _RETRIES:
         process = context.Process(target=_work, args=arguments, daemon=True)
         try:
@@ -163,7 +164,7 @@ def _started(context: Any, arguments: tuple[Any, ...]) -> Any:
 
 @contextlib.contextmanager
 def _threads_for_imports(count: int) -> Iterator[None]:
-    """Libraries that ask the environment how many threads to have ask once, while they are imported by the server."""
+    """Set the number of threads for the imports of the server: libraries ask for it once, while they are imported."""
     before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
     try:
@@ -174,10 +175,10 @@ def _threads_for_imports(count: int) -> Iterator[None]:
 
 
 def _work(solve: Solve, task: Task, connection: Any, log: str) -> None:
-    """What the process does. An exception ends it, with its traceback in the log."""
+    """What the process does. An exception ends it and leaves its traceback in the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _die_with_parent(log)
-    _talk_to(log)
+    _redirect_output(log)
     _offer_to_out_of_memory_killer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,7 +187,7 @@ def _work(solve: Solve, task: Task, connection: Any, log: str) -> None:
     connection.close()
 
 
-def _talk_to(log: str) -> None:
+def _redirect_output(log: str) -> None:
     """Let everything that libraries print, Python or not, go to a file."""
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):

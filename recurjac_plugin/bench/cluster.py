@@ -49,6 +49,7 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
 
 
 def _collected(futures: dict[Any, Task], client: Any, scheduler: str) -> Iterator[dict[str, Any]]:
+    """The record of each task as soon as its future is done."""
     from distributed import KilledWorker, as_completed
 
     for future in as_completed(list(futures), loop=client.loop):
@@ -79,7 +80,7 @@ def _lost(task: Task, error: Any) -> dict[str, Any]:
 
 
 def _on_worker(task: Task) -> dict[str, Any]:
-    """What a worker does."""
+    """What a worker does with a task: the same as this machine would, in a process of its own."""
     from distributed import get_worker
 
     # Dask's nanny marks its workers as daemons, which may have no processes of their own. Ours end with the worker.
@@ -91,7 +92,7 @@ def _on_worker(task: Task) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
-    """Dask logs a lost connection with its traceback, too; the error that follows from it is said once, in words."""
+    """Keep Dask from logging a lost connection with its traceback: the error that follows from it says it in words."""
     logger = logging.getLogger("distributed.client")
     before, logger.disabled = logger.disabled, True  # its level is set anew when Dask is imported
     try:
@@ -115,7 +116,10 @@ def _connect(scheduler: str, seconds: float) -> Any:
 
 
 def _check_workers(client: Any, scheduler: str, seconds: float) -> None:
-    """Workers that come later are not asked; see `_collected`."""
+    """Refuse a cluster without workers, or with workers that cannot load this package.
+
+    Workers that come later are not asked: a task that fails to load there is refused by `_collected`.
+    """
     try:
         client.wait_for_workers(1, timeout=seconds)
     except asyncio.TimeoutError as error:
@@ -131,4 +135,5 @@ def _check_workers(client: Any, scheduler: str, seconds: float) -> None:
 
 
 def _package() -> str:
+    """The version of this package, as a worker finds it."""
     return str(facts()["versions"]["recurjac_plugin"])

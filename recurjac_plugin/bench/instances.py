@@ -20,7 +20,7 @@ ANSWERS = ("sat", "unsat")
 """Verdicts that can be right or wrong."""
 
 Key = tuple[str, str, str]
-"""Category, network and property, as `key` writes them: what a list of answers is looked up by."""
+"""Category, network and property, as `key` writes them: an instance in a table of answers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Instance:
         category: name of the folder of the list.
         onnx: the network as the list writes it.
         vnnlib: the property as the list writes it.
-        timeout: seconds; 0 where `problem` says that they cannot be used.
+        timeout: seconds; 0 where `problem` says that those listed cannot be used.
         folder: absolute path that both are relative to.
         problem: why the instance cannot be run, if it cannot.
     """
@@ -57,7 +57,7 @@ class Instance:
 
 
 def key(category: str, onnx: str, vnnlib: str) -> Key:
-    """The same instance has the same key, however its paths are written: ``./nets/a.onnx.gz`` is ``nets/a.onnx``."""
+    """Names of an instance, the same however its paths are written: ``./nets/a.onnx.gz`` is ``nets/a.onnx``."""
     plain = (posixpath.normpath(path.strip().replace("\\", "/")).removesuffix(".gz") for path in (onnx, vnnlib))
     return (category.strip(), *plain)  # type: ignore[return-value]  # two paths
 
@@ -78,13 +78,13 @@ def read_instances(
         files: the lists; the category of each is the name of its folder.
         timeout: seconds for every instance, instead of those listed.
         max_timeout: most seconds of any instance.
-        only: shell patterns of ``category/onnx/vnnlib``; an instance that matches one of them is taken. None: all.
+        only: shell patterns of ``category/onnx/vnnlib``; instances that match one of them are taken; without any, all.
 
     Raises:
         FileError: a list is missing, is no text, or has no lines.
         InputError: a list is given twice, or no instance matches.
     """
-    found: list[Instance] = []
+    instances: list[Instance] = []
     seen: set[Path] = set()
     for file in files:
         path = file.resolve()
@@ -92,11 +92,11 @@ def read_instances(
             raise InputError(f"`{file}` is given twice: its instances would count twice; give every list once.")
         seen.add(path)
         for line, row in _rows(file, "a list of instances"):
-            found.append(_instance(len(found), path, line, row, timeout, max_timeout))
-    chosen = [each for each in found if not only or any(_matches(each, pattern) for pattern in only)]
+            instances.append(_instance(len(instances), path, line, row, timeout, max_timeout))
+    chosen = [instance for instance in instances if not only or any(_matches(instance, pattern) for pattern in only)]
     if not chosen:
         raise InputError(
-            f"None of the {len(found)} instances matches {', '.join(f'`{each}`' for each in only)}: patterns are "
+            f"None of the {len(instances)} instances matches {', '.join(f'`{text}`' for text in only)}: patterns are "
             "compared with category/onnx/vnnlib, e.g. `acasxu/*_1_1_*`."
         )
     return chosen
@@ -120,7 +120,12 @@ def read_expected(file: Path) -> dict[Key, str]:
 
 
 def read_table(file: Path, columns: Iterable[str], kind: str) -> list[tuple[int, Mapping[str, str]]]:
-    """Lines of a CSV file with a header, with their numbers.
+    """The lines of a CSV file below its header, each with its number and its fields by column.
+
+    Args:
+        file: plain or ``.gz``.
+        columns: that the header must have, in any order and case.
+        kind: what the file should be, for messages, e.g. "a table of answers".
 
     Raises:
         FileError: the file is missing, is no text, or lacks a column.
@@ -137,7 +142,7 @@ def read_table(file: Path, columns: Iterable[str], kind: str) -> list[tuple[int,
 
 
 def _rows(file: Path, kind: str) -> list[tuple[int, list[str]]]:
-    """Lines that are not blank, with their numbers."""
+    """The lines of a CSV file that are not blank, with their numbers."""
     try:
         text = read_bytes(file, kind).decode("utf-8-sig")
         rows = list(enumerate(csv.reader(io.StringIO(text, newline=None), strict=True), start=1))
@@ -152,6 +157,7 @@ def _rows(file: Path, kind: str) -> list[tuple[int, list[str]]]:
 def _instance(
     number: int, path: Path, line: int, row: list[str], timeout: float | None, max_timeout: float | None
 ) -> Instance:
+    """What a line of a list says; its `problem` where it cannot be run."""
     category, folder = path.parent.name, str(path.parent)
     fields = [field.strip() for field in row]
     onnx, vnnlib, listed = [*fields, "", "", ""][:3]
@@ -167,6 +173,7 @@ def _instance(
 
 
 def _seconds(text: str) -> float | None:
+    """A number of seconds above 0, None for anything else."""
     try:
         value = float(text)
     except ValueError:
@@ -175,6 +182,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _missing(path: Path, line: int, onnx: str, vnnlib: str) -> str | None:
+    """Which of the two files does not exist, in words; None where both do."""
     for name, kind in ((onnx, "an ONNX network"), (vnnlib, "a VNN-LIB property")):
         try:
             locate(path.parent / name, kind)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .child import Child, Solve
-from .solve import Task, solve
+from .solve import Task, solve_task
 
 
-def run_local(tasks: Sequence[Task], *, jobs: int, solve: Solve = solve) -> Iterator[dict[str, Any]]:
+def run_local(tasks: Sequence[Task], *, jobs: int, solve: Solve = solve_task) -> Iterator[dict[str, Any]]:
     """Solve each task in a process of its own.
 
     Args:
@@ -36,4 +36,4 @@ def run_local(tasks: Sequence[Task], *, jobs: int, solve: Solve = solve) -> Iter
     finally:
         for child in running:
             child.close()
-            child.record()  # takes its log away
+            child.record()  # removes its log

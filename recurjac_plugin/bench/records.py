@@ -1,4 +1,4 @@
-"""What is kept of an instance."""
+"""The record of an instance: what is measured, with which versions, and on which machine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "vnnlib")  # whose versions are kept
+
 
 def blank(
     number: int, timeout: float, options: Mapping[str, Any], *, error: str | None = None, result: str = "error"
 ) -> dict[str, Any]:
     """A record of an instance of which nothing was measured; callers fill in what they know.
 
-    Fields: `number` in the run; `timeout`, `options`, `versions` and `host` that it had; `result`, one of VNN-COMP's
-    words; `late`, a verdict that came after the timeout; `counterexample`, with inputs `x` and outputs `y`;
-    `lower_bound` of the distance from a violation; `boxes` bounded; `prepare_seconds` to load network and property;
-    `run_seconds` of the verdict, as seen around it, and `solve_seconds`, as `verify` reports them; `wall_seconds` of
-    the whole process; `peak_memory_bytes` of the process, imports included; `error`, why there is no
-    verdict; `log`, what a broken process said last.
+    Args:
+        number: position in the run.
+        timeout: seconds.
+        options: keyword arguments of `recurjac_plugin.verify`.
+        error: why there is no verdict.
+        result: one of VNN-COMP's words.
+
+    Returns:
+        The arguments, and `versions` and `host` of `facts`, with these fields: `late`, a verdict that came after the
+        timeout; `counterexample`, with inputs `x` and outputs `y`; `lower_bound` of the distance from a violation;
+        `boxes` bounded; `prepare_seconds` to load network and property; `run_seconds` of the verdict, measured around
+        it, and `solve_seconds`, as `verify` reports them; `wall_seconds` of the whole process; `peak_memory_bytes` of
+        the process, imports included; `log`, the last lines of a process that broke.
     """
     return {
         "number": number,
@@ -44,9 +53,6 @@ def blank(
     }
 
 
-_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "vnnlib")
-
-
 def cores() -> int:
     """How many CPU cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -55,7 +61,7 @@ def cores() -> int:
 
 @functools.cache
 def facts() -> dict[str, Any]:
-    """Versions of what computes, and the machine; nothing is imported for it."""
+    """The versions of everything that computes, and the machine; no package is imported to find them."""
     from recurjac_plugin import __version__
     from recurjac_plugin.host.find import find_host
 
@@ -78,6 +84,7 @@ def _installed(name: str) -> str | None:
 
 
 def _cpu() -> str:
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     if sys.platform == "linux" and info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -71,7 +71,7 @@ class RunFolder:
         """
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        for record in sorted(self.records, key=lambda each: each["number"]):
+        for record in sorted(self.records, key=lambda record: record["number"]):
             seconds = [f"{record[name]:.6g}" for name in ("prepare_seconds", "run_seconds")]
             rows.writerow(
                 [record["category"], record["onnx"], record["vnnlib"], seconds[0], record["result"], seconds[1]]
@@ -121,7 +121,7 @@ def opened(path: Path, *, options: dict[str, Any], instances: Sequence[list[Any]
             raise
     finally:
         lock.release()
-        if new and {each.name for each in path.iterdir()} <= {".lock"}:
+        if new and {entry.name for entry in path.iterdir()} <= {".lock"}:
             (path / ".lock").unlink(missing_ok=True)
             path.rmdir()
 
@@ -177,6 +177,7 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def _begin(path: Path, plan: dict[str, Any], resume: bool) -> RunFolder:
+    """The run of a folder whose lock is held: a new one, or after `resume` the one that is there."""
     present = [name for name in (PLAN, RECORDS, TABLE) if (path / name).exists()]
     if present and not resume:
         raise InputError(f"`{path}` holds {present[0]} already: add --resume to go on with it, or give another --out.")
@@ -192,12 +193,12 @@ def _begin(path: Path, plan: dict[str, Any], resume: bool) -> RunFolder:
 
 
 def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to mix two runs."""
+    """Refuse to go on with a run that was begun with other options or instances."""
     for name in before["options"].keys() | now["options"].keys():
-        old, new = (each["options"].get(name) for each in (before, now))
-        if old != new:
+        begun, given = before["options"].get(name), now["options"].get(name)
+        if begun != given:
             raise InputError(
-                f"`{path}` was begun with {name} {old!r}, not {new!r}: give the same options to go on with it, or "
+                f"`{path}` was begun with {name} {begun!r}, not {given!r}: give the same options to go on with it, or "
                 "another --out."
             )
     if before["instances"] != now["instances"]:
@@ -208,6 +209,7 @@ def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
+    """A line of results.jsonl; None where it is no record."""
     try:
         record = json.loads(text)
     except ValueError:

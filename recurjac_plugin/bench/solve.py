@@ -1,7 +1,8 @@
-"""One instance from its files to a verdict, with everything measured on the way."""
+"""One instance, from its files to a verdict, with everything measured on the way."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ class Task:
     loading: float = 120.0
 
 
-def solve(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
-    """Load network and property, and ask for the verdict.
+def solve_task(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
+    """Load network and property, and verify.
 
     Args:
         task: the instance.
-        loaded: is told the seconds of loading when it is done and the time of the verdict begins.
+        loaded: called once both are loaded, with the seconds that took; the timeout counts from there.
 
     Returns:
         The measured part of a record (see `records.blank`); files and networks that are refused give an error.
@@ -87,7 +88,5 @@ def peak_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    import sys
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,4 +1,4 @@
-"""Counting the results of a run."""
+"""How the instances of a run ended, counted by category, and which verdicts are wrong."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ RESULTS = (*ANSWERS, "unknown", "timeout", "error")
 
 
 def is_wrong(record: Mapping[str, Any], expected: str | None) -> bool:
-    """Whether the verdict, be it too late, is the opposite of the expected answer."""
+    """Whether the verdict, even one that came too late, is the opposite of the expected answer."""
     verdict = record.get("late") or record["result"]
     return verdict in ANSWERS and expected in ANSWERS and verdict != expected
 
 
 def judged(record: Mapping[str, Any], expected: Mapping[Key, str] | None) -> dict[str, Any]:
-    """A record with `expected` and `wrong`; without a table of answers it keeps those it has."""
+    """A record with `expected` and `wrong` by a table of answers; without a table those that it has stay."""
     if expected is None:
         return {"expected": None, "wrong": False} | dict(record)
     answer = expected.get(key(record["category"], record["onnx"], record["vnnlib"]))
     return dict(record) | {"expected": answer, "wrong": is_wrong(record, answer)}
 
 
-def summary(records: Sequence[Mapping[str, Any]], instances: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+def summary_rows(records: Sequence[Mapping[str, Any]], instances: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
     """One row per category, in order of appearance, and one named "all".
 
     Args:
-        records: with `wrong`.
-        instances: all of the run, see `instances.Instance.identity`; those without a record count nowhere else.
+        records: as `judged` returns them.
+        instances: all of the run, see `instances.Instance.identity`; one without a record counts as an instance alone.
 
     Returns:
         For each category the number of instances, of every one of `RESULTS`, of wrong verdicts, and the seconds of all

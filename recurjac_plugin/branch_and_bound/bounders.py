@@ -22,21 +22,22 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.magnitude import magnitudes
-from recurjac_plugin.graph.graph import Graph, build_graph, refinable
-from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.read import HostGraph
-from recurjac_plugin.host.region import Arguments, perturbed_box
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.graph.graph import refinable
+from recurjac_plugin.host.problem import Problem, read, specification
+from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
+from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
 from recurjac_plugin.jacobian.methods import Method, parse
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.preactivations.defects import host_precision
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.preactivations.refinement import Refined, refine
+from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 
 from .boxes import Boxes, Disjuncts
 from .goals import Rows
@@ -69,7 +70,7 @@ class BoxBounds:
     slope: Tensor | None
     linear: tuple[Tensor, Tensor] | None
     around: Intervals
-    differentiated: Callable[[Tensor, Tensor], Analysis]
+    differentiated: Callable[[Tensor, Tensor], BoundedJacobian]
 
 
 class RowsBounder(Bounder[Disjuncts, BoxBounds]):
@@ -143,10 +144,9 @@ def bounder(
     """
     if method.host == "CROWN":
         region = _region(lower, upper, input_shape)
-        arguments, host_graph = read(model, region)
-        graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
-        if refinable(graph):
-            return RefiningBounder(model, rows, method, input_shape, branching, arguments, host_graph, graph)
+        problem = read(model, region)
+        if refinable(problem.graph):
+            return RefiningBounder(problem, rows, method, input_shape, branching)
     if branching == "crown":
         raise InputError(
             f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
@@ -168,24 +168,15 @@ class RefiningBounder(RowsBounder):
     """
 
     def __init__(
-        self,
-        model: Any,
-        rows: Rows,
-        method: Method,
-        input_shape: tuple[int, ...],
-        branching: str,
-        arguments: Arguments,
-        host_graph: HostGraph,
-        graph: Graph,
+        self, problem: Problem, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str
     ) -> None:
-        super().__init__(model, rows, method, input_shape, branching)
-        self.graph = graph
+        super().__init__(problem.model, rows, method, input_shape, branching)
+        self.graph = problem.graph
         self.names = [step.reads[0].name for step in self.graph.factors]
-        precision = host_precision(host_graph, method.host, rows.A.dtype)
+        C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
+        self.root, _, precision = host_bounds(problem, method.host, C, self.names)
         self.precision = precision.relative
-        C = specification(rows.A.unsqueeze(0), host_graph.output)
-        self.root, _ = host_bounds(model, host_graph, arguments, method.host, C, self.names)
-        sizes = magnitudes(self.graph, self._largest(arguments.regions[0]), precision.least)
+        sizes = term_sizes(self.graph, self._largest(problem.region), precision.least)
         self.sizes: Mapping[str, Tensor] = sizes
         self.neurons = sum(low[0].numel() for low, _ in self.root.values())
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
@@ -240,41 +231,34 @@ class RefiningBounder(RowsBounder):
         output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        refined = refine(self.graph, values, output, radius, boxes.around, C, self.sizes, self.precision)
+        region = Region(self.shaped(boxes.center), math.inf, radius)
+        refined = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
         offset = refined.offset - self.rows.b
         lower, best = (offset - (refined.slope.abs() * radius[:, None, None]).sum(3)).max(1)
         slope = refined.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, refined.slope.shape[3])).squeeze(1)
 
-        def differentiated(index: Tensor, rows: Tensor) -> Analysis:
-            return self._analysis(boxes.take(index), refined, outputs[index], C[index], index, rows)
+        def differentiated(index: Tensor, rows: Tensor) -> BoundedJacobian:
+            return self._differentiated(boxes.take(index), refined, outputs[index], C[index], index, rows)
 
         usable = self.method.with_host_output
         lower = lower if usable else torch.full_like(lower, -math.inf)
         linear = (refined.slope, offset) if usable else None
         return BoxBounds(outputs, lower, slope, linear, refined.bounds, differentiated)
 
-    def _analysis(
+    def _differentiated(
         self, boxes: Boxes[Disjuncts], refined: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
-    ) -> Analysis:
-        """The Jacobian of chosen rows on chosen boxes."""
-        gains = refined.gains.part(index, rows)
-        analysis = Analysis(
-            arguments=Arguments((Region(self.shaped(boxes.center), math.inf, boxes.radius),)),
-            graph=self.graph,
-            derivatives={name: layer.part(index) for name, layer in refined.layers.items()},
-            rows=_gathered(C, rows),
-            evidence={},
-            centers={},
-            treatment=replace(self.cuts_by.treatment, derivative_lines=False),  # lines of kinks have no slopes
-            order="backward",
-            shift=0,
-            memory_budget=self.memory_budget,
-            center_value=(self.rows.values(outputs)).gather(1, rows),
-            host_output=None,
-        )
-        vars(analysis)["gains"] = gains  # known already: what the cached property would compute again
-        return analysis
+    ) -> BoundedJacobian:
+        """The Jacobian of chosen rows on chosen boxes. Derivatives of kinks have no lines with a slope."""
+        treatment = self.cuts_by.treatment
+        order: BackwardOrder | IntervalArithmetic
+        if treatment.upper_line is None:
+            derivatives = {name: layer.part(index) for name, layer in refined.layers.items()}
+            order = IntervalArithmetic(self.graph, derivatives, gathered_rows(C, rows), self.memory_budget)
+        else:
+            order = backward_order(refined.gains.part(index, rows), treatment.upper_line, self.memory_budget)
+        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
+        return BoundedByOrder(region, self.rows.values(outputs).gather(1, rows), treatment, order)
 
 
 class HostBounder(RowsBounder):
@@ -301,43 +285,22 @@ class HostBounder(RowsBounder):
         if whole is not None:
             host_output = whole.host_output
         else:
-            arguments, graph = read(self.model, region)
-            host_output = host_bounds(
-                self.model, graph, arguments, self.method.host, specification(A, graph.output), ()
-            )[1]
+            problem = read(self.model, region)
+            host_output = host_bounds(problem, self.method.host, specification(A, problem.host_graph.output), ()).output
         outputs = self.evaluate(boxes.center)
         lower = outputs.new_full((len(boxes), len(self.rows.b)), -math.inf)
         if self.method.with_host_output and host_output is not None:
             lower = host_output[0] - self.rows.b
 
-        def differentiated(index: Tensor, rows: Tensor) -> Analysis:
+        def differentiated(index: Tensor, rows: Tensor) -> BoundedJacobian:
             assert whole is not None
-            return _selected(whole, self.rows.b, index, rows)
+            chosen = whole.part(index, rows)
+            return replace(chosen, center_value=chosen.center_value - self.rows.b[rows])
 
         return BoxBounds(outputs, lower, None, None, {}, differentiated)
 
 
-def _selected(whole: Analysis, b: Tensor, index: Tensor, rows: Tensor) -> Analysis:
-    """The analysis of some regions and rows out of one of all; b: right sides of the rows, (k,)."""
-    region = whole.region
-    return replace(
-        whole,
-        arguments=Arguments((region.part(index),)),
-        derivatives={name: layer.part(index) for name, layer in whole.derivatives.items()},
-        rows=_gathered(whole.rows[index], rows),
-        evidence={name: each.part(index) for name, each in whole.evidence.items()},
-        centers={name: value[index] for name, value in whole.centers.items()},
-        center_value=(whole.center_value[index] - b).gather(1, rows),
-        host_output=None,
-    )
-
-
-def _gathered(C: Tensor, rows: Tensor) -> Tensor:
-    """Rows of every box's matrix: (n, k, *output_shape) and (n, k') -> (n, k', *output_shape)."""
-    return C.gather(1, rows.reshape(*rows.shape, *[1] * (C.dim() - 2)).expand(-1, -1, *C.shape[2:]))
-
-
-def mean_value(analysis: Analysis, method: Method) -> Tensor:
+def mean_value(bounded: BoundedJacobian) -> Tensor:
     r"""Lower bounds of the rows by the mean value theorem around the middles, (n, k).
 
     .. math:: A_k f(x_0) - b_k - \max_{x} \sum_r |J_{kr}(x)| \rho_r,
@@ -345,7 +308,6 @@ def mean_value(analysis: Analysis, method: Method) -> Tensor:
     with the largest drop bounded as in `lipschitz.mean_value.largest_drop`.
 
     Args:
-        analysis: bounds of the rows' Jacobian on n boxes; its `center_value` are the rows at the middles.
-        method: what they come from.
+        bounded: the rows' Jacobian on n boxes; its `center_value` are the rows at the middles.
     """
-    return analysis.center_value - largest_drop(analysis, method, analysis.region.radius)
+    return bounded.center_value - largest_drop(bounded, bounded.region.radius)

@@ -156,10 +156,10 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         # Where CROWN knows the best row, the others are looked at only if that may fix a coordinate.
         one = self.bounder.method.with_host_output and bounds.slope is not None and self._judged > 1
         rows = best if one else positions(left.alive[:, self.rows.disjunct]).expand(len(best), -1)
-        analysis = bounds.differentiated(left.at, rows)
-        jacobian = torch.stack(analysis.jacobian)
+        bounded = bounds.differentiated(left.at, rows)
+        jacobian = torch.stack(bounded.jacobian)
         if self.bounder.method.bounds_jacobian:
-            better = mean_value(analysis, self.bounder.method)
+            better = mean_value(bounded)
             better = torch.where(better.isfinite(), better, -math.inf)
             lower = torch.maximum(left.bounds, torch.full_like(left.bounds, -math.inf).scatter(1, rows, better))
             left = left._replace(bounds=lower, alive=self._alive(left.alive, lower, bounds.outputs[left.at]))

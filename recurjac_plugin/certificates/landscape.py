@@ -94,7 +94,7 @@ def landscape_scan(
                 )
                 undetermined[some, i] = (~certain_signs(analysis)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[some, i] = row_constants(analysis, one, parsed.treatment.chord_of_absolute)
+                constants[some, i] = row_constants(analysis, one)
     return Landscape(radii, undetermined, constants)
 
 

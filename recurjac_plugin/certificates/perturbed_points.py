@@ -143,7 +143,7 @@ def point_rows(model: Any, points: PerturbedPoints, C: Tensor | None) -> tuple[T
     Raises:
         InputError: model, points and C do not fit together, or C has rows of zeros.
     """
-    _, graph = read(model, points.region(torch.zeros(len(points))))
+    graph = read(model, points.region(torch.zeros(len(points)))).host_graph
     rows = specification(C, graph.output).flatten(2)
     if not bool((rows != 0).any(2).all()):
         raise InputError("`C` has rows of zeros: there is nothing to certify about them.")

@@ -144,6 +144,6 @@ def _drops(
         below, above = points.reach(inner)
         analysis = analyse(model, points.region(inner), method, rows, **options)
         grown = (below, above) if before is None else (below - before[0], above - before[1])
-        total = total + largest_drop(analysis, method, *grown)
+        total = total + largest_drop(analysis, *grown)
         before = below, above
         yield total

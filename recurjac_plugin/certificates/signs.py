@@ -215,7 +215,7 @@ def monotonicity_report(
     bisects = timeout is not None or (max_boxes is not None and max_boxes != 1)
     _check_budget(timeout, max_boxes, samples, seed, batch_size)
     region = read_region(x)
-    _, graph = read(model, x)
+    graph = read(model, x).host_graph
     if bisects and region.norm != math.inf:
         raise InputError(
             f"Only boxes can be bisected, and the region is an l_{region.norm:g} ball: leave out `timeout` and "

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
@@ -92,12 +93,12 @@ def stationary_free_radius(
     return radii.reshape(batch, count) if per_output else radii
 
 
-def certain_signs(analysis: Analysis) -> Tensor:
+def certain_signs(bounded: BoundedJacobian) -> Tensor:
     """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns).
 
     Those with ``L > s`` or ``U < -s`` for the slack s of `stationary_free_radius`.
     """
-    lower, upper = analysis.jacobian
+    lower, upper = bounded.jacobian
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
     slack = proof_slack(size)
     return (lower > slack) | (upper < -slack)

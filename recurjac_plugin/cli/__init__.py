@@ -1,6 +1,11 @@
 """The `recurjac` command: results on stdout, everything else on stderr.
 
-Nothing but typer is loaded to parse the command line; each command loads what it needs.
+``app`` registers the commands of the folders ``commands`` and ``about``, one file each. What they share: ``options``
+declares and reads their options, ``problem`` loads networks and regions, ``streams`` says the results, ``files`` and
+``plots`` write tables and pictures, ``standard`` holds the forms of the VNN-LIB standard.
+
+Importing recurjac_plugin loads torch and auto_LiRPA, which takes most of the time of ``--help``. Readers of files, ONNX
+and pictures are imported by the functions that need them.
 """
 
 from __future__ import annotations

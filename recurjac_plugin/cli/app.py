@@ -1,4 +1,4 @@
-"""The commands, and what all of them have in common: `--name`, `--version`, and how errors end."""
+"""The `recurjac` program: its commands, `--name` and `--version`, and how every refusal ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from recurjac_plugin.cli.about.doctor import doctor
-from recurjac_plugin.cli.about.supports import supports
-from recurjac_plugin.cli.commands.bench import bench
-from recurjac_plugin.cli.commands.compare import compare
-from recurjac_plugin.cli.commands.jacobian import jacobian
-from recurjac_plugin.cli.commands.landscape import landscape
-from recurjac_plugin.cli.commands.lipschitz import lipschitz
-from recurjac_plugin.cli.commands.monotone import monotone
-from recurjac_plugin.cli.commands.radius import radius
-from recurjac_plugin.cli.commands.report import report
-from recurjac_plugin.cli.commands.verify import verify
+from recurjac_plugin.cli.about.doctor import doctor_command
+from recurjac_plugin.cli.about.supports import supports_command
+from recurjac_plugin.cli.commands.bench import bench_command
+from recurjac_plugin.cli.commands.compare import compare_command
+from recurjac_plugin.cli.commands.jacobian import jacobian_command
+from recurjac_plugin.cli.commands.landscape import landscape_command
+from recurjac_plugin.cli.commands.lipschitz import lipschitz_command
+from recurjac_plugin.cli.commands.monotone import monotone_command
+from recurjac_plugin.cli.commands.radius import radius_command
+from recurjac_plugin.cli.commands.report import report_command
+from recurjac_plugin.cli.commands.verify import verify_command
 from recurjac_plugin.errors import RecurJacError
 
 from .standard import NAME
@@ -48,14 +48,14 @@ class _Group(typer.core.TyperGroup):
 
 
 def refuse(message: str) -> NoReturn:
-    """Say what is wrong with the input, in one line, and leave."""
+    """Say on stderr, in one line, what is wrong with the input, and leave with exit code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Keep warnings of the libraries below away from the reader, unless Python was told what to do with them (-W)."""
+    """Keep the warnings of libraries away from the reader, unless Python was told what to do with them (-W)."""
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
@@ -105,16 +105,18 @@ def recurjac(
         print(context.get_help())
 
 
-app.command(short_help="Bounds of the Jacobian.")(jacobian)
-app.command(short_help="Lipschitz constants against the radius.")(lipschitz)
-app.command(short_help="In which inputs each output is monotone.")(monotone)
-app.command(short_help="Radii on which a classification is certified.")(radius)
-app.command(short_help="Radii without a stationary point, and the gradients within.")(landscape)
-app.command(short_help="The verdict on a VNN-LIB property or query.")(verify)
+app.command("jacobian", short_help="Bounds of the Jacobian.")(jacobian_command)
+app.command("lipschitz", short_help="Lipschitz constants against the radius.")(lipschitz_command)
+app.command("monotone", short_help="In which inputs each output is monotone.")(monotone_command)
+app.command("radius", short_help="Radii on which a classification is certified.")(radius_command)
+app.command("landscape", short_help="Radii without a stationary point, and the gradients within.")(landscape_command)
+app.command("verify", short_help="The verdict on a VNN-LIB property or query.")(verify_command)
 app.command(
-    short_help="What properties and networks `verify` takes.", context_settings={"ignore_unknown_options": True}
-)(supports)
-app.command(short_help="Every method on one VNN-LIB property.")(compare)
-app.command(short_help="A verdict on every instance of benchmark sets.")(bench)
-app.command(short_help="A page about the results of `bench`.")(report)
-app.command(short_help="What is installed, and what is missing.")(doctor)
+    "supports",
+    short_help="What properties and networks `verify` takes.",
+    context_settings={"ignore_unknown_options": True},
+)(supports_command)
+app.command("compare", short_help="Every method on one VNN-LIB property.")(compare_command)
+app.command("bench", short_help="A verdict on every instance of benchmark sets.")(bench_command)
+app.command("report", short_help="A page about the results of `bench`.")(report_command)
+app.command("doctor", short_help="What is installed, and what is missing.")(doctor_command)

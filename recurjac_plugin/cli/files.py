@@ -1,4 +1,4 @@
-"""Files the commands write: whole or not at all."""
+"""Files that commands write, whole or not at all: is there room for them, and tables as CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["check_writable", "write", "write_csv"]
 
 
 def check_writable(*paths: Path | None) -> None:
-    """Find out before a long computation that its result will have no place.
+    """Refuse, before a long computation, a file that its result could not be written to.
+
+    Args:
+        paths: the files; None for one that was not asked for.
 
     Raises:
         FileError: a folder does not exist or cannot be written to, or the path is a folder.
@@ -33,7 +36,7 @@ def check_writable(*paths: Path | None) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table; None becomes an empty field, numbers read back exactly.
+    """Write a table as CSV; None becomes an empty field, numbers read back exactly.
 
     Raises:
         FileError: the system refuses.

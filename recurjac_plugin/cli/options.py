@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+
+from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 
 class Dtype(str, Enum):
@@ -19,12 +21,29 @@ class Dtype(str, Enum):
 
 
 class Branchings(str, Enum):
-    """What boxes can be cut by, see `recurjac_plugin.branching`."""
+    """What boxes can be cut by, see `recurjac_plugin.branch_and_bound.branching`."""
 
     jacobian = "jacobian"
     crown = "crown"
     longest = "longest"
 
+
+def _vnnlib(help_text: str) -> Any:
+    """``--vnnlib PROP``: the boxes of a property, which every command puts to a use of its own."""
+    return typer.Option("--vnnlib", metavar="PROP", help=help_text, show_default=False)
+
+
+def _input(help_text: str) -> Any:
+    """``--input X.npy``: inputs from a file, which every command puts to a use of its own."""
+    return typer.Option("--input", metavar="X.npy", help=help_text, show_default=False)
+
+
+def _either(names: Sequence[str]) -> str:
+    """Names as a sentence lists them: "a, b or c"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+_OUTPUT_ALONE = ("CROWN", *(name for name in HOST_METHODS if name != "CROWN"))  # the one that is asked for most, first
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)]
 Property = Annotated[
@@ -63,23 +82,27 @@ Split = Annotated[
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
-RegionProperty = Annotated[
-    Path | None,
-    typer.Option("--vnnlib", metavar="PROP", help="Bound over the input boxes of this property.", show_default=False),
-]
-RegionInputs = Annotated[
-    Path | None,
-    typer.Option("--input", metavar="X.npy", help="Bound over a ball around each of these inputs.", show_default=False),
-]
+RegionProperty = Annotated[Path | None, _vnnlib("Bound over the input boxes of this property.")]
+RegionInputs = Annotated[Path | None, _input("Bound over a ball around each of these inputs.")]
 RegionRadius = Annotated[
     float | None, typer.Option("--eps", metavar="E", help="Radius of the ball, with --input.", show_default=False)
 ]
+BallProperty = Annotated[Path | None, _vnnlib("Balls around the middle of this property's boxes.")]
+BallInputs = Annotated[Path | None, _input("Balls around each of these inputs.")]
+CenterProperty = Annotated[Path | None, _vnnlib("Around the middle of this property's boxes.")]
+CenterInputs = Annotated[Path | None, _input("Around each of these inputs.")]
 JacobianMethod = Annotated[
     str,
     typer.Option(
         "--method",
-        help="RecurJac, RecurJac-Linear, RecurJac-McCormick or Fast-Lip; `IBP+RecurJac` chooses other pre-activation "
-        "bounds than CROWN's.",
+        help=f"{_either(METHODS)}; `IBP+{METHODS[0]}` chooses other pre-activation bounds than CROWN's.",
+    ),
+]
+OutputMethod = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help=f"Output bounds: {', '.join(METHODS)}, each optionally with `+CROWN`; {_either(_OUTPUT_ALONE)}.",
     ),
 ]
 Clip = Annotated[
@@ -122,12 +145,17 @@ def radius(option: str, value: float) -> float:
     return value
 
 
+def require_one_source(vnnlib: Path | None, input_file: Path | None) -> None:
+    """Refuse both a property and a file of inputs, and neither of them."""
+    if (vnnlib is None) == (input_file is None):
+        refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+
+
 def region_choice(
     vnnlib: Path | None, input_file: Path | None, eps: float | None, norm: str
 ) -> tuple[float, float | None]:
     """The norm, and the radius around inputs or None for the boxes of a property; refuses other combinations."""
-    if (vnnlib is None) == (input_file is None):
-        refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+    require_one_source(vnnlib, input_file)
     if (eps is None) != (input_file is None):
         refuse("--eps", "goes with `--input`, which needs it; a property has its own boxes.")
     p = norm_of(norm)
@@ -138,13 +166,13 @@ def region_choice(
 
 def radii(option: str, text: str) -> tuple[float, ...]:
     """Radii from a list with commas, in increasing order."""
-    found = []
+    distinct = set()
     for part in _parts(option, text):
         try:
-            found.append(radius(option, float(part)))
+            distinct.add(radius(option, float(part)))
         except ValueError:
             refuse(option, f"must be a list of numbers such as 0.001,0.01, got {part!r}.")
-    return tuple(sorted(set(found)))
+    return tuple(sorted(distinct))
 
 
 def clip(option: str, text: str | None) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Pictures of the tables, drawn without a display."""
+"""Pictures of what `lipschitz`, `radius`, `landscape` and `compare` print as tables."""
 
 from __future__ import annotations
 
@@ -20,32 +20,46 @@ _MARKERS = "osD^vPX"
 _COLOURS = {"unsat": "tab:green", "sat": "tab:red", "unknown": "tab:gray", "timeout": "tab:gray"}
 
 
+def check_format(plot: Path | None) -> None:
+    """Refuse, before a long computation, a picture in a format that is not drawn; None where none was asked for."""
+    if plot is not None:
+        picture_format(plot)
+
+
 def picture_format(path: Path) -> str:
-    """The format that a file's name asks for."""
+    """The format that a file's name asks for: png, pdf or svg."""
     name = path.suffix.removeprefix(".").lower()
     if name not in _FORMATS:
-        refuse("--plot", f"must end in {', '.join(f'.{each}' for each in _FORMATS)}; got `{path}`.")
+        refuse("--plot", f"must end in {', '.join(f'.{known}' for known in _FORMATS)}; got `{path}`.")
     return name
 
 
 def lipschitz_curves(
-    radii: Sequence[float], curves: Mapping[str, Sequence[float]], norm: str, title: str, form: str
+    radii: Sequence[float], constants: Mapping[str, Sequence[float]], norm: str, title: str, file_format: str
 ) -> bytes:
-    """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted."""
+    """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted.
+
+    Args:
+        radii: along the horizontal axis.
+        constants: by method, one for each radius.
+        norm: how the norm is written, see `options.norm_name`.
+        title: of the picture.
+        file_format: png, pdf or svg.
+    """
     from matplotlib.ticker import LogFormatter
 
     figure = new_figure(6.4, 4.8)
     axes = figure.subplots()
-    for i, (name, constants) in enumerate(curves.items()):
+    for i, (name, values) in enumerate(constants.items()):
         if name == "sampled":
-            axes.plot(radii, constants, "k--", label="sampled (lower bound)")
+            axes.plot(radii, values, "k--", label="sampled (lower bound)")
         elif name in GLOBAL_METHODS:
-            axes.plot(radii, constants, "k:", label=name)
+            axes.plot(radii, values, "k:", label=name)
         else:
-            axes.plot(radii, constants, marker=_MARKERS[i % len(_MARKERS)], markersize=4, label=name)
+            axes.plot(radii, values, marker=_MARKERS[i % len(_MARKERS)], markersize=4, label=name)
     if all(eps > 0 for eps in radii):
         axes.set_xscale("log")
-    if all(constant > 0 for each in curves.values() for constant in each):
+    if all(value > 0 for values in constants.values() for value in values):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
@@ -54,16 +68,23 @@ def lipschitz_curves(
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)
-    return encoded(figure, form)
+    return encoded(figure, file_format)
 
 
-def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: str, form: str) -> bytes:
-    """Which part of the inputs is certified on a radius, one curve per method."""
+def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: str, file_format: str) -> bytes:
+    """Which part of the inputs is certified on a radius, one curve per method.
+
+    Args:
+        radii: by method, the certified radius of each input; 0 where nothing is certified.
+        norm: how the norm is written, see `options.norm_name`.
+        title: of the picture.
+        file_format: png, pdf or svg.
+    """
     figure = new_figure(6.4, 4.4)
     axes = figure.subplots()
-    for name, found in radii.items():
-        ends = sorted(radius for radius in found if radius > 0)
-        certified = [(len(ends) - i) / len(found) for i in range(len(ends))]
+    for name, certified_radii in radii.items():
+        ends = sorted(radius for radius in certified_radii if radius > 0)
+        certified = [(len(ends) - i) / len(certified_radii) for i in range(len(ends))]
         axes.step([0.0, *ends, *ends[-1:]], [*(certified[:1] or [0.0]), *certified, *[0.0] * bool(ends)], label=name)
     axes.set_ylim(0, 1.03)
     axes.set_xlim(left=0)
@@ -72,7 +93,7 @@ def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: 
     axes.set_title(title)
     axes.grid(True, alpha=0.3)
     axes.legend()
-    return encoded(figure, form)
+    return encoded(figure, file_format)
 
 
 def landscape_curves(
@@ -82,9 +103,19 @@ def landscape_curves(
     inputs: int,
     norm: str,
     title: str,
-    form: str,
+    file_format: str,
 ) -> bytes:
-    """Undetermined entries of the gradient, and Lipschitz constants, against the radius; one curve per method."""
+    """Undetermined entries of the gradient, and Lipschitz constants, against the radius; one curve per method.
+
+    Args:
+        radii: along the horizontal axes.
+        undetermined: by method, how many entries of the gradient have no known sign, one number for each radius.
+        constants: by method, one for each radius.
+        inputs: how many entries the gradient has.
+        norm: how the norm is written, see `options.norm_name`.
+        title: of the picture.
+        file_format: png, pdf or svg.
+    """
     figure = new_figure(9.6, 4.2)
     left, right = figure.subplots(1, 2)
     for i, name in enumerate(undetermined):
@@ -101,11 +132,17 @@ def landscape_curves(
         axes.grid(True, alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    return encoded(figure, form)
+    return encoded(figure, file_format)
 
 
-def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> bytes:
-    """One bar per method: lower bounds coloured by verdict, Lipschitz constants, times."""
+def comparison(rows: Sequence[Mapping[str, Any]], title: str, file_format: str) -> bytes:
+    """One bar per method: lower bounds coloured by verdict, Lipschitz constants, times.
+
+    Args:
+        rows: what `recurjac compare` says about each method.
+        title: of the picture.
+        file_format: png, pdf or svg.
+    """
     from matplotlib.ticker import NullFormatter
 
     rows = [row for row in rows if row["unsupported"] is None]
@@ -120,11 +157,11 @@ def comparison(rows: Sequence[Mapping[str, Any]], title: str, form: str) -> byte
     _bounds(left, rows)
     figure.legend(loc="outside upper right", ncols=len(_COLOURS))
     figure.suptitle(title, x=0.02, ha="left")
-    return encoded(figure, form)
+    return encoded(figure, file_format)
 
 
 def _bounds(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Lower bounds to both sides of 0, which their values stand opposite to."""
+    """Bars of lower bounds to both sides of 0; each value is written on the side that its bar leaves free."""
     values = [row["lower_bound"] for row in rows]
     finite = [abs(value) for value in values if math.isfinite(value) and value != 0]
     smallest, largest = min(finite, default=1.0), max(finite, default=1.0)

@@ -1,4 +1,4 @@
-"""From files and options to a network on its device, and to the regions that a command asks about."""
+"""The problem of a command, from files and options: a network on its device, a property, inputs and their regions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network ready for bounds.
+    """A network on the device on which it is bounded.
 
     Attributes:
-        module: the torch module, evaluated.
-        device: where it lives.
+        module: the torch module, in evaluation mode.
+        device: where its weights are.
     """
 
     module: OnnxNetwork
@@ -72,7 +72,11 @@ class Network:
 
 
 def find_device(name: str) -> torch.device:
-    """A device that this machine has."""
+    """The device of that name: cpu, cuda or cuda:N.
+
+    Raises:
+        typer.BadParameter: there is no such device here.
+    """
     import torch
 
     try:
@@ -87,7 +91,7 @@ def find_device(name: str) -> torch.device:
 
 
 def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
-    """Read an ONNX network.
+    """Read an ONNX network, with its weights on the device and of the number type that were asked for.
 
     Raises:
         FileError: the file is missing or malformed.
@@ -166,6 +170,19 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     return inputs
 
 
+def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """One or several inputs, flat or not, as (b, *shape)."""
+    for single in (shape, (math.prod(shape),)):
+        if array.shape == single:
+            return array.reshape(1, *shape)
+        if array.shape[1:] == single and len(array) > 0:
+            return array.reshape(-1, *shape)
+    raise InputError(
+        f"`{path}` has shape {array.shape}, but the network takes {shape}; give one input, or several along a first "
+        "dimension."
+    )
+
+
 def load_centers(network: Network, vnnlib: Path | None, input_file: Path | None) -> torch.Tensor:
     """The middles of balls: the inputs of a file, or the middles of a property's boxes, (b, *input_shape).
 
@@ -184,7 +201,15 @@ def load_centers(network: Network, vnnlib: Path | None, input_file: Path | None)
 
 
 def outputs_at(network: Network, points: torch.Tensor) -> torch.Tensor:
-    """The outputs at some points, (b, n_outputs)."""
+    """The network's outputs at each point.
+
+    Args:
+        network: is given one point at a time if it takes no batches.
+        points: shape (b, *input_shape).
+
+    Returns:
+        Shape (b, n_outputs).
+    """
     import torch
 
     with torch.no_grad():
@@ -192,21 +217,8 @@ def outputs_at(network: Network, points: torch.Tensor) -> torch.Tensor:
         return torch.cat([network.module(batch).flatten(1) for batch in batches])
 
 
-def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    flat = (math.prod(shape),)
-    for one in (shape, flat):
-        if array.shape == one:
-            return array.reshape(1, *shape)
-        if array.shape[1:] == one and len(array) > 0:
-            return array.reshape(-1, *shape)
-    raise InputError(
-        f"`{path}` has shape {array.shape}, but the network takes {shape}; give one input, or several along a first "
-        "dimension."
-    )
-
-
 def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
-    """All inputs within eps of a centre, as a perturbed input of the host; center: (b, *input_shape)."""
+    """The ball ``{x : |x - center|_norm <= eps}`` as a perturbed input of the host; center: (b, *input_shape)."""
     from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 
     return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "RecurJac"
 ELEMENT_TYPES = ("real",)
-"""Types of queries that are analysed: bounds are computed without directed rounding."""
+"""Element types of queries that are analysed: bounds are computed without directed rounding, which suits real alone."""
 
 _VERDICTS = {"timeout": "timed-out"}  # where the standard's word differs from VNN-COMP's
 
@@ -41,7 +41,7 @@ def parse_networks(given: Sequence[str]) -> dict[str, Path]:
 
 
 def file_of(query: Path, declaration: Declaration | None, files: dict[str, Path]) -> Path:
-    """The file of the query's only network. VNN-LIB 1.0 names none: there any name is right.
+    """The file of the query's only network; VNN-LIB 1.0 gives networks no names, so that any name is right there.
 
     Raises:
         InputError: files are missing or left over, or the query's element types are not `ELEMENT_TYPES`.
@@ -88,8 +88,7 @@ def answer(result: Any, declaration: Declaration | None) -> str:
     Every variable is given in the order of the query: a line with its name, type and shape, then its values in
     row-major order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
     """
-    word = result.verdict.value
-    word = _VERDICTS.get(word, word)
+    word = _VERDICTS.get(result.verdict.value, result.verdict.value)
     witness = result.counterexample
     if witness is None:
         return word
@@ -104,6 +103,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def _assigned(variable: Variable, values: np.ndarray) -> list[str]:
+    """The lines of one variable."""
     return [f"{variable.name} {variable.element_type} {shape_text(variable.shape)}", *map(_number, values)]
 
 

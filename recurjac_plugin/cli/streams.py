@@ -15,12 +15,12 @@ T = TypeVar("T")
 _WIDTH = 120  # where stdout is no terminal
 
 
-class Report:
-    """The two streams of one command.
+class Streams:
+    """Where one command writes: its results, and its remarks on stderr; see `open_streams`.
 
     Args:
         as_json: whether the result is one JSON object.
-        results: where results go.
+        results: the stream of the results.
     """
 
     def __init__(self, as_json: bool, results: TextIO) -> None:
@@ -37,7 +37,14 @@ class Report:
     def table(
         self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[int] = ()
     ) -> None:
-        """A result as a table; `right` are the columns of numbers, None is shown as a dash."""
+        """A result as a table.
+
+        Args:
+            title: stands above it.
+            header: names of the columns.
+            rows: one value per column, see `shown`.
+            right: positions of the columns that are set flush right, as numbers are.
+        """
         from rich.console import Console
         from rich.table import Table
 
@@ -54,7 +61,7 @@ class Report:
         print(text, file=sys.stderr, flush=True)
 
     def progress(self, items: Sequence[T], what: str) -> Iterator[T]:
-        """Go through a loop with a progress bar, where stderr is a terminal."""
+        """The items one by one, with a progress bar called `what` where stderr is a terminal."""
         from rich.console import Console
         from rich.progress import track
 
@@ -64,21 +71,21 @@ class Report:
 
 
 @contextlib.contextmanager
-def reporting(as_json: bool) -> Iterator[Report]:
-    """Open the streams. Whatever libraries print on stdout in the meantime goes to stderr."""
+def open_streams(as_json: bool) -> Iterator[Streams]:
+    """The streams of a command while it runs. Whatever libraries print on stdout in the meantime goes to stderr."""
     results = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
-        yield Report(as_json, results)
+        yield Streams(as_json, results)
     results.flush()
 
 
 def shown(value: Any) -> str:
-    """A value as tables and pictures show it."""
+    """A value as tables show it: five digits of a number, a dash for None."""
     if value is None:
         return "–"
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float | None) -> str | None:
-    """Seconds with the digits that mean something."""
+    """Seconds to the millisecond; None stays None."""
     return None if seconds is None else f"{seconds:.3f}"

@@ -1,18 +1,25 @@
-"""Gains: the exact part of a network between its undetermined neurons.
+r"""Gains: the exact part of a network between its undetermined neurons.
 
 Once the undetermined neurons are set apart, everything else is linear: with the derivatives of the stable neurons
 inserted, the chain rule between two undetermined neurons is a number, their *gain*. With ``d`` the unknown
 derivatives, ``y_m`` the derivative of a row with respect to the outputs of the undetermined neurons of layer m, and
 layers in topological order,
 
-    y_m = gain(rows, m) + sum over l > m of gain(l, m)^T (d_l y_l),
+.. math:: y_m = G_{\text{rows}, m} + \sum_{l > m} G_{l m}^T (d_l \odot y_l),
 
 and the Jacobian is the same expression with the input in place of m. This is the chain rule of the network with
 everything certain multiplied out, so the methods (which bound products ``d y``) see only these small matrices, and
 share them: they depend neither on the method nor, apart from the last row of blocks, on the output rows.
 
 The gains are computed by pulling the unit rows of each layer's undetermined neurons back towards the input, through
-the transposed linear maps. Dead and undetermined neurons pass nothing on, so a row only meets what is certain.
+the transposed linear maps. Dead and undetermined neurons pass nothing on, so a row only meets what is certain. How
+large they get is known beforehand, and those that no memory holds are refused.
+
+Axes: b regions, k rows, r any rows that are pulled, u undetermined neurons of a layer, n all of its neurons.
+
+Source:
+    The chain rule that Algorithm 1 of RecurJac (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783) goes through layer
+    by layer; that it may be multiplied out between undetermined neurons is this package's own.
 """
 
 from __future__ import annotations
@@ -26,10 +33,11 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
-from recurjac_plugin.numerics.memory import each_chunk, memory_of
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import ancestors, backward, pull
+from recurjac_plugin.numerics.memory import chunk_size, each_chunk, memory_of
 
-from .relevance import relevant
+from .paths import on_uncut_paths
 from .undetermined import Layer
 
 ROWS = "rows"
@@ -64,25 +72,22 @@ class Gains:
     reference: Tensor
 
     def count(self, end: str) -> int:
-        """Number of neurons (or input coordinates, or rows) at one end."""
+        """Number of undetermined neurons, input coordinates or rows at one end: a layer, `INPUT` or `ROWS`."""
         if end == INPUT:
             return self.columns
         return self.rows if end == ROWS else self.derivatives[end].count
 
     def block(self, later: str, earlier: str) -> Tensor:
-        """The block, as zeros where there is none."""
-        found = self.blocks.get((later, earlier))
-        if found is None:
-            found = self.reference.new_zeros(1, self.count(later), self.count(earlier))
-        return found
+        """The block, as zeros where there is none: (b or 1, u_later, u_earlier)."""
+        block = self.blocks.get((later, earlier))
+        return self.reference.new_zeros(1, self.count(later), self.count(earlier)) if block is None else block
 
-    def part(self, regions: Tensor, rows: Tensor) -> Gains:
-        """The gains of some regions, and of some rows of each.
-
-        Args:
-            regions: their positions, shape (n,).
-            rows: positions of the rows, shape (n, k).
-        """
+    def part(
+        self,
+        regions: Tensor,  # shape: (b',)
+        rows: Tensor,  # shape: (b', k')
+    ) -> Gains:
+        """The gains of some regions, and of some rows of each, by their positions."""
 
         def taken(block: Tensor, later: str) -> Tensor:
             if len(block) > 1:
@@ -137,105 +142,114 @@ def compute_gains(
 
     Args:
         graph: the network.
-        derivatives: derivative ranges of every activation step.
+        derivatives: derivative ranges of every factor step.
         rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
         memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
 
     Raises:
         InputError: they would not fit into the memory of the device.
     """
-    batch = len(rows)
-    largest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
-    chunk = max(1, memory_budget // (4 * batch * largest * rows.element_size()))
-    per_row = batch * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
-    share = memory_budget // (len(graph.factors) + 1)  # of the rows of one layer, for the backward pass
-    known = relevant(graph, derivatives, rows)
-    require_room_for_gains(graph, known, rows)
-    pulls = Pull(graph, known)
+    widest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
+    chunk = chunk_size(memory_budget, 4 * len(rows) * widest, rows)
+    kept_per_row = len(rows) * sum(torch.Size(step.shape).numel() for step in graph.steps) * rows.element_size()
+    budget_per_layer = memory_budget // (len(graph.factors) + 1)  # of what is kept for the backward pass
+    layers = on_uncut_paths(graph, derivatives, rows)
+    require_room_for_gains(graph, layers, rows)
+    pulled = Pull(graph, layers)
     blocks: dict[Key, Tensor] = {}
 
-    def joined(pull: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> dict[str, Tensor]:
-        parts = each_chunk(pull, starts.split(chunk, 1), starts.shape[1] * per_row, share)
-        return {earlier: torch.cat([part[earlier] for part in parts], 1) for earlier in parts[0]}
+    def add_blocks(later: str, pull_rows: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> None:
+        chunks = each_chunk(pull_rows, starts.split(chunk, 1), starts.shape[1] * kept_per_row, budget_per_layer)
+        for earlier in chunks[0]:
+            blocks[later, earlier] = torch.cat([each[earlier] for each in chunks], 1)
 
+    names = tuple(step.name for step in graph.factors if layers[step.name].count)
     for step in graph.factors:
-        index = known[step.name].index
-        if index.shape[1]:
-            found = joined(partial(pulls.units, step.source, like=rows), index)
-            blocks |= {(step.name, earlier): block for earlier, block in found.items()}
-    found = joined(partial(pulls, graph.output), rows)
-    blocks |= {(ROWS, earlier): block for earlier, block in found.items()}
+        if layers[step.name].count:
+            add_blocks(step.name, partial(pulled.units, step.source, like=rows), layers[step.name].index)
+    add_blocks(ROWS, partial(pulled, graph.output), rows)
     return Gains(
-        layers=tuple(step.name for step in graph.factors if known[step.name].count),
-        derivatives=known,
+        layers=names,
+        derivatives=layers,
         blocks=blocks,
-        batch=batch,
+        batch=len(rows),
         rows=rows.shape[1],
         columns=graph.columns,
         reference=rows,
     )
 
 
-def unit_rows(graph: Graph, derivatives: Mapping[str, Layer], start: str, index: Tensor, like: Tensor) -> Tensor:
-    """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, n, columns)."""
+def unit_rows(
+    graph: Graph,
+    derivatives: Mapping[str, Layer],
+    start: str,
+    index: Tensor,  # shape: (r,)
+    like: Tensor,
+) -> Tensor:
+    """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, r, columns)."""
     return Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
 
 
 class Pull:
-    """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input."""
+    """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input.
+
+    ``g -> W^T g`` at a linear step, ``g -> d * g`` at the stable neurons of a layer and 0 at the others, whose entries
+    of g are gains.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of the factor steps that the rows meet.
+    """
 
     def __init__(self, graph: Graph, derivatives: Mapping[str, Layer]) -> None:
         self.graph, self.derivatives = graph, derivatives
-        self.position = {step.name: i for i, step in enumerate(graph.steps)}
 
-    def units(self, start: str, index: Tensor, like: Tensor) -> dict[str, Tensor]:
-        """Pull the unit rows at `index`, shape (b or 1, u), of the flattened output of `start`."""
+    def units(
+        self,
+        start: str,
+        index: Tensor,  # shape: (b or 1, u)
+        like: Tensor,
+    ) -> dict[str, Tensor]:
+        """Pull the unit rows at `index` of the flattened output of `start`; returns what a call does."""
         batch, count = index.shape
         flat = index.reshape(-1)
-        step = self.graph.steps[self.position[start]] if start in self.position else None
-        if step is not None and not isinstance(step, FactorStep) and len(step.sources) == 1:
+        place = self.graph.position.get(start, -1)
+        step = self.graph.steps[place] if place >= 0 else None
+        if isinstance(step, LinearStep) and len(step.sources) == 1:
             source, linear = step.sources[0]
             return self(source, linear.pull_units(flat, like).reshape(batch, count, *linear.input_shape))
         shape = self.graph.shapes[start]
         units = like.new_zeros(len(flat), torch.Size(shape).numel()).scatter(1, flat.unsqueeze(1), 1.0)
         return self(start, units.reshape(batch, count, *shape))
 
-    def __call__(self, start: str, rows: Tensor) -> dict[str, Tensor]:
-        """Pull rows of shape (b or 1, r, *shape) given at `start`.
+    def __call__(
+        self,
+        start: str,
+        rows: Tensor,  # shape: (b or 1, r, *shape)
+    ) -> dict[str, Tensor]:
+        """Pull rows given at `start`.
 
         Returns:
-            For each layer met, the rows' entries at its undetermined neurons, and for `INPUT` at the input.
+            For each layer met, the rows' entries at its undetermined neurons, (b or 1, r, u), and for `INPUT` those at
+            the input, (b or 1, r, columns).
         """
-        pending = {start: rows}
-        found: dict[str, Tensor] = {}
+        entries: dict[str, Tensor] = {}
 
-        def pass_on(name: str, value: Tensor) -> None:
-            pending[name] = pending[name] + value if name in pending else value
+        def through_layer(step: FactorStep, value: Tensor) -> Tensor | None:
+            layer = self.derivatives[step.name]
+            if layer.count:
+                entries[step.name] = layer.select(value.flatten(2))
+            return None if layer.stable is None else value * layer.stable.reshape(-1, 1, *value.shape[2:])
 
-        for step in reversed(self.graph.steps[: self.position.get(start, -1) + 1]):
-            value = pending.pop(step.name, None)
-            if value is None:
-                continue
-            if isinstance(step, FactorStep):
-                layer = self.derivatives[step.name]
-                if layer.count:
-                    found[step.name] = layer.select(value.flatten(2))
-                if layer.stable is not None:
-                    pass_on(step.source, value * layer.stable.reshape(-1, 1, *value.shape[2:]))
-                continue
-            batch, count = value.shape[:2]
-            flat = value.flatten(0, 1)
-            for source, linear in step.sources:
-                pass_on(source, linear.pull(flat).reshape(batch, count, *linear.input_shape))
-        arrived = [pending.get(name) for name in self.graph.inputs]
-        like = next((value for value in arrived if value is not None), None)
-        if like is not None:
+        arrived = backward(self.graph, start, rows, through_layer, pull)
+        if arrived:
+            like = next(iter(arrived.values()))
             parts = [
-                like.new_zeros(*like.shape[:2], *self.graph.shapes[name]) if value is None else value
-                for name, value in zip(self.graph.inputs, arrived)
+                arrived[name] if name in arrived else like.new_zeros(*like.shape[:2], *self.graph.shapes[name])
+                for name in self.graph.inputs
             ]
-            found[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
-        return found
+            entries[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
+        return entries
 
 
 def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> None:
@@ -249,9 +263,14 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
     Raises:
         InputError: they are.
     """
-    needed, room = gains_size(graph, derivatives, rows) * rows.element_size(), memory_of(rows.device)
-    if room is not None and needed > room:
-        count = sum(derivatives[step.name].count for step in graph.factors)
+    room = memory_of(rows.device)
+    layers = [derivatives[step.name] for step in graph.factors]
+    count = sum(layer.count for layer in layers)
+    at_most = (rows.shape[1] + sum(layer.index.numel() for layer in layers)) * (count + graph.columns)
+    if room is None or at_most * rows.element_size() <= room:
+        return
+    needed = gains_size(graph, derivatives, rows) * rows.element_size()
+    if needed > room:
         raise InputError(
             f"Over this region {count} derivatives are uncertain, and the gains between them would take "
             f"{needed / 1e9:.0f} GB where `{rows.device}` has {room / 1e9:.0f} GB: bound a smaller region, start from "
@@ -260,22 +279,23 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
 
 
 def gains_size(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> int:
-    """The least number of elements of all gains: exact for one region, too small where regions differ."""
-    counts = {step.name: derivatives[step.name].count for step in graph.factors}
-    position = {step.name: i for i, step in enumerate(graph.steps)}
+    """The least number of elements of all gains: exact for one region, too small where regions differ.
 
-    def met(start: str) -> int:
-        """Number of undetermined neurons and input coordinates that rows at a step are pulled back to."""
-        pending, found = {start}, 0
-        for step in reversed(graph.steps[: position.get(start, -1) + 1]):
-            if step.name not in pending:
-                continue
-            if isinstance(step, FactorStep):
-                found += counts[step.name]
-                pending |= {step.source} if derivatives[step.name].stable is not None else set()
-            else:
-                pending |= {source for source, _ in step.sources}
-        return found + (graph.columns if pending & set(graph.inputs) else 0)
+    It is ``k n(output) + sum over the layers l of b_l u_l n(l)``, where ``n(l)`` counts the undetermined neurons of the
+    layers, and the input coordinates, that rows at the layer's pre-activations are pulled back to, ``u_l`` are the
+    layer's own, and ``b_l`` is b, or 1 where they are the same in all regions.
 
-    layers = ((len(derivatives[step.name].index), counts[step.name], step.source) for step in graph.factors)
-    return rows.shape[1] * met(graph.output) + sum(batch * count * met(source) for batch, count, source in layers)
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every factor step.
+        rows: what is differentiated, shape (b, k, *output_shape).
+    """
+
+    def columns_from(start: str) -> int:
+        met = ancestors(graph, start, lambda step: derivatives[step.name].stable is not None)
+        neurons = sum(derivatives[step.name].count for step in graph.factors if step.name in met)
+        return neurons + (0 if met.isdisjoint(graph.inputs) else graph.columns)
+
+    return rows.shape[1] * columns_from(graph.output) + sum(
+        derivatives[step.name].index.numel() * columns_from(step.source) for step in graph.factors
+    )

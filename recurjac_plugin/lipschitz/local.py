@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
-from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.bounded import BoundedJacobian
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.precision import full_precision
 
@@ -61,15 +62,14 @@ def local_lipschitz(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4.
     """
-    parsed = parse(method)
     analysis = analyse(
-        model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget,
     )  # fmt: skip
     lower, upper = analysis.jacobian
     norm = analysis.region.norm
     if per_output or norm == math.inf:
-        rows = row_constants(analysis, torch.ones_like(lower[:, 0]), parsed.treatment.chord_of_absolute)
+        rows = row_constants(analysis, torch.ones_like(lower[:, 0]))
         return rows if per_output else rows.amax(1)
     magnitude = torch.maximum(lower.abs(), upper.abs())
     if norm == 1:
@@ -80,9 +80,8 @@ def local_lipschitz(
 
 
 def row_constants(
-    analysis: Analysis,
+    bounded: BoundedJacobian,
     scale: Tensor,  # shape: (b, columns)
-    chord: bool,
     above: Tensor | None = None,  # shape: (b, columns)
 ) -> Tensor:
     """Dual norm of every row of the Jacobian, its columns scaled: (b, k).
@@ -91,23 +90,22 @@ def row_constants(
     of ``d_r`` from above may be another one.
 
     Args:
-        analysis: where the bounds come from.
+        bounded: bounds of the Jacobian. Columns of unknown sign are pushed with the chord of the absolute value, or
+            added as constants, as its treatment says.
         scale: what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
-        chord: whether columns of unknown sign are pushed with the chord of the absolute value, or added as constants
-            (see `methods.Treatment`).
         above: for norm inf, how far each coordinate can increase, where it can decrease by `scale`.
     """
-    lower, upper = analysis.jacobian
+    lower, upper = bounded.jacobian
     below = scale.unsqueeze(1)
     above = below if above is None else above.unsqueeze(1)
     magnitude = torch.maximum(below * upper, -above * lower)
-    dual = analysis.region.dual_norm
+    dual = bounded.region.dual_norm
     plain = torch.linalg.vector_norm(magnitude, ord=dual, dim=2)
     if dual != 1:
         return plain
     unknown = (lower < 0) & (upper > 0)
     sign = torch.where(lower >= 0, below, -above)
-    if chord:
+    if bounded.treatment.chord_of_absolute:
         # max(b y, -a y) <= s y + t on [l, u], l < 0 < u, with s = (b u + a l) / (u - l) and t = -(a + b) l u / (u - l).
         width = torch.where(unknown, upper - lower, torch.ones_like(lower))
         slope, constant = (below * upper + above * lower) / width, -(below + above) * lower * (upper / width)
@@ -115,4 +113,4 @@ def row_constants(
         slope, constant = torch.zeros_like(lower), magnitude
     weights = torch.where(unknown, slope, sign)
     rest = torch.where(unknown, constant, torch.zeros_like(constant)).sum(2)
-    return torch.minimum(plain, analysis.upper_of_sum(weights) + rest)
+    return torch.minimum(plain, bounded.upper_of_sum(weights) + rest)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import read_arguments
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
-from recurjac_plugin.jacobian.methods import Method, parse
+from recurjac_plugin.jacobian.analysis import analyse_problem
+from recurjac_plugin.jacobian.bounded import BoundedJacobian
+from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.numerics.intervals import intersection
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import host_bounds
@@ -66,18 +66,15 @@ def output_bounds(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
+    problem = read(model, x)
     if not parsed.bounds_jacobian:
-        arguments, graph = read(model, x)
-        return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
-    arguments = read_arguments(x)
-    radius = arguments.joined().radius
+        return host_bounds(problem, parsed.host, specification(C, problem.host_graph.output), ()).output
+    radius = problem.region.radius
     deviation, analysis = None, None
     for i in range(1, steps + 1):
-        analysis = analyse(
-            model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
-            memory_budget=memory_budget,
-        )  # fmt: skip
-        step = largest_drop(analysis, parsed, radius) / steps
+        nested = problem if i == steps else problem.shrunk(i / steps)
+        analysis = analyse_problem(nested, parsed, C, order=order, shift=shift, memory_budget=memory_budget)
+        step = largest_drop(analysis, radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
     lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
@@ -86,17 +83,15 @@ def output_bounds(
     return lower, upper
 
 
-def largest_drop(analysis: Analysis, method: Method, below: Tensor, above: Tensor | None = None) -> Tensor:
-    """Upper bound of ``C f(y) - C f(z)`` for y and z in the analysed region: (b, k).
+def largest_drop(bounded: BoundedJacobian, below: Tensor, above: Tensor | None = None) -> Tensor:
+    """Upper bound of ``C f(y) - C f(z)`` for y and z in the region: (b, k).
 
     Args:
-        analysis: bounds of the Jacobian on the region.
-        method: what they come from.
+        bounded: bounds of the Jacobian on the region.
         below: how far each coordinate of z lies below that of y at most, shape (b, columns); for an l_1 or l_2 ball the
             largest distance of y and z, shape (b, 1).
         above: how far it lies above at most; None for as far as below. Without meaning for l_1 and l_2.
     """
-    chord = method.treatment.chord_of_absolute
-    if analysis.region.norm == math.inf:
-        return row_constants(analysis, below, chord, above)
-    return below * row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), chord)
+    if bounded.region.norm == math.inf:
+        return row_constants(bounded, below, above)
+    return below * row_constants(bounded, torch.ones_like(bounded.jacobian[0][:, 0]))

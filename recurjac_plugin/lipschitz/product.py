@@ -1,19 +1,25 @@
-"""Global Lipschitz constants: products of the operator norms of a network's layers, the classical baseline."""
+"""Global Lipschitz constants: products of the operator norms of a network's layers, the classical baseline.
+
+The graph is cut at its activations into linear parts. A part with inputs h_j, of constants L_j, and matrices A_j to its
+output has the constant of ``sum_j A_j h_j``, an activation that of its input times ``sup |s'|``; the formulas are in
+`global_lipschitz`. From the input, whose constant is 1, to the output one after the other.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
-from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Embedding, LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, ancestors, backward, forward, stop
 from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import require_full_type
@@ -48,7 +54,7 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
     ``||[A_1 A_2 ...]|| |L|_2`` for p = 2; all are at most ``sum_j L_j ||A_j||``.
 
     Norms for p = 1 and inf are exact; those for p = 2 are exact for small or dense layers, and certified from above for
-    others, see `recurjac_plugin.operator_norms`.
+    others, see `recurjac_plugin.lipschitz.operator_norms`.
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
@@ -76,9 +82,8 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
     rows = specification(C, output.expand(_batch_of(C), *output.shape[1:]))
     composition = _Composition(graph, float(norm), output)
     starts = rows.double().reshape(*rows.shape[:2], *graph.shapes[graph.output])
-    found = [composition.of_rows(start, per_output) for start in starts]
-    constants = torch.tensor(found, dtype=torch.float64, device=output.device)
-    return _rounded_up(constants, output.dtype)
+    constants = [composition.of_rows(start, per_output) for start in starts]
+    return _rounded_up(torch.tensor(constants, dtype=torch.float64, device=output.device), output.dtype)
 
 
 def _batch_of(C: Any) -> int:
@@ -103,14 +108,14 @@ def _read(model: Any) -> tuple[Graph, Tensor]:
     example = example if parameter is None else example.to(parameter)
     require_full_type("`model`", example.dtype)
     example = torch.zeros_like(example)  # any point will do: only shapes and constants are read
-    _, host_graph = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
-    return graph, host_graph.output[:1]
+    problem = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
+    return problem.graph, problem.host_graph.output[:1]
 
 
 def _rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
-    found = value.to(dtype)
-    return torch.where(found.double() < value, torch.nextafter(found, torch.full_like(found, math.inf)), found)
+    nearest = value.to(dtype)
+    above = torch.nextafter(nearest, torch.full_like(nearest, math.inf))
+    return torch.where(nearest.double() < value, above, nearest)
 
 
 @dataclass(frozen=True)
@@ -119,21 +124,6 @@ class _Partial:
 
     constant: float
     tail: LinearMap | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Stretch:
-    """The linear steps between a step and the activations, or the input, that it is computed from.
-
-    Attributes:
-        target: the step.
-        steps: its linear ancestors and itself, in topological order; none if it is no linear step.
-        sources: what they read that is no linear step.
-    """
-
-    target: str
-    steps: tuple[LinearStep, ...]
-    sources: tuple[str, ...]
 
 
 class _Composition:
@@ -151,7 +141,7 @@ class _Composition:
     def __init__(self, graph: Graph, norm: float, like: Tensor) -> None:
         self.graph, self.norm, self.like = graph, norm, like
         self.maps = {
-            step.name: tuple((source, in_double(linear, like)) for source, linear in step.sources)
+            step.name: tuple(in_double(linear, like) for _, linear in step.sources)
             for step in graph.steps
             if isinstance(step, LinearStep)
         }
@@ -162,8 +152,7 @@ class _Composition:
 
     def of_rows(self, rows: Tensor, per_output: bool) -> float | list[float]:
         """The constant of the output under rows (k, *output_shape), or one for each row."""
-        stretch = self._stretch(self.graph.output)
-        matrices = self._pulled(stretch, rows)
+        matrices = self._matrices(self._linear_part(self.graph.output), rows)
         if not per_output:
             return self._joint(matrices)
         dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[self.norm]
@@ -177,37 +166,33 @@ class _Composition:
 
     def _of_step(self, name: str) -> float:
         """The Lipschitz constant of one step."""
-        stretch = self._stretch(name)
-        if not stretch.steps:
+        part = self._linear_part(name)
+        if not part.steps:
             return self.constants[name]
         size = math.prod(self.graph.shapes[name])
-        names = (*stretch.sources, *(step.name for step in stretch.steps))
-        widest = max(math.prod(self.graph.shapes[each]) for each in names)
-        if size * widest <= SMALL and len(stretch.steps) > 1:
+        widest = max(math.prod(self.graph.shapes[each]) for each in part.position)
+        if size * widest <= SMALL and len(part.steps) > 1:
             units = torch.eye(size, dtype=torch.float64, device=self.like.device)
-            return self._joint(self._pulled(stretch, units.reshape(-1, *self.graph.shapes[name])))
-        return self._chained(stretch)
+            return self._joint(self._matrices(part, units.reshape(-1, *self.graph.shapes[name])))
+        return self._chained(part)
 
-    def _stretch(self, name: str) -> _Stretch:
-        steps: list[LinearStep] = []
-        needed = {name}
-        for step in reversed(self.graph.steps):
-            if step.name in needed and isinstance(step, LinearStep):
-                steps.append(step)
-                needed.update(source for source, _ in step.sources)
+    def _linear_part(self, name: str) -> Graph:
+        """The linear steps between a step and the activations, or inputs, that it is computed from: its inputs."""
+        there = ancestors(self.graph, name, lambda step: False)
+        steps = tuple(step for step in self.graph.steps if step.name in there and isinstance(step, LinearStep))
         linear = {step.name for step in steps}
-        sources = dict.fromkeys(source for step in steps for source, _ in step.sources if source not in linear)
-        return _Stretch(name, tuple(reversed(steps)), tuple(sources) or (name,))
+        # Listed from the output back, as their matrices are added up.
+        inputs = dict.fromkeys(source for step in steps[::-1] for source, _ in step.sources if source not in linear)
+        return replace(self.graph, steps=steps, inputs=tuple(inputs) or (name,), output=name)
 
-    def _pulled(self, stretch: _Stretch, rows: Tensor) -> dict[str, Tensor]:
-        """The matrix of the rows in every source of a stretch: (k, inputs)."""
-        found = {stretch.target: rows}
-        for step in reversed(stretch.steps):
-            behind = found.pop(step.name)
-            for source, linear in self.maps[step.name]:
-                pulled = linear.pull(behind)
-                found[source] = found[source] + pulled if source in found else pulled
-        return {source: found[source].flatten(1) for source in stretch.sources}
+    def _matrices(self, part: Graph, rows: Tensor) -> dict[str, Tensor]:
+        """The matrix of rows, shape (k, *output_shape), in every input of a linear part: (k, inputs)."""
+
+        def pulled(step: LinearStep, value: Tensor) -> Iterator[Tensor]:
+            return (linear.pull(value) for linear in self.maps[step.name])
+
+        arrived = backward(part, part.output, rows, stop, pulled)
+        return {name: arrived[name].flatten(1) for name in part.inputs}
 
     def _joint(self, matrices: Mapping[str, Tensor]) -> float:
         """The constant of ``sum_j A_j h_j`` for ``|h_j(x) - h_j(x')| <= L_j |x - x'|``."""
@@ -231,23 +216,24 @@ class _Composition:
         )
         return min(plain, stacked, math.sqrt(crossed))
 
-    def _chained(self, stretch: _Stretch) -> float:
-        """The constant of a stretch from the norms of its maps, neighbours taken together where that costs nothing."""
-        found = {name: _Partial(self.constants[name]) for name in stretch.sources}
-        for step in stretch.steps:
+    def _chained(self, part: Graph) -> float:
+        """The constant of a linear part from the norms of its maps, neighbours taken together if that costs nothing."""
+
+        def joined(step: LinearStep, arrived: Arrived[_Partial]) -> _Partial:
             maps = self.maps[step.name]
+            extended = [self._extended(partial, maps[i]) for i, partial in arrived]
             if len(maps) == 1:
-                source, linear = maps[0]
-                found[step.name] = self._extended(found[source], linear)
-                continue
-            constants = [self._closed(self._extended(found[source], linear)) for source, linear in maps]
-            places = {linear.offset for _, linear in maps if isinstance(linear, Embedding)}
+                return extended[0]
+            constants = [self._closed(partial) for partial in extended]
+            places = {linear.offset for linear in maps if isinstance(linear, Embedding)}
             together = math.fsum(constants)
             if len(places) == len(maps):  # the parts of a concatenation do not meet
                 together = max(constants) if self.norm == math.inf else together
                 together = math.hypot(*constants) if self.norm == 2 else together
-            found[step.name] = _Partial(together)
-        return self._closed(found[stretch.target])
+            return _Partial(together)
+
+        starts = {name: _Partial(self.constants[name]) for name in part.inputs}
+        return self._closed(forward(part, starts, stop, joined)[part.output])
 
     def _extended(self, partial: _Partial, linear: LinearMap) -> _Partial:
         if partial.tail is None:
@@ -265,14 +251,14 @@ def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
     Raises:
         UnsupportedError: lists all activations for which there is none.
     """
-    found, offenders = {}, []
+    slopes, offenders = {}, []
     for step in graph.factors:
         if not isinstance(step.factor, ActivationFactor):
             offenders.append(f"`{step.name.partition(':')[0]}`: products and extremes have no operator norm")
             continue
         slope = _largest_slope(step.factor, step.shape, device)
         if math.isfinite(slope):
-            found[step.name] = slope
+            slopes[step.name] = slope
         else:
             name = step.factor.activation.name
             offenders.append(f"`{step.name}` ({name}): its derivative is not bounded on the real line")
@@ -282,7 +268,7 @@ def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
             list(dict.fromkeys(offenders)),
             "It has no global Lipschitz constant here; bound a local one, `local_lipschitz`.",
         )
-    return found
+    return slopes
 
 
 def _largest_slope(factor: ActivationFactor, shape: tuple[int, ...], device: torch.device) -> float:

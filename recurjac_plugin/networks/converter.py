@@ -1,4 +1,4 @@
-"""onnx2pytorch, imported without torchvision.
+"""The converter, onnx2pytorch, imported without torchvision.
 
 onnx2pytorch imports torchvision for five operators on images (DeformConv, ImageDecoder, MaxRoiPool, NonMaxSuppression,
 RoiAlign), and torchvision imports torch's compiler: together they take as long as torch itself. No network that the
@@ -18,13 +18,13 @@ _MODULES = ("torchvision", "torchvision.io", "torchvision.ops")
 
 
 def import_onnx2pytorch() -> ModuleType:
-    """Import onnx2pytorch; torchvision is left alone unless the process has it loaded already."""
+    """Import onnx2pytorch without torchvision, unless the process has that loaded already."""
     with _torchvision_deferred():
         return importlib.import_module("onnx2pytorch")
 
 
 class _Name:
-    """A name of a module, looked up when it is called or one of its attributes is asked for."""
+    """A name of a module that is not imported yet: importing waits for a call, or for one of the name's attributes."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module, self._name = module, name

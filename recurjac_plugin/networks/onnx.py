@@ -1,7 +1,4 @@
-"""ONNX networks: as torch modules that auto_LiRPA can trace, and as onnxruntime sessions that check them.
-
-onnx2pytorch does the conversion. Its result is used only after its outputs were compared with onnxruntime's.
-"""
+"""`load_onnx`: from an ONNX file to a torch module whose outputs were compared with onnxruntime's."""
 
 from __future__ import annotations
 
@@ -31,9 +28,8 @@ if TYPE_CHECKING:
 
 # Largest difference from onnxruntime that is put down to rounding, relative to max(1, largest output).
 _TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-10}
-_BATCH = 3  # of the comparison that finds out whether a network takes batches
-# onnx2pytorch has no error type of its own: what it raises for a graph it cannot take is whatever went wrong
-# in it.
+_BATCH = 3  # inputs at once, to find out whether a network takes batches
+# onnx2pytorch has no error type of its own: for a graph that it cannot convert it raises whatever went wrong in it.
 _CONVERTER_ERRORS = (
     NotImplementedError,
     ArithmeticError,
@@ -54,7 +50,7 @@ class OnnxNetwork(nn.Module):
         input_shape: shape of one input, without the batch dimension.
         n_outputs: number of outputs, flattened.
         dtype: floating-point type of inputs, weights and outputs.
-        max_difference: largest absolute difference between its outputs and onnxruntime's, found on loading.
+        max_difference: largest absolute difference between its outputs and onnxruntime's on the inputs of `load_onnx`.
         takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
         path: the file it came from, None for a network that has none.
     """
@@ -69,8 +65,11 @@ class OnnxNetwork(nn.Module):
         self.takes_batches = False
         self.path: Path | None = None
 
-    def forward(self, x: Tensor) -> Tensor:  # x: [b, *input_shape] -> [b, n_outputs]
-        """Evaluate the network on a batch."""
+    def forward(
+        self,
+        x: Tensor,  # shape: (b, *input_shape)
+    ) -> Tensor:  # shape: (b, n_outputs)
+        """The network's outputs, flattened."""
         y = self.network(x)
         return y if y.dim() == 2 else y.flatten(1)
 
@@ -82,8 +81,9 @@ class OnnxNetwork(nn.Module):
 def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
     """Read an ONNX file (or ``.gz``) as a torch module in evaluation mode.
 
-    The outputs are compared with onnxruntime's on zeros, ones and random inputs; `max_difference` reports the
-    result. Networks without a batch dimension get one where their operators allow it.
+    Its outputs are compared with onnxruntime's on zeros, ones and random inputs: with f the module and g the file in
+    onnxruntime, ``max |f(x) - g(x)| <= tolerance * max(1, max |g(x)|)``, tolerance 1e-4 in float32 and 1e-10 in
+    float64. Networks without a batch dimension get one where their operators allow it.
 
     Args:
         path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
@@ -102,6 +102,7 @@ def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
 
 
 def _convert(file: OnnxFile) -> OnnxNetwork:
+    """The module that onnx2pytorch makes of the plain form, not yet compared with anything."""
     model, shapes = prepare(file)
     dtype = torch.float64 if file.dtype == np.float64 else torch.float32
     with _converter_warnings():
@@ -119,7 +120,7 @@ def _convert(file: OnnxFile) -> OnnxNetwork:
 
 
 def _unconvertible(model: ModelProto) -> list[str]:
-    """Every node that onnx2pytorch refuses when it is given that node alone."""
+    """Descriptions of the nodes that onnx2pytorch refuses when it is given each of them alone."""
     from onnx import helper
     from onnx2pytorch.convert.operations import convert_operations
 
@@ -137,7 +138,7 @@ def _unconvertible(model: ModelProto) -> list[str]:
 
 
 def _simplify(network: Any, shapes: Shapes) -> None:
-    """Replace modules of an `onnx2pytorch.ConvertModel` by static ones; its graph says which they can be."""
+    """Replace modules of an `onnx2pytorch.ConvertModel` by those of `static_module`, wherever there is one."""
     graph = network.onnx_model.graph
     constants = constant_arrays(graph)
     for node in graph.node:
@@ -147,7 +148,11 @@ def _simplify(network: Any, shapes: Shapes) -> None:
 
 
 def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None:
-    """Set the attributes of `network` that follow from running it; refuse it if onnxruntime disagrees."""
+    """Compare a network with its file in onnxruntime, and set the attributes that follow from running it.
+
+    Raises:
+        FileError: it does not run, or its outputs differ by more than rounding.
+    """
     probes = _probes(file)
     expected = session(probes)
     allowed = _TOLERANCE[file.dtype] * max(1.0, float(np.abs(expected).max()))
@@ -165,6 +170,7 @@ def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None
 
 
 def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray:
+    """Outputs of ``x``, (b, *input_shape), as (b, n_outputs)."""
     try:
         with torch.no_grad():
             return network(torch.from_numpy(x)).numpy()
@@ -177,6 +183,7 @@ def _evaluate(network: OnnxNetwork, x: np.ndarray, file: OnnxFile) -> np.ndarray
 
 
 def _agrees_on_batch(network: OnnxNetwork, x: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Whether the network gives the outputs of several inputs at once that it gives one by one."""
     try:
         with torch.no_grad():
             y = network(torch.from_numpy(x)).numpy()
@@ -185,7 +192,7 @@ def _agrees_on_batch(network: OnnxNetwork, x: np.ndarray, expected: np.ndarray, 
     return y.shape == expected.shape and bool(np.abs(y - expected).max() <= tolerance)
 
 
-def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
+def _probes(file: OnnxFile) -> np.ndarray:  # shape: (n, *input_shape)
     """Zeros, ones, and random inputs of both signs and in [0, 1]; the same ones for every call."""
     random = np.random.default_rng(0)
     shape = (2, *file.input_shape)
@@ -195,7 +202,7 @@ def _probes(file: OnnxFile) -> np.ndarray:  # -> [n, *input_shape]
 
 @contextmanager
 def _converter_warnings() -> Iterator[None]:
-    """Turn onnx2pytorch's guesses into errors."""
+    """Turn the warnings with which onnx2pytorch guesses at an operator into errors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="No explicit conversion for op_type", category=RuntimeWarning)
         # Before 0.6 (Python 3.10) it makes tensors of the file's own memory; nothing writes to them.

@@ -1,4 +1,4 @@
-"""Reading an ONNX file and refusing, in one sentence each, what cannot be used."""
+"""An ONNX file as it is read: content, and one float input; refused, in one sentence each, where it cannot be used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from recurjac_plugin.files import locate, read_bytes
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-KIND = "an ONNX network"
+KIND = "an ONNX network"  # for messages
 DEFAULT_DOMAINS = ("", "ai.onnx")
+"""How graphs write the domain of the standard operators."""
 
 
 @dataclass(frozen=True)
@@ -63,32 +64,32 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     import onnx
     from google.protobuf.message import DecodeError
 
-    found = locate(path, KIND)
-    content = read_bytes(found, KIND)
+    file = locate(path, KIND)
+    content = read_bytes(file, KIND)
     try:
         model = onnx.load_model_from_string(content)
     except DecodeError as error:
-        raise FileError(f"`{found}` is not {KIND}, or is truncated ({error}); export or fetch it again.") from error
+        raise FileError(f"`{file}` is not {KIND}, or is truncated ({error}); export or fetch it again.") from error
     graph = model.graph
     if not graph.node:
-        raise FileError(f"`{found}` is not {KIND}: it has no nodes; export or fetch it again.")
-    _refuse_foreign_operators(found, graph)
-    _refuse_bad_weights(found, graph)
+        raise FileError(f"`{file}` is not {KIND}: it has no nodes; export or fetch it again.")
+    _refuse_foreign_operators(file, graph)
+    _refuse_bad_weights(file, graph)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     for role, values in (("input", inputs), ("output", list(graph.output))):
         if len(values) != 1:
             names = ", ".join(value.name for value in values) or "none"
-            raise FileError(f"`{found}` has {len(values)} {role}s ({names}): expected one; export a network with one.")
+            raise FileError(f"`{file}` has {len(values)} {role}s ({names}): expected one; export a network with one.")
     dimensions = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)  # 0 where unspecified
     has_batch = len(dimensions) > 1 and dimensions[0] in (0, 1)
     shape = dimensions[1:] if has_batch else dimensions
     if not shape or 0 in shape:
         raise FileError(
-            f"`{found}` has an input `{inputs[0].name}` of shape {_shown(inputs[0])}: expected fixed sizes "
+            f"`{file}` has an input `{inputs[0].name}` of shape {_shown(inputs[0])}: expected fixed sizes "
             "behind the batch dimension; export it with a fixed input shape."
         )
-    return OnnxFile(found, content, inputs[0].name, shape, _dtype_of(found, inputs[0]), has_batch)
+    return OnnxFile(file, content, inputs[0].name, shape, _dtype_of(file, inputs[0]), has_batch)
 
 
 def _refuse_foreign_operators(path: Path, graph: GraphProto) -> None:
@@ -126,6 +127,7 @@ def constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
 
 
 def _dtype_of(path: Path, value: ValueInfoProto) -> np.dtype:
+    """float32 or float64, as the input has it."""
     from onnx import TensorProto, helper
 
     code = value.type.tensor_type.elem_type
@@ -136,6 +138,7 @@ def _dtype_of(path: Path, value: ValueInfoProto) -> np.dtype:
 
 
 def _shown(value: ValueInfoProto) -> str:
+    """The shape of a value, with a name or ? for a size that is not fixed."""
     dimensions = value.type.tensor_type.shape.dim
     return "[" + ", ".join(d.dim_param or (str(d.dim_value) if d.dim_value else "?") for d in dimensions) + "]"
 

@@ -1,7 +1,7 @@
-"""Rewriting an ONNX graph into one that onnx2pytorch converts faithfully.
+"""The plain form of an ONNX graph: the same function, in operators that onnx2pytorch converts right.
 
-Nothing here changes what the network computes; `onnx_model` compares the outcome with onnxruntime on the file
-as it is.
+That nothing here changes what the network computes is checked afterwards: `load_onnx` compares the converted module
+with the file as it is.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
 
 
 Shapes = dict[str, tuple[int, ...]]
+"""Shapes of values by name, for a batch of one; 0 for an unknown size, absent where not even the rank is known."""
 
 
 def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
-    """Rewrite the graph, keeping its meaning, where onnx2pytorch would misread it.
+    """Rewrite a graph where onnx2pytorch would misread it, and keep its meaning.
 
-    - A domain that is imported but not used draws a warning: dropped.
-    - Weights that a file shares are written as ``Identity`` of another one: read directly.
+    - A domain that is imported but not used is dropped: onnx2pytorch warns of it.
+    - A weight that is the ``Identity`` of another one, as files write shared weights, is replaced by that other one.
     - ``MatMul(W, x)`` with a constant on the left is converted as ``x W``: for a vector `x` it becomes
       ``MatMul(x, W^T)``, else `W` becomes the output of a Constant node, which is multiplied from the left.
     - A constant right factor that is not a matrix, and an Add after it whose constant is not a bias vector,
       become Constant nodes as well, for they do not fit into `torch.nn.Linear`.
     - ``Reshape`` to a shape that begins with the batch size 1 (given, or computed from the input's own shape)
       gets that shape as a constant, with -1 in place of the 1, so that it takes larger batches.
-    - ``Expand`` gets its shape as a constant, with 1 where nothing is repeated: torch cannot trace a computed one.
+    - ``Expand`` gets its shape as a constant, with 1 where nothing is repeated: torch cannot trace a computed shape.
     - ``Conv`` and ``ConvTranspose`` state the shape of their kernel (onnx2pytorch 0.5 on Python 3.10 asks for it).
     - ``Dropout`` and a ``Pad`` by nothing become ``Identity``.
     - ``Split`` gets its sizes as an attribute again, as it had them before operator set 13.
     - Nodes that nothing uses any more are dropped.
 
     Returns:
-        The model, and the shapes that are known of its values for a batch of one: 0 for an unknown size, absent
-        where not even the rank is known.
+        The model, and the shapes of its values.
+
+    Raises:
+        FileError: the graph's shapes contradict each other.
     """
     model = file.parse()
     used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
@@ -73,6 +76,7 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
 
 
 def _resolve_shared_weights(graph: GraphProto) -> None:
+    """Let nodes read a weight itself instead of its ``Identity``."""
     stored = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     same = {
@@ -87,6 +91,7 @@ def _resolve_shared_weights(graph: GraphProto) -> None:
 
 
 def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+    """Keep constant factors out of `torch.nn.Linear` where it would multiply by them from the wrong side, or cannot."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
     left, right = node.input
     if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
@@ -100,7 +105,7 @@ def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
 
 
 def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
-    """Where an Add follows with a constant that is no vector of the right length, make it a Constant node."""
+    """Make the constant of an Add that follows a Constant node, unless it is a bias: a vector of the right length."""
     stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for other in list(graph.node):
         if other.op_type == "Add" and node.output[0] in other.input and node.input[1] in stored:
@@ -110,7 +115,7 @@ def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
 
 
 def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
-    """Write the shape out, with -1 for the batch, where it is known and the batch leads before and after."""
+    """Give the shape as a constant, with -1 for the batch, where it is known and begins with 1 before and after."""
     source, target = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
     if len(node.input) > 1 and source[:1] == (1,) and target[:1] == (1,) and 0 not in target[1:]:
         shape = np.array([-1, *target[1:]], dtype=np.int64)
@@ -118,6 +123,7 @@ def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None
 
 
 def _rewrite_expand(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+    """Give the shape as a constant, with 1 for a size that stays as it is."""
     before, after = shapes.get(node.input[0]), shapes.get(node.output[0])
     if before is None or after is None or 0 in (*before, *after):
         return
@@ -127,6 +133,7 @@ def _rewrite_expand(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
 
 
 def _rewrite_convolution(node: NodeProto, shapes: Shapes) -> None:
+    """State the shape of the kernel."""
     import onnx
 
     kernel = shapes.get(node.input[1], ())[2:]
@@ -139,11 +146,13 @@ def _pads_nothing(node: NodeProto) -> bool:
 
 
 def _rewrite_as_identity(node: NodeProto) -> None:
+    """Make an Identity of a node that does nothing to its first input."""
     node.op_type = "Identity"
     del node.input[1:], node.output[1:], node.attribute[:]
 
 
 def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:
+    """Give the sizes as an attribute where all of them are known."""
     import onnx
 
     axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
@@ -154,6 +163,7 @@ def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:
 
 
 def _drop_unused(graph: GraphProto) -> None:
+    """Drop nodes on which no output depends."""
     used = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -166,7 +176,7 @@ def _drop_unused(graph: GraphProto) -> None:
 
 
 def _captured(body: GraphProto) -> Iterator[str]:
-    """Names that the body of a Loop, Scan or If uses, some of which are of the graph around it."""
+    """Names that the body of a Loop, Scan or If uses: its own, and those of the graph around it."""
     for node in body.node:
         yield from node.input
         for attribute in node.attribute:
@@ -185,6 +195,7 @@ def _as_constant_node(graph: GraphProto, node: NodeProto, position: int) -> None
 
 
 def _add_initializer(graph: GraphProto, name: str, array: np.ndarray) -> str:
+    """Add a constant to the graph; returns the name it got."""
     import onnx
 
     name = _unused(graph, name)
@@ -193,6 +204,7 @@ def _add_initializer(graph: GraphProto, name: str, array: np.ndarray) -> str:
 
 
 def _unused(graph: GraphProto, name: str) -> str:
+    """A name like this one that no value of the graph has."""
     taken = {tensor.name for tensor in graph.initializer} | {out for node in graph.node for out in node.output}
     while name in taken:
         name += "_"
@@ -200,7 +212,7 @@ def _unused(graph: GraphProto, name: str) -> str:
 
 
 def _shapes(model: ModelProto, file: OnnxFile) -> Shapes:
-    """Shapes by inference, and where that gives up, by running the network once."""
+    """Shapes by inference, and where it leaves some of them open, by running the network once."""
     import onnx
 
     try:

@@ -1,4 +1,4 @@
-"""ONNX networks evaluated by onnxruntime, the authority on what a network computes."""
+"""ONNX files run by onnxruntime, which decides what a network computes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OnnxSession:
-    """An ONNX network evaluated by onnxruntime, one input at a time, as VNN-COMP replays counterexamples.
+    """An ONNX network in onnxruntime, evaluated one input at a time, as VNN-COMP replays counterexamples.
 
     Attributes:
         input_shape: shape of one input, without the batch dimension.
@@ -38,13 +38,21 @@ class OnnxSession:
         self.input_shape = file.input_shape
         self.dtype = file.dtype
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:  # x: [b, *input_shape] or [b, n_inputs] -> [b, n_outputs]
-        """Outputs of every input, each evaluated on its own; `x` is converted to the network's type."""
+    def __call__(
+        self,
+        x: np.ndarray,  # shape: (b, *input_shape) or (b, n_inputs)
+    ) -> np.ndarray:  # shape: (b, n_outputs)
+        """Outputs of every input, each evaluated by itself; `x` is converted to the network's type.
+
+        Raises:
+            FileError: the network fails on an input.
+        """
         x = np.asarray(x, dtype=self.dtype)
         single = self._file.single_shape
         return np.stack([self._run(row.reshape(single)) for row in x])
 
     def _run(self, x: np.ndarray) -> np.ndarray:
+        """The outputs of one input of the graph's own shape, flattened."""
         try:
             (y,) = self._session.run(None, {self._file.input_name: x})
         except _onnxruntime_errors() as error:
@@ -64,7 +72,7 @@ def onnx_session(path: str | PathLike[str]) -> OnnxSession:
 
 
 def measured_shapes(file: OnnxFile, model: ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of some intermediate values for one input; empty if onnxruntime does not run the model.
+    """Shapes of intermediate values for one input of zeros; empty if onnxruntime does not run the model.
 
     Args:
         file: the network.

@@ -1,4 +1,4 @@
-"""Operators whose parameters are constants in the file, as modules that hold them as Python numbers.
+"""ONNX operators whose parameters are constants of the file, as modules that hold these as Python numbers.
 
 onnx2pytorch computes such parameters (axes, shapes, pads, positions) with tensors on every call. The host would trace
 that arithmetic into the graph, and torch warns of it; for Slice and Gather it also relies on indexing that torch is
@@ -24,19 +24,19 @@ Apply = Callable[[Tensor], Tensor]
 
 
 class Static(nn.Module):
-    """One torch function of one tensor."""
+    """One torch function ``f(x)`` of one tensor."""
 
     def __init__(self, apply: Apply) -> None:
         super().__init__()
         self.apply_to = apply
 
     def forward(self, x: Tensor, *_parameters: Tensor) -> Tensor:
-        """The function's value; the operator's other inputs are the constants it was made from."""
+        """``f(x)``; the operator's other inputs are the constants that f was made from."""
         return self.apply_to(x)
 
 
 class Take(nn.Module):
-    """Positions along one axis, in any order."""
+    """``x[..., index, ...]`` along one axis, positions in any order."""
 
     index: Tensor
 
@@ -46,19 +46,19 @@ class Take(nn.Module):
         self.register_buffer("index", torch.tensor(index, dtype=torch.int64))
 
     def forward(self, x: Tensor, *_parameters: Tensor) -> Tensor:
-        """``x`` at the positions."""
+        """`x` at the positions."""
         return x.index_select(self.axis, self.index)
 
 
 class Fold(nn.Module):
-    """An operator of two tensors for any number of them."""
+    """An operator of two tensors for any number of them: ``op(op(a, b), c)``."""
 
     def __init__(self, operator: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.operator = operator
 
     def forward(self, *values: Tensor) -> Tensor:
-        """One after the other."""
+        """The operator applied from left to right."""
         return functools.reduce(self.operator, values)
 
 
@@ -72,7 +72,7 @@ class _Operator:
     shape: tuple[int, ...] | None
 
     def parameter(self, name: str, position: int) -> np.ndarray | None:
-        """A parameter that older operator sets give as an attribute and newer ones as an input."""
+        """A parameter, given as an attribute by older operator sets and as an input by newer ones; None if computed."""
         if name in self.attributes:
             return np.asarray(self.attributes[name])
         inputs = self.node.input
@@ -111,8 +111,8 @@ def _selu(operator: _Operator) -> Apply:
 
 def _prelu(operator: _Operator) -> nn.Module | None:
     slope, shape = operator.parameter("slope", 1), operator.shape
-    of_features = slope is not None and shape is not None and len(shape) == 2 and slope.shape == shape[1:]
-    if slope is None or not (slope.size == 1 or of_features):
+    one_a_feature = slope is not None and shape is not None and len(shape) == 2 and slope.shape == shape[1:]
+    if slope is None or not (slope.size == 1 or one_a_feature):
         return None
     module = nn.PReLU(slope.size)
     module.weight = nn.Parameter(torch.tensor(slope).flatten())
@@ -201,6 +201,7 @@ def _unsqueeze(operator: _Operator) -> Apply | None:
 
 
 def _one_by_one(function: Callable[[Tensor, int], Tensor], x: Tensor, axes: list[int]) -> Tensor:
+    """A function of a tensor and an axis, applied to one axis after the other."""
     for axis in axes:
         x = function(x, axis)
     return x
@@ -208,11 +209,9 @@ def _one_by_one(function: Callable[[Tensor, int], Tensor], x: Tensor, axes: list
 
 def _reduce(function: Callable[..., Tensor], operator: _Operator) -> Apply | None:
     axes = operator.parameter("axes", 1)
-    return (
-        None
-        if axes is None
-        else partial(function, dim=_ints(axes), keepdim=operator.attributes.get("keepdims", 1) == 1)
-    )
+    if axes is None:
+        return None
+    return partial(function, dim=_ints(axes), keepdim=operator.attributes.get("keepdims", 1) == 1)
 
 
 def _ints(values: Any) -> list[int]:

@@ -1,8 +1,9 @@
-"""Which ONNX operators a network may have: those that the converter, the host and the tables here can take together.
+"""Which ONNX operators a network may have: those that the converter, the host and the tables of this package all take.
 
-An operator of a file becomes one or more of the host's nodes. It is supported if each of these has a rule here, and if
-neither the host's CROWN, from which `verify` starts, nor the converter at hand is an obstacle. Some uses may still be
-refused (a Reshape of the batch, a padding with numbers other than 0): this is about the operator as such.
+An operator of a file becomes one or more of the host's nodes. It is supported if each of them has a row in
+`OPERATORS`, `ACTIVATIONS` or `PRODUCTS`, and if neither the host's CROWN, from which `verify` starts, nor the
+installed converter stands in the way. A supported operator may still be refused in a use of it, such as a Reshape of
+the batch or a padding with numbers other than 0.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from packaging.version import Version
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import IS_03
 
 OPSETS = (8, 24)
-"""Oldest and newest operator set of files that were tried: up to 12 with the operators most networks consist of, from
-13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
+"""Oldest and newest operator set of the files that were tried: sets up to 12 with the operators of most networks, sets
+from 13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "Abs": ("BoundAbs",),
@@ -91,7 +92,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Transpose": ("BoundTranspose",),
     "Unsqueeze": ("BoundUnsqueeze",),
 }
-"""ONNX operator -> the rows of `operators`, `activations` or `multivariate` that it needs."""
+"""ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
 
 _REDUCTION = "the host has no CROWN for it"
 _SCALAR = "CROWN of auto_LiRPA 0.3 cannot add a number to a layer"
@@ -118,7 +119,7 @@ WITHOUT_CROWN: dict[str, str] = {
     if IS_03
     else {}
 )
-"""Operators that the host at hand bounds by ``IBP`` alone, or not at all -> why."""
+"""Operators that the installed host bounds by ``IBP`` alone, or not at all -> why."""
 
 NEWER_CONVERTER = {
     "CastLike",
@@ -132,20 +133,20 @@ NEWER_CONVERTER = {
     "SpaceToDepth",
     "Swish",
 }
-"""Operators that onnx2pytorch converts since 0.6."""
+"""Operators that onnx2pytorch converts from version 0.6 on."""
 
 
 def supported_operators() -> tuple[str, ...]:
-    """Names of the operators, in alphabetical order."""
-    rules = OPERATORS.keys() | ACTIVATIONS.keys() | MULTIVARIATE.keys()
+    """Names of the supported operators, in alphabetical order."""
+    rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys()
     missing = set(WITHOUT_CROWN)
     if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
         missing |= NEWER_CONVERTER
-    return tuple(sorted(name for name, kinds in KINDS.items() if name not in missing and rules.issuperset(kinds)))
+    return tuple(sorted(name for name, kinds in KINDS.items() if name not in missing and rows.issuperset(kinds)))
 
 
 def opset_versions() -> tuple[int, int]:
-    """Oldest and newest operator set of files that are read; an older `onnx` does not know the newest."""
+    """Oldest and newest operator set of files that are read; the newest is at most the one that `onnx` here knows."""
     import onnx
 
     return OPSETS[0], min(OPSETS[1], onnx.defs.onnx_opset_version())

@@ -1,9 +1,8 @@
-"""Intervals of numbers, element by element."""
+"""Intervals ``[lower, upper]`` of numbers, element by element: what is known of an unknown tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,12 +10,15 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError, RecurJacError
 from recurjac_plugin.numerics.rounding import CONTRADICTION
 
-if TYPE_CHECKING:
-    pass
+Interval = tuple[Tensor, Tensor]
+"""Lower and upper bounds, both of shape (b, *shape)."""
+
+Intervals = Mapping[str, Interval]
+"""Such bounds by the names of the nodes that they are of."""
 
 
 def require_numbers(bounds: Tensor) -> None:
-    """Refuse bounds of gradients that have become NaN.
+    """Refuse bounds of gradients, of any shape, that have become NaN.
 
     Raises:
         InputError: they have, as sums of infinite values of both signs do.
@@ -27,10 +29,10 @@ def require_numbers(bounds: Tensor) -> None:
         )
 
 
-def intersection(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The tighter of two lower and of two upper bounds, element by element.
+def intersection(first: Interval, second: Interval) -> Interval:
+    """``[max(l, l'), min(u, u')]``: the tighter of two lower and of two upper bounds, element by element.
 
-    Bounds that meet at the true value cross by rounding; then what lies between them is kept.
+    Bounds that meet at the true value cross by rounding; then what lies between them is kept. All of one shape.
 
     Raises:
         RecurJacError: the two contradict each other, so one of them is wrong.
@@ -42,11 +44,3 @@ def intersection(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) ->
             f"for {lower.dtype}; please report the network, or try float64."
         )
     return torch.minimum(lower, upper), torch.maximum(lower, upper)
-
-
-Interval = tuple[Tensor, Tensor]
-"""Lower and upper bounds, both of shape (b, *shape)."""
-
-
-Intervals = Mapping[str, Interval]
-"""Such bounds by the names of the nodes that they are of."""

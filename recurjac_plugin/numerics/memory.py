@@ -1,7 +1,11 @@
 """How much memory a device has, and how much of it a chunk of rows or columns may take.
 
-A chunk's intermediate results stay within the budget, and so does what is kept for a backward pass (see
-`recomputation`). Gains and results come on top of that, and whatever else the program holds.
+A chunk's intermediate results stay within the budget (`chunk_size`), and so does what is kept for a backward pass
+(`each_chunk`). Gains and results come on top of that, and whatever else the program holds. All sizes are in bytes.
+
+Source:
+    Recomputation instead of storage: Chen, Xu, Zhang, Guestrin, Training Deep Nets with Sublinear Memory Cost, 2016,
+    arXiv:1604.06174, as in `torch.utils.checkpoint`.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recurjac_plugin.errors import InputError
@@ -66,15 +71,26 @@ def _free_on_cuda(device: torch.device) -> int:
 def _free_here() -> int | None:
     """Main memory that is not used, or holds files that can be read again; None where the system does not say."""
     try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        available = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    if found is not None:
-        return int(found[1]) * 1024
+        available = None
+    if available is not None:
+        return int(available[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no such function, or no such name in it
         return None
+
+
+def chunk_size(budget: int, elements: int, like: Tensor) -> int:
+    """How many rows or columns fit into a budget at once, ``max(1, budget // (elements * bytes per element))``.
+
+    Args:
+        budget: bytes for one chunk.
+        elements: of all tensors that are needed for one row or column at the same time.
+        like: a tensor of their dtype.
+    """
+    return max(1, budget // (elements * like.element_size()))
 
 
 Part = TypeVar("Part")
@@ -83,6 +99,8 @@ Result = TypeVar("Result")
 
 def each_chunk(function: Callable[[Part], Result], parts: Sequence[Part], kept: int, budget: int) -> list[Result]:
     """``[function(part) for part in parts]``, with bounded memory for the backward pass.
+
+    Where autograd would keep more than the budget, every chunk is computed a second time in the backward pass instead.
 
     Args:
         function: must give the same again when it is called again.

@@ -1,13 +1,13 @@
-"""Cases of a property: a box of inputs with a conjunction of output rows, and their cross product."""
+"""Cases of a property: boxes of inputs, each with a conjunction of output rows, from the product of its assertions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recurjac_plugin.errors import FileError
+from .property_file import PropertyFile
 
 _ARRAYS = ("lower", "upper", "lower_open", "upper_open", "lower_line", "upper_line")  # of a `Case`
 
@@ -16,7 +16,12 @@ _ARRAYS = ("lower", "upper", "lower_open", "upper_open", "lower_line", "upper_li
 class Atom:
     """One row ``sum_i coefficients[i] v_i <= constant`` (``<`` if strict), over inputs or over outputs.
 
-    On inputs it has one coefficient, which is not 0: a bound.
+    Attributes:
+        on_inputs: whether the v are inputs; such a row has one coefficient, which is not 0, and is a bound.
+        coefficients: by flat index.
+        constant: the right side.
+        strict: whether equality is excluded.
+        line: of the file; 0 where it is not known.
     """
 
     on_inputs: bool
@@ -27,8 +32,13 @@ class Atom:
 
 
 @dataclass(frozen=True)
-class Form:
-    """A disjunction of conjunctions of atoms; `split` if a `!=` made some of them, which may be empty."""
+class Disjunction:
+    """An assertion in disjunctive normal form.
+
+    Attributes:
+        conjunctions: of which one must hold, each of rows that must all hold.
+        split: whether a `!=` made two of one; those may allow no input.
+    """
 
     conjunctions: tuple[tuple[Atom, ...], ...]
     split: bool
@@ -36,9 +46,16 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A box of inputs, the lines that set its bounds (0: none), and output rows.
+    """A box of inputs, and the rows that its outputs must fulfil.
 
-    All arrays are [n_inputs]; `*_open` marks bounds that are themselves excluded.
+    Attributes:
+        lower: float64 [n_inputs].
+        upper: float64 [n_inputs].
+        lower_open: bool [n_inputs], where the lower bound itself is excluded.
+        upper_open: bool [n_inputs], where the upper bound itself is excluded.
+        lower_line: int [n_inputs], the lines of the file that set the lower bounds, 0 for none.
+        upper_line: int [n_inputs], the same of the upper bounds.
+        rows: of the outputs.
     """
 
     lower: np.ndarray
@@ -62,10 +79,11 @@ class Case:
         if bounds:  # else the arrays are shared
             case = replace(case, **{name: getattr(self, name).copy() for name in _ARRAYS})
         for atom in bounds:
-            case._bound(atom)
+            case._tighten(atom)
         return case
 
-    def _bound(self, atom: Atom) -> None:
+    def _tighten(self, atom: Atom) -> None:
+        """Write a bound into the arrays where it is the tighter one."""
         ((i, coefficient),) = atom.coefficients.items()
         value = atom.constant / coefficient
         if coefficient > 0:
@@ -87,69 +105,57 @@ class Case:
 
     def key(self) -> bytes:
         """Equal for cases with the same box."""
-        return b"".join(a.tobytes() for a in (self.lower, self.upper, self.lower_open, self.upper_open))
+        return b"".join(array.tobytes() for array in (self.lower, self.upper, self.lower_open, self.upper_open))
 
 
-def cross_product(
-    forms: list[Form],
-    n_inputs: int,
-    most: int,
-    refuse: Callable[[str, str, int | None], FileError],
-    input_name: Callable[[int], str],
-) -> list[Case]:
-    """All cases of a conjunction of forms.
+def cross_product(assertions: Sequence[Disjunction], file: PropertyFile, most: int) -> list[Case]:
+    """All cases of a conjunction of assertions.
 
-    A combination of several disjunctions may well be empty and is left out. What a single conjunction makes
-    empty together with the bounds that always hold is a mistake in the file, unless a ``!=`` made it.
+    A combination of several disjunctions may well allow no input and is left out. What a single conjunction excludes
+    together with the bounds that always hold is a mistake in the file, unless a ``!=`` made it.
 
     Args:
-        forms: one per assertion.
-        n_inputs: number of inputs.
+        assertions: all of the file.
+        file: for messages, and the number of inputs.
         most: refuse more cases than this.
-        refuse: makes the error from what is wrong, what was expected, and the line.
-        input_name: how messages name an input.
 
     Raises:
         FileError: a box that is empty or lacks a bound, or too many cases.
     """
-    always = [atom for form in forms if len(form.conjunctions) == 1 for atom in form.conjunctions[0]]
-    base = Case.unbounded(n_inputs).restricted(always)
-    _refuse_empty(base, refuse, input_name)
+    always = [row for assertion in assertions if len(assertion.conjunctions) == 1 for row in assertion.conjunctions[0]]
+    base = Case.unbounded(file.n_inputs).restricted(always)
+    _refuse_empty(base, file)
     cases = [base]
-    for form in forms:
-        if len(form.conjunctions) == 1:
+    for assertion in assertions:
+        if len(assertion.conjunctions) == 1:
             continue
-        if not form.split:
-            for conjunction in form.conjunctions:
-                _refuse_empty(base.restricted(conjunction), refuse, input_name)
-        if len(cases) * len(form.conjunctions) > most:
-            raise refuse("has too many combinations of disjunctions", f"expected at most {most}", None)
-        cases = [case.restricted(conjunction) for case in cases for conjunction in form.conjunctions]
+        if not assertion.split:
+            for conjunction in assertion.conjunctions:
+                _refuse_empty(base.restricted(conjunction), file)
+        if len(cases) * len(assertion.conjunctions) > most:
+            raise file.error("has too many combinations of disjunctions", f"expected at most {most}", None)
+        cases = [case.restricted(conjunction) for case in cases for conjunction in assertion.conjunctions]
         cases = [case for case in cases if case.empty_at() is None]
     if not cases:
-        raise refuse("allows no input", "expected bounds that some input fulfils", None)
+        raise file.error("allows no input", "expected bounds that some input fulfils", None)
     for case in cases:
-        _refuse_unbounded(case, refuse, input_name)
+        _refuse_unbounded(case, file)
     return cases
 
 
-def _refuse_empty(
-    case: Case, refuse: Callable[[str, str, int | None], FileError], input_name: Callable[[int], str]
-) -> None:
+def _refuse_empty(case: Case, file: PropertyFile) -> None:
     i = case.empty_at()
     if i is not None:
         lines = (int(case.lower_line[i]), int(case.upper_line[i]))
         what = (
-            f"leaves `{input_name(i)}` no value: lower bound {float(case.lower[i])!r} of line {lines[0]}, "
+            f"leaves `{file.input_name(i)}` no value: lower bound {float(case.lower[i])!r} of line {lines[0]}, "
             f"upper bound {float(case.upper[i])!r} of line {lines[1]}"
         )
-        raise refuse(what, "expected a lower bound below the upper one", max(lines))
+        raise file.error(what, "expected a lower bound below the upper one", max(lines))
 
 
-def _refuse_unbounded(
-    case: Case, refuse: Callable[[str, str, int | None], FileError], input_name: Callable[[int], str]
-) -> None:
+def _refuse_unbounded(case: Case, file: PropertyFile) -> None:
     i = case.unbounded_at()
     if i is not None:
         which = "lower" if np.isinf(case.lower[i]) else "upper"
-        raise refuse(f"gives `{input_name(i)}` no {which} bound", "expected both bounds for every input", None)
+        raise file.error(f"gives `{file.input_name(i)}` no {which} bound", "expected both bounds for every input", None)

@@ -8,7 +8,7 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 
 TARGETS = ("all", "runner-up", "least-likely", "random")
-"""The choices of other classes; a class by its number is one, too."""
+"""The names of choices of other classes; a class can be chosen by its number, too."""
 
 
 def margin_rows(outputs: Tensor, labels: Tensor | None = None, target: str | int = "all", seed: int = 0) -> Tensor:

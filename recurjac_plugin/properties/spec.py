@@ -11,7 +11,7 @@ from recurjac_plugin.errors import InputError
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Polytope:
-    """Outputs `y` with ``A y <= b``, where rows marked strict want ``<``.
+    """The outputs ``{y : A y <= b}``, with ``<`` in the rows that are strict.
 
     Attributes:
         A: float64 [m, n_outputs].
@@ -38,7 +38,7 @@ class Polytope:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Box:
-    """Inputs between two bounds, and the sets of outputs that violate the property for such an input.
+    """The inputs ``{x : lower <= x <= upper}``, and the sets of outputs that violate the property for such an input.
 
     Attributes:
         lower: float64 [n_inputs], flattened in row-major order.
@@ -112,7 +112,7 @@ class Declaration:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Spec:
-    """A property: violated if some box has an input whose output lies in one of the box's disjuncts.
+    """A property: violated where an input of one of the boxes has its output in one of that box's disjuncts.
 
     Attributes:
         boxes: the input regions.

@@ -72,6 +72,8 @@ def as_version_2(text: str, path: Path) -> str:
 def _token_rewriter(
     path: Path, declared: dict[str, set[int]], line: Callable[[re.Match[str]], int]
 ) -> Callable[[re.Match[str]], str]:
+    """The replacement of one token for `re.sub`; refuses variables that are not declared."""
+
     def rewrite(match: re.Match[str]) -> str:
         token = match[0]
         if variable := _VARIABLE.fullmatch(token):

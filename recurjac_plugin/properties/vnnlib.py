@@ -34,25 +34,26 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
 
     Source: VNN-LIB standard 2.0; https://www.vnnlib.org.
     """
-    found = locate(path, KIND)
+    file = locate(path, KIND)
     try:
-        text = read_bytes(found, KIND).decode("utf-8")
+        text = read_bytes(file, KIND).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FileError(f"`{found}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
-    old = is_version_1(text)
-    query = parse(as_version_2(text, found) if old else text, found, old)
-    boxes = boxes_of(query, found, old)
+        raise FileError(f"`{file}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
+    version_1 = is_version_1(text)
+    query = parse(as_version_2(text, file) if version_1 else text, file, version_1)
+    boxes = boxes_of(query, file, version_1)
     (network,) = query.networks
     declared = Declaration(network.name, _variable(network.inputs[0]), _variable(network.outputs[0]))
     return Spec(
         boxes,
         n_inputs=math.prod(declared.input.shape),
         n_outputs=math.prod(declared.output.shape),
-        version="1.0" if old else "2.0",
-        input_shape=None if old else declared.input.shape,
-        declaration=None if old else declared,
+        version="1.0" if version_1 else "2.0",
+        input_shape=None if version_1 else declared.input.shape,
+        declaration=None if version_1 else declared,
     )
 
 
 def _variable(definition: Any) -> Variable:
+    """What the parser knows of a declared tensor."""
     return Variable(definition.name, ELEMENT_TYPES[definition.dtype.name], tuple(definition.shape))

@@ -1,18 +1,27 @@
 """Fast-Lip: interval arithmetic on gradients, layer by layer.
 
-The rows' derivatives are carried back as intervals ``[yl, yu]``, through a linear map W as
+The rows' derivatives are carried back as intervals ``[yl, yu]`` with centre c and radius r, through a linear map W as
 
-    center W,  radius |W|,
+    c -> W^T c,  r -> |W|^T r,
 
-and through a layer of derivatives ``d`` in [dl, du] as the range of the products d y (Weng et al., ICML 2018,
-arXiv:1804.09699, section 3.4, for ReLU; here for every factor). Nothing is remembered of what an interval came from,
-which makes it the loosest of the methods, and the only one whose cost does not grow with the number of uncertain
-neurons.
+and through a layer of derivatives ``d`` in [dl, du] as the range of the products,
+
+    [min, max] of dl yl, dl yu, du yl, du yu.
+
+Nothing is remembered of what an interval came from, which makes it the loosest of the methods, and the only one whose
+cost does not grow with the number of uncertain neurons. In forward order the columns of the Jacobian are carried from
+the input on, with W in place of its transpose.
+
+Axes: b regions, k rows, r columns (or any of them at a time).
+
+Source:
+    Weng, Zhang, Chen, Song, Hsieh, Boning, Dhillon, Daniel: Towards Fast Computation of Certified Robustness for ReLU
+    Networks, ICML 2018, arXiv:1804.09699 (Fast-Lip), for ReLU; here for every factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +29,13 @@ from torch import Tensor
 
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
+from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull, pull_absolute, push, push_absolute
 from recurjac_plugin.numerics.intervals import Interval, require_numbers
-from recurjac_plugin.numerics.memory import each_chunk
+from recurjac_plugin.numerics.memory import chunk_size, each_chunk
+
+CenterRadius = tuple[Tensor, Tensor]
+"""An interval ``[center - radius, center + radius]``, both of shape (b, r, *shape)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +57,11 @@ class IntervalArithmetic:
     forward: bool = False
 
     def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            InputError: the gradients overflow.
+        """
         if self.forward:
             units = torch.eye(self.graph.columns, dtype=self.rows.dtype, device=self.rows.device)
             lower, upper = _joined(self._each(self._pushed, units.split(self._chunk())), 2)
@@ -58,7 +75,7 @@ class IntervalArithmetic:
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        """Upper bound of ``sum_r weights_kr J_kr`` for every row k, from those of the entries: (b, k)."""
         lower, upper = self.jacobian()
         return torch.where(weights >= 0, weights * upper, weights * lower).sum(2)
 
@@ -71,71 +88,38 @@ class IntervalArithmetic:
 
     def _chunk(self) -> int:
         largest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
-        return max(1, self.memory_budget // (8 * len(self.rows) * largest * self.rows.element_size()))
+        return chunk_size(self.memory_budget, 8 * len(self.rows) * largest, self.rows)
 
     def _pulled(self, rows: Tensor) -> Interval:
+        """Bounds of the derivatives of rows, shape (b, k, *output_shape), by the input: (b, k, columns) each."""
         batch, count = rows.shape[:2]
-        zero = torch.zeros_like(rows)
-        pending: dict[str, tuple[Tensor, Tensor]] = {self.graph.output: (rows, zero)}  # centre and radius
-
-        def pass_on(name: str, center: Tensor, radius: Tensor) -> None:
-            before = pending.get(name)
-            pending[name] = (center, radius) if before is None else (before[0] + center, before[1] + radius)
-
-        for step in reversed(self.graph.steps):
-            value = pending.pop(step.name, None)
-            if value is None:
-                continue
-            center, radius = value
-            if isinstance(step, FactorStep):
-                pass_on(step.source, *self._multiplied(step, center, radius))
-                continue
-            for source, linear in step.sources:
-                shape = (batch, count, *linear.input_shape)
-                pass_on(
-                    source,
-                    linear.pull(center.flatten(0, 1)).reshape(shape),
-                    linear.absolute().pull(radius.flatten(0, 1)).reshape(shape),
-                )
-        return self._at_inputs(pending, batch, count)
-
-    def _at_inputs(self, pending: Mapping[str, tuple[Tensor, Tensor]], batch: int, count: int) -> Interval:
+        start = (rows, torch.zeros_like(rows))
+        arrived = backward(self.graph, self.graph.output, start, self._multiplied, _pull_interval, _add_intervals)
         lower, upper = [], []
         for name in self.graph.inputs:
-            center, radius = pending.get(name) or (self.rows.new_zeros(batch, count, *self.graph.shapes[name]),) * 2
+            center, radius = arrived.get(name) or (rows.new_zeros(batch, count, *self.graph.shapes[name]),) * 2
             lower.append((center - radius).flatten(2))
             upper.append((center + radius).flatten(2))
         return torch.cat(lower, 2), torch.cat(upper, 2)
 
     def _pushed(self, units: Tensor) -> Interval:
-        """Intervals of the columns `units`, shape (r, columns), at the rows: (b, k, r)."""
+        """Bounds of the columns `units`, shape (r, columns), at the rows: (b, k, r) each."""
         batch, count = len(self.rows), len(units)
-        found: dict[str, tuple[Tensor, Tensor]] = {}
+        starts = {}
         sizes = [torch.Size(self.graph.shapes[name]).numel() for name in self.graph.inputs]
         for name, part in zip(self.graph.inputs, units.split(sizes, 1)):
             shape = self.graph.shapes[name]
             center = part.reshape(1, count, *shape).expand(batch, count, *shape)
-            found[name] = center, torch.zeros_like(center)
-        for step in self.graph.steps:
-            if isinstance(step, FactorStep):
-                found[step.name] = self._multiplied(step, *found[step.source])
-                continue
-            center = radius = self.rows.new_zeros(())
-            for source, linear in step.sources:
-                c, r = found[source]
-                center = center + linear.push(c.flatten(0, 1))
-                radius = radius + linear.absolute().push(r.flatten(0, 1))
-            found[step.name] = (
-                center.reshape(batch, count, *step.shape),
-                radius.reshape(batch, count, *step.shape),
-            )
-        center, radius = (value.flatten(2).mT for value in found[self.graph.output])
+            starts[name] = center, torch.zeros_like(center)
+        arrived = forward(self.graph, starts, self._multiplied, _push_interval)[self.graph.output]
+        center, radius = (value.flatten(2).mT for value in arrived)
         rows = self.rows.flatten(2)
         center, radius = rows @ center, rows.abs() @ radius
         return center - radius, center + radius
 
-    def _multiplied(self, step: FactorStep, center: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre and radius of ``d y``, d in the step's range: (b, r, *shape)."""
+    def _multiplied(self, step: FactorStep, interval: CenterRadius) -> CenterRadius:
+        """Centre and radius of ``d y``, d in the step's range: (b, r, *shape) each, as those of y are."""
+        center, radius = interval
         size = torch.Size(step.shape).numel()
         dl, du = (bound.reshape(-1, 1, *step.shape) for bound in self.derivatives[step.name].dense(len(center), size))
         middle, half = (dl + du) / 2, (du - dl) / 2
@@ -147,6 +131,22 @@ class IntervalArithmetic:
         return torch.where(exact, middle * center, (low + high) / 2), torch.where(
             exact, middle.abs() * radius, (high - low) / 2
         )
+
+
+def _pull_interval(step: LinearStep, interval: CenterRadius) -> Iterator[CenterRadius]:
+    return zip(pull(step, interval[0]), pull_absolute(step, interval[1]))
+
+
+def _push_interval(step: LinearStep, arrived: Arrived[CenterRadius]) -> CenterRadius:
+    intervals = list(arrived)
+    return (
+        push(step, ((i, center) for i, (center, _) in intervals)),
+        push_absolute(step, ((i, radius) for i, (_, radius) in intervals)),
+    )
+
+
+def _add_intervals(first: CenterRadius, second: CenterRadius) -> CenterRadius:
+    return first[0] + second[0], first[1] + second[1]
 
 
 def _joined(parts: list[Interval], dimension: int) -> Interval:

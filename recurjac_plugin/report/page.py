@@ -1,4 +1,4 @@
-"""One page that needs nothing beside it."""
+"""The page: one HTML file that holds its pictures and needs no other file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ _SLOWEST = 20
 _COLUMNS = ("wrong", "timeout", "unknown", "error", "missing")  # the first two are always there
 
 
-def page(runs: Sequence[Run], title: str) -> tuple[str, dict[str, bytes]]:
-    """The page, and its pictures by name as PNG files, which the page holds, too.
+def render_page(runs: Sequence[Run], title: str) -> tuple[str, dict[str, bytes]]:
+    """The page, and its pictures.
 
     Args:
         runs: the first is compared with each of the others.
         title: of the page.
+
+    Returns:
+        The text of the page, and PNG files by name: the pictures that the page holds, too.
     """
     drawn: dict[str, bytes] = {"solved": pictures.solved_bars(runs)}
     if common(runs):
@@ -57,7 +60,7 @@ def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: l
         runs=runs,
         instances=len({place for run in runs for place in run.answers}),
         rows=[(name or "all", [_cells(run, name) for run in runs]) for name in (*categories(runs), None)],
-        kinds=[each for each in _COLUMNS if each in _COLUMNS[:2] or any(counts(run)[each] for run in runs)],
+        kinds=[kind for kind in _COLUMNS if kind in _COLUMNS[:2] or any(counts(run)[kind] for run in runs)],
         wrong=[(name, answer) for name, answer in answers if answer.wrong],
         errors=[(name, answer) for name, answer in answers if answer.error or answer.result == "error"],
         pairs=pairs,
@@ -68,8 +71,8 @@ def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: l
 
 
 def _cells(run: Run, category: str | None) -> dict[str, int]:
-    found = counts(run, category)
-    return found | {"total": sum(found.values())}
+    by_kind = counts(run, category)
+    return by_kind | {"total": sum(by_kind.values())}
 
 
 def _seconds(value: float) -> str:

@@ -40,15 +40,15 @@ def solved_bars(runs: Sequence[Run]) -> bytes:
     present: set[str] = set()
     heights = _heights([name for name, _ in rows])
     for height, (name, run) in zip(heights, rows, strict=True):
-        found = counts(run, name)
-        total, left = sum(found.values()), 0.0
-        for kind in (kind for kind in KINDS if found[kind]):
+        by_kind = counts(run, name)
+        total, left = sum(by_kind.values()), 0.0
+        for kind in (kind for kind in KINDS if by_kind[kind]):
             colour, hatch = _STYLES[kind]
-            axes.barh(height, found[kind] / total, left=left, height=0.8, color=colour, hatch=hatch, edgecolor=_TEXT,
+            axes.barh(height, by_kind[kind] / total, left=left, height=0.8, color=colour, hatch=hatch, edgecolor=_TEXT,
                       linewidth=0.5)  # fmt: skip
-            left += found[kind] / total
+            left += by_kind[kind] / total
             present.add(kind)
-        axes.text(1.01, height, f"{found['unsat'] + found['sat']} of {total}", va="center", fontsize=8, color=_TEXT)
+        axes.text(1.01, height, f"{by_kind['unsat'] + by_kind['sat']} of {total}", va="center", fontsize=8, color=_TEXT)
     labels = [name if len(runs) == 1 else f"{name} · {run.name}" for name, run in rows]
     axes.set_yticks(heights, labels, fontsize=8)
     axes.set_ylim(max(heights) + 0.6, -0.6)
@@ -120,12 +120,14 @@ def boxes_scatter(pair: Pair) -> bytes | None:
 
 
 def _mark(first: Answer, second: Answer) -> str:
+    """How an instance that one of two runs solved is marked: by the verdict where both did."""
     if first.solved and second.solved:
         return first.result
     return "solved by one alone"
 
 
 def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Callable[[Run], str], better: str) -> bytes:
+    """Marks at (first, second) on logarithmic axes; each run has the corner in which it is the `better` one."""
     figure = new_figure(5.6, 5.4)
     axes = figure.subplots()
     marks: dict[str, dict[str, Any]] = {
@@ -164,6 +166,7 @@ def _heights(names: Sequence[str]) -> list[float]:
 
 
 def _log_seconds(axes: Axes, which: str, highest: Sequence[float]) -> None:
+    """A logarithmic axis of seconds, from the shortest that are told apart to the longest."""
     _log_axis(axes, which, SHORTEST / 1.2, 1.6 * max([*highest, 1.0]))
 
 
@@ -182,6 +185,7 @@ def _log_axis(axes: Axes, which: str, low: float, high: float) -> None:
 
 
 def _grid(axes: Axes) -> None:
+    """A light grid behind what is drawn, and no frame at the top and the right."""
     axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -131,16 +131,16 @@ def read_reference(file: Path) -> Run:
 def placed(answers: Iterable[Answer]) -> dict[Place, Answer]:
     """Answers by instance; the same instance may be listed more than once."""
     seen: Counter[Key] = Counter()
-    found: dict[Place, Answer] = {}
+    by_place: dict[Place, Answer] = {}
     for answer in answers:
         name = key(answer.category, answer.onnx, answer.vnnlib)
-        found[(*name, seen[name])] = answer
+        by_place[(*name, seen[name])] = answer
         seen[name] += 1
-    return found
+    return by_place
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:
-    """The same runs with names of which no two are alike."""
+    """The same runs, with names that differ: the folder or file is added to names that do not, or else a number."""
     count = Counter(run.name for run in runs)
     apart = [
         run if count[run.name] == 1 else Run(f"{run.name} ({Path(run.source).name})", run.source, run.answers,
@@ -155,15 +155,17 @@ def named_apart(runs: Sequence[Run]) -> list[Run]:
 
 
 def _details(options: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    found = {name: str(value) for name, value in options.items()}
+    """Options, versions and machine, each with all its values in the run."""
+    details = {name: str(value) for name, value in options.items()}
     for group in ("versions", "host"):
         for name in dict.fromkeys(name for record in records for name in record.get(group, {})):
             values = {str(record[group][name]) for record in records if record.get(group, {}).get(name) is not None}
-            found[name] = ", ".join(sorted(values))
-    return found
+            details[name] = ", ".join(sorted(values))
+    return details
 
 
 def _number(file: Path, line: int, column: str, row: Mapping[str, str]) -> float | None:
+    """A number of at least 0 in a column of a table; None where there is none."""
     text = row[column].strip()
     if not text:
         return None

@@ -29,7 +29,7 @@ class Pair:
         only_second: solved by the second alone.
         totals: seconds of all instances together.
         medians: of the seconds.
-        time_ratio: geometric mean of first / second over the instances that either solved.
+        time_ratio: geometric mean of first / second, ``exp(mean(log(a / b)))``, over the instances that either solved.
         boxes_ratio: the same of boxes, over those that both solved.
     """
 
@@ -52,15 +52,15 @@ def kind(answer: Answer) -> str:
 
 def counts(run: Run, category: str | None = None) -> dict[str, int]:
     """How many answers of each of `KINDS` a run has, in a category or in all."""
-    found = dict.fromkeys(KINDS, 0)
+    by_kind = dict.fromkeys(KINDS, 0)
     for answer in run.answers.values():
         if category in (None, answer.category):
-            found[kind(answer)] += 1
-    return found
+            by_kind[kind(answer)] += 1
+    return by_kind
 
 
 def categories(runs: Iterable[Run]) -> list[str]:
-    """In order of appearance."""
+    """The categories of all runs, in order of appearance."""
     return list(dict.fromkeys(answer.category for run in runs for answer in run.answers.values()))
 
 
@@ -70,7 +70,13 @@ def common(runs: Sequence[Run]) -> list[Place]:
 
 
 def charged(run: Run, other: Run, place: Place) -> float:
-    """Seconds of an instance: those of a verdict, or else those it had, by its own run or by the other."""
+    """Seconds that an instance cost a run: those of its verdict, or else those that it had.
+
+    Args:
+        run: whose seconds are asked for.
+        other: says how many seconds the instance had, where `run` does not.
+        place: the instance.
+    """
     answer = run.answers[place]
     if answer.solved:
         return answer.seconds
@@ -108,10 +114,11 @@ def compared(first: Run, second: Run) -> Pair | None:
 
 
 def slowest(run: Run, count: int) -> list[Place]:
-    """Instances that a run spent most time on, longest first."""
+    """The instances that a run spent most seconds on, at most `count` of them, longest first."""
     tried = [place for place, answer in run.answers.items() if answer.seconds > 0]
     return sorted(tried, key=lambda place: -run.answers[place].seconds)[:count]
 
 
 def _geometric(ratios: Sequence[float]) -> float | None:
+    """The geometric mean, None of nothing."""
     return math.exp(math.fsum(map(math.log, ratios)) / len(ratios)) if ratios else None

@@ -13,7 +13,7 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.activations.table import ACTIVATIONS
-from recurjac_plugin.gains.undetermined import Evidence, classify
+from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
 from recurjac_plugin.host import IS_03
 
@@ -109,7 +109,7 @@ def step(kind, parameters):
 
 
 def split(kind, parameters, lower, upper):
-    return classify(step(kind, parameters), [Evidence(lower, upper, torch.finfo(lower.dtype).eps)])
+    return classify(step(kind, parameters), [PreactivationBounds(lower, upper, torch.finfo(lower.dtype).eps)])
 
 
 @each_row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recurjac_plugin.cli.about.support_table import support_table
+from recurjac_plugin.cli.about.support_table import markdown_table
 
 README = Path(__file__).parent.parent.parent / "README.md"
 
@@ -13,4 +13,4 @@ README = Path(__file__).parent.parent.parent / "README.md"
 def test_readme_has_the_generated_table() -> None:
     found = re.search(r"<!-- support: .*? -->\n(.*?)\n<!-- /support -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
-    assert found[1] == support_table(), "paste the output of `python -m recurjac_plugin.cli.about.support_table`"
+    assert found[1] == markdown_table(), "paste the output of `python -m recurjac_plugin.cli.about.support_table`"

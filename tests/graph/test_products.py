@@ -6,19 +6,18 @@ import math
 
 import pytest
 import torch
-from cases import MULTIVARIATE_CASES, Net, head, hosted, on_host
+from cases import PRODUCT_CASES, Net, head, hosted, on_host
 from oracle import Ball, assert_encloses, jacobian, truth
 from torch import nn
 from torch.nn import functional
 
 import recurjac_plugin as rj
 from recurjac_plugin.gains.gains import compute_gains
-from recurjac_plugin.gains.undetermined import Evidence, classify
+from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.graph import build_graph
-from recurjac_plugin.graph.linear_maps import Negative
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.operators import Refusal
-from recurjac_plugin.graph.products import MULTIVARIATE, expand, multiplies
+from recurjac_plugin.graph.products import PRODUCTS, expand, multiplies
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.host.read import read_graph
 from recurjac_plugin.recursion.backward import backward_order
@@ -92,7 +91,7 @@ def bounds_by_hand(case, centers, radius):
     intervals = {name: (c - radius, c + radius) for name, c in zip(names, centers)}
     eps = torch.finfo(torch.float64).eps
     layers = {
-        step.name: classify(step, [Evidence(*intervals[read.name], eps) for read in step.reads])
+        step.name: classify(step, [PreactivationBounds(*intervals[read.name], eps) for read in step.reads])
         for step in graph.factors
     }
     size = math.prod(case.output_shape[1:])
@@ -139,7 +138,7 @@ def test_rules_hold_and_are_exact_at_points(name):
 
 
 def test_every_row_is_tested():
-    assert {case.kind for case in BY_HAND.values()} == set(MULTIVARIATE)
+    assert {case.kind for case in BY_HAND.values()} == set(PRODUCTS)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -156,21 +155,15 @@ def test_push_and_pull_of_every_map_are_transposes(name):
             assert torch.allclose(linear.absolute().pull(g).flatten(1), g.flatten(1) @ matrix.abs())
 
 
-def test_negative_map():
-    linear = BY_HAND["mul"]
-    first = next(s for s in expand(linear, {"/0": "/0", "/1": "/1"}) if not isinstance(s, FactorStep)).sources[0][1]
-    t = torch.randn(2, *first.input_shape, dtype=torch.float64)
-    assert torch.equal(Negative(first).push(t), -first.push(t))
-    assert torch.equal(Negative(first).absolute().push(t.abs()), first.push(t.abs()))
-
-
 @pytest.mark.parametrize("name", ["reduce_max", "reduce_min", "max_pool", "max_pool_padded"])
 def test_weights_of_an_extreme_add_up_to_one(name):
     """A row of equal columns cannot tell which entry won: it has no uncertainty, however many could win."""
     case = BY_HAND[name]
     shape = case.input_shapes[0][1:]
     graph = build_graph([case], {"/0": case.input_shapes[0]}, case.name)
-    wide = Evidence(-torch.ones(2, *shape, dtype=torch.float64), torch.ones(2, *shape, dtype=torch.float64), 1e-16)
+    wide = PreactivationBounds(
+        -torch.ones(2, *shape, dtype=torch.float64), torch.ones(2, *shape, dtype=torch.float64), 1e-16
+    )
     layers = {step.name: classify(step, [wide]) for step in graph.factors}
     size = math.prod(case.output_shape[1:])
     rows = (
@@ -196,7 +189,7 @@ def test_winners_that_rounding_could_decide_are_open(name, gap):
     values[case.inputs[-1]].flatten()[::2] += gap
     for step in graph.factors:
         known = [values[read.name] for read in step.reads]
-        layer = classify(step, [Evidence(value, value, torch.finfo(torch.float64).eps) for value in known])
+        layer = classify(step, [PreactivationBounds(value, value, torch.finfo(torch.float64).eps) for value in known])
         assert layer.count == math.prod(step.shape)
         assert bool((layer.lower == 0).all() & (layer.upper == 1).all())
 
@@ -256,7 +249,7 @@ def test_division_by_what_can_be_zero_is_refused():
         bounds_by_hand(case, [torch.ones(2, 3, dtype=torch.float64), torch.full((2, 3), 0.1, dtype=torch.float64)], 0.2)
 
 
-@pytest.mark.parametrize("case", MULTIVARIATE_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PRODUCT_CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize(
     "options", [{"order": "forward"}, {"order": "forward", "shift": 1}, {"order": "both"}], ids=str
 )

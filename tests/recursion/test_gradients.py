@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import ACTIVATION_CASES, CASES, MULTIVARIATE_CASES, hosted, mlp, on_host, parametrized
+from cases import ACTIVATION_CASES, CASES, PRODUCT_CASES, hosted, mlp, on_host, parametrized
 from oracle import Ball
 from torch import nn
 
@@ -16,7 +16,7 @@ import recurjac_plugin as rj
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.fusions import fused
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE, multiplies
+from recurjac_plugin.graph.products import PRODUCTS, multiplies
 from recurjac_plugin.host import IS_03
 from recurjac_plugin.host.problem import read
 from recurjac_plugin.jacobian.analysis import ORDERS
@@ -30,14 +30,14 @@ SEARCHED_07 = {"root_power", "reciprocal"}
 JUMPING = {"max_pool_overlapping", "max_pool_padded"}
 
 # Rows of the tables that no network reaches on the host at hand, because it has no such node or cannot build it.
-NEVER_07 = {"OPERATORS": {"BoundConcatFromSequence", "BoundDiv", "BoundIdentity"}, "MULTIVARIATE": {"BoundDiv"}}
+NEVER_07 = {"OPERATORS": {"BoundConcatFromSequence", "BoundDiv", "BoundIdentity"}, "PRODUCTS": {"BoundDiv"}}
 NEVER_03 = {
     "ACTIVATIONS": {"BoundCelu", "BoundReciprocal", "Logistic"},
     "OPERATORS": {
         *("BoundATenUnflatten", "BoundCast", "BoundConcatFromSequence"),
         *("BoundDropout", "BoundExpand", "BoundIdentity"),
     },
-    "MULTIVARIATE": {"BoundMax", "BoundMin", "BoundReduceMin", "BoundSoftmax"},
+    "PRODUCTS": {"BoundMax", "BoundMin", "BoundReduceMin", "BoundSoftmax"},
 }
 
 
@@ -106,7 +106,7 @@ def test_gradients_of_every_operator_and_activation(case):
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)
-@parametrized(ACTIVATION_CASES + MULTIVARIATE_CASES)
+@parametrized(ACTIVATION_CASES + PRODUCT_CASES)
 def test_gradients_of_every_rule_through_every_activation(case, rule):
     """From interval bounds, which cost least; over the rules every order has its turn."""
     _, center, model = trainable(case)
@@ -117,22 +117,22 @@ def test_gradients_of_every_rule_through_every_activation(case, rule):
 
 def rows_met(cases):
     """Names of the tables -> the rows that decide about a gradient in some of these cases."""
-    met = {"ACTIVATIONS": set(), "OPERATORS": set(), "MULTIVARIATE": set()}
+    met = {"ACTIVATIONS": set(), "OPERATORS": set(), "PRODUCTS": set()}
     for case in cases:
         try:
             _, center, model = trainable(case)
         except pytest.skip.Exception:
             continue
-        for node in fused(read(model, Ball(center, 0.1).perturbed())[1].nodes):
+        for node in fused(read(model, Ball(center, 0.1).perturbed()).host_graph.nodes):
             if any(node.perturbed):
-                table = "MULTIVARIATE" if multiplies(node) else "OPERATORS"
+                table = "PRODUCTS" if multiplies(node) else "OPERATORS"
                 met["ACTIVATIONS" if node.kind in ACTIVATIONS else table].add(node.kind)
     return met
 
 
 def test_every_table_row_is_among_the_cases():
     """A row that no case reaches has no gradient check."""
-    tables = {"ACTIVATIONS": ACTIVATIONS, "OPERATORS": OPERATORS, "MULTIVARIATE": MULTIVARIATE}
+    tables = {"ACTIVATIONS": ACTIVATIONS, "OPERATORS": OPERATORS, "PRODUCTS": PRODUCTS}
     never = NEVER_03 if IS_03 else NEVER_07
     met = rows_met(CASES) | {"ACTIVATIONS": rows_met(ACTIVATION_CASES)["ACTIVATIONS"]}  # where every rule is checked
     for name, table in tables.items():

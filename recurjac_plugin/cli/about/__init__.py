@@ -1,1 +1,1 @@
-"""What is installed, and what is supported."""
+"""Commands about the program itself: what is installed, and what is supported."""

@@ -7,10 +7,9 @@ import platform
 from typing import Any
 
 from recurjac_plugin.cli import options
-from recurjac_plugin.cli.streams import reporting
+from recurjac_plugin.cli.streams import open_streams
 
-# Distribution -> what it is needed for.
-_PACKAGES = {
+_PACKAGES = {  # distribution -> what it is needed for
     "torch": "everything",
     "numpy": "everything",
     "onnx": "ONNX networks",
@@ -24,22 +23,22 @@ _PACKAGES = {
 }
 
 
-def doctor(json: options.Json = False) -> None:
+def doctor_command(json: options.Json = False) -> None:
     """Show the versions found, whether auto_LiRPA is supported, and what to install."""
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         rows = [_python(), *(_package(name) for name in _PACKAGES), _host()]
         ok, devices = all(row["ok"] for row in rows), _devices()
-        if report.as_json:
-            report.json(
+        if streams.as_json:
+            streams.json(
                 {"command": "doctor", "version": _own_version(), "ok": ok, "packages": rows, "devices": devices}
             )
             return
         table = [[row["name"], row["version"], _state(row), row["needed_for"]] for row in rows]
-        report.table(f"recurjac {_own_version()}", ("package", "version", "usable", "for"), table)
-        report.line(f"devices: {', '.join(devices)}")
+        streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "for"), table)
+        streams.line(f"devices: {', '.join(devices)}")
         for row in rows:
             if row["problem"] is not None:
-                report.line(f"{row['name']}: {row['problem']}")
+                streams.line(f"{row['name']}: {row['problem']}")
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -73,7 +72,7 @@ def _package(name: str) -> dict[str, Any]:
         from packaging.requirements import Requirement
 
         if not Requirement(wanted).specifier.contains(version, prereleases=True):
-            return _row(name, version, needed, f"{version} does not fit. Install `pip install '{wanted}'`.")
+            return _row(name, version, needed, f"{version} does not fit. Replace it with `pip install '{wanted}'`.")
     return _row(name, version, needed, None)
 
 
@@ -85,8 +84,7 @@ def _requirement(name: str) -> str | None:
         lines = importlib.metadata.requires("recurjac-plugin") or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [line for line in lines if Requirement(line).name == name]
-    return found[0] if found else None
+    return next((line for line in lines if Requirement(line).name == name), None)
 
 
 def _host() -> dict[str, Any]:

@@ -6,21 +6,21 @@ import sys
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
-from recurjac_plugin.graph.products import MULTIVARIATE
+from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 
-def support_table() -> str:
+def markdown_table() -> str:
     """Methods, activations and operators as a Markdown table."""
     rows = (
         ("Methods", ", ".join(f"`{name}`" for name in METHODS)),
         ("Prefixes", ", ".join(f"`{name}+`" for name in HOST_METHODS)),
         ("Activations", ", ".join(sorted(activation.name for activation in ACTIVATIONS.values()))),
         ("Linear operators", ", ".join(sorted({kind.removeprefix("Bound") for kind in OPERATORS}))),
-        ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in MULTIVARIATE}))),
+        ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in PRODUCTS}))),
     )
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {values} |" for name, values in rows)))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(support_table() + "\n")
+    sys.stdout.write(markdown_table() + "\n")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from recurjac_plugin.cli.standard import ELEMENT_TYPES
-from recurjac_plugin.cli.streams import reporting
+from recurjac_plugin.cli.streams import open_streams
 
 
 def _opset_versions() -> Iterable[str]:
@@ -42,7 +42,7 @@ ANSWERS: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
 """Capability -> what the answer means, and its lines."""
 
 
-def supports(
+def supports_command(
     capability: Annotated[
         str,
         typer.Argument(
@@ -55,6 +55,6 @@ def supports(
     """Tell what `verify` takes, one answer a line, in the form of the VNN-LIB standard."""
     if capability not in ANSWERS:
         raise typer.BadParameter(f"`{capability}` is no capability, expected one of {', '.join(ANSWERS)}.")
-    with reporting(as_json=False) as report:
+    with open_streams(as_json=False) as streams:
         for line in ANSWERS[capability][1]():
-            report.line(line)
+            streams.line(line)

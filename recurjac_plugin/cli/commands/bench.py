@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recurjac_plugin.cli import options
-from recurjac_plugin.cli.streams import Report, duration, reporting
+from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from recurjac_plugin.bench.run_folder import RunFolder
     from recurjac_plugin.bench.solve import Task
 
-_INTERRUPTED = 130  # as shells say it
+_INTERRUPTED = 130  # the exit code by which shells know a command that was stopped with Ctrl-C
 _WRONG = 1  # a wrong verdict is an error of this program
 
 
-def bench(
+def bench_command(
     lists: Annotated[
         list[Path],
         typer.Argument(
@@ -87,7 +87,7 @@ def bench(
     from recurjac_plugin.host.find import require_host
     from recurjac_plugin.jacobian.methods import parse
 
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         limits = (("--timeout", timeout), ("--max-timeout", max_timeout), ("--load-timeout", load_timeout))
         for name, value in limits:
             if value is not None:
@@ -109,16 +109,25 @@ def bench(
         identities = [instance.identity for instance in instances]
         with opened(out, options=asked, instances=identities, resume=resume) as folder:
             stopped = _run(
-                report, folder, instances, answers, _Where(asked, threads, grace, load_timeout, jobs, scheduler)
+                streams, folder, instances, answers, _Runner(asked, threads, grace, load_timeout, jobs, scheduler)
             )
-        wrong = _tell(report, folder, identities, answers, asked)
+        wrong = _tell(streams, folder, identities, answers, asked)
     if stopped or wrong:
         raise typer.Exit(_INTERRUPTED if stopped else _WRONG)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Where:
-    """How the instances are run."""
+class _Runner:
+    """How instances are solved: with which options and limits, and on which machines.
+
+    Attributes:
+        options: keyword arguments of `recurjac_plugin.verify`.
+        threads: of each instance.
+        grace: seconds from the end of its timeout until an instance is killed.
+        load_timeout: seconds that loading may take.
+        jobs: how many instances are solved at the same time.
+        scheduler: address of a Dask scheduler; None for this machine.
+    """
 
     options: dict[str, Any]
     threads: int
@@ -128,6 +137,7 @@ class _Where:
     scheduler: str | None
 
     def records(self, tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+        """One record per task, in the order in which they end."""
         if self.scheduler is None:
             from recurjac_plugin.bench.local import run_local
 
@@ -137,6 +147,7 @@ class _Where:
         return run_cluster(tasks, scheduler=self.scheduler)
 
     def task(self, instance: Instance) -> Task:
+        """What a process needs to know about an instance."""
         from recurjac_plugin.bench.solve import Task
 
         onnx, vnnlib = (str(Path(instance.folder) / name) for name in (instance.onnx, instance.vnnlib))
@@ -145,7 +156,7 @@ class _Where:
 
 
 def _run(
-    report: Report, folder: RunFolder, instances: Sequence[Instance], answers: dict[Key, str] | None, where: _Where
+    streams: Streams, folder: RunFolder, instances: Sequence[Instance], answers: dict[Key, str] | None, runner: _Runner
 ) -> bool:
     """Solve what is left, and keep the results; whether the user stopped it."""
     from recurjac_plugin.bench.summary import judged
@@ -153,8 +164,8 @@ def _run(
     finished = folder.finished
     left = {instance.number: instance for instance in instances if instance.number not in finished}
     if finished:
-        report.note(f"{len(finished)} of {len(instances)} instances were finished before")
-    records = _records(list(left.values()), where)
+        streams.note(f"{len(finished)} of {len(instances)} instances were finished before")
+    records = _records(list(left.values()), runner)
     try:
         with _Progress(len(instances), len(finished)) as progress:
             for record in records:
@@ -164,23 +175,23 @@ def _run(
                 folder.append(record)
                 progress.advance(record)
     except KeyboardInterrupt:
-        report.note(f"stopped after {len(folder.records)} of {len(instances)} instances; go on with --resume")
+        streams.note(f"stopped after {len(folder.records)} of {len(instances)} instances; go on with --resume")
         return True
     finally:
         records.close()
     return False
 
 
-def _records(left: Sequence[Instance], where: _Where) -> Generator[dict[str, Any], None, None]:
+def _records(left: Sequence[Instance], runner: _Runner) -> Generator[dict[str, Any], None, None]:
     """A record per instance, those that cannot be run first."""
     from recurjac_plugin.bench.records import blank
 
     for instance in left:
         if instance.problem is not None:
-            yield blank(instance.number, instance.timeout, where.options, error=instance.problem)
-    tasks = [where.task(instance) for instance in left if instance.problem is None]
+            yield blank(instance.number, instance.timeout, runner.options, error=instance.problem)
+    tasks = [runner.task(instance) for instance in left if instance.problem is None]
     if tasks:
-        yield from where.records(tasks)
+        yield from runner.records(tasks)
 
 
 class _Progress:
@@ -226,19 +237,19 @@ class _Progress:
 
 
 def _tell(
-    report: Report,
+    streams: Streams,
     folder: RunFolder,
     identities: Sequence[Sequence[Any]],
     answers: dict[Key, str] | None,
     asked: dict[str, Any],
 ) -> int:
     """The counts at the end; returns how many verdicts are wrong."""
-    from recurjac_plugin.bench.summary import RESULTS, judged, summary
+    from recurjac_plugin.bench.summary import RESULTS, judged, summary_rows
 
     records = [judged(record, answers) for record in folder.records]
-    rows = summary(records, identities)
-    if report.as_json:
-        report.json(
+    rows = summary_rows(records, identities)
+    if streams.as_json:
+        streams.json(
             {
                 "command": "bench",
                 "out": str(folder.path),
@@ -250,8 +261,8 @@ def _tell(
     else:
         header = ("category", "instances", *RESULTS, "wrong", "seconds")
         table = [[f"{row[name]:.1f}" if name == "seconds" else row[name] for name in header] for row in rows]
-        report.table(f"{asked['method']}, {folder.path}", header, table, right=range(1, len(header)))
+        streams.table(f"{asked['method']}, {folder.path}", header, table, right=range(1, len(header)))
     for record in records:
         if record["wrong"]:
-            report.note(f"wrong: {record['category']}, {record['onnx']}, {record['vnnlib']}")
+            streams.note(f"wrong: {record['category']}, {record['onnx']}, {record['vnnlib']}")
     return int(rows[-1]["wrong"])

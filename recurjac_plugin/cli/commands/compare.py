@@ -12,8 +12,9 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.plots import check_format, comparison, picture_format
 from recurjac_plugin.cli.problem import Network, load_network, load_property
-from recurjac_plugin.cli.streams import Report, duration, reporting
+from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _HEADER = ("method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "v
 _REPEATED = 0.5  # seconds below which a computation is timed twice: the first call of a process is slow
 
 
-def compare(
+def compare_command(
     model: options.Model,
     prop: options.Property,
     methods: options.Methods = _DEFAULT,
@@ -51,19 +52,16 @@ def compare(
     search, same budget, other bounds; with the boxes it took and its seconds. One attack serves all methods that prove
     nothing.
     """
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         names = options.methods("--methods", methods)
         options.seconds("--attack-seconds", attack_seconds)
         options.time_limit("--timeout", timeout)
         check_writable(csv, plot)
-        if plot is not None:
-            from recurjac_plugin.cli.plots import picture_format
-
-            picture_format(plot)
+        check_format(plot)
         network = load_network(model, device, dtype)
         spec = load_property(prop, network)
         search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
-        rows = [_entry(network, spec, name, search) for name in report.progress(names, "Methods")]
+        rows = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
         _judge(rows, network, spec, model, attack_seconds, seed)
         result = {
             "command": "compare",
@@ -74,11 +72,11 @@ def compare(
             "methods": rows,
             "lipschitz_sampled": _sampled(network, spec, seed),
         }
-        _tell(report, result, csv, plot)
+        _tell(streams, result, csv, plot)
 
 
 def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> dict[str, Any]:
-    """What one method says; where it cannot be used on the network, why."""
+    """The row of one method; where it cannot be used on the network, `unsupported` says why."""
     from recurjac_plugin.errors import UnsupportedError
     from recurjac_plugin.jacobian.methods import parse
     from recurjac_plugin.verification.verdicts import Verdict, verify
@@ -139,7 +137,7 @@ def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
 
 
 def _sampled(network: Network, spec: Spec, seed: int) -> float:
-    """The largest Lipschitz constant of the property's rows that points of the boxes show: no method can go below."""
+    """The largest Lipschitz constant that points of the boxes show for the property's rows: no method can go below."""
     from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
 
     constants = []
@@ -150,6 +148,7 @@ def _sampled(network: Network, spec: Spec, seed: int) -> float:
 
 
 def _timed(run: Callable[[], T]) -> tuple[T, float]:
+    """The value of `run`, and its seconds; of two runs the shorter one where they are short."""
     start = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - start
@@ -176,25 +175,23 @@ def _judge(
             row["verdict"] = "sat" if refuted else "unknown"
 
 
-def _tell(report: Report, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
     rows = result["methods"]
     title = f"{Path(result['model']).name}, {Path(result['property']).name}"
     if csv is not None:
         write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
-        report.note(f"wrote {csv}")
+        streams.note(f"wrote {csv}")
     if plot is not None:
-        from recurjac_plugin.cli.plots import comparison, picture_format
-
         write(plot, comparison(rows, title, picture_format(plot)))
-        report.note(f"wrote {plot}")
+        streams.note(f"wrote {plot}")
     for row in rows:
         if row["unsupported"] is not None:
-            report.note(f"{row['method']}: {row['unsupported']}")
-    if report.as_json:
-        report.json(result)
+            streams.note(f"{row['method']}: {row['unsupported']}")
+    if streams.as_json:
+        streams.json(result)
         return
     header = ("method", "lower bound", "seconds", "Jacobian width", "Lipschitz", "verdict", "boxes", "seconds")
     times = ("seconds", "verify_seconds")
     table = [[duration(row[name]) if name in times else row[name] for name in _HEADER] for row in rows]
     table.append(["sampled", None, None, None, result["lipschitz_sampled"], None, None, None])
-    report.table(title, header, table, right=(1, 2, 3, 4, 6, 7))
+    streams.table(title, header, table, right=(1, 2, 3, 4, 6, 7))

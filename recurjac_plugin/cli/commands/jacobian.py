@@ -12,9 +12,10 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.plots import picture_format
 from recurjac_plugin.cli.problem import Network, load_network, load_regions
-from recurjac_plugin.cli.streams import Report, reporting
-from recurjac_plugin.plots import MOST_CHANNELS
+from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.plots import MOST_CHANNELS, encoded
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_ROWS = 30  # of the printed table; JSON and --out have all
 
 
-def jacobian(
+def jacobian_command(
     model: options.Model,
     vnnlib: options.RegionProperty = None,
     input_file: options.RegionInputs = None,
@@ -63,21 +64,21 @@ def jacobian(
     seed: options.Seed = 0,
 ) -> None:
     """Bound the Jacobian over a VNN-LIB property's boxes or over balls around inputs."""
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         p, radius = options.region_choice(vnnlib, input_file, eps, norm)
         name = options.jacobian_method(method)
         check_writable(out, plot)
-        form, shape = _picture(plot, image_shape)
+        file_format, shape = _picture(plot, image_shape)
         network = load_network(model, device, dtype)
         if plot is not None:
             shape = _image(shape, network)
             _check_output(output, network)
         regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
-        lower, upper = _bounds(network, regions, name, report)
+        lower, upper = _bounds(network, regions, name, streams)
         elapsed = time.perf_counter() - start
         title = f"{model.name}: Jacobian of output {output} by {name}"
-        picture = None if shape is None else _drawn(lower, upper, output, shape, title, form)
+        picture = None if shape is None else _drawn(lower, upper, output, shape, title, file_format)
         if out is not None:
             write(out, _archive(lower, upper, regions, p, radius))
         if plot is not None and picture is not None:
@@ -95,7 +96,7 @@ def jacobian(
             "out": None if out is None else str(out),
             "plot": None if plot is None else str(plot),
         }
-        _tell(report, result)
+        _tell(streams, result)
 
 
 def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int, ...] | None]:
@@ -104,19 +105,17 @@ def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int
         if image_shape is not None:
             options.refuse("--image-shape", "goes with `--plot`.")
         return "", None
-    from recurjac_plugin.cli.plots import picture_format
-
-    form = picture_format(plot)
+    file_format = picture_format(plot)
     if image_shape is None:
-        return form, None
+        return file_format, None
     parts = image_shape.split(",")
     if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         options.refuse("--image-shape", f"must be H,W or C,H,W such as 28,28, got {image_shape!r}.")
-    return form, tuple(map(int, parts))
+    return file_format, tuple(map(int, parts))
 
 
 def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
-    """The shape of the image to draw, which the input must be."""
+    """The shape of the image to draw: the one given, which must hold as many numbers as the input, or the input's."""
     own = network.module.input_shape
     if shape is None and (len(own) not in (2, 3) or 1 in own[-2:]):  # a single line is no picture
         options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
@@ -133,23 +132,22 @@ def _check_output(output: int, network: Network) -> None:
 
 
 def _drawn(
-    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, form: str
+    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, file_format: str
 ) -> bytes:
     """The picture of one output over the first region."""
     from recurjac_plugin.jacobian.bounds import Bounds
-    from recurjac_plugin.plots import encoded
 
-    return encoded(Bounds(lower, upper).plot(output, image_shape=shape, title=title), form)
+    return encoded(Bounds(lower, upper).plot(output, image_shape=shape, title=title), file_format)
 
 
-def _bounds(network: Network, regions: list[Any], name: str, report: Report) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(network: Network, regions: list[Any], name: str, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds over all regions, (b, k, *input_shape), on the CPU."""
     import torch
 
     from recurjac_plugin.jacobian.entries import jacobian_bounds
 
     pairs = []
-    for x in report.progress(regions, "Jacobian"):
+    for x in streams.progress(regions, "Jacobian"):
         with torch.no_grad():
             lower, upper = jacobian_bounds(network.host, x, method=name)
         pairs.append((lower.cpu(), upper.cpu()))
@@ -157,6 +155,7 @@ def _bounds(network: Network, regions: list[Any], name: str, report: Report) -> 
 
 
 def _summary(lower: torch.Tensor, upper: torch.Tensor, i: int, k: int) -> dict[str, Any]:
+    """What the table says about the gradient of output k over region i."""
     low, high = lower[i, k], upper[i, k]
     return {
         "input": i,
@@ -171,6 +170,7 @@ def _summary(lower: torch.Tensor, upper: torch.Tensor, i: int, k: int) -> dict[s
 
 
 def _archive(lower: torch.Tensor, upper: torch.Tensor, regions: list[Any], norm: float, eps: float | None) -> bytes:
+    """The content of the file for --out."""
     import numpy as np
     import torch
 
@@ -186,30 +186,20 @@ def _archive(lower: torch.Tensor, upper: torch.Tensor, regions: list[Any], norm:
     return content.getvalue()
 
 
-def _tell(report: Report, result: dict[str, Any]) -> None:
-    if report.as_json:
-        report.json(result)
+def _tell(streams: Streams, result: dict[str, Any]) -> None:
+    if streams.as_json:
+        streams.json(result)
         return
     region = (
         "boxes of the property" if result["eps"] is None else f"l_{result['norm']} balls of radius {result['eps']:g}"
     )
     header = ("input", "output", "smallest", "largest", "mean width", "widest", "known sign")
-    rows = [
-        (
-            r["input"],
-            r["output"],
-            r["lower"],
-            r["upper"],
-            r["mean_width"],
-            r["max_width"],
-            f"{r['known_sign']} of {r['entries']}",
-        )
-        for r in result["rows"]
-    ]
-    report.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
+    columns = ("input", "output", "lower", "upper", "mean_width", "max_width")
+    rows = [(*(row[name] for name in columns), f"{row['known_sign']} of {row['entries']}") for row in result["rows"]]
+    streams.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
     if len(rows) > _MOST_ROWS:
-        report.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
+        streams.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
     for name in ("out", "plot"):
         if result[name] is not None:
-            report.note(f"wrote {result[name]}")
-    report.note(f"{result['seconds']:.3f} s")
+            streams.note(f"wrote {result[name]}")
+    streams.note(f"{result['seconds']:.3f} s")

@@ -11,30 +11,23 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.plots import check_format, landscape_curves, picture_format
 from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
-from recurjac_plugin.cli.streams import Report, reporting
+from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
 
 if TYPE_CHECKING:
     import torch
 
-_LIMITS = {1.0: 100.0, 2.0: 10.0, math.inf: 1.0}  # those of the published program, for inputs of about 0 to 1
+_LIMITS = {1.0: 100.0, 2.0: 10.0, math.inf: 1.0}  # of the authors' published program, for inputs of about 0 to 1
 
 _DEFAULT = options.listed(METHODS)
 
 
-def landscape(
+def landscape_command(
     model: options.Model,
-    vnnlib: Annotated[
-        Path | None,
-        typer.Option(
-            "--vnnlib", metavar="PROP", help="Around the middle of this property's boxes.", show_default=False
-        ),
-    ] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option("--input", metavar="X.npy", help="Around each of these inputs.", show_default=False),
-    ] = None,
+    vnnlib: options.CenterProperty = None,
+    input_file: options.CenterInputs = None,
     output: Annotated[
         int | None,
         typer.Option(
@@ -74,29 +67,25 @@ def landscape(
     Then follow the gradient up to the largest of the radii found: its undetermined entries, and the Lipschitz constant.
     With several inputs the tables along the radius and the picture show the mean over them; JSON and CSV have all.
     """  # fmt: skip
-    with reporting(json) as report:
-        if (vnnlib is None) == (input_file is None):
-            options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+    with open_streams(json) as streams:
+        options.require_one_source(vnnlib, input_file)
         p, span = options.norm_of(norm), options.clip("--clip", clip)
         names = tuple(map(options.jacobian_method, options.methods("--methods", methods)))
         check_writable(csv, plot)
-        if plot is not None:
-            from recurjac_plugin.cli.plots import picture_format
-
-            picture_format(plot)
+        check_format(plot)
         network = load_network(model, device, dtype)
         centers = load_centers(network, vnnlib, input_file)
         C = _rows(network, centers, output)
         if span is not None and p != math.inf:
-            report.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
+            streams.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
             span = None
         search = {
             "initial": initial, "limit": _LIMITS[p] if limit is None else limit, "tolerance": tolerance,
             "max_probes": max_probes,
         }  # fmt: skip
-        radii = _radii(network, centers, C, p, names, search | {"clip": span}, report)
+        radii = _radii(network, centers, C, p, names, search | {"clip": span}, streams)
         largest = max(entry["radius"] for entry in radii)
-        scan = _scan(network, centers, C, p, names, largest, points, span, report)
+        scan = _scan(network, centers, C, p, names, largest, points, span, streams)
         result = {
             "command": "landscape",
             **network.describe(model),
@@ -107,7 +96,7 @@ def landscape(
             "radii": radii,
             "scan": scan,
         }
-        _tell(report, result, names, centers[0].numel(), csv, plot)
+        _tell(streams, result, names, centers[0].numel(), csv, plot)
 
 
 def _rows(network: Network, centers: torch.Tensor, output: int | None) -> torch.Tensor:
@@ -129,19 +118,20 @@ def _radii(
     norm: float,
     names: tuple[str, ...],
     search: dict[str, Any],
-    report: Report,
+    streams: Streams,
 ) -> list[dict[str, Any]]:
+    """The radius of every ball without a stationary point, one entry per method and input."""
     from recurjac_plugin.certificates.stationary_points import stationary_free_radius
 
-    found = []
-    for name, i in report.progress([(name, i) for name in names for i in range(len(centers))], "Radii"):
-        start, one = time.perf_counter(), slice(i, i + 1)
-        value = stationary_free_radius(network.host, centers[one], norm=norm, C=C[one], method=name, **search)
+    entries = []
+    for name, i in streams.progress([(name, i) for name in names for i in range(len(centers))], "Radii"):
+        start, alone = time.perf_counter(), slice(i, i + 1)
+        value = stationary_free_radius(network.host, centers[alone], norm=norm, C=C[alone], method=name, **search)
         seconds = time.perf_counter() - start
-        found.append(
+        entries.append(
             {"method": name, "input": i, "output": int(C[i, 0].argmax()), "radius": float(value[0]), "seconds": seconds}
         )
-    return found
+    return entries
 
 
 def _scan(
@@ -153,32 +143,33 @@ def _scan(
     largest: float,
     points: int,
     span: tuple[float, float] | None,
-    report: Report,
+    streams: Streams,
 ) -> list[dict[str, Any]]:
+    """The gradients on growing balls, one entry per method, input and radius."""
     from recurjac_plugin.certificates.landscape import landscape_scan
 
-    found = []
-    for name, i in report.progress([(name, i) for name in names for i in range(len(centers))], "Gradients"):
-        one = slice(i, i + 1)
+    entries = []
+    for name, i in streams.progress([(name, i) for name in names for i in range(len(centers))], "Gradients"):
+        alone = slice(i, i + 1)
         scan = landscape_scan(
-            network.host, centers[one], norm=norm, radius=largest, points=points, C=C[one], method=name, clip=span
+            network.host, centers[alone], norm=norm, radius=largest, points=points, C=C[alone], method=name, clip=span
         )
         values = zip(scan.radii[0], scan.undetermined[0, :, 0], scan.constants[0, :, 0])
-        found += [
+        entries += [
             {"method": name, "input": i, "radius": float(eps), "undetermined": int(count), "constant": float(constant)}
             for eps, count, constant in values
         ]
-    return found
+    return entries
 
 
 def _tell(
-    report: Report, result: dict[str, Any], names: tuple[str, ...], entries: int, csv: Path | None, plot: Path | None
+    streams: Streams, result: dict[str, Any], names: tuple[str, ...], entries: int, csv: Path | None, plot: Path | None
 ) -> None:
     radii, scan, count = result["radii"], result["scan"], result["inputs"]
     norm = options.norm_name(options.norm_of(result["norm"]))
     if csv is not None:
         write_csv(csv, list(scan[0]), [list(entry.values()) for entry in scan])
-        report.note(f"wrote {csv}")
+        streams.note(f"wrote {csv}")
     steps = list(dict.fromkeys(entry["radius"] for entry in scan))
     undetermined, constants = (
         {
@@ -188,25 +179,23 @@ def _tell(
         for key in ("undetermined", "constant")
     )
     if plot is not None:
-        from recurjac_plugin.cli.plots import landscape_curves, picture_format
-
         title = f"{Path(result['model']).name}" + (f", mean over {count} inputs" if count > 1 else "")
         content = landscape_curves(steps, undetermined, constants, entries, norm, title, picture_format(plot))
         write(plot, content)
-        report.note(f"wrote {plot}")
-    if report.as_json:
-        report.json(result)
+        streams.note(f"wrote {plot}")
+    if streams.as_json:
+        streams.json(result)
         return
-    of = {name: [entry for entry in radii if entry["method"] == name] for name in names}
+    by_method = {name: [entry for entry in radii if entry["method"] == name] for name in names}
     rows: list[tuple[Any, ...]] = [
-        (i, of[names[0]][i]["output"], *(of[name][i]["radius"] for name in names)) for i in range(count)
+        (i, by_method[names[0]][i]["output"], *(by_method[name][i]["radius"] for name in names)) for i in range(count)
     ]
     rows += [
-        (label, None, *(sum(entry[key] for entry in of[name]) / count for name in names))
+        (label, None, *(sum(entry[key] for entry in by_method[name]) / count for name in names))
         for label, key in (("mean", "radius"), ("seconds", "seconds"))
     ]
-    report.table(f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2))
+    streams.table(f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2))
     mean = f", mean of {count} inputs" if count > 1 else ""
-    for title, curves in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
-        lines = [(f"{eps:.4g}", *(curves[name][i] for name in names)) for i, eps in enumerate(steps)]
-        report.table(title + mean, (f"radius ({norm})", *names), lines, right=range(len(names) + 1))
+    for title, values in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
+        lines = [(f"{eps:.4g}", *(values[name][i] for name in names)) for i, eps in enumerate(steps)]
+        streams.table(title + mean, (f"radius ({norm})", *names), lines, right=range(len(names) + 1))

@@ -15,13 +15,14 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.problem import Network, load_network, load_regions
-from recurjac_plugin.cli.streams import Report, reporting
+from recurjac_plugin.cli.streams import Streams, open_streams
 
 if TYPE_CHECKING:
     from recurjac_plugin.certificates.signs import Monotonicity
 
 _VERDICTS = ("increasing", "decreasing", "refuted", "unknown")
 _MOST_ROWS = 60  # of the printed table; CSV and JSON have all
+_SHORT_INPUT, _MOST_WITNESSES = 16, 10  # longest inputs, and most points that refute, that are printed
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class _Feature:
     ends: tuple[float, float] | None
 
 
-def monotone(
+def monotone_command(
     model: options.Model,
     vnnlib: options.RegionProperty = None,
     input_file: options.RegionInputs = None,
@@ -84,7 +85,7 @@ def monotone(
     Certified are `increasing` (never decreases) and `decreasing` (never increases); `refuted` comes with two points of
     the region, at which the derivative has both signs.
     """
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         p, radius = options.region_choice(vnnlib, input_file, eps, norm)
         chosen = _feature(feature, feature_range)
         if timeout is not None and not 0 < timeout < math.inf:
@@ -100,11 +101,11 @@ def monotone(
         regions = [_spanned(x, chosen) for x in load_regions(network, vnnlib, input_file, p, radius)]
         limits = {"max_boxes": max_boxes, "samples": samples, "seed": seed}
         start = time.perf_counter()
-        found = _reports(network, regions, chosen, timeout, {"method": name, **limits}, report)
+        signs = _signs(network, regions, chosen, timeout, {"method": name, **limits}, streams)
         elapsed = time.perf_counter() - start
-        pairs = [pair for region, each in enumerate(found) for pair in _pairs(region, each, chosen)]
+        pairs = [pair for i, region in enumerate(signs) for pair in _pairs(i, region, chosen)]
         if out is not None:
-            write(out, _archive(found))
+            write(out, _archive(signs))
         if csv is not None:
             write_csv(csv, list(pairs[0]), [list(pair.values()) for pair in pairs])
         result = {
@@ -117,14 +118,14 @@ def monotone(
             "range": None if chosen is None or chosen.ends is None else list(chosen.ends),
             "timeout": timeout,
             **limits,
-            "boxes": [int(each.boxes) for each in found],
+            "boxes": [int(region.boxes) for region in signs],
             "seconds": elapsed,
             "counts": _counts(pairs),
             "pairs": pairs,
-            "points": [each.points.flatten(1).tolist() for each in found],
+            "points": [region.points.flatten(1).tolist() for region in signs],
             "out": None if out is None else str(out),
         }
-        _tell(report, result, csv)
+        _tell(streams, result, csv)
 
 
 def _feature(index: int | None, text: str | None) -> _Feature | None:
@@ -175,15 +176,15 @@ def _spanned(x: Any, feature: _Feature | None) -> Any:
     return perturbed_box(low, high)
 
 
-def _reports(
+def _signs(
     network: Network,
     regions: list[Any],
     feature: _Feature | None,
     timeout: float | None,
     limits: dict[str, Any],
-    report: Report,
+    streams: Streams,
 ) -> list[Monotonicity]:
-    """One report per region, the time left divided evenly among the regions left."""
+    """What is known in each region; the time that is left is divided evenly among the regions that are left."""
     import torch
 
     from recurjac_plugin.certificates.signs import monotonicity_report
@@ -194,26 +195,34 @@ def _reports(
         wanted.view(-1)[feature.index] = True
     model = network.host  # built before the clock starts
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    found: list[Monotonicity] = []
-    for x in report.progress(regions, "Monotonicity"):
-        share = None if timeout is None else (deadline - time.monotonic()) / (len(regions) - len(found))
-        each = monotonicity_report(
-            model,
-            x,
-            wanted=wanted,
-            timeout=share if share is None else max(share, 1e-3),
-            batch_size=256 if network.module.takes_batches else 1,
-            **limits,
+    signs: list[Monotonicity] = []
+    for x in streams.progress(regions, "Monotonicity"):
+        share = None if timeout is None else (deadline - time.monotonic()) / (len(regions) - len(signs))
+        signs.append(
+            monotonicity_report(
+                model,
+                x,
+                wanted=wanted,
+                timeout=share if share is None else max(share, 1e-3),
+                batch_size=256 if network.module.takes_batches else 1,
+                **limits,
+            )
         )
-        found.append(each)
-    return found
+    return signs
 
 
-def _pairs(region: int, found: Monotonicity, feature: _Feature | None) -> list[dict[str, Any]]:
-    """One entry per (output, input) pair; `falls_at` and `rises_at` count the region's `points`."""
+def _pairs(number: int, region: Monotonicity, feature: _Feature | None) -> list[dict[str, Any]]:
+    """One entry per (output, input) pair of a region; `falls_at` and `rises_at` count the region's `points`."""
     sign, refuted, lowest, highest, lowest_at, highest_at = (
         value[0].flatten(1).tolist()
-        for value in (found.sign, found.refuted, found.lowest, found.highest, found.lowest_at, found.highest_at)
+        for value in (
+            region.sign,
+            region.refuted,
+            region.lowest,
+            region.highest,
+            region.lowest_at,
+            region.highest_at,
+        )
     )
     columns = range(len(sign[0])) if feature is None else (feature.index,)
     pairs = []
@@ -222,7 +231,7 @@ def _pairs(region: int, found: Monotonicity, feature: _Feature | None) -> list[d
         tried = lowest_at[k][r] >= 0
         pairs.append(
             {
-                "region": region,
+                "region": number,
                 "output": k,
                 "input": r,
                 "verdict": {1: "increasing", -1: "decreasing"}.get(sign[k][r], "refuted" if proof else "unknown"),
@@ -240,33 +249,34 @@ def _counts(pairs: list[dict[str, Any]]) -> dict[str, int]:
     return {name: counts[name] for name in _VERDICTS}
 
 
-def _archive(found: list[Monotonicity]) -> bytes:
+def _archive(signs: list[Monotonicity]) -> bytes:
     """Arrays over all regions; `lowest_at` and `highest_at` count the rows of `points`."""
     import numpy as np
     import torch
 
     arrays: dict[str, Any] = {
-        name: torch.cat([getattr(each, name) for each in found]).cpu().numpy()
+        name: torch.cat([getattr(region, name) for region in signs]).cpu().numpy()
         for name in ("sign", "refuted", "lowest", "highest", "points", "boxes")
     }
-    first = np.cumsum([0, *(len(each.points) for each in found)])
+    first = np.cumsum([0, *(len(region.points) for region in signs)])
     for name in ("lowest_at", "highest_at"):
-        shifted = [torch.where(at >= 0, at + int(n), at) for at, n in zip((getattr(e, name) for e in found), first)]
+        positions = (getattr(region, name) for region in signs)
+        shifted = [torch.where(at >= 0, at + int(n), at) for at, n in zip(positions, first)]
         arrays[name] = torch.cat(shifted).cpu().numpy()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return content.getvalue()
 
 
-def _tell(report: Report, result: dict[str, Any], csv: Path | None) -> None:
+def _tell(streams: Streams, result: dict[str, Any], csv: Path | None) -> None:
     for path in (csv, result["out"]):
         if path is not None:
-            report.note(f"wrote {path}")
-    if report.as_json:
-        report.json(result)
+            streams.note(f"wrote {path}")
+    if streams.as_json:
+        streams.json(result)
         return
     pairs = result["pairs"]
-    report.line(
+    streams.line(
         f"{len(pairs)} pairs of output and input: "
         + ", ".join(f"{count} {name}" for name, count in result["counts"].items())
     )
@@ -277,23 +287,20 @@ def _tell(report: Report, result: dict[str, Any], csv: Path | None) -> None:
     if len(pairs) <= _MOST_ROWS:
         header = ("region", "output", "input", "verdict", "lowest met", "highest met")
         rows = [[pair[name] for name in list(pair)[:6]] for pair in pairs]
-        report.table(title, header, rows, right=(0, 1, 2, 4, 5))
+        streams.table(title, header, rows, right=(0, 1, 2, 4, 5))
     else:
         grouped: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for pair in pairs:
             grouped.setdefault((pair["region"], pair["output"]), []).append(pair)
         counted = [(*key, *_counts(group).values()) for key, group in grouped.items()]
-        report.table(title, ("region", "output", *_VERDICTS), counted[:_MOST_ROWS], right=range(6))
-        report.note("Every pair, and the points that refute: see --csv, --json or --out.")
-    _tell_witnesses(report, result)
+        streams.table(title, ("region", "output", *_VERDICTS), counted[:_MOST_ROWS], right=range(6))
+        streams.note("Every pair, and the points that refute: see --csv, --json or --out.")
+    _tell_witnesses(streams, result)
     boxes = sum(result["boxes"])
-    report.note(f"{boxes} box{'es' if boxes > 1 else ''}, {result['seconds']:.3f} s")
+    streams.note(f"{boxes} box{'es' if boxes > 1 else ''}, {result['seconds']:.3f} s")
 
 
-_SHORT_INPUT, _MOST_WITNESSES = 16, 10
-
-
-def _tell_witnesses(report: Report, result: dict[str, Any]) -> None:
+def _tell_witnesses(streams: Streams, result: dict[str, Any]) -> None:
     """The points that refute, where they are few and short."""
     refuted = [pair for pair in result["pairs"] if pair["verdict"] == "refuted"]
     if not 0 < len(refuted) <= _MOST_WITNESSES:
@@ -306,4 +313,4 @@ def _tell_witnesses(report: Report, result: dict[str, Any]) -> None:
         for slope, at in (("lowest", "falls_at"), ("highest", "rises_at"))
         for point in [result["points"][pair["region"]][pair[at]]]
     ]
-    report.table("Points that refute", ("region", "output", "input", "derivative", "at"), rows, right=range(4))
+    streams.table("Points that refute", ("region", "output", "input", "derivative", "at"), rows, right=range(4))

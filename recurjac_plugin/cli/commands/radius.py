@@ -11,25 +11,18 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.plots import certified_fractions, check_format, picture_format
 from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
-from recurjac_plugin.cli.streams import Report, reporting
+from recurjac_plugin.cli.streams import Streams, open_streams
 
 if TYPE_CHECKING:
     import torch
 
 
-def radius(
+def radius_command(
     model: options.Model,
-    vnnlib: Annotated[
-        Path | None,
-        typer.Option(
-            "--vnnlib", metavar="PROP", help="Around the middle of this property's boxes.", show_default=False
-        ),
-    ] = None,
-    input_file: Annotated[
-        Path | None,
-        typer.Option("--input", metavar="X.npy", help="Around each of these inputs.", show_default=False),
-    ] = None,
+    vnnlib: options.CenterProperty = None,
+    input_file: options.CenterInputs = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -66,25 +59,21 @@ def radius(
 
     A radius is 0 where nothing was certified, among others where the network does not say the given class at all.
     """  # fmt: skip
-    with reporting(json) as report:
-        if (vnnlib is None) == (input_file is None):
-            options.refuse("--vnnlib", "or `--input` must be given, and only one of them.")
+    with open_streams(json) as streams:
+        options.require_one_source(vnnlib, input_file)
         p, names, span = options.norm_of(norm), options.methods("--methods", methods), options.clip("--clip", clip)
         check_writable(csv, plot)
-        if plot is not None:
-            from recurjac_plugin.cli.plots import picture_format
-
-            picture_format(plot)
+        check_format(plot)
         network = load_network(model, device, dtype)
         points = load_centers(network, vnnlib, input_file)
         C = _rows(network, points, labels, target, seed)
         if span is not None and p != math.inf:
-            report.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
+            streams.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
         search = {
             "initial": initial, "limit": limit, "tolerance": tolerance, "max_probes": max_probes, "steps": steps,
             "clip": span if p == math.inf else None,
         }  # fmt: skip
-        found = _radii(network, points, C, p, names, search, report)
+        radii = _radii(network, points, C, p, names, search, streams)
         result = {
             "command": "radius",
             **network.describe(model),
@@ -93,13 +82,13 @@ def radius(
             "seed": seed,
             **search,
             "inputs": len(points),
-            "radii": found,
+            "radii": radii,
         }
-        _tell(report, result, names, csv, plot)
+        _tell(streams, result, names, csv, plot)
 
 
 def _rows(network: Network, points: torch.Tensor, labels: str | None, target: str, seed: int) -> torch.Tensor:
-    """The margins asked for, (b, k, n_outputs)."""
+    """The margins asked for, one matrix for each input: (b, k, n_outputs)."""
     import torch
 
     from recurjac_plugin.properties.margins import TARGETS, margin_rows
@@ -128,17 +117,17 @@ def _radii(
     norm: float,
     names: tuple[str, ...],
     search: dict[str, Any],
-    report: Report,
+    streams: Streams,
 ) -> list[dict[str, Any]]:
+    """One entry per method and input."""
     from recurjac_plugin.certificates.robustness import certified_radius
 
-    found = []
-    for name, i in report.progress([(name, i) for name in names for i in range(len(points))], "Radii"):
-        start = time.perf_counter()
-        one = slice(i, i + 1)
-        value = float(certified_radius(network.host, points[one], norm=norm, C=C[one], method=name, **search)[0])
+    entries = []
+    for name, i in streams.progress([(name, i) for name in names for i in range(len(points))], "Radii"):
+        start, alone = time.perf_counter(), slice(i, i + 1)
+        value = float(certified_radius(network.host, points[alone], norm=norm, C=C[alone], method=name, **search)[0])
         targets = (C[i] < 0).nonzero()[:, 1].tolist()
-        found.append(
+        entries.append(
             {
                 "method": name,
                 "input": i,
@@ -148,28 +137,28 @@ def _radii(
                 "seconds": time.perf_counter() - start,
             }
         )
-    return found
+    return entries
 
 
-def _tell(report: Report, result: dict[str, Any], names: tuple[str, ...], csv: Path | None, plot: Path | None) -> None:
-    found = result["radii"]
+def _tell(
+    streams: Streams, result: dict[str, Any], names: tuple[str, ...], csv: Path | None, plot: Path | None
+) -> None:
+    entries = result["radii"]
     if csv is not None:
-        write_csv(csv, list(found[0]), [list(entry.values()) for entry in found])
-        report.note(f"wrote {csv}")
+        write_csv(csv, list(entries[0]), [list(entry.values()) for entry in entries])
+        streams.note(f"wrote {csv}")
     norm = options.norm_name(options.norm_of(result["norm"]))
-    radii = {name: [entry["radius"] for entry in found if entry["method"] == name] for name in names}
+    radii = {name: [entry["radius"] for entry in entries if entry["method"] == name] for name in names}
     if plot is not None:
-        from recurjac_plugin.cli.plots import certified_fractions, picture_format
-
         write(plot, certified_fractions(radii, norm, Path(result["model"]).name, picture_format(plot)))
-        report.note(f"wrote {plot}")
-    if report.as_json:
-        report.json(result)
+        streams.note(f"wrote {plot}")
+    if streams.as_json:
+        streams.json(result)
         return
     count = result["inputs"]
     rows: list[tuple[Any, ...]] = [
-        (i, found[i]["class"], found[i]["target"], *(radii[name][i] for name in names)) for i in range(count)
+        (i, entries[i]["class"], entries[i]["target"], *(radii[name][i] for name in names)) for i in range(count)
     ]
-    seconds = [sum(entry["seconds"] for entry in found if entry["method"] == name) / count for name in names]
+    seconds = [sum(entry["seconds"] for entry in entries if entry["method"] == name) / count for name in names]
     rows += [("mean", None, None, *(sum(radii[name]) / count for name in names)), ("seconds", None, None, *seconds)]
-    report.table(f"Certified radius ({norm})", ("input", "class", "target", *names), rows, right=range(len(names) + 3))
+    streams.table(f"Certified radius ({norm})", ("input", "class", "target", *names), rows, right=range(len(names) + 3))

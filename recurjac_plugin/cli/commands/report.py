@@ -9,10 +9,10 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
-from recurjac_plugin.cli.streams import reporting
+from recurjac_plugin.cli.streams import open_streams
 
 
-def report(
+def report_command(
     folders: Annotated[
         list[Path],
         typer.Argument(metavar="DIR...", help="Results of `recurjac bench`, finished or not.", show_default=False),
@@ -39,16 +39,16 @@ def report(
     answers given to `recurjac bench`.
     """
     from recurjac_plugin.bench.instances import read_expected
-    from recurjac_plugin.report.page import page
+    from recurjac_plugin.report.page import render_page
     from recurjac_plugin.report.runs import named_apart, read_reference, read_run
 
-    with reporting(json) as streams:
+    with open_streams(json) as streams:
         if out.suffix.lower() not in (".html", ".htm"):
             options.refuse("--out", f"must end in .html; got `{out}`.")
         check_writable(out)
         answers = None if expected is None else read_expected(expected)
         runs = [read_run(folder, answers) for folder in folders] + [read_reference(file) for file in reference or ()]
-        text, drawn = page(named_apart(runs), title)
+        text, drawn = render_page(named_apart(runs), title)
         paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in drawn}
         for name, png in drawn.items():
             write(paths[name], png)

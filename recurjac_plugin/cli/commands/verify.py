@@ -11,7 +11,7 @@ import typer
 from recurjac_plugin.cli import options, standard
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.problem import check_property, load_network, load_property
-from recurjac_plugin.cli.streams import reporting
+from recurjac_plugin.cli.streams import open_streams
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Since = Annotated[
 ]
 
 
-def verify(
+def verify_command(
     files: Files,
     networks: Networks = None,
     timeout: Annotated[
@@ -48,14 +48,7 @@ def verify(
         typer.Option("--timeout", metavar="S", help="Give up after this many seconds.", show_default=False),
     ] = None,
     since: Since = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help="Output bounds: RecurJac, RecurJac-Linear, RecurJac-McCormick, Fast-Lip, each optionally with "
-            "`+CROWN`; CROWN, IBP, CROWN-IBP or alpha-CROWN.",
-        ),
-    ] = VERIFY_METHOD,
+    method: options.OutputMethod = VERIFY_METHOD,
     branching: options.Branching = options.Branchings.jacobian,
     split: options.Split = None,
     attack_seconds: options.AttackSeconds = 5.0,
@@ -80,16 +73,15 @@ def verify(
     query's own variables in the counterexample, and takes queries over real numbers only.
     """
     from recurjac_plugin.jacobian.methods import parse
-    from recurjac_plugin.verification.verdicts import Result
-    from recurjac_plugin.verification.verdicts import verify as run
+    from recurjac_plugin.verification.verdicts import verify
 
-    with reporting(json) as report:
+    with open_streams(json) as streams:
         remaining = _remaining(timeout, since)
         options.seconds("--attack-seconds", attack_seconds)
         name = parse(method).name
         check_writable(results_file)
         model, prop, network, spec = _problem(files, networks or [], device, dtype)
-        result: Result = run(
+        result = verify(
             network.module,
             spec,
             method=name,
@@ -102,22 +94,22 @@ def verify(
         text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
         if results_file is not None:
             write(results_file, f"{text}\n".encode())
-        if report.as_json:
-            report.json(
+        if streams.as_json:
+            streams.json(
                 {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
                 | {"branching": branching.value}
                 | _plain(result)
             )
         else:
-            report.line(text)
-            report.note(
+            streams.line(text)
+            streams.note(
                 f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
                 f"{result.boxes} boxes, {result.seconds:.3f} s"
             )
 
 
 def _remaining(timeout: float | None, since: float | None) -> float | None:
-    """Seconds left of the timeout: a moment where it is over, so that the answer is a verdict."""
+    """Seconds left of the timeout; just above 0 where it is over, so that there is a verdict all the same."""
     if timeout is None:
         if since is not None:
             options.refuse("--since", "goes with `--timeout`.")
@@ -161,6 +153,7 @@ def vnncomp_text(result: Any) -> str:
 
 
 def _plain(result: Any) -> dict[str, Any]:
+    """A result as JSON has it."""
     witness = result.counterexample
     return {
         "verdict": result.verdict.value,

@@ -1,0 +1,78 @@
+r"""A bounded Jacobian, as everything that follows from it sees it.
+
+Lipschitz constants, output bounds, certificates and the search ask five things of ``C f`` over a batch of regions
+(`BoundedJacobian`), and do not ask where they come from: the analysis of a model (`analysis.Analysis`), or a pass over
+gains that somebody has already (`BoundedByOrder`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.recursion.order import Order
+
+from .methods import Treatment
+
+
+class BoundedJacobian(Protocol):
+    r"""Bounds of the Jacobian of ``C f`` over a batch of b regions; C has k rows, f as many columns as inputs."""
+
+    @property
+    def region(self) -> Region:
+        """Where the inputs lie."""
+
+    @property
+    def center_value(self) -> Tensor:
+        """``C f(x_0)`` at the centres of the regions, shape (b, k)."""
+
+    @property
+    def treatment(self) -> Treatment:
+        """How the undetermined neurons were treated."""
+
+    @property
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the entries, both of shape (b, k, columns)."""
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedByOrder:
+    """A Jacobian bounded by an order of the recursion that has its gains already.
+
+    Attributes:
+        region: where the inputs lie.
+        center_value: ``C f(x_0)``, shape (b, k).
+        treatment: how the undetermined neurons were treated.
+        order: what bounds the entries, and sums of them.
+    """
+
+    region: Region
+    center_value: Tensor
+    treatment: Treatment
+    order: Order
+
+    @cached_property
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        return self.order.jacobian()
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        return self.order.upper_of_sum(weights)
