@@ -21,8 +21,8 @@ help:
 	@echo "make test      the tests of a few minutes"
 	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
 	@echo "make bench     speed against the host"
-	@echo "make lint      ruff, mypy and shellcheck"
-	@echo "make format    let ruff sort imports and format"
+	@echo "make lint      ruff (rules and format), mypy and shellcheck"
+	@echo "make format    let ruff mend and format what it can"
 	@echo "make clean     remove .venv and everything generated"
 	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON)), JOBS (now $(JOBS))"
 

@@ -48,8 +48,8 @@ def test_orders(benchmark: Any, device: str, name: str, order: str) -> None:
     model = BoundedModule(net, center, device=device)
     x = BoundedTensor(center, PerturbationLpNorm(norm=float("inf"), eps=eps))
     method, rows = parse("RecurJac"), torch.eye(width, device=device).unsqueeze(0)
-    names = [bounds.name for step in analyse(model, x, method, rows).graph.factors for bounds in step.reads]
-    given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
+    names = [*analyse(model, x, method, rows).graph.reads]
+    given = host_bounds(read(model, x), "CROWN", rows, names).intervals
     benchmark.group = group(name, device)
     benchmark.name = order
     benchmark.pedantic(

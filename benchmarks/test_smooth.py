@@ -69,8 +69,8 @@ def test_smooth(benchmark: Any, name: str, line: str) -> None:
             lower, upper = benchmark.pedantic(lambda: model.compute_jacobian_bounds(x, optimize=False), rounds=3)
         else:
             method, rows = parse(line), torch.eye(sizes[-1]).unsqueeze(0)
-            names = [bounds.name for step in analyse(model, x, method, rows).graph.factors for bounds in step.reads]
-            given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
+            names = [*analyse(model, x, method, rows).graph.reads]
+            given = host_bounds(read(model, x), "CROWN", rows, names).intervals
             lower, upper = benchmark.pedantic(
                 lambda: analyse(model, x, method, rows, intermediate_bounds=given).jacobian, rounds=5, warmup_rounds=1
             )

@@ -86,8 +86,8 @@ def _crown(model: Any, x: Any, rows: Tensor) -> Callable[[], Any]:
 
 def _pass(model: Any, x: Any, rows: Tensor, method: str, order: str = "backward") -> Callable[[], Any]:
     parsed = parse(method)
-    names = [bounds.name for step in analyse(model, x, parsed, rows).graph.factors for bounds in step.reads]
-    given = host_bounds(model, *read(model, x)[::-1], "CROWN", rows, names)[0]
+    names = [*analyse(model, x, parsed, rows).graph.reads]
+    given = host_bounds(read(model, x), "CROWN", rows, names).intervals
     return lambda: analyse(model, x, parsed, rows, order=order, intermediate_bounds=given).jacobian
 
 

@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
-from recurjac_plugin.jacobian.bounded import BoundedByOrder, OneOrder
+from recurjac_plugin.jacobian.bounded import BoundedByOrder, Order
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.lipschitz.local import row_constants
 from recurjac_plugin.recursion.backward import backward_order
@@ -110,7 +110,7 @@ def costs(model: BoundedModule, x: BoundedTensor) -> tuple[dict[str, Cost], int]
 def _constant(analysis: Analysis, method: str) -> float:
     """The largest constant by another method, from gains that are there already: they are not part of its pass."""
     treatment = parse(method).treatment
-    order: OneOrder
+    order: Order
     if treatment.upper_line is None:
         order = IntervalArithmetic(analysis.graph, analysis.derivatives, analysis.rows, CHUNK)
     else:

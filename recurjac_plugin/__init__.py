@@ -24,12 +24,13 @@ except HostError as error:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 else:
-    from .activations.table import register_activation, unregister_activation
     from .certificates.landscape import Landscape, landscape_scan
     from .certificates.robustness import certified_radius
     from .certificates.signs import Monotonicity, monotonicity, monotonicity_report
     from .certificates.stationary_points import stationary_free_radius
-    from .graph.operators import register_operator, unregister_operator
+    from .graph.linear_maps import LinearMap
+    from .graph.node import Node
+    from .graph.operators import Refusal, register_operator, unregister_operator
     from .jacobian.bounds import Bounds
     from .jacobian.entries import jacobian_bounds
     from .jacobian.methods import METHODS
@@ -38,6 +39,7 @@ else:
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
     from .networks.onnx import load_onnx
+    from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
     from .plugin.registration import register, unregister
     from .preactivations.zonotope import zonotope_bounds
@@ -55,9 +57,12 @@ __all__ = [
     "InputError",
     "JacobianOP",
     "Landscape",
+    "LinearMap",
     "MethodError",
     "Monotonicity",
+    "Node",
     "RecurJacError",
+    "Refusal",
     "Result",
     "Spec",
     "UnsupportedError",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from imports import MODULES, folder_of, imports_of
+from architecture import MODULES, folder_of, imports_of
 
 ORDER = (
     "errors",

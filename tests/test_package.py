@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 
 from processes import python
@@ -60,11 +59,13 @@ print(*({HEAVY!r} & (set(sys.modules) - before)))
     assert shown.stdout.split() == []
 
 
-def test_version_is_that_of_the_project_file():
+def test_version_is_read_from_one_place():
+    """By setuptools, which must not import anything for it, and by users."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    stated = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
-    assert stated is not None
-    assert recurjac_plugin.__version__ == stated[1]
+    assert '\nversion = { attr = "recurjac_plugin.version.__version__" }\n' in project
+    (assigned,) = ast.parse((PACKAGE / "version.py").read_text(encoding="utf-8")).body[1:]
+    assert isinstance(assigned, ast.Assign)
+    assert ast.literal_eval(assigned.value) == recurjac_plugin.__version__
 
 
 def test_public_names_exist():

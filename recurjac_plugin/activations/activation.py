@@ -1,13 +1,24 @@
 """One activation function, as everything here sees it: its derivative, and what is known of it.
 
+Conventions of all functions that a row of the table (`table.ACTIVATIONS`) brings along:
+
+* ``z`` is a tensor of pre-activations of any shape, ``lower`` and ``upper`` are the ends ``l <= u`` of their intervals,
+  of one shape; what comes back has that shape, dtype and device, and is differentiable.
+* ``parameters`` are the attributes of the node at hand (``alpha`` of an ELU). A row reads those that its function has.
+
+Required: `derivative`. Where ``f'`` is not monotone, `critical_points`; where ``f`` is not defined everywhere,
+`domain`; for lines around ``f'`` that narrow with the square of the interval's width, `curvature`; for hosts that have
+no node of their own, `function` and `operator`.
+
 The range of the derivative over an interval is exact, because the extremes of a piecewise monotone function are
-attained at the end points or at the critical points inside. The functions themselves are in the table of `activations`.
+attained at the end points or at the critical points inside (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section
+3.2, for ReLU, leaky ReLU, sigmoid, tanh, arctan).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -21,7 +32,7 @@ Parameters = Mapping[str, Any]
 """Attributes of the node (``alpha`` of a leaky ReLU, ...); tensors have the shape of the pre-activation."""
 
 Value = float | Tensor
-Derivative = Callable[[Tensor, Parameters], Tensor]
+Function = Callable[[Tensor, Parameters], Tensor]
 Curvature = Callable[[Tensor, Tensor, Parameters], Tensor | float]
 Point = float | tuple[float, float]
 CriticalPoints = Callable[[Parameters], Iterable[tuple[Point, tuple[Value, ...]]]]
@@ -44,28 +55,50 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Operator:
+    """How the graph of a network writes an activation.
+
+    Attributes:
+        name: ``"onnx::Elu"``, or ``"aten::asinh"`` where the exporter leaves a call of torch's own function.
+        attributes: parameters that are attributes of the operator, with their defaults.
+        constants: parameters that are further inputs, in order; they must not be perturbed.
+    """
+
+    name: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Activation:
-    """One element-wise activation function.
+    """One element-wise activation function f.
 
     Attributes:
         name: the function's name, for messages and tables.
-        derivative: ``(z, parameters) -> f'(z)``, element-wise, any shape.
+        derivative: ``(z, parameters) -> f'(z)``, written without cancellation and without overflow: ``sigmoid(z)
+            sigmoid(-z)``, not ``s (1 - s)``, which is 0 in float32 from z = 17 and in float64 from z = 37 on.
         critical_points: ``parameters -> ((z*, (values of f' at z*, ...)), ...)``; between neighbouring points f'
-            is monotone. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
+            is monotone. A kink has the one-sided derivatives of both sides as values, so that an interval that touches
+            it contains both. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
         period: the critical points repeat with this period; None if they do not.
         domain: ``parameters -> Domain``; None where f' is finite everywhere.
         linear_pieces: whether f is linear on either side of 0, and 0 there.
         curvature: ``(lower, upper, parameters)`` -> upper bound of the second derivative of f', in absolute value, on
             intervals without a kink of f; infinite where f' itself has a corner, or where no bound is known.
+        function: ``(z, parameters) -> f(z)``, with which a host that has no sound node for the operator is given one
+            (`recurjac_plugin.plugin.activations`); None where every host has one.
+        operator: how networks write it; None where `function` is.
     """
 
     name: str
-    derivative: Derivative
+    derivative: Function
     critical_points: CriticalPoints = lambda parameters: ()
     period: float | None = None
     domain: Callable[[Parameters], Domain | None] = lambda parameters: None
     linear_pieces: bool = False
     curvature: Curvature = lambda lower, upper, parameters: inf
+    function: Function | None = None
+    operator: Operator | None = None
 
     def has_kinks(self, parameters: Parameters) -> bool:
         """Whether the derivative jumps somewhere."""
@@ -77,7 +110,9 @@ class Activation:
         upper: Tensor,  # shape: (*any)
         parameters: Parameters,
     ) -> tuple[Tensor, Tensor]:
-        """Exact range of the derivative on the closed intervals ``[lower, upper]``.
+        """Exact range of the derivative on the closed intervals.
+
+        ``dl = min f'(z)`` and ``du = max f'(z)`` over z in {lower, upper} and the critical points between them.
 
         Returns:
             ``dl, du``, shaped like `lower`.
@@ -97,7 +132,11 @@ class Activation:
         upper: Tensor,  # shape: (*any)
         parameters: Parameters,
     ) -> Tensor:
-        """Upper bound of ``|f'''|`` on the closed intervals; infinite where f' is not differentiable inside."""
+        """Upper bound of ``|f'''|`` on the closed intervals; infinite where f' jumps inside.
+
+        Returns:
+            Shaped like `lower`.
+        """
         bound = self.curvature(lower, upper, parameters)
         bound = bound if isinstance(bound, Tensor) else lower.new_full((), bound).expand_as(lower)
         for point, values in self.critical_points(parameters):
@@ -106,7 +145,7 @@ class Activation:
         return bound
 
     def _inside(self, point: Point, lower: Tensor, upper: Tensor) -> Tensor:
-        """Whether a critical point, or one of its repetitions, lies in the closed intervals."""
+        """Whether a critical point, or one of its repetitions, lies in the closed intervals: bool, shaped like them."""
         start, end = point if isinstance(point, tuple) else (point, point)
         if self.period is None:
             return (lower <= end) & (upper >= start)
@@ -118,8 +157,8 @@ class Activation:
     def within_domain(
         self,
         name: str,
-        given: tuple[Tensor, Tensor],
-        widened: tuple[Tensor, Tensor],
+        given: tuple[Tensor, Tensor],  # each of shape (*any)
+        widened: tuple[Tensor, Tensor],  # likewise
         parameters: Parameters,
     ) -> tuple[Tensor, Tensor]:
         """The widened bounds of a pre-activation, cut off where the function ends.
@@ -130,6 +169,9 @@ class Activation:
             widened: the same, widened by what rounding may have done to them.
             parameters: of the activation.
 
+        Returns:
+            Lower and upper bounds, shaped like the given ones.
+
         Raises:
             UnsupportedError: the bounds leave the domain, or rounding may have kept them from it.
         """
@@ -139,7 +181,7 @@ class Activation:
         cut = widened[0].clamp(min=domain.start), widened[1].clamp(min=domain.start)
         outside = ~(domain.contains(*given) & domain.contains(*cut))
         if bool(outside.any()):
-            low, high = (float(bound[outside][0]) for bound in given)
+            low, high = (float(bound.detach()[outside][0]) for bound in given)
             raise UnsupportedError(
                 "The network",
                 [

@@ -1,16 +1,19 @@
-"""Linear bounds of activation functions, and of their derivatives, over pre-activation intervals.
+r"""Linear relaxations of smooth activations, and of their derivatives, over pre-activation intervals.
 
-With ``t = z - z0`` the pre-activation's distance from its value at the centre of the region, both are put between two
-lines in t on ``l <= z <= u``. Of all lines above a function the one that is lowest at the middle of the interval is
-taken: it is an edge, or at a corner a tangent, of the function's concave hull. For a convex or concave function these
-are CROWN's lines (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866): the chord, and the tangent at the
-middle; for all others no case distinction is needed.
+With ``t = z - z0`` the pre-activation's distance from its value at the centre of the region, ``a(z) - a(z0)`` and
+``a'(z)`` are each put between two lines in t on ``l <= z <= u``. Of all lines above a function the one that is lowest
+at the middle of the interval is taken: it is an edge of the function's concave hull, or a tangent at one of its
+corners. For a convex or concave function these are CROWN's lines (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018,
+arXiv:1811.00866): the chord, and the tangent at the middle. No other function needs a case of its own.
 
-The hull is that of values at equidistant points, raised by what the function can rise above the chord between two of
-them: ``K h^2 / 8`` for points h apart and ``|f''| <= K``, or ``(du - dl) h / 4`` for ``dl <= f' <= du``. Only the
-derivative of an activation is in the table, so the function is its integral, by the trapezoidal rule with its error
-``K h^3 / 12``, now with ``|f'''| <= K``. Where no such K exists (across a kink) the exact range of the derivative
-between two points takes its place.
+The hull is that of values at equidistant points. Between two of them, h apart, a function can rise above its chord by
+
+.. math:: \frac{K h^2}{8} \;\text{ where } |f''| \le K, \qquad
+    \frac{(\overline{d} - \underline{d}) h}{4} \;\text{ where } \underline{d} \le f' \le \overline{d},
+
+and the values are raised by that much. Only the derivative of an activation is in the table, so the function is its
+integral by the trapezoidal rule, whose error is ``K h^3 / 12`` with ``|f'''| <= K``. Where there is no such K, across a
+kink, the exact range of the derivative between two points takes its place.
 """
 
 from __future__ import annotations
@@ -28,6 +31,51 @@ from .lines import Relaxation
 
 # With 32 pieces the lines are raised by about a thousandth of what separates a smooth function from its chord.
 _PIECES = 32
+
+
+def relax_smooth(
+    activation: Activation,
+    parameters: Parameters,
+    lower: Tensor,  # shape: (b, u)
+    upper: Tensor,  # shape: (b, u)
+    center: Tensor,  # shape: (b, u)
+    dl: Tensor,  # shape: (b, u)
+    du: Tensor,  # shape: (b, u)
+) -> tuple[Relaxation, Relaxation]:
+    """Lines in ``t = z - z0`` on ``l <= z <= u``, which contains z0.
+
+    Where the interval is too narrow for a grid, or something on it is infinite, they are the mean value theorem's
+    ``a(z) - a(z0) = d t`` and the constants ``dl <= a'(z) <= du``.
+
+    Args:
+        activation: a smooth function, or one with a kink somewhere.
+        parameters: its parameters, numbers.
+        lower: lower bounds l of the pre-activations.
+        upper: upper bounds u.
+        center: pre-activations z0 at the centres of the regions.
+        dl: lower ends of the derivatives' ranges that are known of z (on a part of [l, u] if z0 lies outside of it).
+        du: upper ends; neurons with ``dl = du`` only fill up a list.
+
+    Returns:
+        Lines of the change ``a(z) - a(z0)``, and of the derivative ``a'(z)``; both 0 for what fills up a list.
+    """
+    zero = torch.zeros_like(dl)
+    constant = Relaxation(zero, dl, zero, du)
+    valid = dl < du
+    with torch.no_grad():
+        broad = valid & _Grid.over(activation, parameters, lower, upper, center).usable()
+    # What cannot be used is held at a point: infinite slopes would leave NaN in the gradients of all others.
+    grid = _Grid.over(activation, parameters, *(torch.where(broad, value, 1.0) for value in (lower, upper, center)))
+    low, high = activation.derivative_range(lower, upper, parameters)
+    by_mean_value = _mean_value(low, high, lower - center, upper - center)
+    change = grid.change().where(broad, by_mean_value).where(valid, Relaxation(zero, zero, zero, zero))
+    return change, grid.derivative().where(broad, constant)
+
+
+def _mean_value(low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Relaxation:
+    """Lines of ``d t`` for d in [low, high] and t in [first, last]: the middle slope, -+ half the width times |t|."""
+    slope, off = (low + high) / 2, (high - low) / 2 * torch.maximum(first.abs(), last.abs())
+    return Relaxation(slope, -off, slope, off)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +120,16 @@ class _Grid:
 
     @property
     def _step(self) -> Tensor:
+        """Distance h of two points: (b, u)."""
         return (self.points[-1] - self.points[0]) / _PIECES
 
     @property
     def _smooth(self) -> Tensor:
+        """Where the derivative has a bounded second derivative: (b, u)."""
         return self.curvature.isfinite()
 
     def usable(self) -> Tensor:
-        """Where there is something to be seen between the points, and all of it finite."""
+        """Where the points can be told apart, and everything at and between them is finite: (b, u)."""
         scale = torch.maximum(self.points[0].abs(), self.points[-1].abs())
         unit = eps(scale)
         broad = self._step * _PIECES > NARROW * unit * scale.clamp(min=unit)
@@ -93,14 +143,18 @@ class _Grid:
         )
 
     def derivative(self) -> Relaxation:
-        """Lines of the derivative."""
+        """Lines of the derivative: between its values, lowered and raised by ``K h^2 / 8``."""
         rise = torch.where(self._smooth, self.curvature, 0.0) * self._step.square() / 8
         above = torch.where(self._smooth, self.slopes + rise, _at_points(self.most, torch.maximum))
         below = torch.where(self._smooth, self.slopes - rise, _at_points(self.least, torch.minimum))
         return _between(self.points, below, above)
 
     def change(self) -> Relaxation:
-        """Lines of the function, its value at the centre taken off."""
+        """Lines of the function, its value at the centre taken off: ``a(z) - a(z0)``.
+
+        Bounds of ``a(z_i) - a(z_0)`` at every point z_i add up those of the pieces before it. Those of the centre,
+        which lies in one of the pieces, are taken off, and between the points there is room for ``(du - dl) h / 4``.
+        """
         step = self._step
         at_points = [torch.cat((torch.zeros_like(side[:1]), side.cumsum(0))) for side in self._gained(
             self.slopes[:-1], self.slopes[1:], step, self.least, self.most
@@ -119,7 +173,15 @@ class _Grid:
         )
 
     def _gained(self, first: Tensor, last: Tensor, step: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of the integral of the derivative between two points."""
+        """Bounds of the integral of the derivative between two points: trapezoidal rule, and mean value theorem.
+
+        Args:
+            first: derivative at the first point.
+            last: derivative at the last point.
+            step: distance of the points.
+            least: lower end of the derivative's range between them.
+            most: upper end.
+        """
         trapezoid = step * (first + last) / 2
         error = torch.where(self._smooth, self.curvature, 0.0) * step.pow(3) / 12
         low, high = step * least, step * most
@@ -142,7 +204,16 @@ def _between(points: Tensor, below: Tensor, above: Tensor) -> Relaxation:
 
 
 def _line_above(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and constant of the line above all values that is lowest at the middle point."""
+    """Slope and constant of the line above all values that is lowest at the middle point.
+
+    Args:
+        points: equidistant distances from the centre, shape (n + 1, b, u).
+        values: what the line lies above at these points, shape (n + 1, b, u).
+
+    Returns:
+        The slope of the concave hull's edge over the middle, or if the middle is a corner of the hull, the mean of the
+        slopes on both sides, which is between them; and the constant with which the line touches. Shape (b, u) each.
+    """
     middle = _PIECES // 2
     distance = (points - points[middle]).abs()
     distance = torch.where(distance > 0, distance, 1.0)

@@ -1,4 +1,15 @@
-"""Two lines that a function lies between, and those of functions that are linear on either side of 0."""
+r"""Linear relaxations: two lines that a function lies between, and those of functions with a kink at 0.
+
+A function f of a variable v is *relaxed* on an interval by two lines,
+
+.. math:: \underline{s} v + \underline{c} \;\le\; f(v) \;\le\; \overline{s} v + \overline{c} .
+
+For an activation, and for its derivative, v is ``t = z - z0``: the distance of the pre-activation z from its value z0
+at the centre of the region. For a product ``d y`` of an uncertain derivative and an uncertain gradient it is y (see
+`recurjac_plugin.recursion.rules`), and the lines may be planes, with a slope in t besides.
+
+The lines of ReLU are CROWN's (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866, section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -7,45 +18,85 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .activation import Activation, Parameters
+
 
 @dataclass(frozen=True, eq=False)
 class Relaxation:
-    """``lower_slope t + lower_constant <= f <= upper_slope t + upper_constant``, one column per undetermined neuron.
+    """``lower_slope v + lower_constant <= f <= upper_slope v + upper_constant``, neuron by neuron.
 
-    All of shape (b, u), or (b, 1, u) beside an axis of rows.
+    Attributes:
+        lower_slope, lower_constant: the line below; shape (b, u), or (b, k, u) where it differs by row.
+        upper_slope, upper_constant: the line above.
+        lower_t_slope, upper_t_slope: of planes, what is added on either side for each unit of ``t = z - z0``; None for
+            lines.
     """
 
     lower_slope: Tensor
     lower_constant: Tensor
     upper_slope: Tensor
     upper_constant: Tensor
+    lower_t_slope: Tensor | None = None
+    upper_t_slope: Tensor | None = None
 
     def where(self, condition: Tensor, other: Relaxation) -> Relaxation:
-        """This one where a condition holds, another one elsewhere."""
-        return Relaxation(*(torch.where(condition, mine, its) for mine, its in zip(self._all(), other._all())))
+        """These lines where a condition of shape (b, u) holds, another relaxation's elsewhere."""
+        return Relaxation(*(torch.where(condition, mine, its) for mine, its in zip(self._lines(), other._lines())))
 
-    def padded(self, error: Tensor) -> Relaxation:
-        """Lines that hold for a t that is off by an error, too: shape (b, 1) or (b, u)."""
+    def padded(
+        self,
+        error: Tensor,  # shape: (b, 1) or (b, u)
+    ) -> Relaxation:
+        """Lines that hold as well for a v that is off by an error: ``constant -+ |slope| error``."""
         below, above = self.lower_slope.abs() * error, self.upper_slope.abs() * error
         return Relaxation(self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above)
 
     def for_rows(self) -> Relaxation:
-        """The same for all rows: (b, u) -> (b, 1, u)."""
-        return Relaxation(*(value.unsqueeze(1) for value in self._all()))
+        """The same lines for all rows: (b, u) -> (b, 1, u)."""
+        return Relaxation(*(value.unsqueeze(1) for value in self._lines()))
 
-    def _all(self) -> tuple[Tensor, ...]:
+    def _lines(self) -> tuple[Tensor, ...]:
         return self.lower_slope, self.lower_constant, self.upper_slope, self.upper_constant
 
 
-def linear_pieces(
-    left: Tensor, right: Tensor, lower: Tensor, upper: Tensor, center: Tensor, near: float | None = None
-) -> Relaxation:
-    """Lines of ``z -> right z`` for z > 0, ``left z`` for z < 0 on [lower, upper] with lower <= 0 <= upper.
+def slopes_beside_zero(
+    activation: Activation,
+    parameters: Parameters,
+    like: Tensor,  # shape: (b, *shape)
+) -> tuple[Tensor, Tensor]:
+    """Slopes ``f'(-1), f'(1)`` of a function that is linear on either side of 0, both shaped like `like`."""
+    sides = (like.new_full((1, *like.shape[1:]), sign) for sign in (-1.0, 1.0))
+    left, right = (activation.derivative(side, parameters).expand_as(like) for side in sides)
+    return left, right
 
-    On one side the chord. On the other any line through 0 with a slope from `left` (near = 0) to `right` (near = 1)
-    holds; None takes the slope at whichever end lies farther from 0, as CROWN and the host choose it.
+
+def linear_pieces(
+    left: Tensor,
+    right: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    center: Tensor,
+    near: float | None = None,
+) -> Relaxation:
+    r"""Lines of ``f(z) - f(z0)`` in ``t = z - z0`` for ``f(z) = right z`` above 0 and ``left z`` below.
+
+    On one side of f the chord is the best line,
+
+    .. math:: s z + (\text{left} - \text{right}) \frac{l u}{u - l}, \qquad
+        s = \frac{\text{right} \, u - \text{left} \, l}{u - l} .
+
+    On the other side any line through 0 holds whose slope lies between left and right.
+
+    Args:
+        left: slope below 0. All tensors have the shape (b, u).
+        right: slope above 0.
+        lower: lower bound l of z; neurons that do not have 0 between their bounds get lines of zeros.
+        upper: upper bound u.
+        center: the value z0 at the centre of the region.
+        near: slope of the line through 0, from 0 (that of `left`) to 1 (that of `right`). None takes the slope that
+            holds on the longer part of the interval, as CROWN and the host do.
     """
-    # Not so for what fills up a list of neurons: those pass on with the stable ones already.
+    # What fills up a list of neurons is stable: its exact slope is part of the gains already.
     inside = (lower <= 0) & (upper >= 0) & (lower < upper) & (left != right)
     width = torch.where(inside, upper - lower, 1.0)
     chord = torch.where(inside, (right * upper - left * lower) / width, 0.0)

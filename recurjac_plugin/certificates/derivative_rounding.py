@@ -1,8 +1,12 @@
-"""How far rounding can reach in a gradient at a point: in proportion to the sum over all ways through the network.
+"""How far rounding can reach in a gradient at a point: in proportion to the sum over all paths through the network.
 
-An entry of the gradient is a sum over ways from the input to the row, each a product of weights and derivatives. Its
-rounding is a small multiple of the precision times the sum of their magnitudes, which can be far more than the entry
-where the ways cancel, and is far less than the bounds of the entry over a large region.
+An entry of the gradient is a sum over paths from the input to the row, each a product of weights and derivatives,
+
+    J_kr = sum over the paths p from r to k of  prod_p w prod_p d.
+
+Its rounding is a small multiple of the precision times the sum of their absolute values, which can be far more than the
+entry where the paths cancel, and is far less than the bounds of the entry over a large region. That sum is the gradient
+of the network with the weights ``|w|`` and the derivatives ``|d|``: one sweep back.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
-from recurjac_plugin.graph.graph import build_graph
 from recurjac_plugin.graph.sweeps import backward, pull_absolute, times
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read
@@ -26,7 +29,7 @@ def unit_of_rounding(
     points: Tensor,  # shape: (n, *input_shape)
     rows: Tensor,  # shape: (n, k, n_out)
 ) -> Tensor:
-    """The precision times the sums of the magnitudes of all ways, at points.
+    """``eps sum_p prod_p |w| prod_p |d|`` over all paths p from a coordinate of the input to a row, at points.
 
     Args:
         model: the host's `BoundedModule`, of one perturbed input.
@@ -36,8 +39,8 @@ def unit_of_rounding(
     Returns:
         Shape (n, k, columns).
     """
-    _, host_graph = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    problem = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
+    graph, host_graph = problem.graph, problem.host_graph
     eps, count = host_precision(host_graph, "IBP", points.dtype).relative, len(points)
     largest = {}
     for factor in graph.factors:

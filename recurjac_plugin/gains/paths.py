@@ -1,7 +1,14 @@
-"""Which undetermined neurons lie on a way from the input to the rows that is not cut by derivatives of 0.
+"""Which undetermined neurons lie on a path from the input to the rows that is not cut by derivatives of 0.
 
 Behind dead neurons, or among the values that lose a maximum, there are neurons whose derivative is uncertain but meets
 only zeros. They have no part in the Jacobian, and are left out before anything is computed for them.
+
+The Jacobian is a sum over paths, each a product of weights and derivatives. With every derivative that can be other
+than 0 replaced by 1 and every weight W by ``|W|``, no two paths cancel: a neuron j has no part in any row if, of
+
+    f = sum over the paths from the input to j,     g = sum over the paths from j to the rows ``|C|``,
+
+one is 0. One sweep forwards tells f, one sweep backwards tells g; only whether they are 0 is carried.
 """
 
 from __future__ import annotations
@@ -24,6 +31,9 @@ def on_uncut_paths(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor)
         graph: the network.
         derivatives: derivative ranges of every factor step.
         rows: what is differentiated, shape (b, k, *output_shape).
+
+    Returns:
+        Name of every factor step -> its layer, the undetermined neurons reduced to those on an uncut path.
     """
     layers = {}
     for name, on_path in _on_path(graph, derivatives, rows).items():

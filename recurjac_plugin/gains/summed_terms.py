@@ -2,6 +2,10 @@
 
 A pre-activation ``z = sum_i w_i h_i + b`` is computed with an error of about ``eps (sum_i |w_i h_i| + |b|)``, which is
 far more than ``eps |z|`` where the terms cancel, as they do when inputs or features are not centred.
+
+Source:
+    Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1 (inner products), with the number of terms
+    left out as in `numerics.rounding`.
 """
 
 from __future__ import annotations
@@ -18,7 +22,11 @@ from recurjac_plugin.graph.sweeps import Arrived, forward, push_absolute
 
 @torch.no_grad()
 def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -> dict[str, Tensor]:
-    """Sums of absolute terms at every step.
+    """Sums of absolute terms of what the factors of a graph depend on.
+
+    ``t = 2 sum_i |W_i| t_i + |z|`` at a linear step, with ``t_i`` those of what it reads: the bias is one of the terms,
+    and at most ``|z| + sum_i |W_i| t_i``. Behind a factor, and at the inputs, ``t = |z|``. Steps inside a node, whose
+    values the host does not know, have ``sum_i |W_i| t_i``, or the size at what they read.
 
     Args:
         graph: the network.
@@ -26,9 +34,7 @@ def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -
         least: outputs of activations count as at least this large, where errors do not shrink with them.
 
     Returns:
-        For the inputs and every step, ``2 sum_i |w_i| m_i + |z|`` with m the magnitudes of what the step reads (the
-        bias is at most ``|z| + sum_i |w_i| m_i``), and the absolute value behind an activation. Steps inside a node,
-        whose values the host does not know, have those of what they read. Shape (b, *shape).
+        The steps, or inputs, that stand for what the factor steps read, by name: (b, *shape).
     """
     inputs = {name: values[name].abs() for name in graph.inputs}
 
@@ -40,4 +46,5 @@ def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -
         terms, value = push_absolute(step, arrived), values.get(step.name)
         return terms if value is None else value.abs() + 2 * terms
 
-    return forward(graph, inputs, factor, linear, keep=graph.position)
+    wanted = {graph.stands_for[read.name] for step in graph.factors for read in step.reads}
+    return forward(graph, inputs, factor, linear, keep=wanted)

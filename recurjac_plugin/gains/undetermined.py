@@ -1,13 +1,20 @@
 """Which neurons are undetermined over a region, and the exact derivative of those that are not.
 
-A neuron whose derivative range is a single value (``dl = du``: a stable ReLU, a linear piece) is *stable*, and *dead*
+From bounds ``[l, u]`` of the pre-activations to ranges of the derivatives, ``[dl, du] = {s'(z) : l <= z <= u}``.
+
+A neuron whose range is a single value (``dl = du``: a stable ReLU, a linear piece) is *stable*, and *dead*
 if that value is 0. The recursion needs columns only for the *undetermined* ones. In a batch the number of them differs
 per region: they are listed up to the largest number, the rest of a list being filled with neurons of range [0, 0].
+
+Axes: b regions, n neurons of a layer, u undetermined ones, r rows.
+
+Source:
+    RecurJac (arXiv:1810.11783), section 3.2, for the ranges; the room for rounding is described in `numerics.rounding`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.rounding import AT_KINKS, SMOOTH
@@ -48,7 +56,7 @@ class Layer:
         return rows.gather(2, self.index.unsqueeze(1).expand(-1, rows.shape[1], -1))
 
     def only(self, positions: Tensor) -> Layer:
-        """The layer with a part of its undetermined neurons; the derivatives of the others count as 0."""
+        """The layer with a part of its undetermined neurons, shape (u',); the derivatives of the others count as 0."""
         return replace(
             self, index=self.index[:, positions], lower=self.lower[:, positions], upper=self.upper[:, positions]
         )
@@ -77,7 +85,14 @@ def largest(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def widened(lower: Tensor, upper: Tensor, slack: float, term_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Order bounds of shape (b, n) that rounding has inverted, and widen them by a fraction of the layer's size."""
+    """Bounds ordered, where rounding has inverted them, and ``[l - slack s, u + slack s]``.
+
+    Args:
+        lower: shape (b, n).
+        upper: shape (b, n).
+        slack: how much room, relative to s.
+        term_sizes: t, shape (b or 1, n), for ``s = t + max |bound|`` with the layer's largest bound; None for 0.
+    """
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
     scale = largest(low, high)
     scale = scale if term_sizes is None else scale + term_sizes
@@ -111,53 +126,71 @@ class PreactivationBounds:
         return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
 
     def widened(self, kinked: bool) -> Interval:
-        """The bounds ordered, and widened by the rounding that they can be off by."""
+        """The bounds ordered, and widened by the rounding that they can be off by.
+
+        Args:
+            kinked: whether the derivative jumps, so that the rounding of single terms matters, see `AT_KINKS`.
+        """
         slack = (AT_KINKS if kinked else SMOOTH) * self.precision
         terms = self.term_sizes.flatten(1) if kinked and self.term_sizes is not None else None
         low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
         return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
 
 
-def intervals(step: FactorStep, evidence: Sequence[PreactivationBounds]) -> Sequence[Interval]:
+def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequence[Interval]:
     """Bounds of what a layer reads, with room for rounding, cut where its function ends.
 
     Raises:
         UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
-    widened = [each.widened(step.factor.kinked) for each in evidence]
-    return step.factor.within_domain(step.name, [each.ordered() for each in evidence], widened)
+    widened = [each.widened(step.factor.kinked) for each in bounds]
+    return step.factor.within_domain(step.name, [each.ordered() for each in bounds], widened)
 
 
-def classify(step: FactorStep, evidence: Sequence[PreactivationBounds]) -> Layer:
-    """Split one layer of factors into undetermined and stable neurons.
+def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
+    """Split one layer of factors into undetermined (``dl < du``) and stable (``dl = du``) neurons.
 
     Args:
         step: the layer.
-        evidence: bounds of what it reads, in that order.
+        bounds: bounds of what it reads, in that order.
 
     Raises:
         InputError: the bounds contain NaN.
         UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
-    if any(bool((each.lower.isnan() | each.upper.isnan()).any()) for each in evidence):
+    if any(bool((each.lower.isnan() | each.upper.isnan()).any()) for each in bounds):
         raise InputError(
             f"The pre-activation bounds of `{step.name}` contain NaN; check the network's weights and the input for "
             "NaN or infinite values."
         )
-    dl, du = step.factor.derivative_range(*intervals(step, evidence))
+    dl, du = step.factor.derivative_range(*intervals(step, bounds))
     dl, du = dl.flatten(1), du.flatten(1)
-    open_ = dl < du
-    index = positions(open_)
-    valid = open_.gather(1, index.expand(len(open_), -1))
+    undetermined = dl < du
+    index = positions(undetermined)
+    valid = undetermined.gather(1, index.expand(len(undetermined), -1))
     full = index.expand(len(dl), -1)
     zero = dl.new_zeros(())
-    stable = torch.where(open_, zero, dl)
+    stable = torch.where(undetermined, zero, dl)
     return Layer(
         index,
         torch.where(valid, dl.gather(1, full), zero),
         torch.where(valid, du.gather(1, full), zero),
         stable if bool((stable != 0).any()) else None,
     )
+
+
+def derivative_ranges(graph: Graph, bounds: Mapping[str, PreactivationBounds]) -> dict[str, Layer]:
+    """The derivative ranges of all factor steps of a graph, by their names.
+
+    Args:
+        graph: the network.
+        bounds: of everything that its factor steps read, by name, see `Graph.reads`.
+
+    Raises:
+        InputError: the bounds contain NaN.
+        UnsupportedError: they reach beyond where an activation has a finite derivative.
+    """
+    return {step.name: classify(step, [bounds[read.name] for read in step.reads]) for step in graph.factors}
 
 
 def positions(mask: Tensor) -> Tensor:

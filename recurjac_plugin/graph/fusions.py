@@ -101,17 +101,17 @@ def fused(nodes: Sequence[Node]) -> tuple[Node, ...]:
 
 def _fused(node: Node, graph: _Graph) -> Node:
     for pattern, kind, parameters in _COMPILED:
-        for found in _matches(pattern, node.name, {}, graph):
-            if _shape(found["x"], graph) != node.output_shape:  # constants stretch it to another shape
+        for bindings in _matches(pattern, node.name, {}, graph):
+            if _shape(bindings["x"], graph) != node.output_shape:  # constants stretch it to another shape
                 continue
             return replace(
                 node,
                 kind=kind,
-                inputs=(found["x"],),
+                inputs=(bindings["x"],),
                 perturbed=(True,),
                 constants=(None,),
                 input_shapes=(node.output_shape,),
-                attributes={**parameters, **{name: value for name, value in found.items() if name != "x"}},
+                attributes={**parameters, **{name: value for name, value in bindings.items() if name != "x"}},
             )
     return node
 
@@ -179,17 +179,17 @@ _COMPILED = tuple(
 )
 
 
-def _matches(pattern: _Pattern, operand: _Operand, found: _Bindings, graph: _Graph) -> Iterator[_Bindings]:
-    """Every way to read an operand as a pattern: what was found before, and what the names in it stand for."""
+def _matches(pattern: _Pattern, operand: _Operand, bindings: _Bindings, graph: _Graph) -> Iterator[_Bindings]:
+    """Every way to read an operand as a pattern: what the names in it stand for, besides those already bound."""
     if isinstance(pattern, _Product):
-        yield from _product_matches(pattern, operand, found, graph)
+        yield from _product_matches(pattern, operand, bindings, graph)
     elif pattern == "x":
-        if isinstance(operand, str) and found.get("x", operand) == operand:
-            yield {**found, "x": operand}
+        if isinstance(operand, str) and bindings.get("x", operand) == operand:
+            yield {**bindings, "x": operand}
     elif isinstance(pattern, (str, float)):
         value = _scalar(operand)
         if value is not None:
-            yield from _constant_matches(pattern, value, found)
+            yield from _constant_matches(pattern, value, bindings)
     elif isinstance(operand, str) and operand in graph:
         node = graph[operand]
         if isinstance(pattern, _Sum):
@@ -200,22 +200,22 @@ def _matches(pattern: _Pattern, operand: _Operand, found: _Bindings, graph: _Gra
             )
             orders = [pattern.operands] if same else []
         for order in orders:
-            yield from _all_match(order, _operands(node), found, graph)
+            yield from _all_match(order, _operands(node), bindings, graph)
 
 
 def _all_match(
-    patterns: Sequence[_Pattern], operands: Sequence[_Operand], found: _Bindings, graph: _Graph
+    patterns: Sequence[_Pattern], operands: Sequence[_Operand], bindings: _Bindings, graph: _Graph
 ) -> Iterator[_Bindings]:
     if len(patterns) != len(operands):
         return
     if not patterns:
-        yield found
+        yield bindings
         return
-    for first in _matches(patterns[0], operands[0], found, graph):
+    for first in _matches(patterns[0], operands[0], bindings, graph):
         yield from _all_match(patterns[1:], operands[1:], first, graph)
 
 
-def _product_matches(pattern: _Product, operand: _Operand, found: _Bindings, graph: _Graph) -> Iterator[_Bindings]:
+def _product_matches(pattern: _Product, operand: _Operand, bindings: _Bindings, graph: _Graph) -> Iterator[_Bindings]:
     if not isinstance(operand, str):
         return
     for coefficient, factors in _expansions(operand, graph, _DEPTH):
@@ -225,7 +225,7 @@ def _product_matches(pattern: _Product, operand: _Operand, found: _Bindings, gra
             if [power for _, power in order] != [power for _, power in pattern.factors]:
                 continue
             for match in _all_match(
-                [factor for factor, _ in pattern.factors], [name for name, _ in order], found, graph
+                [factor for factor, _ in pattern.factors], [name for name, _ in order], bindings, graph
             ):
                 if pattern.parameter is not None:
                     yield from _constant_matches(pattern.parameter, coefficient / pattern.number, match)
@@ -279,14 +279,14 @@ def _operands(node: Node) -> tuple[_Operand, ...]:
     )
 
 
-def _constant_matches(pattern: str | float, value: float, found: _Bindings) -> Iterator[_Bindings]:
+def _constant_matches(pattern: str | float, value: float, bindings: _Bindings) -> Iterator[_Bindings]:
     if isinstance(pattern, float):
         if _close(value, pattern):
-            yield found
-    elif pattern not in found:
-        yield {**found, pattern: value}
-    elif _close(value, found[pattern]):
-        yield found
+            yield bindings
+    elif pattern not in bindings:
+        yield {**bindings, pattern: value}
+    elif _close(value, bindings[pattern]):
+        yield bindings
 
 
 def _scalar(operand: _Operand) -> float | None:

@@ -1,5 +1,12 @@
 """A network as plain steps: linear maps and uncertain factors, in topological order, from its inputs to its output.
 
+The differential of the network is that of its steps, one after the other,
+
+    dz_n = sum over the sources m of W_nm dz_m      for a linear step n,
+    dz_n = d_n * dz_m                               for a factor step n that reads m,
+
+with exact matrices W and factors d that are known only to a range over a region (`steps`).
+
 `build_graph` keeps the nodes on paths from the perturbed input to the output and looks each one up by its exact class
 name in the tables of activations, linear operators and operators of several inputs. Everything it cannot place is
 reported in one error, before any bound is computed.
@@ -55,6 +62,11 @@ class Graph:
         return tuple(step for step in self.steps if isinstance(step, FactorStep))
 
     @cached_property
+    def reads(self) -> Mapping[str, Read]:
+        """Everything that the factor steps read, by name: the nodes whose bounds decide the derivatives."""
+        return {read.name: read for step in self.factors for read in step.reads}
+
+    @cached_property
     def position(self) -> Mapping[str, int]:
         """Where a step stands among `steps`, by name; -1 for the inputs, which stand before all of them."""
         return dict.fromkeys(self.inputs, -1) | {step.name: i for i, step in enumerate(self.steps)}
@@ -82,7 +94,8 @@ def build_graph(
         output_name: name of the output.
 
     Raises:
-        UnsupportedError: nodes on the way from the input to the output have no rule; lists every one of them.
+        UnsupportedError: nodes on the way from the input to the output are in none of the tables, or are used in ways
+            that these do not cover; lists every one of them.
     """
     nodes = fused(nodes)
     on_path = _ancestors(nodes, output_name)
@@ -96,11 +109,11 @@ def build_graph(
             continue
         same_as[node.name] = node.name
         try:
-            found = _steps(node, same_as, batch)
+            of_node = _steps(node, same_as, batch)
         except Refusal as refusal:
             offenders.append(f"`{node.name}` ({node.kind.removeprefix('Bound')}): {refusal}")
             continue
-        for step in found:
+        for step in of_node:
             shapes[step.name] = step.shape
             if isinstance(step, LinearStep) and len(step.sources) == 1:
                 source, linear = step.sources[0]
@@ -146,11 +159,11 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
         return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, ActivationFactor(activation, parameters)),)
     if node.kind in PRODUCTS and multiplies(node):
         return expand(node, same_as)
-    rule = OPERATORS.get(node.kind)
-    if rule is None:
+    to_linear_map = OPERATORS.get(node.kind)
+    if to_linear_map is None:
         raise Refusal(REFUSED.get(node.kind, "no rule for this operator"))
     sources = tuple(
-        (same_as[name], rule(node, position))
+        (same_as[name], to_linear_map(node, position))
         for position, (name, perturbed) in enumerate(zip(node.inputs, node.perturbed, strict=True))
         if perturbed
     )
@@ -158,7 +171,10 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
 
 
 def refinable(graph: Graph) -> bool:
-    """Whether every uncertain derivative of a graph is that of a function with lines here."""
+    """Whether a graph has one input, and every uncertain derivative in it is that of a function of two linear pieces.
+
+    These have their lines here (see `activations.lines`), so that their pre-activation bounds can be refined.
+    """
     return len(graph.inputs) == 1 and all(
         isinstance(step.factor, ActivationFactor) and step.factor.activation.linear_pieces for step in graph.factors
     )

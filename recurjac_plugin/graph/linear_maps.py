@@ -2,12 +2,16 @@
 
 Derivatives only see the linear part of a node: how a perturbation of its input moves its output (`push`) and how a
 row of sensitivities of its output becomes one of its input (`pull`, the transpose, which is what the gains are computed
-with). Both act on any number of samples at once,
+with). With W the matrix of a map between flattened samples, both act on any number of samples at once,
 
-    push: (n, *input_shape) -> (n, *output_shape),        pull: (n, *output_shape) -> (n, *input_shape),
+    push: t -> W t,    (n, *input_shape) -> (n, *output_shape),
+    pull: g -> W^T g,  (n, *output_shape) -> (n, *input_shape),
 
-and ``<push t, g> = <t, pull g>`` for all t and g. Biases and other constants added on drop out. Shapes are per
-sample, without the batch dimension. A map knows its shapes, never where it stands in a graph.
+and ``<push t, g> = <t, pull g>`` for all t and g. W is hardly ever written out. Biases and other constants added on
+drop out. Shapes are per sample, without the batch dimension. A map knows its shapes, never where it stands in a graph.
+
+A new kind of map supplies `push` and `pull`, and `absolute` unless no element of its matrix is negative; `Function`
+makes one of any torch function that is affine in each sample.
 """
 
 from __future__ import annotations
@@ -24,28 +28,43 @@ Shape = tuple[int, ...]
 
 
 class LinearMap(abc.ABC):
-    """One linear map per sample."""
+    """One linear map per sample, the same for all samples.
+
+    Attributes:
+        input_shape: shape of what it reads, per sample.
+        output_shape: shape of what it gives, per sample.
+    """
 
     input_shape: Shape
     output_shape: Shape
 
     @abc.abstractmethod
-    def push(self, tangent: Tensor) -> Tensor:
-        """(n, *input_shape) -> (n, *output_shape)."""
+    def push(
+        self,
+        tangent: Tensor,  # shape: (n, *input_shape)
+    ) -> Tensor:
+        """``W t``, shape (n, *output_shape)."""
 
     @abc.abstractmethod
-    def pull(self, rows: Tensor) -> Tensor:
-        """(n, *output_shape) -> (n, *input_shape), the transpose of `push`."""
+    def pull(
+        self,
+        rows: Tensor,  # shape: (n, *output_shape)
+    ) -> Tensor:
+        """``W^T g``, shape (n, *input_shape)."""
 
     def absolute(self) -> LinearMap:
-        """The map with the absolute values of its matrix's entries; itself where they are not negative."""
+        """The map with the matrix ``|W|``, element by element; itself where none is negative."""
         return self
 
-    def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
-        """Rows of the map's matrix: the pull of the unit vectors at `index`.
+    def pull_units(
+        self,
+        index: Tensor,  # shape: (n,)
+        like: Tensor,
+    ) -> Tensor:
+        """Rows of W: the pull of the unit vectors at `index`.
 
         Args:
-            index: positions in the flattened output, shape (n,).
+            index: positions in the flattened output.
             like: a tensor of the dtype and device to work in.
 
         Returns:
@@ -62,7 +81,7 @@ def _size(shape: Shape) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Broadcast(LinearMap):
-    """x -> sign x, repeated to the output's shape (adding or subtracting something, expanding, identity)."""
+    """``x -> sign x``, repeated to the output's shape (adding or subtracting something, expanding, identity)."""
 
     sign: int
     input_shape: Shape
@@ -87,7 +106,7 @@ class Broadcast(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class Embedding(LinearMap):
-    """x -> x placed at `offset` along `axis` in zeros: one operand of a concatenation."""
+    """``x -> [0, x, 0]``: x at `offset` along `axis`, between zeros; one operand of a concatenation."""
 
     axis: int  # counted with the batch dimension, so 1 is the first one of a sample
     offset: int
@@ -105,7 +124,7 @@ class Embedding(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class View(LinearMap):
-    """x -> x.reshape(output_shape): flatten, squeeze, unsqueeze, reshape."""
+    """``x -> x.reshape(output_shape)``: flatten, squeeze, unsqueeze, reshape; W is a unit matrix."""
 
     input_shape: Shape
     output_shape: Shape
@@ -119,7 +138,7 @@ class View(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class Dense(LinearMap):
-    """x -> x W^T over the last dimension."""
+    """``x -> x weight^T`` over the last dimension."""
 
     weight: Tensor  # shape: (out, in)
     input_shape: Shape
@@ -142,7 +161,7 @@ class Dense(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class Scale(LinearMap):
-    """x -> factor x, element-wise; the smaller of the two shapes is broadcast."""
+    """``x -> factor * x``, element by element; the smaller of the two shapes is broadcast."""
 
     factor: Tensor  # broadcasts with (1, *input_shape)
     input_shape: Shape
@@ -160,7 +179,7 @@ class Scale(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class Convolution(LinearMap):
-    """Convolution without bias, in one, two or three dimensions."""
+    """``y[o, t] = sum_{i, k} weight[o, i, k] x[i, t stride - padding + k dilation]`` in 1, 2 or 3 dimensions."""
 
     weight: Tensor  # shape: (out_channels, in_channels / groups, *kernel)
     stride: Sequence[int]
@@ -201,73 +220,73 @@ class Convolution(LinearMap):
 
 @dataclass(frozen=True, eq=False)
 class Transposed(LinearMap):
-    """The transpose of another map (a transposed convolution is that of a convolution)."""
+    """``W^T`` for another map's W (a transposed convolution is that of a convolution)."""
 
-    of: LinearMap
+    linear: LinearMap
 
     @property
     def input_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.output_shape
+        return self.linear.output_shape
 
     @property
     def output_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.input_shape
+        return self.linear.input_shape
 
     def absolute(self) -> LinearMap:
-        return Transposed(self.of.absolute())
+        return Transposed(self.linear.absolute())
 
     def push(self, tangent: Tensor) -> Tensor:
-        return self.of.pull(tangent)
+        return self.linear.pull(tangent)
 
     def pull(self, rows: Tensor) -> Tensor:
-        return self.of.push(rows)
+        return self.linear.push(rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Negative(LinearMap):
-    """The negative of another map."""
+    """``-W`` for another map's W."""
 
-    of: LinearMap
+    linear: LinearMap
 
     @property
     def input_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.input_shape
+        return self.linear.input_shape
 
     @property
     def output_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.output_shape
+        return self.linear.output_shape
 
     def absolute(self) -> LinearMap:
-        return self.of.absolute()
+        return self.linear.absolute()
 
     def push(self, tangent: Tensor) -> Tensor:
-        return -self.of.push(tangent)
+        return -self.linear.push(tangent)
 
     def pull(self, rows: Tensor) -> Tensor:
-        return -self.of.pull(rows)
+        return -self.linear.pull(rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Function(LinearMap):
-    """The linear part of a function that is affine in each sample: its derivative, taken by autograd.
+    """The linear part of a function that is affine in each sample, ``f(x) = W x + c``: its derivative, by autograd.
 
-    Exact for slices, gathers, pads, poolings, sums and the like, which need no rule of their own.
+    Exact for slices, gathers, pads, poolings, sums and the like, which need no map of their own.
 
     Attributes:
-        function: (n, *input_shape) -> (n, *output_shape).
+        function: f, (n, *input_shape) -> (n, *output_shape).
         input_shape, output_shape: per sample.
-        magnitude: likewise, with the absolute values of the matrix's entries: the same function where none is negative.
-            None: the matrix is computed when it is needed.
+        absolute_function: likewise for ``|W|``: the same function where no element of W is negative. None: W is
+            computed when it is needed.
     """
 
     function: Callable[[Tensor], Tensor]
     input_shape: Shape
     output_shape: Shape
-    magnitude: Callable[[Tensor], Tensor] | None = None
+    absolute_function: Callable[[Tensor], Tensor] | None = None
 
     def absolute(self) -> LinearMap:
-        magnitude = self.magnitude or self._times_absolute_matrix
-        return Function(magnitude, self.input_shape, self.output_shape, magnitude)
+        function = self.absolute_function or self._times_absolute_matrix
+        return Function(function, self.input_shape, self.output_shape, function)
 
     def _times_absolute_matrix(self, t: Tensor) -> Tensor:
         everything = torch.arange(_size(self.output_shape), device=t.device)
@@ -295,7 +314,7 @@ def nonnegative(function: Callable[[Tensor], Tensor], input_shape: Shape, output
 
 
 def aligned(tangent: Tensor, output_shape: Shape) -> Tensor:
-    """Insert dimensions of size 1 behind the batch so that per-sample shapes broadcast from the right."""
+    """(n, *shape) -> (n, 1, ..., 1, *shape), as many dimensions as the output has: shapes broadcast from the right."""
     missing = len(output_shape) - (tangent.dim() - 1)
     return tangent.reshape(len(tangent), *(1,) * missing, *tangent.shape[1:]) if missing > 0 else tangent
 

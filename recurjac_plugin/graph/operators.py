@@ -1,9 +1,11 @@
 """The operator table: which linear map a node of the host's graph is, in each of its perturbed inputs.
 
-A row maps the *exact* class name of the host's node to a function ``(node, position) -> LinearMap``. Looking up by
-exact name fails closed: in the host ``BoundMatMul`` inherits from ``BoundLinear`` and ``BoundReduceMin`` from
-``BoundReduceMax``, so a rule found through a base class could be another operator's. A row that cannot handle the
-node at hand raises `Refusal` with the reason; the graph collects all of them before anything is computed.
+An operator ``f(x_0, x_1, ...)`` of the host that is affine in each of its perturbed inputs, the others held constant,
+has one linear map for each of them, ``W_i = df / dx_i``, and its step adds them up. A row of `OPERATORS` maps the
+*exact* class name of the host's node to a function ``(node, position) -> LinearMap``. Looking up by exact name fails
+closed: in the host ``BoundMatMul`` inherits from ``BoundLinear`` and ``BoundReduceMin`` from ``BoundReduceMax``, so a
+row found through a base class could be another operator's. A row that cannot handle the node at hand raises `Refusal`
+with the reason; the graph collects all of them before anything is computed.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Refusal(Exception):
 
 
 ToLinearMap = Callable[[Node, int], LinearMap]
+"""From a node and the position of one of its perturbed inputs to the linear map between that input and the output."""
 
 
 def _sample_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -252,8 +255,8 @@ def register_operator(class_name: str, rule: ToLinearMap) -> None:
     Args:
         class_name: exact name of the host's node class, e.g. ``"BoundCumSum"``.
         rule: ``(node, position) -> LinearMap``: the map from the perturbed input at that position, see
-            `recurjac_plugin.node.Node` and `recurjac_plugin.linear_maps`; `Function` makes one of any torch function
-            that is affine in each sample.
+            `recurjac_plugin.Node` and the maps of `recurjac_plugin.graph`, of which `Function` makes one of any torch
+            function that is affine in each sample. It raises `recurjac_plugin.Refusal` for what it does not cover.
 
     Raises:
         InputError: the class already has a rule.

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from auto_LiRPA.bound_op_map import bound_op_map
     from auto_LiRPA.bound_ops import Bound, BoundActivation
     from auto_LiRPA.linear_bound import LinearBound
+    from auto_LiRPA.parse_graph import parse_module
     from auto_LiRPA.patches import Patches
 else:
     BoundedModule = _host.BoundedModule
@@ -65,6 +66,7 @@ else:
     LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
     Patches = importlib.import_module("auto_LiRPA.patches").Patches
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
+    parse_module = importlib.import_module("auto_LiRPA.parse_graph").parse_module
 
 # What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.
 HOST_FAILURES = (

@@ -1,4 +1,9 @@
-"""Networks that the host reads as others."""
+"""Networks that the host reads as others: what it computes is not what the user's network computes.
+
+Each row of `MISREAD` names an operator of which the host overlooks an attribute, or which it takes for a part of
+another operator. Bounds of what it reads would hold, for the wrong function; such networks are refused when they are
+read. (Operators that it reads rightly but bounds wrongly are in `preactivations.defects`.)
+"""
 
 from __future__ import annotations
 
@@ -45,16 +50,21 @@ the network does``, or None."""
 def require_read_right(nodes: Sequence[Node]) -> None:
     """Refuse a graph that is not the network's.
 
+    Args:
+        nodes: its nodes, in topological order.
+
     Raises:
         UnsupportedError: lists every node that the host takes for another.
     """
     kinds = {node.name: node.kind for node in nodes}
-    found = [
+    offenders = [
         f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
         for node in nodes
         if node.kind in MISREAD and (reason := MISREAD[node.kind](node, kinds)) is not None
     ]
-    if found:
+    if offenders:
         raise UnsupportedError(
-            "The network", found, f"auto_LiRPA {VERSION} reads another network there; write it with other operators."
+            "The network",
+            offenders,
+            f"auto_LiRPA {VERSION} reads another network there; write it with other operators.",
         )

@@ -1,22 +1,70 @@
-"""What every public function begins with: a model and its perturbed input, read."""
+"""What every public function begins with: the host's model and its perturbed inputs, read once and found to fit.
+
+`read` gives a `Problem`, which is all that the package asks of the host until the host's own bounds are wanted: where
+the inputs lie, and the network over them as plain nodes (`read.HostGraph`) and as plain steps.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.numerics.region import Region, joined
 
 from .library import BoundedModule
-from .misread import require_read_right
 from .read import HostGraph, read_graph
-from .region import Arguments, read_arguments, require_alike
+from .region import Arguments, read_arguments
 
 
-def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A model over a batch of regions.
+
+    Attributes:
+        model: the host's `BoundedModule`.
+        arguments: where its inputs lie.
+        host_graph: its graph, the values those at the centres of the regions.
+    """
+
+    model: Any
+    arguments: Arguments
+    host_graph: HostGraph
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The network as plain steps, translated when it is first asked for.
+
+        Raises:
+            UnsupportedError: parts of the network have no rule; lists all of them.
+        """
+        return self.host_graph.steps
+
+    @cached_property
+    def region(self) -> Region:
+        """One region of the coordinates of all perturbed inputs together.
+
+        Raises:
+            InputError: several regions that are not all boxes: they have no common norm.
+        """
+        return joined(self.arguments.regions)
+
+    def shrunk(self, fraction: float) -> Problem:
+        """The same over regions shrunk about their centres."""
+        return replace(self, arguments=self.arguments.shrunk(fraction))
+
+
+def read(model: Any, x: Any) -> Problem:
     """Read a model and its perturbed inputs, the graph at the centres of the regions.
+
+    Args:
+        model: the host's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor`, or a tuple of them and of plain tensors.
 
     Raises:
         InputError: not the host's objects, or they do not fit together.
@@ -27,15 +75,18 @@ def read(model: Any, x: Any) -> tuple[Arguments, HostGraph]:
             f"`model` must be auto_LiRPA's `BoundedModule`, got {type(model).__name__}; wrap it as "
             "`BoundedModule(model, example_input)`."
         )
-    arguments = read_arguments(x)
-    require_alike(model, arguments.reference)
-    graph = read_graph(model, *arguments.for_host())
-    require_read_right(graph.nodes)
-    return arguments, graph
+    arguments = read_arguments(x, model)
+    return Problem(model, arguments, read_graph(model, *arguments.for_host()))
 
 
-def specification(C: Tensor | None, output: Tensor) -> Tensor:
-    """The matrix C for an output of shape (b, *output_shape), as (b, k, *output_shape).
+def specification(
+    C: Tensor | None,  # shape: (b or 1, k, n_out)
+    output: Tensor,  # shape: (b, *output_shape)
+) -> Tensor:
+    """The matrix C for an output, one for every region; None takes every output by itself.
+
+    Returns:
+        Shape (b, k, *output_shape).
 
     Raises:
         InputError: C has another shape, dtype or device, or contains NaN.

@@ -1,6 +1,13 @@
-"""Input regions: what a perturbed input of the host says about where the input lies.
+"""Regions in and out of the host: its perturbed inputs as plain regions (`read_region`), and back (`perturbed`).
 
-The package has no notion of a region of its own: it reads the perturbation of the host's `BoundedTensor`.
+The only perturbation that is read is the host's `PerturbationLpNorm`, which says one of two things about an input x0:
+
+* norm p < inf: the ball ``|x - x0|_p <= eps``, with one eps, or one for every sample;
+* norm inf: the box ``x_L <= x <= x_U``, or ``x0 - eps <= x <= x0 + eps``, eps a number or a tensor. Its centre is the
+  middle, wherever x0 lies, and its radii reach both ends from the middle as it was rounded.
+
+A model has one or several arguments, perturbed or not (`Arguments`). Whatever does not fit is refused here, before
+anything is computed.
 """
 
 from __future__ import annotations
@@ -8,19 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.numerics.region import Region, joined
+from recurjac_plugin.numerics.region import Region
 
 from .library import BoundedTensor, PerturbationLpNorm
 
 
 def perturbed(region: Region) -> Any:
-    """A region as a perturbed input of the host.
+    """A region as a perturbed input of the host, a `BoundedTensor` of shape (b, *input_shape).
 
     Balls of a batch get the largest of their radii: the host takes one number per sample in some places, but not in its
     convolutions.
@@ -37,7 +45,11 @@ def perturbed_box(
     upper: Tensor,  # shape: (b, *input_shape)
     center: Tensor | None = None,  # shape: (b, *input_shape)
 ) -> Any:
-    """Boxes between exact ends as a perturbed input of the host; its value is `center`, by default the middle."""
+    """Boxes between exact ends as a perturbed input of the host; its value is `center`, by default the middle.
+
+    Returns:
+        A `BoundedTensor` of shape (b, *input_shape).
+    """
     center = lower + (upper - lower) / 2 if center is None else center
     return BoundedTensor(center, PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
 
@@ -52,18 +64,13 @@ class Arguments:
 
     values: tuple[Region | Tensor, ...]
 
-    @property
+    @cached_property
     def regions(self) -> tuple[Region, ...]:
-        """The perturbed ones."""
+        """Those of the perturbed ones, in their order."""
         return tuple(value for value in self.values if isinstance(value, Region))
 
-    @property
-    def reference(self) -> Tensor:
-        """A perturbed one's centre, for batch size, dtype and device."""
-        return self.regions[0].center
-
     def for_host(self, hulls: Sequence[int] = ()) -> tuple[Any, ...]:
-        """As the host takes them; the arguments at the positions `hulls` as boxes."""
+        """As the host takes them; balls at the positions `hulls` as the boxes around them."""
         return tuple(
             value if not isinstance(value, Region) else perturbed(value.hull() if i in hulls else value)
             for i, value in enumerate(self.values)
@@ -73,20 +80,16 @@ class Arguments:
         """All regions shrunk about their centres."""
         return Arguments(tuple(value.shrunk(fraction) if isinstance(value, Region) else value for value in self.values))
 
-    def joined(self) -> Region:
-        """One region of the coordinates of all perturbed arguments together.
 
-        Raises:
-            InputError: several regions that are not all boxes: they have no common norm.
-        """
-        return joined(self.regions)
+def read_arguments(x: Any, model: nn.Module) -> Arguments:
+    """Read what a model is to be bounded on.
 
-
-def read_arguments(x: Any) -> Arguments:
-    """Read what a model is to be bounded on: a `BoundedTensor`, or a tuple of them and of plain tensors.
+    Args:
+        x: a `BoundedTensor`, or a tuple of them and of plain tensors, shape (b, *input_shape) each.
+        model: the model, whose parameters must be of the type and on the device of the perturbed ones.
 
     Raises:
-        InputError: nothing is perturbed, the batches differ, or a region cannot be read.
+        InputError: nothing is perturbed, a region cannot be read, or batches, types or devices differ.
     """
     values = tuple(x) if isinstance(x, (tuple, list)) else (x,)
     if not values or not all(isinstance(value, Tensor) for value in values):
@@ -100,16 +103,21 @@ def read_arguments(x: Any) -> Arguments:
             "None of the inputs is perturbed: wrap at least one as "
             "`BoundedTensor(x, PerturbationLpNorm(norm=..., eps=...))`."
         )
-    first = arguments.reference
+    first = arguments.regions[0].center
     for region in arguments.regions:
         same = (len(region.center), region.center.dtype, region.center.device)
         if same != (len(first), first.dtype, first.device):
             raise InputError("The perturbed inputs differ in batch size, dtype or device; they must agree.")
+    require_alike(model, first)
     return arguments
 
 
 def require_full_type(what: str, dtype: torch.dtype) -> None:
     """Refuse other numbers than float32 and float64: half types round too coarsely for bounds to mean much.
+
+    Args:
+        what: whose type it is, the subject of the message.
+        dtype: the type.
 
     Raises:
         InputError: another type.
@@ -124,6 +132,11 @@ def require_full_type(what: str, dtype: torch.dtype) -> None:
 def require_alike(model: nn.Module, x: Tensor, what: str = "`x`") -> None:
     """Refuse an input of another type, or on another device, than the model's parameters.
 
+    Args:
+        model: any module.
+        x: the input, of any shape.
+        what: what the message calls it.
+
     Raises:
         InputError: they differ, or the parameters are neither float32 nor float64.
     """
@@ -137,7 +150,10 @@ def require_alike(model: nn.Module, x: Tensor, what: str = "`x`") -> None:
 
 
 def read_region(x: Any) -> Region:
-    """Read the region of a perturbed input.
+    """Read the region of a perturbed input: ball or box, with its exact ends.
+
+    Args:
+        x: a `BoundedTensor` of shape (b, *input_shape).
 
     Raises:
         InputError: not a `BoundedTensor`, another perturbation than an l_p ball or a box, NaN, a negative radius, or an
@@ -176,6 +192,7 @@ def read_region(x: Any) -> Region:
 
 
 def _box(x: Tensor, perturbation: Any) -> Region:
+    """The box ``[x_L, x_U]``, an end that is not given being x -+ eps; its radius reaches both ends from its middle."""
     given = perturbation.x_L is not None and perturbation.x_U is not None
     eps = torch.zeros_like(x) if given else _as_tensor(perturbation.eps, x)
     if perturbation.x_L is None and perturbation.x_U is None:

@@ -1,4 +1,8 @@
-"""Leaving the host's model as it was, and evaluating it."""
+"""The state of the host's model: evaluating it, and leaving it as it was.
+
+The host writes bounds, intervals and marks to the nodes of a model whenever it evaluates or bounds it. The package lets
+it do so within `preserved`, which puts back what was there: the owner of a model finds it as it was.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +19,12 @@ from recurjac_plugin.numerics.rounding import OTHER_FUNCTION
 from .library import HOST_FAILURES
 
 
-def evaluated(model: Any, x: Tensor, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Output of a `BoundedModule` at plain inputs (b, *input_shape), and the values of the named nodes there.
-
-    Unlike `read_graph` it does not put the model back as it was: for many calls in a row, inside one `preserved`.
-    """
-    with torch.no_grad():
-        output = model.forward(x)
-        return output, {name: model.get_forward_value(model[name]) for name in names}
-
-
-@torch.no_grad()
-def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], like: Tensor) -> bool:
-    """Whether a batch of inputs of the given shape gives what they give one by one."""
-    points = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
-    alone = torch.cat([function(point.unsqueeze(0)) for point in points])
-    try:
-        together = function(points)
-    except HOST_FAILURES:
-        return False
-    size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
-    return together.shape == alone.shape and torch.allclose(
-        together, alone, rtol=0, atol=OTHER_FUNCTION * size, equal_nan=True
-    )
-
-
 @contextmanager
 def preserved(model: Any) -> Iterator[None]:
-    """Put back what the host writes to the model and its nodes (bounds, intervals, perturbation marks, ...)."""
+    """Put back what the host writes to the model and its nodes (bounds, intervals, perturbation marks, ...).
+
+    Within, weights that are trainable stay so, see `keep_gradients`.
+    """
 
     def copied(state: dict[str, Any]) -> dict[str, Any]:
         # One level deep: the host replaces values and adds to its lists and dictionaries, but does not edit tensors.
@@ -73,3 +55,41 @@ def keep_gradients(model: Any, kept: bool) -> None:
     for node in model._modules.values():
         if type(node).__name__ == "BoundParams":
             node.training = kept and node.param.requires_grad
+
+
+def evaluated(
+    model: Any,
+    x: Tensor,  # shape: (b, *input_shape)
+    names: Iterable[str],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Evaluate a `BoundedModule` at plain inputs, without gradients.
+
+    Unlike `read_graph` it does not put the model back as it was: for many calls in a row, inside one `preserved`.
+
+    Returns:
+        The output, (b, *output_shape), and the values of the named nodes, (b, *shape) each.
+    """
+    with torch.no_grad():
+        output = model.forward(x)
+        return output, {name: model.get_forward_value(model[name]) for name in names}
+
+
+@torch.no_grad()
+def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], like: Tensor) -> bool:
+    """Whether a batch of inputs gives what they give one by one, as seen at three random points.
+
+    Args:
+        function: ``(n, *shape) -> (n, *output_shape)``.
+        shape: shape of one input.
+        like: a tensor of the function's dtype and device.
+    """
+    points = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    alone = torch.cat([function(point.unsqueeze(0)) for point in points])
+    try:
+        together = function(points)
+    except HOST_FAILURES:
+        return False
+    size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
+    return together.shape == alone.shape and torch.allclose(
+        together, alone, rtol=0, atol=OTHER_FUNCTION * size, equal_nan=True
+    )

@@ -1,34 +1,34 @@
-"""From a host's model and a perturbed input to bounds of all gradients: what every public quantity starts from."""
+"""From a host's model and a perturbed input to bounds of all gradients: what every public quantity starts from.
+
+Model and regions are read once (`host.problem`), pre-activations are bounded (`preactivations.bounds`), and from their
+derivative ranges follow, each when it is first asked for: the gains between undetermined neurons, lines of smooth
+derivatives, and the Jacobian in the order that is wanted (RecurJac, arXiv:1810.11783, Algorithm 1 and section 3.3).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.gains import Gains, compute_gains
-from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
-from recurjac_plugin.graph.graph import Graph, build_graph
-from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import Arguments
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.host.problem import Problem, read, specification
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
-from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.preactivations.defects import Precision, host_precision
-from recurjac_plugin.preactivations.evidence import checked_evidence, derivative_ranges
-from recurjac_plugin.preactivations.host import host_bounds
-from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.numerics.region import Region, joined
+from recurjac_plugin.preactivations.bounds import bound_preactivations
+from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder, shifted_forward_order
-from recurjac_plugin.recursion.mccormick import Expansion, expansion
+from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
+from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
+from recurjac_plugin.recursion.order import BothOrders, Order
 
-from .bounded import BothOrders, OneOrder
 from .methods import Method, Treatment
 
 ORDERS = ("backward", "forward", "both")
@@ -37,34 +37,34 @@ ORDERS = ("backward", "forward", "both")
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """The bounds of one model over one batch of regions, for one method and one set of rows.
+    """The bounds of one model over one batch of regions, for one method and one set of rows: a `BoundedJacobian`.
 
     Attributes:
-        arguments: where the inputs lie.
+        regions: where the perturbed inputs lie, in their order.
         graph: the network as plain steps.
-        derivatives: derivative ranges of its factor steps.
+        preactivations: bounds of what its factor steps read, by the names of the nodes read.
+        derivatives: derivative ranges of its factor steps, by their names.
+        centers: values of what the factor steps read at the centres of the regions, (b, *shape) each.
         rows: what is differentiated, shape (b, k, *output_shape).
-        evidence: bounds of what the factors depend on, by the names of the nodes read.
-        centers: their values at the centres of the regions.
         treatment: what happens at an undetermined neuron.
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
-        center_value: ``C f(center)``, shape (b, k).
+        center_value: ``C f(x_0)`` at the centres, shape (b, k).
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
     """
 
-    arguments: Arguments
+    regions: tuple[Region, ...]
     graph: Graph
+    preactivations: Mapping[str, PreactivationBounds]
     derivatives: Mapping[str, Layer]
-    rows: Tensor
-    evidence: Mapping[str, PreactivationBounds]
     centers: Mapping[str, Tensor]
+    rows: Tensor
     treatment: Treatment
     order: str
     shift: int
     memory_budget: int
     center_value: Tensor
-    host_output: tuple[Tensor, Tensor] | None
+    host_output: Interval | None
 
     @cached_property
     def region(self) -> Region:
@@ -73,7 +73,7 @@ class Analysis:
         Raises:
             InputError: they have no common norm.
         """
-        return self.arguments.joined()
+        return joined(self.regions)
 
     @cached_property
     def gains(self) -> Gains:
@@ -81,11 +81,11 @@ class Analysis:
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
     @cached_property
-    def expansion(self) -> Expansion | None:
+    def relaxation(self) -> NetworkRelaxation | None:
         """What is known of the derivatives beyond their ranges, if the method uses it."""
-        if not self.treatment.derivative_lines:
+        if not self.treatment.planes:
             return None
-        return expansion(self.gains, self.graph, self.evidence, self.centers, self.arguments.regions)
+        return relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions)
 
     @cached_property
     def jacobian(self) -> Interval:
@@ -110,35 +110,35 @@ class Analysis:
         """The analysis of some regions, by position, and of some rows of each; without the host's output bounds."""
         return replace(
             self,
-            arguments=Arguments((self.region.part(regions),)),
+            regions=(self.region.part(regions),),
             derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
             rows=gathered_rows(self.rows[regions], rows),
-            evidence={name: each.part(regions) for name, each in self.evidence.items()},
+            preactivations={name: each.part(regions) for name, each in self.preactivations.items()},
             centers={name: value[regions] for name, value in self.centers.items()},
             center_value=self.center_value[regions].gather(1, rows),
             host_output=None,
         )
 
     @cached_property
-    def _in_order(self) -> OneOrder | BothOrders:
+    def _in_order(self) -> Order:
         if self.order == "both":
             return BothOrders(self._forward, self._backward)
         return self._forward if self.order == "forward" else self._backward
 
     @property
-    def _backward(self) -> BackwardOrder | IntervalArithmetic:
+    def _backward(self) -> Order:
         if self.treatment.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.expansion)
+        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.relaxation)
 
     @property
-    def _forward(self) -> ForwardOrder | ShiftedForwardOrder | IntervalArithmetic:
+    def _forward(self) -> Order:
         line = self.treatment.upper_line
         if line is None:
             return self._intervals(forward=True)
         if self.shift and self.graph.factors:
             return shifted_forward_order(self.graph, self.derivatives, self.rows, line, self.memory_budget)
-        return ForwardOrder(self.gains, line, self.memory_budget, self.expansion)
+        return ForwardOrder(self.gains, line, self.memory_budget, self.relaxation)
 
     def _intervals(self, forward: bool) -> IntervalArithmetic:
         return IntervalArithmetic(self.graph, self.derivatives, self.rows, self.memory_budget, forward)
@@ -156,7 +156,44 @@ def analyse(
     model: Any,
     x: Any,
     method: Method,
-    C: Tensor | None,
+    C: Tensor | None,  # shape: (b or 1, k, n_out)
+    *,
+    order: str = "backward",
+    shift: int = 0,
+    intermediate_bounds: Intervals | None = None,
+    memory_budget: int | None = None,
+) -> Analysis:
+    """`analyse_problem` for a model and a perturbed input that nobody has read yet.
+
+    Args:
+        model: the host's `BoundedModule`.
+        x: a `BoundedTensor`, or a tuple of them and of plain tensors, shape (b, *input_shape) each.
+        method: as there.
+        C: as there.
+        order: as there.
+        shift: as there.
+        intermediate_bounds: as there.
+        memory_budget: as there.
+
+    Raises:
+        InputError: model, input or C do not fit together.
+        UnsupportedError: parts of the network have no rule.
+    """
+    return analyse_problem(
+        read(model, x),
+        method,
+        C,
+        order=order,
+        shift=shift,
+        intermediate_bounds=intermediate_bounds,
+        memory_budget=memory_budget,
+    )
+
+
+def analyse_problem(
+    problem: Problem,
+    method: Method,
+    C: Tensor | None,  # shape: (b or 1, k, n_out)
     *,
     order: str = "backward",
     shift: int = 0,
@@ -166,76 +203,50 @@ def analyse(
     """Find out what is certain and what is not about the derivatives of ``C f``.
 
     Args:
-        model: the host's `BoundedModule`.
-        x: a `BoundedTensor`, or a tuple of them and of plain tensors.
+        problem: the model over its regions.
         method: a parsed method that bounds Jacobians.
-        C: specification matrix, shape (b or 1, k, n_out); None for all outputs.
+        C: specification matrix; None for all outputs.
         order: in which order the neurons' gradients are bounded, one of `ORDERS`.
         shift: 1 to let the forward order begin behind the first activation layer.
         intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
         memory_budget: bytes that one chunk may take; None for a share of the free memory.
 
     Raises:
-        InputError: model, input or C do not fit together.
+        InputError: C, bounds or options do not fit the model.
+        MethodError: the method is one of the host alone.
         UnsupportedError: parts of the network have no rule.
     """
     treatment = method.treatment
-    _check_order(order, shift)
-    arguments, host_graph = read(model, x)
-    budget = chosen_budget(memory_budget, arguments.reference.device)
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    _require_order(order, shift)
+    graph, host_graph = problem.graph, problem.host_graph
     rows = specification(C, host_graph.output)
-    reads = {read.name: read for step in graph.factors for read in step.reads}
-    given = _given_bounds(intermediate_bounds or {}, reads)
-    precision = {name: Precision(torch.finfo(low.dtype).eps) for name, (low, _) in given.items()}
-    host_output = None
-    if method.with_host_output or len(given) < len(reads):
-        wanted = [name for name in reads if name not in given]
-        computed, host_output = host_bounds(model, host_graph, arguments, method.host, rows, wanted)
-        given |= computed
-        precision |= dict.fromkeys(wanted, host_precision(host_graph, method.host, rows.dtype))
-    sizes: dict[str, Tensor] = {}
-    if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
-        sizes = term_sizes(graph, host_graph.values, max(each.least for each in precision.values()))
-    evidence = checked_evidence(graph, sizes, given, precision, arguments.reference)
+    budget = chosen_budget(memory_budget, rows.device)
+    known = bound_preactivations(problem, method.host, rows, intermediate_bounds or {}, method.with_host_output)
     return Analysis(
-        arguments=arguments,
+        regions=problem.arguments.regions,
         graph=graph,
-        derivatives=derivative_ranges(graph, evidence),
+        preactivations=known.bounds,
+        derivatives=known.derivatives,
+        centers={name: host_graph.values[name] for name in graph.reads},
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
-        evidence=evidence,
-        centers={name: host_graph.values[name] for name in reads},
         treatment=treatment,
         order=order,
         shift=shift,
         memory_budget=budget,
         center_value=host_graph.specified(rows),
-        host_output=host_output,
+        host_output=known.host_output,
     )
 
 
-def _check_order(order: str, shift: int) -> None:
+def _require_order(order: str, shift: int) -> None:
+    """Refuse an order, or a shift of it, that there is not.
+
+    Raises:
+        InputError: an unknown name, a shift other than 0 or 1, or one of the backward order.
+    """
     if order not in ORDERS:
         raise InputError(f"`order` must be one of {', '.join(map(repr, ORDERS))}, got {order!r}.")
     if isinstance(shift, bool) or shift not in (0, 1):
         raise InputError(f"`shift` must be 0 or 1, got {shift!r}.")
     if shift and order == "backward":
         raise InputError("`shift` belongs to the forward order: use `order='forward'` or `order='both'` with it.")
-
-
-def _given_bounds(given: Intervals, names: Iterable[str]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The caller's pre-activation bounds, as pairs of floating-point tensors."""
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise InputError(
-            f"`intermediate_bounds` names {', '.join(f'`{name}`' for name in unknown)}, which no activation reads; "
-            f"pre-activations are {', '.join(f'`{name}`' for name in names)}."
-        )
-    for name, pair in given.items():
-        if not (
-            isinstance(pair, (tuple, list))
-            and len(pair) == 2
-            and all(isinstance(bound, Tensor) and bound.is_floating_point() for bound in pair)
-        ):
-            raise InputError(f"`intermediate_bounds` of `{name}` must be two floating-point tensors, lower and upper.")
-    return {name: (pair[0], pair[1]) for name, pair in given.items()}

@@ -3,9 +3,6 @@ r"""A bounded Jacobian, as everything that follows from it sees it.
 Lipschitz constants, output bounds, certificates and the search ask five things of ``C f`` over a batch of regions
 (`BoundedJacobian`), and do not ask where they come from: the analysis of a model (`analysis.Analysis`), or a pass over
 gains that somebody has already (`BoundedByOrder`).
-
-Of both orders of the recursion (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3) neither is always
-tighter, but both hold, and so does their intersection (`BothOrders`).
 """
 
 from __future__ import annotations
@@ -14,19 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from recurjac_plugin.numerics.intervals import Interval, intersection
+from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.recursion.backward import BackwardOrder
-from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.forward import ForwardOrder, ShiftedForwardOrder
+from recurjac_plugin.recursion.order import Order
 
 from .methods import Treatment
-
-OneOrder = BackwardOrder | ForwardOrder | ShiftedForwardOrder | IntervalArithmetic
-"""What bounds a Jacobian in one order."""
 
 
 class BoundedJacobian(Protocol):
@@ -59,34 +50,6 @@ class BoundedJacobian(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class BothOrders:
-    """The intersection of the forward and the backward order.
-
-    Attributes:
-        forward: bounds from the input on.
-        backward: bounds from the output on.
-    """
-
-    forward: OneOrder
-    backward: OneOrder
-
-    def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
-
-        Raises:
-            RecurJacError: the two contradict each other.
-        """
-        return intersection(self.forward.jacobian(), self.backward.jacobian())
-
-    def upper_of_sum(
-        self,
-        weights: Tensor,  # shape: (b, k, columns)
-    ) -> Tensor:
-        """The smaller upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
-        return torch.minimum(self.forward.upper_of_sum(weights), self.backward.upper_of_sum(weights))
-
-
-@dataclass(frozen=True, eq=False)
 class BoundedByOrder:
     """A Jacobian bounded by an order of the recursion that has its gains already.
 
@@ -100,7 +63,7 @@ class BoundedByOrder:
     region: Region
     center_value: Tensor
     treatment: Treatment
-    order: OneOrder | BothOrders
+    order: Order
 
     @cached_property
     def jacobian(self) -> Interval:

@@ -12,7 +12,7 @@ from recurjac_plugin.numerics.precision import full_precision
 
 from .analysis import analyse
 from .bounds import Bounds
-from .methods import parse
+from .methods import parse_jacobian_method
 
 
 @full_precision()
@@ -67,7 +67,7 @@ def jacobian_bounds(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
     analysis = analyse(
-        model, x, parse(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget,
     )  # fmt: skip
     lower, upper = analysis.jacobian

@@ -15,9 +15,10 @@ bounds the Lipschitz constant on the whole space (`global_lipschitz`), where the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from recurjac_plugin.errors import MethodError
-from recurjac_plugin.recursion.rules import UpperLine, recurjac, recurjac_linear
+from recurjac_plugin.recursion.rules import Rule, recurjac, recurjac_linear
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,21 @@ class Treatment:
     Attributes:
         upper_line: the line in y that replaces the product ``d y`` of the neuron's derivative and the derivative y of
             what lies behind it; None is interval arithmetic everywhere.
-        derivative_lines: whether the derivative of a smooth activation is put between lines in the neuron's
-            pre-activation, too, so that products are bounded by planes.
+        planes: whether it is a plane in y and in the neuron's pre-activation where the derivative is smooth and has
+            lines in the pre-activation.
         chord_of_absolute: whether ``|J_kr|``, summed over the entries of a row, is replaced by its chord over the
             bounds of an entry of unknown sign, or by a constant.
     """
 
-    upper_line: UpperLine | None
-    derivative_lines: bool = False
+    upper_line: Rule | None
+    planes: bool = False
     chord_of_absolute: bool = False
 
 
 TREATMENTS: dict[str, Treatment] = {
     "RecurJac": Treatment(recurjac),
     "RecurJac-Linear": Treatment(recurjac_linear, chord_of_absolute=True),
-    "RecurJac-McCormick": Treatment(recurjac_linear, derivative_lines=True, chord_of_absolute=True),
+    "RecurJac-McCormick": Treatment(recurjac_linear, planes=True, chord_of_absolute=True),
     "Fast-Lip": Treatment(None),
 }
 """The methods that bound Jacobians by their names, as documented."""
@@ -81,12 +82,12 @@ class Method:
     host: str
     with_host_output: bool
 
-    @property
+    @cached_property
     def bounds_jacobian(self) -> bool:
         """Whether the method bounds Jacobians; one of the host alone bounds only outputs."""
         return self.jacobian is not None
 
-    @property
+    @cached_property
     def treatment(self) -> Treatment:
         """What happens at an undetermined neuron.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
-from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.precision import full_precision
 
@@ -63,7 +63,7 @@ def local_lipschitz(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4.
     """
     analysis = analyse(
-        model, x, parse(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+        model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget,
     )  # fmt: skip
     lower, upper = analysis.jacobian

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import read_arguments
-from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.analysis import analyse_problem
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.numerics.intervals import intersection
@@ -67,17 +66,14 @@ def output_bounds(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
+    problem = read(model, x)
     if not parsed.bounds_jacobian:
-        arguments, graph = read(model, x)
-        return host_bounds(model, graph, arguments, parsed.host, specification(C, graph.output), ())[1]
-    arguments = read_arguments(x)
-    radius = arguments.joined().radius
+        return host_bounds(problem, parsed.host, specification(C, problem.host_graph.output), ()).output
+    radius = problem.region.radius
     deviation, analysis = None, None
     for i in range(1, steps + 1):
-        analysis = analyse(
-            model, x if i == steps else arguments.shrunk(i / steps).for_host(), parsed, C, order=order, shift=shift,
-            memory_budget=memory_budget,
-        )  # fmt: skip
+        nested = problem if i == steps else problem.shrunk(i / steps)
+        analysis = analyse_problem(nested, parsed, C, order=order, shift=shift, memory_budget=memory_budget)
         step = largest_drop(analysis, radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None

@@ -45,19 +45,27 @@ _BLOCK = 2**20  # complex numbers in one batch of frequencies
 
 
 def operator_norm(linear: LinearMap, norm: float) -> float:
-    """Upper bound of ``||A||_p`` of a map `in_double`, p = 1, 2 or inf."""
+    """Upper bound of ``||A||_p`` of a linear map A, p = 1, 2 or inf.
+
+    ``max_i sum_j |A_ij|`` for p = inf, ``max_j sum_i |A_ij|`` for p = 1; for p = 2 the largest singular value, or where
+    that is not known ``sqrt(||A||_1 ||A||_inf)``.
+
+    Args:
+        linear: a map for float64 tensors, see `in_double`.
+        norm: p.
+    """
     if norm == math.inf:
         return float(_row_sums(linear).max()) * _rounding(linear)
     if norm == 1:
         return float(_row_sums(Transposed(linear)).max()) * _rounding(linear)
-    found = _spectral_norm(linear)
-    if found is None:
-        found = math.sqrt(operator_norm(linear, 1.0) * operator_norm(linear, math.inf))
-    return found * _rounding(linear)
+    spectral = _spectral_norm(linear)
+    if spectral is None:
+        spectral = math.sqrt(operator_norm(linear, 1.0) * operator_norm(linear, math.inf))
+    return spectral * _rounding(linear)
 
 
 def matrix_norm(matrix: Tensor, norm: float) -> float:
-    """Upper bound of ``||A||_p`` of a float64 matrix, p = 1, 2 or inf."""
+    """Upper bound of ``||A||_p`` of a float64 matrix of shape (m, n), p = 1, 2 or inf; for p = 2 by ``A A^T``."""
     rounding = 1 + sum_error(max(matrix.shape))
     if norm != 2:
         return float(torch.linalg.matrix_norm(matrix, ord=norm)) * rounding
@@ -78,7 +86,7 @@ def _size(shape: Shape) -> int:
     return math.prod(shape)
 
 
-# Sums of magnitudes
+# Sums of absolute values
 
 
 def _row_sums(linear: LinearMap) -> Tensor:
@@ -97,7 +105,7 @@ def _like(linear: LinearMap) -> Tensor:
     while isinstance(linear, (Transposed, _InDouble)):
         if isinstance(linear, _InDouble):
             return linear.like
-        linear = linear.of
+        linear = linear.linear
     held = [value for value in vars(linear).values() if isinstance(value, Tensor)]
     return torch.zeros((), dtype=torch.float64, device=held[0].device if held else None)
 
@@ -108,7 +116,7 @@ def _like(linear: LinearMap) -> Tensor:
 def _spectral_norm(linear: LinearMap) -> float | None:
     """Upper bound of ``||A||_2``, None where only the one from sums is known."""
     if isinstance(linear, Transposed):
-        return _spectral_norm(linear.of)
+        return _spectral_norm(linear.linear)
     if isinstance(linear, (View, Embedding)):
         return 1.0
     if isinstance(linear, Scale) and linear.input_shape == linear.output_shape:
@@ -203,7 +211,10 @@ def _gram_iteration(gram: Tensor, floor: float) -> float:
 
 
 def fused(first: LinearMap, second: LinearMap) -> LinearMap | None:
-    """``second after first`` as one map of the same kind where that costs nothing; its norm is never larger."""
+    """``A_2 A_1`` as one map of the same kind where that costs nothing, else None.
+
+    Its norm is never larger than the product of theirs.
+    """
     if isinstance(first, Dense) and isinstance(second, Dense) and first.output_shape == second.input_shape:
         return Dense(second.weight @ first.weight, first.input_shape, second.output_shape)
     if isinstance(first, Scale) and first.input_shape == first.output_shape:
@@ -240,7 +251,7 @@ def in_double(linear: LinearMap, like: Tensor) -> LinearMap:
         like: a tensor of the number type and device that the map works in.
     """
     if isinstance(linear, Transposed):
-        return Transposed(in_double(linear.of, like))
+        return Transposed(in_double(linear.linear, like))
     if isinstance(linear, (Dense, Convolution)):
         return replace(linear, weight=linear.weight.double())
     if isinstance(linear, Scale):
@@ -254,23 +265,23 @@ def in_double(linear: LinearMap, like: Tensor) -> LinearMap:
 class _InDouble(LinearMap):
     """A map that works in its own number type, for float64 tensors."""
 
-    of: LinearMap
+    linear: LinearMap
     like: Tensor
     dtype: torch.dtype
 
     @property
     def input_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.input_shape
+        return self.linear.input_shape
 
     @property
     def output_shape(self) -> Shape:  # type: ignore[override]
-        return self.of.output_shape
+        return self.linear.output_shape
 
     def absolute(self) -> LinearMap:
-        return replace(self, of=self.of.absolute())
+        return replace(self, linear=self.linear.absolute())
 
     def push(self, tangent: Tensor) -> Tensor:
-        return self.of.push(tangent.to(self.dtype)).double()
+        return self.linear.push(tangent.to(self.dtype)).double()
 
     def pull(self, rows: Tensor) -> Tensor:
-        return self.of.pull(rows.to(self.dtype)).double()
+        return self.linear.pull(rows.to(self.dtype)).double()

@@ -1,4 +1,9 @@
-"""Global Lipschitz constants: products of the operator norms of a network's layers, the classical baseline."""
+"""Global Lipschitz constants: products of the operator norms of a network's layers, the classical baseline.
+
+The graph is cut at its activations into linear parts. A part with inputs h_j, of constants L_j, and matrices A_j to its
+output has the constant of ``sum_j A_j h_j``, an activation that of its input times ``sup |s'|``; the formulas are in
+`global_lipschitz`. From the input, whose constant is 1, to the output one after the other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
-from recurjac_plugin.graph.graph import Graph, build_graph
+from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Embedding, LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, ancestors, backward, forward, stop
@@ -49,7 +54,7 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
     ``||[A_1 A_2 ...]|| |L|_2`` for p = 2; all are at most ``sum_j L_j ||A_j||``.
 
     Norms for p = 1 and inf are exact; those for p = 2 are exact for small or dense layers, and certified from above for
-    others, see `recurjac_plugin.operator_norms`.
+    others, see `recurjac_plugin.lipschitz.operator_norms`.
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
@@ -77,9 +82,8 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
     rows = specification(C, output.expand(_batch_of(C), *output.shape[1:]))
     composition = _Composition(graph, float(norm), output)
     starts = rows.double().reshape(*rows.shape[:2], *graph.shapes[graph.output])
-    found = [composition.of_rows(start, per_output) for start in starts]
-    constants = torch.tensor(found, dtype=torch.float64, device=output.device)
-    return _rounded_up(constants, output.dtype)
+    constants = [composition.of_rows(start, per_output) for start in starts]
+    return _rounded_up(torch.tensor(constants, dtype=torch.float64, device=output.device), output.dtype)
 
 
 def _batch_of(C: Any) -> int:
@@ -104,14 +108,14 @@ def _read(model: Any) -> tuple[Graph, Tensor]:
     example = example if parameter is None else example.to(parameter)
     require_full_type("`model`", example.dtype)
     example = torch.zeros_like(example)  # any point will do: only shapes and constants are read
-    _, host_graph = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
-    return graph, host_graph.output[:1]
+    problem = read(model, BoundedTensor(example, PerturbationLpNorm(norm=math.inf, eps=0.0)))
+    return problem.graph, problem.host_graph.output[:1]
 
 
 def _rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
-    found = value.to(dtype)
-    return torch.where(found.double() < value, torch.nextafter(found, torch.full_like(found, math.inf)), found)
+    nearest = value.to(dtype)
+    above = torch.nextafter(nearest, torch.full_like(nearest, math.inf))
+    return torch.where(nearest.double() < value, above, nearest)
 
 
 @dataclass(frozen=True)
@@ -247,14 +251,14 @@ def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
     Raises:
         UnsupportedError: lists all activations for which there is none.
     """
-    found, offenders = {}, []
+    slopes, offenders = {}, []
     for step in graph.factors:
         if not isinstance(step.factor, ActivationFactor):
             offenders.append(f"`{step.name.partition(':')[0]}`: products and extremes have no operator norm")
             continue
         slope = _largest_slope(step.factor, step.shape, device)
         if math.isfinite(slope):
-            found[step.name] = slope
+            slopes[step.name] = slope
         else:
             name = step.factor.activation.name
             offenders.append(f"`{step.name}` ({name}): its derivative is not bounded on the real line")
@@ -264,7 +268,7 @@ def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
             list(dict.fromkeys(offenders)),
             "It has no global Lipschitz constant here; bound a local one, `local_lipschitz`.",
         )
-    return found
+    return slopes
 
 
 def _largest_slope(factor: ActivationFactor, shape: tuple[int, ...], device: torch.device) -> float:

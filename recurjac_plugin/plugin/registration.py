@@ -66,7 +66,7 @@ def _wrapped_init(original: Any) -> Any:
         with jacobian_op.building():
             original(self, *args, **kwargs)
         for node in jacobian_node.nodes_of(self):
-            node.read_by()
+            node.add_inputs()
             node.require_supported()
 
     return init
@@ -80,9 +80,10 @@ def _wrapped_compute_bounds(original: Any) -> Any:
         given = signature.bind(self, *args, **kwargs).arguments
         method = given.get("method")
         if not is_method(method):
-            if not jacobian_node.nodes_of(self):
+            jacobians = jacobian_node.nodes_of(self)
+            if not jacobians:
                 return original(self, *args, **kwargs)
-            jacobian_node.require_alike_inputs(self, given.get("x"))
+            jacobian_node.require_alike_inputs(self, jacobians, given.get("x"))
             with full_precision():
                 return original(self, *args, **kwargs)
         _refuse_other_options(signature, given)
@@ -137,7 +138,7 @@ def _bounds_of_outputs(
     if not bound_lower and not bound_upper:
         raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
     arguments = tuple(x) if isinstance(x, (tuple, list)) else (x,)
-    jacobian_node.require_alike_inputs(model, arguments)
+    jacobian_node.require_alike_inputs(model, jacobian_node.nodes_of(model), arguments)
     return output_bounds_by_crown(model, arguments, bound_lower, bound_upper)
 
 

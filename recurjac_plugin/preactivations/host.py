@@ -1,11 +1,18 @@
-"""Bounds by the host's own methods: what the Jacobian pass starts from, and what it is compared with."""
+"""Bounds by the host's own methods: what the Jacobian pass starts from, and what it is compared with.
+
+One run of the host (IBP, CROWN-IBP, CROWN or alpha-CROWN) bounds the rows ``C f(x)`` and, on the way, the nodes that
+activations read. It runs on the user's model, within `preserved`, with the settings it needs: torch's default type set
+to that of the network, its tables of tangents in that type, its own softmax intervals replaced. What it gives is
+refused where it is known (`defects`) or seen not to hold.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,76 +20,76 @@ from torch import Tensor
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.products import softmax_range
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
+from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.region import Arguments
 from recurjac_plugin.host.state import keep_gradients, preserved
-from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.region import Region
 
-from .defects import another, host_precision, loses_norm, require_center_inside, require_sound, require_whole_logarithms
+from .defects import (
+    Precision,
+    another,
+    host_precision,
+    loses_norm,
+    require_center_inside,
+    require_sound,
+    require_whole_logarithms,
+)
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
 
 
+class HostBounds(NamedTuple):
+    """What one run of the host gives.
+
+    Attributes:
+        intervals: bounds of the nodes asked for, by name, each of shape (b, *shape).
+        output: bounds of ``C f(x)``, each of shape (b, k).
+        precision: how exact all of them are.
+    """
+
+    intervals: dict[str, Interval]
+    output: Interval
+    precision: Precision
+
+
 def host_bounds(
-    model: Any,
-    graph: HostGraph,
-    arguments: Arguments,
+    problem: Problem,
     method: str,
     rows: Tensor,  # shape: (b, k, *output_shape)
-    names: Iterable[str],
-) -> tuple[dict[str, Interval], Interval]:
+    names: Sequence[str],
+) -> HostBounds:
     """Run one of the host's own methods.
 
     Args:
-        model: the `BoundedModule`.
-        graph: its graph, read at the centre of the regions.
-        arguments: where its inputs lie. An l_p ball that the host would lose the norm of is replaced by its box.
+        problem: model and regions. An l_p ball that the host would lose the norm of is replaced by its box.
         method: name of the method, as the host spells it.
         rows: specification matrix C.
         names: nodes whose bounds are wanted.
-
-    Returns:
-        The bounds of the named nodes, and those of ``C f(x)``, each of shape (b, k).
 
     Raises:
         UnsupportedError: the host leaves some of the named nodes without bounds, cannot bound an operator, or is known
             or seen to bound one wrongly.
     """
+    model, graph = problem.model, problem.host_graph
     require_sound(graph.nodes, method)
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
-        # Its optimisation calls `backward`, which would add to the weights' gradients.
-        keep_gradients(model, method != "alpha-CROWN")
+        if method == "alpha-CROWN":  # its optimisation calls `backward`, which would add to the weights' gradients
+            keep_gradients(model, False)
         _exact_softmax(model)
-        x = arguments.for_host(_hulls(graph, arguments))
-        try:
-            lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
-        except HOST_FAILURES as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
-            raise UnsupportedError(
-                "The network",
-                [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
-                f"Try other pre-activation bounds, e.g. `{another(method)}`, or a newer auto_LiRPA.",
-            ) from error
-        # Nodes of 0.3 have no such attributes before they have bounds.
-        intervals: dict[str, Any] = {
-            name: (getattr(model[name], "lower", None), getattr(model[name], "upper", None)) for name in names
-        }
-        for name, (low, high) in intervals.items():
-            if low is None or high is None:  # no operator of the host asked for them
-                intervals[name] = _bounds_of_node(model, x, name, method)
-        missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
-        logarithms = [node for node in graph.nodes if node.kind == "BoundLog"]
-        require_whole_logarithms({node.name: getattr(model[node.inputs[0]], "lower", None) for node in logarithms})
-    if missing:
-        raise UnsupportedError(
-            "The network",
-            [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
-            f"Try other pre-activation bounds than `{method}`, e.g. `{another(method)}`.",
-        )
+        x = problem.arguments.for_host(_hulls(graph, problem.arguments))
+        lower, upper = _computed(model, x, rows, method)
+        intervals = _bounds_of_nodes(model, x, names, method)
+        arguments_of_logs = {node.name: node.inputs[0] for node in graph.nodes if node.kind == "BoundLog"}
+        if arguments_of_logs:
+            require_whole_logarithms(
+                {name: getattr(model[argument], "lower", None) for name, argument in arguments_of_logs.items()}
+            )
+    _require_all(intervals, method)
     if not torch.is_grad_enabled():
         intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
         lower, upper = lower.detach(), upper.detach()
@@ -92,14 +99,47 @@ def host_bounds(
             [f"auto_LiRPA {VERSION} takes the matrix of rows for another one with `{method}`"],
             "Flatten the outputs, or try another method.",
         )
-    lower, upper = (bound.reshape(rows.shape[:2]) for bound in (lower, upper))
-    require_center_inside(
-        intervals | {"output": (lower, upper)},
-        {**graph.values, "output": graph.specified(rows)},
-        method,
-        host_precision(graph, method, rows.dtype),
-    )
-    return intervals, (lower, upper)
+    output = lower.reshape(rows.shape[:2]), upper.reshape(rows.shape[:2])
+    precision = host_precision(graph, method, rows.dtype)
+    values = {**graph.values, "output": graph.specified(rows)}
+    require_center_inside(intervals | {"output": output}, values, method, precision)
+    return HostBounds(intervals, output, precision)
+
+
+def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Interval:
+    """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
+    try:
+        lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
+    except HOST_FAILURES as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        raise UnsupportedError(
+            "The network",
+            [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
+            f"Try other pre-activation bounds, e.g. `{another(method)}`, or a newer auto_LiRPA.",
+        ) from error
+    return lower, upper
+
+
+def _bounds_of_nodes(model: Any, x: tuple[Any, ...], names: Iterable[str], method: str) -> dict[str, Any]:
+    """The bounds that the host has left in its nodes, or those of a run of their own where it has left none."""
+    # Nodes of 0.3 have no such attributes before they have bounds.
+    intervals: dict[str, Any] = {
+        name: (getattr(model[name], "lower", None), getattr(model[name], "upper", None)) for name in names
+    }
+    for name, (low, high) in intervals.items():
+        if low is None or high is None:  # no operator of the host asked for them
+            intervals[name] = _bounds_of_node(model, x, name, method)
+    return intervals
+
+
+def _require_all(intervals: Intervals, method: str) -> None:
+    missing = [name for name, (low, high) in intervals.items() if low is None or high is None]
+    if missing:
+        raise UnsupportedError(
+            "The network",
+            [f"`{name}`: auto_LiRPA left it without bounds" for name in missing],
+            f"Try other pre-activation bounds than `{method}`, e.g. `{another(method)}`.",
+        )
 
 
 def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bound_upper: bool) -> tuple[Any, Any]:
@@ -127,7 +167,7 @@ def _hulls(graph: HostGraph, arguments: Arguments) -> list[int]:
     return [
         i
         for i, name, region in zip(positions, graph.inputs, arguments.regions, strict=True)
-        if loses_norm(graph, name, region.norm)
+        if region.norm < math.inf and loses_norm(graph, name, region.norm)
     ]
 
 

@@ -1,18 +1,19 @@
-"""Pre-activation bounds of many small boxes, from those of a box around them: CROWN on the gains.
+r"""Pre-activation bounds of many small boxes, from those of a box around them: CROWN on the gains.
 
 A search that cuts a region into boxes asks for the same bounds again and again, and knows much beforehand: a neuron
 that is stable on a box is stable on every part of it. So a part only has to look at the neurons that are undetermined
 around it, and everything between these is linear. With ``z_j`` the pre-activation of such a neuron, ``a_m`` the
-activations of the undetermined neurons of layer m, and the gains ``G`` (see `gains`),
+activations of the undetermined neurons of layer m, x0 the centre of a box and the gains G
+(`recurjac_plugin.gains.gains`),
 
-    z_j(x) - z_j(x0) = G_jx (x - x0) + sum over earlier layers m of G_jm (a_m(x) - a_m(x0)),
+.. math:: z_j(x) - z_j(x_0) = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} (a_m(x) - a_m(x_0)),
 
 which is exact on the box. CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866) replaces every
-``a_m`` by lines in ``z_m``, from the last layer to the first, until only ``x`` is left. The same gains then carry
-RecurJac, so nothing is computed twice.
+``a_m`` by lines in ``z_m``, from the last layer to the first, until only x is left
+(`recurjac_plugin.gains.crown.linear_upper_bound`). The same gains then carry RecurJac, so nothing is computed twice.
 
 Only functions that are linear on either side of a kink at 0 (ReLU, leaky ReLU, PReLU, Abs) have their lines here. For
-all others the host's bounds are asked for (see `box_bounds`).
+all others the host's bounds are asked for (`recurjac_plugin.branch_and_bound.bounders`).
 """
 
 from __future__ import annotations
@@ -23,16 +24,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recurjac_plugin.activations.lines import Relaxation, linear_pieces
-from recurjac_plugin.gains.gains import INPUT, ROWS, Gains, Pull
+from recurjac_plugin.activations.lines import Relaxation, linear_pieces, slopes_beside_zero
+from recurjac_plugin.gains.crown import linear_upper_bound
+from recurjac_plugin.gains.gains import ROWS, Gains, Pull
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
-from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.numerics.intervals import Interval, Intervals
+from recurjac_plugin.numerics.region import Region
 
-# CROWN's choice of slopes is one of many: alpha-CROWN (Xu et al., ICLR 2021, arXiv:2011.13824) optimises them. With
-# few undetermined neurons two more choices for the rows find most of what there is to find, at next to no cost.
-_NEAR = (0.0, 0.5)
+# Slopes of the line through 0, see `linear_pieces`. CROWN's choice (None) is one of many: alpha-CROWN (Xu et al., ICLR
+# 2021, arXiv:2011.13824) optimises them. With few undetermined neurons two more choices for the rows find most of what
+# there is to find, at next to no cost.
+_CHOICES = (None, 0.0, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class Refined:
 
     gains: Gains
     layers: Mapping[str, Layer]
-    bounds: dict[str, tuple[Tensor, Tensor]]
+    bounds: dict[str, Interval]
     slope: Tensor
     offset: Tensor
 
@@ -58,7 +62,7 @@ def refine(
     graph: Graph,
     values: Mapping[str, Tensor],
     output: Tensor,  # shape: (b, *output_shape)
-    radius: Tensor,  # shape: (b, columns)
+    boxes: Region,
     around: Intervals,
     rows: Tensor,  # shape: (b, k, *output_shape)
     sizes: Mapping[str, Tensor],
@@ -68,33 +72,38 @@ def refine(
 
     Args:
         graph: a network for which `refinable` holds.
-        values: value of the input and of every node at the centres x0, each (b, *shape).
+        values: value of every node that an activation reads at the centres x0, each (b, *shape).
         output: value of the network there.
-        radius: half side lengths.
+        boxes: where the input lies, norm inf.
         around: pre-activation bounds on boxes around these ones, by name of the node that an activation reads, (b,
             *shape).
         rows: what is bounded from below.
         sizes: `term_sizes` at every step, (b or 1, *shape).
         precision: relative error of one rounding in the arithmetic that `around` comes from.
     """
-    forms = _Forms(graph, values, radius, rows)
-    bounds: dict[str, tuple[Tensor, Tensor]] = {}
+    known = _Known(graph, values, boxes, rows)
+    bounds: dict[str, Interval] = {}
     for step in graph.factors:
         read = step.reads[0]
         size = sizes[graph.stands_for[read.name]]
         before = classify(step, [PreactivationBounds(*around[read.name], precision, size)])
         if before.count:
-            lower, upper = forms.bounds(step, before)
+            lower, upper = known.bounds(step, before)
             bounds[read.name] = _tightened(around[read.name], before, lower, upper)
         else:
             bounds[read.name] = around[read.name]
         evidence = PreactivationBounds(*bounds[read.name], precision, size)
-        forms.add(step, before, classify(step, [evidence]), evidence)
-    slope, offset = forms.rows(output)
-    return Refined(forms.gains(), forms.derivatives, bounds, slope, offset)
+        known.add(step, before, classify(step, [evidence]), evidence)
+    slope, offset = known.rows(output)
+    return Refined(known.gains(), known.derivatives, bounds, slope, offset)
 
 
-def _tightened(around: tuple[Tensor, Tensor], layer: Layer, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _tightened(
+    around: Interval,  # shape: (b, *shape)
+    layer: Layer,
+    lower: Tensor,  # shape: (b, u)
+    upper: Tensor,  # shape: (b, u)
+) -> Interval:
     """The given bounds, replaced at the undetermined neurons where the new ones are better."""
     low, high = (bound.flatten(1) for bound in around)
     index = layer.index.expand(len(low), -1)
@@ -105,98 +114,83 @@ def _tightened(around: tuple[Tensor, Tensor], layer: Layer, lower: Tensor, upper
     return low.scatter(1, index, lower).reshape(shape), high.scatter(1, index, upper).reshape(shape)
 
 
-class _Forms:
-    """The linear forms of a network's undetermined neurons, layer by layer."""
+class _Known:
+    """What is known of the layers up to one: their gains, and lines around their activations.
 
-    def __init__(self, graph: Graph, values: Mapping[str, Tensor], radius: Tensor, rows: Tensor) -> None:
-        self.graph, self.values, self.radius, self.output_rows = graph, values, radius, rows
+    Attributes:
+        derivatives: derivative ranges of every activation step so far.
+        blocks: as those of `Gains`.
+        relaxations: for each of `_CHOICES`, lines of ``a(x) - a(x0)`` by layer, shape (b, u).
+        layers: those with undetermined neurons, in topological order.
+    """
+
+    def __init__(self, graph: Graph, values: Mapping[str, Tensor], boxes: Region, rows: Tensor) -> None:
+        self.graph, self.values, self.boxes, self.output_rows = graph, values, boxes, rows
         self.derivatives: dict[str, Layer] = {}
         self.blocks: dict[tuple[str, str], Tensor] = {}
-        self.lines: dict[str, Relaxation] = {}
-        self.others: tuple[dict[str, Relaxation], ...] = tuple({} for _ in _NEAR)
+        self.relaxations: tuple[dict[str, Relaxation], ...] = tuple({} for _ in _CHOICES)
         self.layers: list[str] = []
         self.pull = Pull(graph, self.derivatives)
-        self._found: dict[str, Tensor] = {}
+        self._pulled: dict[str, Tensor] = {}
 
-    def bounds(self, step: FactorStep, layer: Layer) -> tuple[Tensor, Tensor]:
+    def bounds(self, step: FactorStep, layer: Layer) -> Interval:
         """Bounds of the pre-activations of a layer's undetermined neurons, (b, u) each."""
-        self._found = self.pull.units(step.source, layer.index, self.radius)
-        both = {earlier: torch.cat((gain, -gain), 1) for earlier, gain in self._found.items()}
-        slope, constant = self._substituted(both, 2 * layer.count, self.lines)
-        reach = constant - (slope.abs() @ self.radius.unsqueeze(2)).squeeze(2)
-        center = self.values[step.reads[0].name].flatten(1).gather(1, layer.index.expand(len(self.radius), -1))
-        below, above = reach.split(layer.count, 1)
-        return center + below, center - above
+        self._pulled = self.pull.units(step.source, layer.index, self.boxes.radius)
+        both = {earlier: torch.cat((-gain, gain), 1) for earlier, gain in self._pulled.items()}
+        slope, constant = linear_upper_bound(self.gains(), self.relaxations[0], 2 * layer.count, on_activations=both)
+        below, above = (constant + self.boxes.concretize(slope)).split(layer.count, 1)
+        center = self.values[step.reads[0].name].flatten(1).gather(1, layer.index.expand(len(slope), -1))
+        return center - below, center + above
 
     def add(self, step: FactorStep, before: Layer, after: Layer, evidence: PreactivationBounds) -> None:
-        """Keep what later layers need of a layer: gains and lines of the neurons that stayed undetermined."""
+        """Keep what later layers need of a layer: gains and lines of the neurons that stayed undetermined.
+
+        Args:
+            step: the layer.
+            before: its derivative ranges by the bounds that were given, for which `bounds` was asked.
+            after: its derivative ranges by the new bounds.
+            evidence: the new bounds.
+        """
         self.derivatives[step.name] = after
         if not after.count:
             return
         self.layers.append(step.name)
         position = _positions(before, after, evidence.lower[0].numel())
-        for earlier, gain in self._found.items():
+        for earlier, gain in self._pulled.items():
             self.blocks[step.name, earlier] = _taken(gain, position)
-        index = after.index.expand(len(self.radius), -1)
-        lower, upper = (bound.flatten(1).gather(1, index) for bound in evidence.widened(kinked=True))
-        center = self.values[step.reads[0].name].flatten(1).gather(1, index)
         assert isinstance(step.factor, ActivationFactor)
-        activation, parameters = step.factor.activation, step.factor.parameters
-        left, right = (
-            activation.derivative(side.new_full(evidence.lower[:1].shape, sign), parameters).expand_as(evidence.lower)
-            .flatten(1).gather(1, index)
-            for side, sign in ((lower, -1.0), (upper, 1.0))
-        )  # fmt: skip
-        self.lines[step.name] = linear_pieces(left, right, lower, upper, center)
-        for near, lines in zip(_NEAR, self.others):
+        left, right = slopes_beside_zero(step.factor.activation, step.factor.parameters, evidence.lower)
+        index = after.index.expand(len(left), -1)
+        left, right, lower, upper, center = (
+            value.flatten(1).gather(1, index)
+            for value in (left, right, *evidence.widened(kinked=True), self.values[step.reads[0].name])
+        )
+        for near, lines in zip(_CHOICES, self.relaxations):
             lines[step.name] = linear_pieces(left, right, lower, upper, center, near)
 
     def rows(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """``C f(x) >= slope (x - x0) + offset``, for every choice of lines."""
-        found = self.pull(self.graph.output, self.output_rows)
-        self.blocks |= {(ROWS, earlier): gain for earlier, gain in found.items()}
-        count = self.output_rows.shape[1]
-        forms = [self._substituted(dict(found), count, lines) for lines in (self.lines, *self.others)]
-        slope, constant = (torch.stack([form[part] for form in forms], 1) for part in (0, 1))
+        """``C f(x) >= slope (x - x0) + offset``, for every choice of lines: minus the upper bounds of ``-C f``."""
+        pulled = self.pull(self.graph.output, self.output_rows)
+        self.blocks |= {(ROWS, earlier): gain for earlier, gain in pulled.items()}
+        gains, negative = self.gains(), {earlier: -gain for earlier, gain in pulled.items()}
+        bounds = [
+            linear_upper_bound(gains, lines, gains.rows, on_activations=negative) for lines in self.relaxations
+        ]  # of -C (f(x) - f(x0))
+        slope, constant = (-torch.stack(parts, 1) for parts in zip(*bounds))
         center = (self.output_rows.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
         return slope, center.unsqueeze(1) + constant
 
     def gains(self) -> Gains:
-        """The exact part, as the recursion takes it."""
+        """The exact part, as CROWN and the recursion take it."""
         return Gains(
             layers=tuple(self.layers),
             derivatives={name: self.derivatives[name] for name in self.layers},
             blocks=self.blocks,
-            batch=len(self.radius),
+            batch=len(self.boxes.radius),
             rows=self.output_rows.shape[1],
             columns=self.graph.columns,
-            reference=self.radius,
+            reference=self.boxes.radius,
         )
-
-    def _substituted(
-        self, coefficients: dict[str, Tensor], count: int, lines: Mapping[str, Relaxation]
-    ) -> tuple[Tensor, Tensor]:
-        """Lower linear form of ``sum_m A_m (a_m(x) - a_m(x0)) + A_x (x - x0)``: its slope and constant in x - x0."""
-        batch = len(self.radius)
-        constant = self.radius.new_zeros(batch, count)
-        for layer in reversed(self.layers):
-            A = coefficients.pop(layer, None)
-            if A is None:
-                continue
-            line = lines[layer]
-            positive = A.clamp(min=0)
-            negative = A - positive
-            constant = constant + (positive @ line.lower_constant.unsqueeze(2)).squeeze(2)
-            constant = constant + (negative @ line.upper_constant.unsqueeze(2)).squeeze(2)
-            on_z = positive * line.lower_slope.unsqueeze(1) + negative * line.upper_slope.unsqueeze(1)
-            for (later, earlier), gain in self.blocks.items():
-                if later == layer:
-                    step = on_z @ gain
-                    coefficients[earlier] = coefficients[earlier] + step if earlier in coefficients else step
-        slope = coefficients.get(INPUT)
-        if slope is None:
-            slope = self.radius.new_zeros(batch, count, self.radius.shape[1])
-        return slope.expand(batch, -1, -1), constant
 
 
 def _positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:

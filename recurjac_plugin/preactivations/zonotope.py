@@ -6,11 +6,15 @@ per undetermined neuron met so far,
 
     z(x) in  z(x0) + s + sum_i g_i e_i,    e_i in [-1, 1],
 
-through linear steps exactly. An undetermined neuron with bounds l < 0 < u and slopes a below 0 and b above (a <= b)
-becomes a line with an error, a new column: with ``k = (b u - a l) / (u - l)`` and ``m = (b - k) u`` its output lies
-within m / 2 of ``k z + m / 2``. Time and memory grow with the number of columns, not with that of neurons.
+through linear steps exactly. (Over a ball of another norm than inf the inputs' e_i lie in its unit ball, and the dual
+norm of their columns takes the place of the sum.) An undetermined neuron with bounds l < 0 < u and slopes a below 0 and
+b above (a <= b) becomes a line with an error, a new column: with ``k = (b u - a l) / (u - l)`` and ``m = (b - k) u``
+its output lies within m / 2 of ``k z + m / 2``. Time and memory grow with the number of columns, not with that of
+neurons.
 
-Source: Singh et al.: Fast and Effective Robustness Certification, NeurIPS 2018 (DeepZ), Theorem 3.1.
+Source:
+    Singh, Gehr, Mirman, Püschel, Vechev: Fast and Effective Robustness Certification, NeurIPS 2018 (DeepZ), Theorem
+    3.1.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from torch import Tensor
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.gains.summed_terms import term_sizes
 from recurjac_plugin.gains.undetermined import PreactivationBounds
-from recurjac_plugin.graph.graph import Graph, build_graph, refinable
+from recurjac_plugin.graph.graph import Graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
@@ -57,26 +61,26 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
         InputError: as `jacobian_bounds`.
         UnsupportedError: the network has several inputs, or activations other than ReLU, leaky ReLU, PReLU and Abs.
     """
-    arguments, host_graph = read(model, x)
-    graph = build_graph(host_graph.nodes, host_graph.inputs, host_graph.output_name)
+    problem = read(model, x)
+    graph, host_graph = problem.graph, problem.host_graph
     if not refinable(graph):
         raise UnsupportedError(
             "The network",
             ["zonotopes here are for one input and activations with two linear pieces"],
             "Use the host's pre-activation bounds, e.g. `IBP+RecurJac`.",
         )
-    budget = chosen_budget(memory_budget, arguments.reference.device)
+    region = problem.region
+    budget = chosen_budget(memory_budget, region.center.device)
     sizes = term_sizes(graph, host_graph.values)
-    region = arguments.joined()
-    found = []
+    per_region = []
     for i in range(len(region.center)):
         values = {name: value[i : i + 1] for name, value in host_graph.values.items()}
         scales = {name: size[i % len(size)].unsqueeze(0) for name, size in sizes.items()}
         one = region.part(slice(i, i + 1))
-        found.append(_Zonotope(graph, values, scales, one, budget).bounds())
+        per_region.append(_Zonotope(graph, values, scales, one, budget).bounds())
     return {
-        name: (torch.cat([each[name][0] for each in found]), torch.cat([each[name][1] for each in found]))
-        for name in found[0]
+        name: (torch.cat([each[name][0] for each in per_region]), torch.cat([each[name][1] for each in per_region]))
+        for name in per_region[0]
     }
 
 
@@ -126,7 +130,12 @@ class _Zonotope:
         units = units * self.region.radius.reshape(-1, 1)
         return torch.cat((units.new_zeros(1, count), units)).reshape(-1, *shape)
 
-    def _bounds(self, name: str, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def _bounds(
+        self,
+        name: str,
+        columns: Tensor,  # shape: (1 + inputs + neurons, *shape)
+    ) -> tuple[Tensor, Tensor]:
+        """``z(x0) + s -+ sum_i |g_i|`` of a node, (1, *shape) each."""
         inputs = 1 + self.region.center.numel()
         flat = columns.flatten(1)
         reach = torch.linalg.vector_norm(flat[1:inputs], ord=self.region.dual_norm, dim=0)
@@ -148,8 +157,7 @@ class _Zonotope:
         assert isinstance(step.factor, ActivationFactor)
         name = step.reads[0].name
         size = self.sizes[self.graph.stands_for[name]]
-        evidence = PreactivationBounds(*bounds, torch.finfo(columns.dtype).eps, size)
-        low, high = evidence.widened(kinked=True)
+        low, high = PreactivationBounds(*bounds, torch.finfo(columns.dtype).eps, size).widened(kinked=True)
         below, above = (
             step.factor.activation.derivative(torch.full_like(low, side), step.factor.parameters)
             for side in (-1.0, 1.0)

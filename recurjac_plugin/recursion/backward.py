@@ -1,73 +1,174 @@
-"""RecurJac on the gains of a network, in backward order.
+r"""RecurJac on the gains of a network, in backward order.
 
 The layers are processed from the output back to the input, the paper's backward order (Zhang, Zhang, Hsieh, AAAI
-2019, arXiv:1810.11783, Algorithm 1). The bounds of ``y_m`` (the derivative of every row with respect to the outputs of
-the undetermined neurons of layer m) come from one pass forwards over the later layers: with coefficients ``c`` of the
-columns at layer l, every product ``c d y`` is replaced by a line of the rule (`rules`), its slope is pushed on through
-the gains to the layers behind, its constant is added up. Lower bounds are ``-upper(-c)``: the pass is written for the
-upper bound and runs on ``c`` and ``-c`` together. The last pass has the input coordinates as its columns.
+2019, arXiv:1810.11783, Algorithm 1). With the gains G (`recurjac_plugin.gains.gains`), ``d_l`` the uncertain
+derivatives of layer l and ``y_l`` the derivatives of the rows with respect to that layer's outputs, the chain rule is
 
-Where derivatives are known as functions of the pre-activations (`expansion`), every source is passed a second time with
-planes instead of lines. Their factors of the pre-activations are collected over all layers and bounded together at the
-end; of both bounds the tighter is kept.
+.. math:: y_m = G_{\text{rows},m} + \sum_{l > m} G_{l,m}^T (d_l y_l),
+
+and for the input in place of m it is the Jacobian. Bounds of ``y_m`` come from one pass forwards over the later layers
+(`push_columns`): with coefficients c of the columns at layer l, every product ``c d y`` is replaced by a line of the
+rule (`rules`), its slope is pushed on through the gains to the layers behind, its constant is added up. Lower bounds
+are ``-upper(-c)``: the pass is written for the upper bound and runs on c and -c together. The last pass has the input
+coordinates as its columns.
+
+Where derivatives are known as functions of the pre-activations (`mccormick`), there is a second pass from every source,
+with planes instead of lines. Their slopes in the pre-activations are collected over all layers and bounded together at
+the end; of both bounds the tighter is kept.
 
 The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial, reduce
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
-from recurjac_plugin.numerics.intervals import intersection, require_numbers
+from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
 from recurjac_plugin.numerics.memory import each_chunk
 
-from .mccormick import Expansion, mccormick
-from .rules import Lines, UpperLine, both_lines
+from .mccormick import NetworkRelaxation
+from .rules import Rule, relax_products
 
 # Cutting neurons out of both sides of a product copies what remains: not worth it where most of them remain.
 _WORTH_CUTTING = 0.75
 
 
-class _Layer(NamedTuple):
-    """The lines of one layer, and what `_carriers` says of them, once for all chunks: it is read from the device.
+class Replacement(NamedTuple):
+    """An upper bound of the products ``c d y`` of one layer that is linear in y and in t.
 
-    None also where no later layer is reached.
+    Attributes:
+        constants: what is final, to be added to the bound one after the other, each in the bound's shape.
+        pushed: coefficients of y, shape (b, *any, carriers); None where no later layer is reached.
+        carriers: positions of the neurons that `pushed` belongs to, in order; None for all of them.
+        t_slopes: coefficients of the pre-activations' distances t, shape (b, m, u), one of the m for each element of
+            the bound of a region; None if there are none.
     """
 
-    lines: Lines
+    constants: tuple[Tensor, ...]
+    pushed: Tensor | None
+    carriers: Tensor | None = None
+    t_slopes: Tensor | None = None
+
+
+def push_columns(
+    gains: Gains,
+    columns: dict[str, Tensor],  # layer -> (b or 1, *any, u); consumed
+    exact: Tensor,  # shape: (b, *any)
+    replace_products: Callable[[str, Tensor], Replacement],
+    relaxation: NetworkRelaxation | None,
+) -> Tensor:
+    """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+
+    Args:
+        gains: the exact part.
+        columns: coefficients with which columns arrive at the layers from their source.
+        exact: what they meet at the rows without passing a layer.
+        replace_products: ``(layer, all coefficients that arrive there) -> Replacement``.
+        relaxation: what bounds slopes in t; None where there are none.
+
+    Returns:
+        Shaped like `exact`.
+    """
+    total = exact
+    t_slopes: dict[str, Tensor] = {}
+    for position, layer in enumerate(gains.layers):
+        c = columns.pop(layer, None)
+        if c is None:
+            continue
+        replacement = replace_products(layer, c)
+        for constant in replacement.constants:
+            total = total + constant
+        if replacement.t_slopes is not None:
+            t_slopes[layer] = replacement.t_slopes
+        if replacement.pushed is None:
+            continue
+        for later in gains.layers[position + 1 :]:
+            if (later, layer) in gains.blocks:
+                step = _propagated(replacement.pushed, gains.blocks[later, layer], replacement.carriers)
+                columns[later] = columns[later] + step if later in columns else step
+    if not t_slopes or relaxation is None:
+        return total
+    return total + relaxation.concretize(t_slopes).reshape(total.shape)
+
+
+def _propagated(
+    pushed: Tensor,  # shape: (b, *any, carriers)
+    block: Tensor,  # shape: (b or 1, u_later, u)
+    carriers: Tensor | None,  # shape: (carriers,)
+) -> Tensor:
+    """Columns arriving at a later layer: (b, *any, u_later)."""
+    if carriers is not None and len(carriers) < block.shape[2]:
+        block = block.index_select(2, carriers)
+    flat = pushed.flatten(0, -2) if len(block) == 1 else pushed.flatten(1, -2)
+    return (flat @ (block[0] if len(block) == 1 else block).mT).reshape(*pushed.shape[:-1], -1)
+
+
+class _Layer(NamedTuple):
+    """What replaces the products of one layer, prepared once for all chunks and sources.
+
+    Attributes:
+        lines: of ``d y``, shape (b, k, u).
+        above, below: ``slope G_rows + constant`` of the upper and the lower line, shape (b, k, u): what a coefficient
+            adds to the row's bound at once, on the exact way to the rows and as a constant.
+        carriers: see `_carriers`; None also where no later layer is reached.
+    """
+
+    lines: Relaxation
+    above: Tensor
+    below: Tensor
     carriers: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
-class _Pass:
-    """One way of replacing the products ``d y``.
+class Pass:
+    """One way of replacing the products ``d y``, the same for every source.
 
     Attributes:
         gains: the exact part.
-        layers: what replaces the products of each layer that has been reached; it grows on the way back.
-        expansion: what bounds the lines' forms; None where they have none.
+        rule: what lies above a product at an undetermined neuron.
+        relaxation: what is known of derivatives beyond their ranges, where planes take the rule's place; None for
+            nothing.
         memory_budget: largest number of bytes for one chunk of columns.
+        layers: what replaces the products of each layer that has been reached; it grows on the way back.
     """
 
     gains: Gains
-    layers: dict[str, _Layer]
-    expansion: Expansion | None
+    rule: Rule
+    relaxation: NetworkRelaxation | None
     memory_budget: int
+    layers: dict[str, _Layer] = field(default_factory=dict)
 
-    def add(self, layer: str, lines: Lines) -> None:
-        """Replace the products of the next layer on the way back."""
-        position = self.gains.layers.index(layer)
-        leads_on = any((later, layer) in self.gains.blocks for later in self.gains.layers[position + 1 :])
-        self.layers[layer] = _Layer(lines, _carriers(lines) if leads_on else None)
+    def rule_of(self, layer: str) -> Rule:
+        """The planes of a layer if its derivatives are known beyond their ranges, the rule otherwise."""
+        planes = None if self.relaxation is None else self.relaxation.planes(layer)
+        return planes or self.rule
 
-    def bounds(self, source: str) -> tuple[Tensor, Tensor]:
+    def add(
+        self,
+        layer: str,
+        lower: Tensor,  # shape: (b, k, u)
+        upper: Tensor,  # shape: (b, k, u)
+    ) -> None:
+        """Replace the products of the next layer on the way back, where y is in [lower, upper]."""
+        gains, derivative = self.gains, self.gains.derivatives[layer]
+        dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
+        lines = relax_products(self.rule_of(layer), dl, du, lower, upper)
+        rows = gains.block(ROWS, layer)
+        above = lines.upper_slope * rows + lines.upper_constant
+        below = lines.lower_slope * rows + lines.lower_constant
+        later = gains.layers[gains.layers.index(layer) + 1 :]
+        leads_on = any((behind, layer) in gains.blocks for behind in later)
+        self.layers[layer] = _Layer(lines, above, below, _carriers(lines) if leads_on else None)
+
+    def bounds(self, source: str) -> Interval:
         """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
         gains = self.gains
         later = [layer for layer in gains.layers if layer in self.layers and (layer, source) in gains.blocks]
@@ -75,9 +176,9 @@ class _Pass:
         if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
             exact = exact.expand(gains.batch, -1, -1)
             return exact, exact
-        width = sum(gains.count(layer) for layer in gains.layers if layer in self.layers)
-        if self.expansion is not None:
-            width += self.expansion.width
+        width = sum(layer.above.shape[2] for layer in self.layers.values())
+        if self.relaxation is not None:
+            width += self.relaxation.width
         per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
 
         def bounded(chosen: slice) -> Tensor:
@@ -85,7 +186,7 @@ class _Pass:
             columns = {layer: _both_signs(gains.blocks[layer, source][:, None, None, :, chosen].mT) for layer in later}
             return self.upper(columns, _both_signs(exact[:, :, None, chosen]))
 
-        total = gains.count(source)
+        total = exact.shape[2]
         chunks = list(_chunks(total, max(1, self.memory_budget // per_column)))
         share = self.memory_budget // (len(gains.layers) + 1)  # of one source: the input or a layer
         both = torch.cat(each_chunk(bounded, chunks, total * per_column, share), 3)
@@ -96,38 +197,24 @@ class _Pass:
         columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
         exact: Tensor,  # shape: (b or 1, k, side, r)
     ) -> Tensor:
-        """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+        """Upper bounds of ``exact + sum over layers of columns d y``, row by row: (b, k, side, r)."""
+        exact = exact.expand(self.gains.batch, -1, -1, -1)
+        return push_columns(self.gains, columns, exact, self._replaced, self.relaxation)
 
-        Returns:
-            Shape (b, k, side, r).
-        """
-        gains = self.gains
-        total = exact.expand(gains.batch, -1, -1, -1)
-        forms: dict[str, Tensor] = {}
-        for position, layer in enumerate(gains.layers):
-            c = columns.pop(layer, None)
-            if c is None:
-                continue
-            (line, carriers), rows = self.layers[layer], gains.block(ROWS, layer)
-            # The line's constant is final, and so is what its slope meets on the exact way to the rows.
-            positive = c.clamp(min=0)
-            negative = c - positive
-            total = total + _contracted(positive, line.upper_slope * rows + line.upper_constant)
-            total = total + _contracted(negative, line.lower_slope * rows + line.lower_constant)
-            if line.upper_form is not None and line.lower_form is not None:
-                upper, lower = line.upper_form[:, :, None, None, :], line.lower_form[:, :, None, None, :]
-                forms[layer] = (c * lower).addcmul(positive, upper - lower).flatten(1, 3)
-            if carriers is None:
-                continue
-            pushed = _pushed(c, line, carriers)
-            for later in gains.layers[position + 1 :]:
-                if (later, layer) not in gains.blocks:
-                    continue
-                step = _propagated(pushed, gains.blocks[later, layer], carriers)
-                columns[later] = columns[later] + step if later in columns else step
-        if not forms or self.expansion is None:
-            return total
-        return total + self.expansion.upper(forms).reshape(total.shape)
+    def _replaced(
+        self,
+        layer: str,
+        c: Tensor,  # shape: (b or 1, k or 1, side, r, u)
+    ) -> Replacement:
+        """The products of a layer, each by the upper line where its coefficient is positive, else by the lower one."""
+        lines, above, below, carriers = self.layers[layer]
+        positive = c.clamp(min=0)
+        constants = _contracted(positive, above), _contracted(c - positive, below)
+        t_slopes = None
+        if lines.upper_t_slope is not None and lines.lower_t_slope is not None:
+            upper, lower = lines.upper_t_slope[:, :, None, None, :], lines.lower_t_slope[:, :, None, None, :]
+            t_slopes = (c * lower).addcmul(positive, upper - lower).flatten(1, 3)
+        return Replacement(constants, None if carriers is None else _pushed(c, lines, carriers), carriers, t_slopes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,87 +223,78 @@ class BackwardOrder:
 
     Attributes:
         gains: the exact part.
-        rule: what happens at an undetermined neuron.
-        expansion: what is known of the derivatives beyond their ranges; None for nothing.
         gradients: for each layer, the bounds of y, both of shape (b, k, u).
-        passes: the rule's lines, and the planes if there is an expansion.
-        memory_budget: largest number of bytes for one chunk of columns.
+        passes: one with the rule's lines, and one with planes if derivatives are known beyond their ranges.
     """
 
     gains: Gains
-    rule: UpperLine
-    expansion: Expansion | None
-    gradients: Mapping[str, tuple[Tensor, Tensor]]
-    passes: tuple[_Pass, ...]
-    memory_budget: int
+    gradients: Mapping[str, Interval]
+    passes: tuple[Pass, ...]
 
-    def jacobian(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            InputError: they overflow the number type.
+        """
         return _bounds(self.passes, INPUT)
 
     def upper_of_sum(
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k, as one column pushed once.
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k, as one column pushed once: (b, k).
 
-        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
-
-        Returns:
-            Shape (b, k).
+        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries: the
+        paper's improved constant for the l_inf norm (arXiv:1810.11783, section 3.4).
         """
         start = {
             layer: torch.einsum("bkr,bur->bku", weights, self.gains.block(layer, INPUT).expand(len(weights), -1, -1))
             for layer in self.gains.layers
             if (layer, INPUT) in self.gains.blocks
         }
-        exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)
-        found = [
-            each.upper({layer: value[:, :, None, None, :] for layer, value in start.items()}, exact[:, :, None, None])
+        exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)[:, :, None, None]
+        uppers = [
+            each.upper({layer: column[:, :, None, None, :] for layer, column in start.items()}, exact)
             for each in self.passes
         ]
-        return _smallest(found)[:, :, 0, 0]
-
-    def planes(self, layer: str) -> UpperLine | None:
-        """What replaces the products of one layer, if its derivatives are known beyond their ranges."""
-        return _planes(self.expansion, layer)
+        return reduce(torch.fmin, uppers)[:, :, 0, 0]
 
 
 def backward_order(
-    gains: Gains, rule: UpperLine, memory_budget: int, expansion: Expansion | None = None
+    gains: Gains, rule: Rule, memory_budget: int, relaxation: NetworkRelaxation | None = None
 ) -> BackwardOrder:
-    """Bound the gradients at all undetermined neurons, from the output back to the first layer."""
-    gradients: dict[str, tuple[Tensor, Tensor]] = {}
-    passes: tuple[_Pass, ...] = (_Pass(gains, {}, None, memory_budget),)
-    if expansion is not None:
-        passes = (*passes, _Pass(gains, {}, expansion, memory_budget))
+    """Bound the gradients at all undetermined neurons, from the output back to the first layer.
+
+    Args:
+        gains: the exact part.
+        rule: what lies above a product at an undetermined neuron.
+        memory_budget: largest number of bytes for one chunk of columns; the result does not depend on it.
+        relaxation: what is known of the derivatives beyond their ranges; None for nothing.
+
+    Raises:
+        InputError: the gradients overflow the number type.
+    """
+    passes: tuple[Pass, ...] = (Pass(gains, rule, None, memory_budget),)
+    if relaxation is not None:
+        passes = (*passes, Pass(gains, rule, relaxation, memory_budget))
+    gradients: dict[str, Interval] = {}
     for layer in reversed(gains.layers):
         lower, upper = gradients[layer] = _bounds(passes, layer)
-        derivative = gains.derivatives[layer]
-        known = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), lower, upper
         for each in passes:
-            each.add(layer, both_lines(_planes(each.expansion, layer) or rule, *known))
-    return BackwardOrder(gains, rule, expansion, gradients, passes, memory_budget)
+            each.add(layer, lower, upper)
+    return BackwardOrder(gains, gradients, passes)
 
 
-def _planes(expansion: Expansion | None, layer: str) -> UpperLine | None:
-    curve = None if expansion is None else expansion.curves.get(layer)
-    return None if curve is None else partial(mccormick, derivative=curve.lines, middle=curve.middle)
-
-
-def _bounds(passes: Sequence[_Pass], source: str) -> tuple[Tensor, Tensor]:
+def _bounds(passes: Sequence[Pass], source: str) -> Interval:
     """The tightest bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
-    found = passes[0].bounds(source)
-    require_numbers(torch.stack(found))
+    tightest = passes[0].bounds(source)
+    require_numbers(torch.stack(tightest))
     for other in passes[1:]:
         # Sums of large numbers of both signs can overflow there where they do not with lines.
-        lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(found, other.bounds(source)))
-        found = intersection(found, (lower, upper))
-    return found
-
-
-def _smallest(values: Sequence[Tensor]) -> Tensor:
-    return reduce(torch.fmin, values)
+        lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(tightest, other.bounds(source)))
+        tightest = intersection(tightest, (lower, upper))
+    return tightest
 
 
 def _both_signs(value: Tensor) -> Tensor:
@@ -228,37 +306,33 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, total, size))
 
 
-def _carriers(line: Lines) -> Tensor | None:
-    """Neurons whose line has a slope in some region and row; the others became constants and carry nothing on."""
-    carries = ((line.upper_slope != 0) | (line.lower_slope != 0)).flatten(0, 1).any(0)
+def _carriers(lines: Relaxation) -> Tensor | None:
+    """Neurons whose line has a slope in some region and row; the others became constants and carry nothing on.
+
+    Returns:
+        Their positions, shape (carriers,); None if there are none. Read from the device, so once for all chunks.
+    """
+    carries = ((lines.upper_slope != 0) | (lines.lower_slope != 0)).flatten(0, 1).any(0)
     index = carries.nonzero().squeeze(1)
     if len(index) > _WORTH_CUTTING * len(carries):
         index = torch.arange(len(carries), device=carries.device)
     return index if len(index) else None
 
 
-def _pushed(c: Tensor, line: Lines, carriers: Tensor) -> Tensor:
+def _pushed(
+    c: Tensor,  # shape: (b or 1, k or 1, side, r, u)
+    lines: Relaxation,  # shape: (b, k, u)
+    carriers: Tensor,  # shape: (carriers,)
+) -> Tensor:
     """Slope times coefficient at the carriers: the upper line's for c >= 0, the lower line's for c < 0.
 
     Returns:
         Shape (b, k, side, r, carriers).
     """
-    upper, lower = line.upper_slope, line.lower_slope
+    upper, lower = lines.upper_slope, lines.lower_slope
     if len(carriers) < c.shape[-1]:
         c, upper, lower = (value.index_select(-1, carriers) for value in (c, upper, lower))
     return c * torch.where(c >= 0, upper[:, :, None, None, :], lower[:, :, None, None, :])
-
-
-def _propagated(
-    pushed: Tensor,  # shape: (b, k, side, r, carriers)
-    block: Tensor,  # shape: (b or 1, u_later, u)
-    carriers: Tensor,  # shape: (carriers,)
-) -> Tensor:
-    """Columns arriving at a later layer: (b, k, side, r, u_later)."""
-    if len(carriers) < block.shape[2]:
-        block = block.index_select(2, carriers)
-    flat = pushed.flatten(0, 3) if len(block) == 1 else pushed.flatten(1, 3)
-    return (flat @ (block[0] if len(block) == 1 else block).mT).reshape(*pushed.shape[:4], -1)
 
 
 def _contracted(

@@ -1,13 +1,22 @@
 """Fast-Lip: interval arithmetic on gradients, layer by layer.
 
-The rows' derivatives are carried back as intervals ``[yl, yu]``, through a linear map W as
+The rows' derivatives are carried back as intervals ``[yl, yu]`` with centre c and radius r, through a linear map W as
 
-    center W,  radius |W|,
+    c -> W^T c,  r -> |W|^T r,
 
-and through a layer of derivatives ``d`` in [dl, du] as the range of the products d y (Weng et al., ICML 2018,
-arXiv:1804.09699, section 3.4, for ReLU; here for every factor). Nothing is remembered of what an interval came from,
-which makes it the loosest of the methods, and the only one whose cost does not grow with the number of uncertain
-neurons.
+and through a layer of derivatives ``d`` in [dl, du] as the range of the products,
+
+    [min, max] of dl yl, dl yu, du yl, du yu.
+
+Nothing is remembered of what an interval came from, which makes it the loosest of the methods, and the only one whose
+cost does not grow with the number of uncertain neurons. In forward order the columns of the Jacobian are carried from
+the input on, with W in place of its transpose.
+
+Axes: b regions, k rows, r columns (or any of them at a time).
+
+Source:
+    Weng, Zhang, Chen, Song, Hsieh, Boning, Dhillon, Daniel: Towards Fast Computation of Certified Robustness for ReLU
+    Networks, ICML 2018, arXiv:1804.09699 (Fast-Lip), for ReLU; here for every factor.
 """
 
 from __future__ import annotations
@@ -48,7 +57,11 @@ class IntervalArithmetic:
     forward: bool = False
 
     def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            InputError: the gradients overflow.
+        """
         if self.forward:
             units = torch.eye(self.graph.columns, dtype=self.rows.dtype, device=self.rows.device)
             lower, upper = _joined(self._each(self._pushed, units.split(self._chunk())), 2)
@@ -62,7 +75,7 @@ class IntervalArithmetic:
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        """Upper bound of ``sum_r weights_kr J_kr`` for every row k, from those of the entries: (b, k)."""
         lower, upper = self.jacobian()
         return torch.where(weights >= 0, weights * upper, weights * lower).sum(2)
 

@@ -1,13 +1,21 @@
-"""RecurJac in forward order: bounds of the neurons' derivatives with respect to the input, from the input on.
+r"""RecurJac in forward order: bounds of the neurons' derivatives with respect to the input, from the input on.
 
-The forward order (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3) is the backward order of the
-transposed gains: rows and input change places. Neither order is tighter in general; both hold, so their intersection
-does.
+With the gains G (`recurjac_plugin.gains.gains`), ``d_m`` the uncertain derivatives of layer m and ``x_l`` the
+derivatives of the pre-activations of layer l with respect to the input, the chain rule read from the input on is
+
+.. math:: x_l = G_{l,\text{input}} + \sum_{m < l} G_{l,m} (d_m x_m),
+
+and for the rows in place of l it is the Jacobian. So the forward order (Zhang, Zhang, Hsieh, AAAI 2019,
+arXiv:1810.11783, section 3.3) is the backward order of the transposed gains: rows and input change places. Neither
+order is tighter in general; both hold, so their intersection does.
 
 Shifted by one it begins behind the first activation layer, whose outputs h take the place of the input. That layer
 is then joined by interval arithmetic: with ``df/dh`` in [yl, yu], its derivatives ``d`` in [dl, du] and ``A`` the
-linear map in front of it, ``J = (d * df/dh) A``. What reaches the output around that layer, on a skip connection, is
-bounded by itself and added.
+linear map in front of it,
+
+.. math:: J = (d \cdot \partial f / \partial h) \, A .
+
+What reaches the output around that layer, on a skip connection, is bounded by itself and added.
 """
 
 from __future__ import annotations
@@ -22,31 +30,36 @@ from recurjac_plugin.gains.gains import INPUT, Gains, compute_gains, unit_rows
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.sweeps import descendants
+from recurjac_plugin.numerics.intervals import Interval
 
 from .backward import backward_order
-from .mccormick import Expansion
-from .rules import UpperLine
+from .mccormick import NetworkRelaxation
+from .rules import Rule
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardOrder:
-    """The forward order on one set of gains.
+    """The forward order on one set of gains: the backward order of the transposed ones.
 
     Attributes:
         gains: the exact part, as for the backward order.
-        rule: what happens at an undetermined neuron.
+        rule: what lies above a product at an undetermined neuron.
         memory_budget: largest number of bytes for one chunk of columns.
-        expansion: what is known of the derivatives beyond their ranges; None for nothing.
+        relaxation: what is known of the derivatives beyond their ranges; None for nothing.
     """
 
     gains: Gains
-    rule: UpperLine
+    rule: Rule
     memory_budget: int
-    expansion: Expansion | None = None
+    relaxation: NetworkRelaxation | None = None
 
-    def jacobian(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.expansion)
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            InputError: they overflow the number type.
+        """
+        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.relaxation)
         lower, upper = order.jacobian()
         return lower.mT, upper.mT
 
@@ -78,12 +91,16 @@ class ShiftedForwardOrder:
     """
 
     behind: ForwardOrder
-    derivatives: tuple[Tensor, Tensor]
+    derivatives: Interval
     matrix: Tensor
     around: ForwardOrder | None
 
-    def jacobian(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            InputError: they overflow the number type.
+        """
         lower, upper = self._at_layer()
         positive = self.matrix.clamp(min=0)
         negative = self.matrix - positive
@@ -97,14 +114,17 @@ class ShiftedForwardOrder:
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        The weights are pushed through the exact map to the layer, and meet the bounds that hold there.
+        """
         lower, upper = self._at_layer()
         column = weights @ self.matrix.mT
         total = torch.where(column >= 0, column * upper, column * lower).sum(2)
         return total if self.around is None else total + self.around.upper_of_sum(weights)
 
-    def _at_layer(self) -> tuple[Tensor, Tensor]:
-        """Bounds of the derivative of the rows with respect to the layer's pre-activations: (b, k, n)."""
+    def _at_layer(self) -> Interval:
+        """Bounds of ``d y``, the derivative of the rows with respect to the layer's pre-activations: (b, k, n)."""
         lower, upper = self.behind.jacobian()
         dl, du = (bound.unsqueeze(1) for bound in self.derivatives)
         corners = torch.stack((dl * lower, du * lower, dl * upper, du * upper))
@@ -115,10 +135,21 @@ def shifted_forward_order(
     graph: Graph,
     derivatives: Mapping[str, Layer],
     rows: Tensor,  # shape: (b, k, *output_shape)
-    rule: UpperLine,
+    rule: Rule,
     memory_budget: int,
 ) -> ShiftedForwardOrder:
-    """Prepare the shifted order of a graph with at least one factor step."""
+    """Prepare the shifted order of a graph with at least one factor step.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of every factor step.
+        rows: what is differentiated.
+        rule: what lies above a product at an undetermined neuron.
+        memory_budget: largest number of bytes for one chunk of columns.
+
+    Raises:
+        InputError: the gains would not fit into the memory of the device.
+    """
     first, batch = graph.factors[0], len(rows)
     later = graph.steps[graph.steps.index(first) + 1 :]
 

@@ -1,25 +1,29 @@
-"""Bounds of sums over several entries of a Jacobian, ``sum_kr c_kr J_kr``, tighter than the sum of the entries' bounds.
+r"""Bounds of sums over entries of a Jacobian, ``sum_kr c_kr J_kr``, tighter than the sum of the entries' bounds.
 
-A column is pushed through the gains as in `recursion`, here one per row k, starting from ``c_k`` at the input. What
-arrives at an undetermined neuron j is ``d_j Q_j`` with ``Q_j = sum_k c_kj y_kj``: its derivative is the same in all
-rows, so the rule is applied once, to Q, whose range follows from the bounds of the gradients y. The slope of its line
-is pushed on in every row. For a single entry this is the recursion itself.
+The pass is that of `backward`, here with one column per row k, starting from ``c_k`` at the input. What arrives at an
+undetermined neuron j, in all rows together, is
+
+.. math:: \sum_k c_{kj} d_j y_{kj} = d_j Q_j, \qquad Q_j = \sum_k c_{kj} y_{kj},
+
+because the neuron's derivative is the same in all rows. So the rule is applied once, to Q, whose range follows from the
+bounds of the gradients y, and the slope of its line is pushed on in every row. For a single row this is the paper's
+recursion itself (arXiv:1810.11783, Algorithm 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
+from recurjac_plugin.numerics.intervals import Interval
 
-from .backward import BackwardOrder
-from .rules import UpperLine
+from .backward import BackwardOrder, Pass, Replacement, push_columns
 
 
-def upper_of_combinations(
+def upper_of_sums(
     order: BackwardOrder,
     coefficients: Tensor,  # shape: (b, s, k, columns)
 ) -> Tensor:
@@ -29,61 +33,57 @@ def upper_of_combinations(
         order: bounds of the gradients at all undetermined neurons.
         coefficients: c, one matrix for each sum.
     """
-    batch, count = coefficients.shape[:2]
+    batch, count, rows, _ = coefficients.shape
     if not count:
         return coefficients.new_zeros(batch, 0)
-    found = _in_chunks(order, coefficients, lambda layer: order.rule, 0)
-    if order.expansion is None:
-        return found
-    better = _in_chunks(order, coefficients, lambda layer: order.planes(layer) or order.rule, order.expansion.width)
-    return torch.fmin(found, better)
+    ends = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT))
+
+    def bounded(each: Pass) -> Tensor:
+        width = ends if each.relaxation is None else ends + each.relaxation.width
+        chunk = max(1, each.memory_budget // (6 * batch * width * coefficients.element_size()))
+        return torch.cat([_upper(order, each, part) for part in coefficients.split(chunk, 1)], 1)
+
+    return reduce(torch.fmin, map(bounded, order.passes))
 
 
-Choice = Callable[[str], UpperLine]
-"""The rule of a layer, by its name."""
-
-
-def _in_chunks(order: BackwardOrder, coefficients: Tensor, rules: Choice, more: int) -> Tensor:
-    batch, _, rows, _ = coefficients.shape
-    width = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT)) + more
-    chunk = max(1, order.memory_budget // (6 * batch * width * coefficients.element_size()))
-    return torch.cat([_upper(order, part, rules) for part in coefficients.split(chunk, 1)], 1)
-
-
-def _upper(order: BackwardOrder, coefficients: Tensor, rules: Choice) -> Tensor:
+def _upper(
+    order: BackwardOrder,
+    each: Pass,
+    coefficients: Tensor,  # shape: (b, s, k, columns)
+) -> Tensor:
+    """Upper bounds of sums by one pass: (b, s)."""
     gains = order.gains
-    total = _met(coefficients, gains, INPUT)
-    forms: dict[str, Tensor] = {}
+
+    def replaced(layer: str, c: Tensor) -> Replacement:  # c of shape (b, s, k, u)
+        derivative = gains.derivatives[layer]
+        dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
+        line = each.rule_of(layer)(dl, du, *_range(order.gradients[layer], c))
+        pushed = c * line.slope.unsqueeze(2)
+        return Replacement((line.constant.sum(2), _met(pushed, gains, layer)), pushed, None, line.t_slope)
+
     columns = {
         layer: coefficients @ gains.blocks[layer, INPUT].unsqueeze(1).mT
         for layer in gains.layers
         if (layer, INPUT) in gains.blocks
     }
-    for position, layer in enumerate(gains.layers):
-        c = columns.pop(layer, None)  # shape: (b, s, k, u)
-        if c is None:
-            continue
-        derivative = gains.derivatives[layer]
-        line = rules(layer)(derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1), *_range(order, layer, c))
-        pushed = c * line.slope.unsqueeze(2)
-        total = total + line.constant.sum(2) + _met(pushed, gains, layer)
-        if line.form is not None:
-            forms[layer] = line.form
-        for later in gains.layers[position + 1 :]:
-            if (later, layer) in gains.blocks:
-                step = pushed @ gains.blocks[later, layer].unsqueeze(1).mT
-                columns[later] = columns[later] + step if later in columns else step
-    return total + order.expansion.upper(forms) if forms and order.expansion is not None else total
+    return push_columns(gains, columns, _met(coefficients, gains, INPUT), replaced, each.relaxation)
 
 
-def _range(order: BackwardOrder, layer: str, c: Tensor) -> tuple[Tensor, Tensor]:
+def _range(
+    gradients: Interval,  # shape: (b, k, u)
+    c: Tensor,  # shape: (b, s, k, u)
+) -> Interval:
     """Bounds of ``Q = sum_k c_k y_k`` at every neuron of a layer: (b, s, u)."""
-    lower, upper = (bound.unsqueeze(1) for bound in order.gradients[layer])  # shape: (b, 1, k, u)
+    lower, upper = (bound.unsqueeze(1) for bound in gradients)
     positive = c.clamp(min=0)
     negative = c - positive
     return (positive * lower + negative * upper).sum(2), (positive * upper + negative * lower).sum(2)
 
 
-def _met(c: Tensor, gains: Gains, layer: str) -> Tensor:
-    """What columns of shape (b, s, k, u) meet on the exact way from a layer to the rows: (b, s)."""
-    return (c * gains.block(ROWS, layer).unsqueeze(1)).flatten(2).sum(2)
+def _met(
+    c: Tensor,  # shape: (b, s, k, u)
+    gains: Gains,
+    source: str,
+) -> Tensor:
+    """What columns meet on the exact way from a layer, or from the input, to the rows: (b, s)."""
+    return (c * gains.block(ROWS, source).unsqueeze(1)).flatten(2).sum(2)

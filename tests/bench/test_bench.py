@@ -15,7 +15,7 @@ import time
 import bench_children
 import psutil
 import pytest
-from bench_runs import OPTIONS, PLAN, QUICK, VERDICTS, lines, open_folder, record, started, table, until, wrong
+from bench_runs import OPTIONS, PLAN, QUICK, VERDICTS, lines, open_folder, record, started, table, until
 from commands import recurjac
 from filelock import FileLock
 from places import DATA
@@ -203,7 +203,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
     expected = tmp_path / "expected.csv"
     expected.write_text("category,onnx,vnnlib,expected\nmine,digits_relu.onnx,digits_relu_small.vnnlib,sat\n")
     out = tmp_path / "out"
-    result = wrong("bench", lists, "--out", out, "--expected", expected)
+    result = recurjac("bench", lists, "--out", out, "--expected", expected, code=1)
     assert [row[3] for row in table(out)] == ["unsat", *["error"] * 6]
     assert [record["wrong"] for record in sorted(lines(out), key=lambda each: each["number"])] == [True, *[False] * 6]
     assert "WRONG VERDICT mine/digits_relu.onnx, digits_relu_small.vnnlib: unsat, expected sat" in result.stderr
@@ -211,7 +211,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
     assert "1 inputs" in errors[6] and "other.vnnlib" in errors[6]
     assert all("\n" not in error for number, error in errors.items() if number)
     # Without the file the judgements stand; with another they are made anew.
-    wrong("bench", lists, "--out", out, "--resume")
+    recurjac("bench", lists, "--out", out, "--resume", code=1)
     expected.write_text(expected.read_text().replace(",sat", ",unsat"))
     recurjac("bench", lists, "--out", out, "--resume", "--expected", expected)
 

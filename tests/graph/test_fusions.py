@@ -13,7 +13,6 @@ from torch.nn import functional
 
 import recurjac_plugin as rj
 from recurjac_plugin.graph.fusions import FUSIONS, fused
-from recurjac_plugin.graph.graph import build_graph
 from recurjac_plugin.host import IS_03
 from recurjac_plugin.host.problem import read
 
@@ -49,8 +48,7 @@ FORMS = {
 
 
 def steps(model, x):
-    graph = read(model, x)[1]
-    return build_graph(graph.nodes, graph.inputs, graph.output_name)
+    return read(model, x).graph
 
 
 def network(function, dtype=torch.float64):
@@ -109,7 +107,7 @@ OTHERS = {
 def test_what_only_looks_alike_is_left_alone(name):
     net = Constants(OTHERS[name], {"k": (6,)}, a=nn.Linear(4, 6), b=nn.Linear(4, 6)).double()
     x = torch.randn(2, 4, dtype=torch.float64)
-    nodes = read(on_host(net, x), Ball(x, 0.1).perturbed())[1].nodes
+    nodes = read(on_host(net, x), Ball(x, 0.1).perturbed()).host_graph.nodes
     last = fused(nodes)[-1]
     assert last is nodes[-1]
 
@@ -142,7 +140,7 @@ def test_constants_that_stretch_the_shape_are_no_activation():
         lambda s, x: (lambda y: (y.unsqueeze(1) * s.k).flatten(1))(s.a(x)), {"k": (1, 3, 1)}, a=nn.Linear(4, 4)
     ).double()
     x = torch.randn(2, 4, dtype=torch.float64)
-    nodes = read(on_host(net, x), Ball(x, 0.1).perturbed())[1].nodes
+    nodes = read(on_host(net, x), Ball(x, 0.1).perturbed()).host_graph.nodes
     assert all(a is b for a, b in zip(nodes, fused(nodes)))
 
 

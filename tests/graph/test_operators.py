@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import recurjac_plugin as rj
-from recurjac_plugin.graph.linear_maps import Function, LinearMap, Scale
+from recurjac_plugin.graph.linear_maps import Scale
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.operators import OPERATORS, Refusal
 from recurjac_plugin.graph.products import multiplies
@@ -262,9 +262,3 @@ def test_registering_an_operator():
         rj.unregister_operator("BoundCumSum")
     with pytest.raises(rj.InputError, match="BoundLinear"):
         rj.register_operator("BoundLinear", OPERATORS["BoundNeg"])
-
-
-def test_function_map_is_a_linear_map():
-    linear: LinearMap = Function(lambda x: x.cumsum(1) + 3, (4,), (4,))
-    assert torch.allclose(linear.push(torch.ones(2, 4)), torch.arange(1.0, 5).expand(2, 4))
-    assert torch.allclose(linear.pull(torch.ones(2, 4)), torch.arange(4.0, 0, -1).expand(2, 4))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from cases import MULTIVARIATE_CASES, Net, head, hosted, on_host
+from cases import PRODUCT_CASES, Net, head, hosted, on_host
 from oracle import Ball, assert_encloses, jacobian, truth
 from torch import nn
 from torch.nn import functional
@@ -15,7 +15,6 @@ import recurjac_plugin as rj
 from recurjac_plugin.gains.gains import compute_gains
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.graph import build_graph
-from recurjac_plugin.graph.linear_maps import Negative
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.operators import Refusal
 from recurjac_plugin.graph.products import PRODUCTS, expand, multiplies
@@ -156,14 +155,6 @@ def test_push_and_pull_of_every_map_are_transposes(name):
             assert torch.allclose(linear.absolute().pull(g).flatten(1), g.flatten(1) @ matrix.abs())
 
 
-def test_negative_map():
-    linear = BY_HAND["mul"]
-    first = next(s for s in expand(linear, {"/0": "/0", "/1": "/1"}) if not isinstance(s, FactorStep)).sources[0][1]
-    t = torch.randn(2, *first.input_shape, dtype=torch.float64)
-    assert torch.equal(Negative(first).push(t), -first.push(t))
-    assert torch.equal(Negative(first).absolute().push(t.abs()), first.push(t.abs()))
-
-
 @pytest.mark.parametrize("name", ["reduce_max", "reduce_min", "max_pool", "max_pool_padded"])
 def test_weights_of_an_extreme_add_up_to_one(name):
     """A row of equal columns cannot tell which entry won: it has no uncertainty, however many could win."""
@@ -258,7 +249,7 @@ def test_division_by_what_can_be_zero_is_refused():
         bounds_by_hand(case, [torch.ones(2, 3, dtype=torch.float64), torch.full((2, 3), 0.1, dtype=torch.float64)], 0.2)
 
 
-@pytest.mark.parametrize("case", MULTIVARIATE_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", PRODUCT_CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize(
     "options", [{"order": "forward"}, {"order": "forward", "shift": 1}, {"order": "both"}], ids=str
 )

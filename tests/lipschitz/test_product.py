@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from cases import BY_NAME, CASES, MULTIVARIATE_CASES, Case, Constants, Net, hosted, mlp, on_host, parametrized
+from cases import BY_NAME, CASES, PRODUCT_CASES, Case, Constants, Net, hosted, mlp, on_host, parametrized
 from golden import FOLDER
 from oracle import Ball, jacobians, outputs
 from torch import nn
@@ -44,7 +44,7 @@ def exact(matrix, norm):
 
 
 # The host may write a maximum with a constant as a ReLU, which has a constant.
-@parametrized([case for case in MULTIVARIATE_CASES if case.name != "maximum_with_a_constant"])
+@parametrized([case for case in PRODUCT_CASES if case.name != "maximum_with_a_constant"])
 def test_products_and_extremes_are_refused(case):
     _, _, model = hosted(case)
     with pytest.raises(rj.UnsupportedError, match=r"products and extremes|not bounded"):
@@ -61,7 +61,7 @@ def test_unbounded_derivatives_are_refused(name):
         rj.global_lipschitz(model, norm=2.0)
 
 
-@parametrized([case for case in CASES if case not in MULTIVARIATE_CASES and case.name not in UNBOUNDED])
+@parametrized([case for case in CASES if case not in PRODUCT_CASES and case.name not in UNBOUNDED])
 def test_no_slope_is_above(case):
     """Small inputs and large ones, where every activation has its steepest slope for some."""
     net, center, model = hosted(case)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
+from onnx_files import model, node, save
 from places import DATA
 from processes import python
 
@@ -18,32 +18,6 @@ from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, Perturbati
 from recurjac_plugin.networks.onnx import load_onnx, onnx_session
 
 RANDOM = np.random.default_rng(5)
-
-
-def model(nodes, input_shape, output_shape, weights=None, *, dtype=np.float32, opset=13, domains=()):
-    code = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    stored = [
-        numpy_helper.from_array(np.asarray(a, dtype if np.asarray(a).dtype.kind == "f" else None), name)
-        for name, a in (weights or {}).items()
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", code, input_shape)],
-        [helper.make_tensor_value_info("y", code, output_shape)],
-        stored,
-    )
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=8)
-
-
-def save(path: Path, proto) -> Path:
-    path.write_bytes(proto.SerializeToString())
-    return path
-
-
-def node(op, inputs, output, **attributes):
-    return helper.make_node(op, inputs.split(), [output], **attributes)
 
 
 def normal(*shape):

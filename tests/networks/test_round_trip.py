@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CASES, MULTIVARIATE_CASES
+from cases import CASES, PRODUCT_CASES
 from oracle import Ball, jacobian
 
 import recurjac_plugin as rj
@@ -34,12 +34,12 @@ NO_TRIP_03 = {
     "softmax_rows": "0.3 cannot bound a softmax by CROWN",
 }
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch says about its older exporter
-slow = [case for case in CASES if case not in MULTIVARIATE_CASES]
+slow = [case for case in CASES if case not in PRODUCT_CASES]
 
 
 @pytest.mark.parametrize(
     "case",
-    [*MULTIVARIATE_CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in slow)],
+    [*PRODUCT_CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in slow)],
     ids=lambda case: case.name,
 )
 def test_round_trip(case, tmp_path):

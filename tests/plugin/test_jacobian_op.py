@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from cases import CASES, Net, mlp, on_host, parametrized
+from jacobian_models import USES, J, Wrapped, built, inside
 from oracle import Ball, Box, assert_encloses
 from processes import environment, python
 from torch import Tensor, nn
@@ -17,72 +17,13 @@ from torch import Tensor, nn
 import recurjac_plugin as rj
 from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
 from recurjac_plugin.gains.undetermined import Layer
-from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm, bound_op_map
+from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.plugin.jacobian_node import nodes_of
-from recurjac_plugin.plugin.jacobian_op import OPERATOR
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.rules import recurjac_linear
-from recurjac_plugin.recursion.sums import upper_of_combinations
+from recurjac_plugin.recursion.sums import upper_of_sums
 
-pytestmark = pytest.mark.usefixtures("registered")
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    """The host makes its own matrices in torch's default type."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(default)
-
-
-J = rj.JacobianOP.apply
-
-
-class Wrapped(nn.Module):
-    """A function of x, and further inputs, in which networks occur."""
-
-    def __init__(self, function, **networks: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, net in networks.items():
-            self.add_module(name, net)
-        self.register_buffer("metric", torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 1.5]]))
-
-    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
-        return self.function(self, x, *others)
-
-
-def contraction(s, x):
-    weighted = J(s.f(x), x).transpose(1, 2).matmul(s.metric)
-    return (weighted + weighted.transpose(1, 2)).flatten(1)
-
-
-def inside(s, x, method="RecurJac-McCormick"):
-    z = s.g(x)
-    return J(s.f(z), z, method).flatten(1)
-
-
-USES = {
-    "jacobian": lambda s, x: J(s.f(x), x).flatten(1),
-    "lipschitz": lambda s, x: J(s.f(x), x).abs().sum(2),
-    "euler": lambda s, x: J(x + 0.1 * s.f(x), x).flatten(1),
-    "step": lambda s, x: x + 0.1 * s.f(x) + 0.5 * J(s.f(x), x).sum(2),
-    "contraction": contraction,
-    "lyapunov": lambda s, x: (J(s.v(x), x).flatten(1) * s.f(x)).sum(1, keepdim=True),
-    "sub_network": inside,
-    "several": lambda s, x: J(s.f(x), x).matmul(J(torch.tanh(x), x)).flatten(1),
-    "penalised": lambda s, x: s.v(x) + rj.GradNorm(2)(J(s.v(x), x)).unsqueeze(1),
-}
-
-
-def built(use, activation=nn.Tanh):
-    torch.manual_seed(3)
-    net = Wrapped(
-        USES[use], f=mlp(activation, (3, 8, 7, 3)), g=mlp(activation, (3, 5, 3)), v=mlp(activation, (3, 6, 1))
-    ).double()
-    x = torch.randn(2, 3, dtype=torch.float64)
-    return net, x, on_host(net, x)
+pytestmark = pytest.mark.usefixtures("registered", "in_doubles")
 
 
 def sampled(net, region, *others, count=90):
@@ -341,8 +282,8 @@ def test_combinations_over_rows_are_tighter_than_sums_of_rows():
     gains = Gains(("a",), {"a": layer}, {(ROWS, "a"): rows, ("a", INPUT): one}, 1, 2, 1, one)
     order = backward_order(gains, recurjac_linear, 2**20)
     coefficients = torch.tensor([[[[1.0], [1.0]], [[1.0], [-1.0]], [[2.0], [0.0]]]], dtype=torch.float64)
-    assert upper_of_combinations(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]
-    assert upper_of_combinations(order, -coefficients).tolist() == [[0.0, 0.0, 0.0]]
+    assert upper_of_sums(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]
+    assert upper_of_sums(order, -coefficients).tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_torch_computes_it_differentiably():
@@ -433,88 +374,6 @@ def test_nothing_of_the_model_changes():
     second = model.compute_bounds(x=(Ball(x, 0.1).perturbed(),), method="CROWN")
     assert torch.equal(first[0], second[0])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-def refused(function, shape=(2, 3), kind=rj.InputError, **networks):
-    net = Wrapped(function, **networks)
-    with pytest.raises(kind) as caught:
-        BoundedModule(net, torch.randn(*shape))
-    return str(caught.value)
-
-
-def test_outputs_that_do_not_depend_on_x():
-    text = refused(lambda s, x: J(s.f(x), s.g(x)), f=nn.Linear(3, 2), g=nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
-    named = r"`JacobianOP` \(node `/\S+`\): its output `/\S+` \(Linear\) does not depend on its input `/\S+` \(Tanh\); "
-    assert re.match(named, text)
-    x = torch.randn(2, 3, requires_grad=True)
-    with pytest.raises(rj.InputError, match=r"output, of shape \(2, 2\), that does not depend on its input"):
-        J(nn.Linear(3, 2)(x.detach()), x)
-
-
-def test_inputs_that_need_gradients_in_torch():
-    with pytest.raises(rj.InputError, match=r"`x.requires_grad_\(\)`.*`recurjac_plugin.register\(\)`"):
-        J(nn.Linear(3, 2)(torch.zeros(1, 3)), torch.zeros(1, 3))
-
-
-def test_unregistered_models_say_what_to_do():
-    net = Wrapped(USES["jacobian"], f=nn.Linear(3, 3))
-    rj.unregister()
-    assert OPERATOR not in bound_op_map
-    with pytest.raises(rj.InputError, match=r"`recurjac_plugin.register\(\)` before building a `BoundedModule`"):
-        BoundedModule(net, torch.zeros(1, 3))
-    rj.register()
-    assert OPERATOR in bound_op_map
-
-
-def test_unsupported_parts_are_all_listed_when_the_model_is_built():
-    text = refused(
-        lambda s, x: J(s.f(x).exp().pow(x) + x.exp().pow(s.f(x)), x).flatten(1), kind=rj.UnsupportedError,
-        f=nn.Linear(3, 3),
-    )  # fmt: skip
-    assert re.match(r"`JacobianOP` \(node `/\S+`\), from `/\S+` \(Input\) to `/\S+` \(Add\), has 2 unsupported", text)
-    assert text.count("(Pow): its exponent must be one constant number") == 2
-
-
-def test_second_derivatives_are_refused():
-    text = refused(
-        lambda s, x: J(J(s.f(x), x).flatten(1), x).flatten(1), kind=rj.UnsupportedError, f=mlp(nn.Tanh, (3, 4, 1))
-    )
-    assert "(RecurJacobian): the derivative of a Jacobian is not supported" in text
-
-
-def test_mixed_types():
-    if not IS_03:  # which computes in one type whatever the network says
-        text = refused(lambda s, x: J(s.f(x).float(), x).flatten(1), f=nn.Linear(3, 2))
-        assert re.match(r"`JacobianOP` \(node `/\S+`\): its output `/\S+` \(Cast\) is torch.float32 on cpu, but", text)
-    x = torch.randn(1, 3, requires_grad=True)
-    with pytest.raises(rj.InputError, match=r"output of torch.float32 on cpu and an input of torch.float64 on cpu"):
-        J(nn.Linear(3, 2)(x).float(), x)
-
-
-def test_regions_the_host_loses_are_refused():
-    net = Wrapped(lambda s, x: J(s.f(torch.tanh(x)), x).flatten(1), f=nn.Linear(3, 2))
-    x = torch.randn(1, 3)
-    model = BoundedModule(net, x)
-    region = BoundedTensor(x, PerturbationLpNorm(norm=2, eps=0.1))
-    with pytest.raises(rj.UnsupportedError, match=r"lose its l_2 norm. Bound it over the box"):
-        model.compute_bounds(x=(region,), method="IBP")
-
-
-def test_known_errors_of_the_host_are_refused():
-    net = Wrapped(lambda s, x: J(s.f(x), x).flatten(1), f=nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(1.5)))
-    x = torch.randn(1, 3)
-    model = BoundedModule(net, x)
-    region = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), eps=0.5))
-    with pytest.raises(rj.UnsupportedError, match=r"slope 1.5 above 1"):
-        model.compute_bounds(x=(region,), method="CROWN")
-    lower, upper = model.compute_bounds(x=(region,), method="IBP")
-    assert bool((lower <= upper).all())
-
-
-def test_broken_regions_are_refused():
-    _, x, model = built("jacobian")
-    with pytest.raises(rj.InputError, match="NaN"):
-        model.compute_bounds(x=(Ball(x * float("nan"), 0.1).perturbed(),), method="CROWN")
 
 
 def test_grad_norm_takes_two_norms():

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from cases import ACTIVATION_CASES, CASES, MULTIVARIATE_CASES, hosted, mlp, on_host, parametrized
+from cases import ACTIVATION_CASES, CASES, PRODUCT_CASES, hosted, mlp, on_host, parametrized
 from oracle import Ball
 from torch import nn
 
@@ -106,7 +106,7 @@ def test_gradients_of_every_operator_and_activation(case):
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)
-@parametrized(ACTIVATION_CASES + MULTIVARIATE_CASES)
+@parametrized(ACTIVATION_CASES + PRODUCT_CASES)
 def test_gradients_of_every_rule_through_every_activation(case, rule):
     """From interval bounds, which cost least; over the rules every order has its turn."""
     _, center, model = trainable(case)
@@ -123,7 +123,7 @@ def rows_met(cases):
             _, center, model = trainable(case)
         except pytest.skip.Exception:
             continue
-        for node in fused(read(model, Ball(center, 0.1).perturbed())[1].nodes):
+        for node in fused(read(model, Ball(center, 0.1).perturbed()).host_graph.nodes):
             if any(node.perturbed):
                 table = "PRODUCTS" if multiplies(node) else "OPERATORS"
                 met["ACTIVATIONS" if node.kind in ACTIVATIONS else table].add(node.kind)

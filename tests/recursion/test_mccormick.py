@@ -17,8 +17,8 @@ from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.recursion.mccormick import linear_up_to, mccormick
-from recurjac_plugin.recursion.rules import both_lines, recurjac_linear
+from recurjac_plugin.recursion.mccormick import linear_up_to_center, mccormick_planes
+from recurjac_plugin.recursion.rules import recurjac_linear, relax_products
 
 SMOOTH = ("tanh", "sigmoid", "atan", "silu", "softplus", "mixed", "sin", "exp")
 NEW, OLD = "RecurJac-McCormick", "RecurJac-Linear"
@@ -45,17 +45,17 @@ def test_planes_hold_and_are_hardly_higher_than_chords_in_the_middle():
     middle = torch.full_like(dl, 0.5)
 
     def rule(*ranges):
-        return mccormick(*ranges, derivative=lines, middle=middle)
+        return mccormick_planes(*ranges, derivative=lines, middle=middle)
 
-    found = both_lines(rule, dl, du, yl, yu)
+    found = relax_products(rule, dl, du, yl, yu)
     possible = low <= high
-    above = found.upper_slope * y + found.upper_constant + found.upper_form * t - d * y
-    below = d * y - found.lower_slope * y - found.lower_constant - found.lower_form * t
+    above = found.upper_slope * y + found.upper_constant + found.upper_t_slope * t - d * y
+    below = d * y - found.lower_slope * y - found.lower_constant - found.lower_t_slope * t
     assert float(torch.where(possible, above, 0.0).min()) >= -1e-12
     assert float(torch.where(possible, below, 0.0).min()) >= -1e-12
     plane, chord = rule(dl, du, yl, yu), recurjac_linear(dl, du, yl, yu)
     center = (yl + yu) / 2
-    gain = chord.slope * center + chord.constant - (plane.slope * center + plane.constant + plane.form * middle)
+    gain = chord.slope * center + chord.constant - (plane.slope * center + plane.constant + plane.t_slope * middle)
     varies = (du - dl) * torch.maximum(yl.abs(), yu.abs())
     assert float((gain / varies).min()) >= -1e-3 and float(gain.max()) > 0.1  # planes about as high are mixed
 
@@ -104,7 +104,7 @@ def test_pre_activation_bounds_of_a_part_without_the_centre():
     net, center, model = hosted("tanh")
     region, part = Ball(center, 0.3), Box(center + 0.1, center + 0.3)
     analysis = analyse(model, part.perturbed(), parse("RecurJac"), None)
-    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in analysis.evidence.items()}
+    inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in analysis.preactivations.items()}
     bounds = bounds_of(model, region, NEW, intermediate_bounds=inner)
     assert_encloses(bounds.lower, bounds.upper, truth(net, part))
     whole = bounds_of(model, region, NEW)
@@ -114,7 +114,7 @@ def test_pre_activation_bounds_of_a_part_without_the_centre():
 def of_part(net, x, region, part):
     """Bounds over a region with the pre-activation bounds of a part of it."""
     model = on_host(net, x)
-    evidence = analyse(model, part.perturbed(), parse("IBP+RecurJac"), None).evidence
+    evidence = analyse(model, part.perturbed(), parse("IBP+RecurJac"), None).preactivations
     inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in evidence.items()}
     return bounds_of(model, region, NEW, intermediate_bounds=inner)
 
@@ -146,7 +146,7 @@ def test_what_is_linear_on_a_part_need_not_be_so_up_to_the_centre(kind, scale):
 def test_no_line_leads_across_a_pole(kind, center, held):
     step = FactorStep("act", (1,), "z", (Read("z", (1,)),), ActivationFactor(ACTIVATIONS[kind], {}))
     bounds = torch.tensor([[1.0]], dtype=torch.float64), torch.tensor([[1.5]], dtype=torch.float64)
-    assert linear_up_to(step, [bounds], [torch.full_like(bounds[0], center)]) is held
+    assert linear_up_to_center(step, [bounds], [torch.full_like(bounds[0], center)]) is held
 
 
 def test_bounds_do_not_depend_on_the_chunk():
@@ -168,21 +168,21 @@ def test_shifted_order_is_that_of_chords():
 def test_planes_are_compared_in_the_middle_and_not_at_the_centre():
     """Bounds of a part of a region lie on one side of the region's centre."""
     _, center, model = hosted("tanh")
-    part = analyse(model, Box(center + 0.1, center + 0.3).perturbed(), parse("RecurJac"), None).evidence
+    part = analyse(model, Box(center + 0.1, center + 0.3).perturbed(), parse("RecurJac"), None).preactivations
     inner = {name: (each.lower.detach(), each.upper.detach()) for name, each in part.items()}
     region = Ball(center, 0.3).perturbed()
     analysis = analyse(model, region, parse(NEW), None, intermediate_bounds=inner)
-    assert analysis.expansion is not None and analysis.expansion.curves
+    assert analysis.relaxation is not None and analysis.relaxation.derivatives
     for step in analysis.graph.factors:
         name = step.reads[0].name
         index = analysis.gains.derivatives[step.name].index.expand(len(center), -1)
         middle = (sum(inner[name]) / 2 - analysis.centers[name]).flatten(1).gather(1, index)
-        found = analysis.expansion.curves[step.name].middle.squeeze(1)
+        found = analysis.relaxation.derivatives[step.name].middle.squeeze(1)
         assert torch.allclose(found, middle, rtol=0, atol=1e-12) and float(middle.detach().abs().max()) > 0.05
 
 
 @pytest.mark.parametrize("order", ["backward", "forward"])
-def test_nothing_is_expanded_behind_a_product_of_uncertain_factors(order):
+def test_nothing_is_relaxed_behind_a_product_of_uncertain_factors(order):
     torch.manual_seed(5)
     net = Net(
         lambda s, x: s.c(torch.tanh(s.b(torch.tanh(s.a(x)) * torch.sigmoid(s.a(x))))),
@@ -191,6 +191,6 @@ def test_nothing_is_expanded_behind_a_product_of_uncertain_factors(order):
     x = torch.randn(2, 3, dtype=torch.float64)
     region, model = Ball(x, 0.2), on_host(net, x)
     analysis = analyse(model, region.perturbed(), parse(NEW), None)
-    assert analysis.expansion is not None and len(analysis.expansion.curves) == 2 < len(analysis.gains.layers)
+    assert analysis.relaxation is not None and len(analysis.relaxation.derivatives) == 2 < len(analysis.gains.layers)
     found = bounds_of(model, region, NEW, order=order)
     assert_encloses(found.lower, found.upper, truth(net, region))

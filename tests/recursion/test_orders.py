@@ -10,6 +10,11 @@ from cases import BY_NAME, hosted
 from oracle import Ball, assert_encloses, truth
 
 import recurjac_plugin as rj
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.recursion.backward import backward_order
+from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
+from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
 
 ORDERS = ({"order": "backward"}, {"order": "forward"}, {"order": "forward", "shift": 1}, {"order": "both", "shift": 1})
 every_order = pytest.mark.parametrize("options", ORDERS, ids=lambda o: "-".join(map(str, o.values())))
@@ -45,3 +50,37 @@ def test_constants_of_rows_are_no_smaller_than_slopes(name, norm, options):
                 model, region.perturbed(), method=BY_NAME[name].method(rule), per_output=True, **options
             )
         assert bool((constants >= largest * (1 - 1e-9)).all())
+
+
+BUDGET = 2**20
+MAKERS = {
+    "backward": lambda a: backward_order(a.gains, a.rule.upper_line, BUDGET, a.relaxation),
+    "forward": lambda a: ForwardOrder(a.gains, a.rule.upper_line, BUDGET, a.relaxation),
+    "shifted": lambda a: shifted_forward_order(a.graph, a.derivatives, a.rows, a.rule.upper_line, BUDGET),
+    "pulled": lambda a: IntervalArithmetic(a.graph, a.derivatives, a.rows, BUDGET),
+    "pushed": lambda a: IntervalArithmetic(a.graph, a.derivatives, a.rows, BUDGET, forward=True),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("rule", ["RecurJac", "RecurJac-Linear", "RecurJac-McCormick"])
+@pytest.mark.parametrize("name", ["relu", "mixed", "skip_from_input", "residual_convolutions"])
+@torch.no_grad()
+def test_every_order_keeps_the_contract(name, rule, maker):
+    """`recurjac_plugin.recursion.order.Order`, by the truth and by what both of its answers say of single entries."""
+    net, center, model = hosted(name)
+    region = Ball(center, 0.1)
+    order = MAKERS[maker](analyse(model, region.perturbed(), parse(BY_NAME[name].method(rule)), None))
+    lower, upper = order.jacobian()
+    values = truth(net, region).flatten(3)
+    assert lower.shape == upper.shape == values.shape[1:]
+    assert_encloses(lower, upper, values)
+    scale = float(values.abs().max())
+    for column in (0, lower.shape[2] - 1):
+        unit = torch.zeros_like(lower).index_fill(2, torch.tensor(column), 1.0)
+        assert torch.allclose(order.upper_of_sum(unit), upper[:, :, column], rtol=0, atol=1e-12 * scale)
+        assert torch.allclose(order.upper_of_sum(-unit), -lower[:, :, column], rtol=0, atol=1e-12 * scale)
+    weights = torch.randn(lower.shape, dtype=lower.dtype)
+    above, below = order.upper_of_sum(weights), -order.upper_of_sum(-weights)
+    assert above.shape == lower.shape[:2]
+    assert_encloses(below, above, (weights * values).sum(3))

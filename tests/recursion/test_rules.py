@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from recurjac_plugin.jacobian import methods
-from recurjac_plugin.recursion.rules import both_lines
+from recurjac_plugin.recursion.rules import relax_products
 
-RULES = {
-    name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.derivative_lines
-}
+RULES = {name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.planes}
 VALUES = [-2.0, -0.7, 0.0, 0.3, 1.0]
 RANGES = [(low, high) for low, high in itertools.combinations_with_replacement(VALUES, 2)]
 GRID = torch.linspace(0, 1, 41, dtype=torch.float64)
@@ -35,7 +33,7 @@ def points(dl, du, yl, yu):
 @pytest.mark.parametrize("rule", RULES)
 def test_lines_hold(rule):
     dl, du, yl, yu = rectangles()
-    lines = both_lines(RULES[rule], dl, du, yl, yu)
+    lines = relax_products(RULES[rule], dl, du, yl, yu)
     d, y = points(dl, du, yl, yu)
     assert bool((d * y <= lines.upper_slope * y + lines.upper_constant + 1e-12).all())
     assert bool((d * y >= lines.lower_slope * y + lines.lower_constant - 1e-12).all())
@@ -60,21 +58,25 @@ def test_linear_is_never_above_recurjac():
     assert bool((value["RecurJac-Linear"] < value["RecurJac"] - 0.1).any())
 
 
+def numbers(lines):
+    return [float(v) for v in (lines.lower_slope, lines.lower_constant, lines.upper_slope, lines.upper_constant)]
+
+
 def test_rules_by_hand():
     """ReLU, gradient in [-1, 3]: constants 3 and -1; the chord 3/4 y + 3/4 and, below, 1/4 y - 3/4."""
     dl, du, yl, yu = (torch.tensor([[[v]]]) for v in (0.0, 1.0, -1.0, 3.0))
-    assert [float(v) for v in both_lines(RULES["RecurJac"], dl, du, yl, yu)[:4]] == [0, 3, 0, -1]
-    assert [float(v) for v in both_lines(RULES["RecurJac-Linear"], dl, du, yl, yu)[:4]] == [0.75, 0.75, 0.25, -0.75]
-    positive = both_lines(RULES["RecurJac"], dl, du, yl + 2, yu)[:4]  # gradient in [1, 3]: 0 <= d y <= y
-    assert [float(v) for v in positive] == [1, 0, 0, 0]
+    assert numbers(relax_products(RULES["RecurJac"], dl, du, yl, yu)) == [0, -1, 0, 3]
+    assert numbers(relax_products(RULES["RecurJac-Linear"], dl, du, yl, yu)) == [0.25, -0.75, 0.75, 0.75]
+    positive = relax_products(RULES["RecurJac"], dl, du, yl + 2, yu)  # gradient in [1, 3]: 0 <= d y <= y
+    assert numbers(positive) == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e150])
 def test_extreme_magnitudes_stay_finite(rule, scale):
     dl, du, yl, yu = rectangles()
-    lines = both_lines(RULES[rule], dl, du, yl * scale, yu * scale)
-    assert all(bool(value.isfinite().all()) for value in lines[:4])
+    lines = relax_products(RULES[rule], dl, du, yl * scale, yu * scale)
+    assert all(bool(value.isfinite().all()) for value in vars(lines).values() if value is not None)
     d, y = points(dl, du, yl * scale, yu * scale)
     slack = 1e-12 * scale
     assert bool((d * y <= lines.upper_slope * y + lines.upper_constant + slack).all())

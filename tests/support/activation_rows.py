@@ -78,17 +78,18 @@ ROWS = [
     *(Row("Pow", partial(torch.pow, exponent=e), {"exponent": e}, high=-1e-3) for e in (-1.0, -2.0)),
 ]
 
-
 each_row = pytest.mark.parametrize("row", ROWS, ids=[f"{row.kind}-{i}" for i, row in enumerate(ROWS)])
 
 
 def derivative(function, z):
+    """Of an element-wise function, by autograd."""
     z = z.detach().requires_grad_()
     y = function(z)
     return torch.autograd.grad(y.sum(), z)[0] if y.requires_grad else torch.zeros_like(z)
 
 
 def kinks(row):
+    """Where the derivative jumps, within one period."""
     points = ACTIVATIONS[row.kind].critical_points(row.parameters)
     return [z if isinstance(z, float) else z[0] for z, values in points if len(values) > 1]
 

@@ -8,22 +8,33 @@ import subprocess
 import sys
 import time
 
-from commands import SEPARATE
 from processes import environment
-from typer.testing import CliRunner
 
 from recurjac_plugin.bench.run_folder import opened
-from recurjac_plugin.cli.app import app
 
 QUICK = ("--only", "*relu_small*", "--only", "*relu_large*", "--only", "*cnn_small*", "--only", "*cnn_large*")
-
-
 VERDICTS = {
     ("digits_relu.onnx", "digits_relu_small.vnnlib"): "unsat",
     ("digits_relu.onnx", "digits_relu_large.vnnlib"): "sat",
     ("digits_cnn.onnx", "digits_cnn_small.vnnlib"): "unsat",
     ("digits_cnn.onnx", "digits_cnn_large.vnnlib"): "sat",
 }
+"""What `QUICK` leaves of the shipped list, and how it ends."""
+
+OPTIONS = {"method": "CROWN", "seed": 0}
+PLAN = [[0, "c", "a.onnx", "a.vnnlib", 5.0], [1, "c", "b.onnx", "b.vnnlib", 5.0]]
+"""A run of two instances whose records are made up."""
+
+
+def open_folder(path, resume=True, options=OPTIONS, instances=PLAN):
+    """Begin such a run in a folder, or go on with it."""
+    return opened(path, options=options, instances=instances, resume=resume)
+
+
+def record(number, **more):
+    """What such a run has to say of an instance."""
+    names = {"category": "c", "onnx": PLAN[number][2], "vnnlib": PLAN[number][3]}
+    return {"number": number, **names, "result": "unsat", "prepare_seconds": 0.0, "run_seconds": 1.5} | more
 
 
 def lines(folder):
@@ -35,13 +46,6 @@ def table(folder):
     """Category, network, property and result of results.csv."""
     with (folder / "results.csv").open(newline="") as file:
         return [(*row[:3], row[4]) for row in csv.reader(file)]
-
-
-def wrong(*arguments):
-    """Run a command that ends with exit code 1."""
-    result = CliRunner(**SEPARATE).invoke(app, [str(argument) for argument in arguments], prog_name="recurjac")
-    assert result.exit_code == 1
-    return result
 
 
 def started(*arguments):
@@ -61,18 +65,3 @@ def until(condition, seconds=180.0):
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.01)
-
-
-OPTIONS = {"method": "CROWN", "seed": 0}
-
-
-PLAN = [[0, "c", "a.onnx", "a.vnnlib", 5.0], [1, "c", "b.onnx", "b.vnnlib", 5.0]]
-
-
-def record(number, **more):
-    names = {"category": "c", "onnx": PLAN[number][2], "vnnlib": PLAN[number][3]}
-    return {"number": number, **names, "result": "unsat", "prepare_seconds": 0.0, "run_seconds": 1.5} | more
-
-
-def open_folder(path, resume=True, options=OPTIONS, instances=PLAN):
-    return opened(path, options=options, instances=instances, resume=resume)

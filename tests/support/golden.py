@@ -1,4 +1,8 @@
-"""Numbers of the published RecurJac code."""
+"""Numbers of the published RecurJac code.
+
+The full set of cases is found through RECURJAC_GOLDEN or in a folder ``shared/golden`` next to the repository; without
+it there is the subset in ``tests/data/golden``.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,19 @@ from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.host import BoundedModule
 
 SUBSET = ROOT / "tests" / "data" / "golden"
-
-
 BESIDE = ROOT.parent / "shared" / "golden"
-
-
 FOLDER = Path(os.environ.get("RECURJAC_GOLDEN") or (BESIDE if BESIDE.is_dir() else SUBSET))
-
-
 CASES = {case["name"]: case for case in json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))["cases"]}
-
-
 for case in CASES.values():
     with np.load(FOLDER / case["file"], allow_pickle=False) as file:
         case["arrays"] = set(file.files)
-
-
 LOCAL = [name for name, case in CASES.items() if case["kind"] == "local"]
-
-
 NORMS = (1.0, 2.0, math.inf)
 
 
 class Arctan(nn.Module):
+    """As a layer; torch has none."""
+
     def forward(self, x):
         return torch.arctan(x)
 
@@ -65,6 +59,7 @@ class Golden:
         self.model = BoundedModule(self.net, self.center)
 
     def region(self, norm=None):
+        """The ball that it was computed on, or that of the same radius in another norm."""
         return Ball(self.center, float(self.arrays["eps"]), float(self.arrays["norm"]) if norm is None else norm)
 
     def given(self):

@@ -1,0 +1,75 @@
+r"""CROWN's substitution on the gains: linear bounds of activations and pre-activations in terms of the input.
+
+Let ``t_l = z_l(x) - z_l(x0)`` be the pre-activations of the undetermined neurons of layer l, and ``a_m(x) - a_m(x0)``
+the activations of those of layer m, both counted from their values at the centre x0 of the region. Between layers
+everything is linear, so with the gains G (see `gains`)
+
+.. math:: t_l = G_{l,\text{input}} (x - x_0) + \sum_{m < l} G_{l,m} (a_m(x) - a_m(x_0)),
+
+which is exact. A sum with coefficients A is bounded from above by taking, neuron by neuron, the upper line of the
+activation's relaxation where A is positive, and the lower one where it is negative:
+
+.. math:: A (a - a(x_0)) \le A^+ (\overline{s} t + \overline{c}) + A^- (\underline{s} t + \underline{c}) .
+
+This is done from the last layer to the first, until only ``x - x0`` is left. What several terms have in common is added
+up on the way, before it is bounded. A lower bound is minus the upper bound of the coefficients' negatives.
+
+Source: Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, there on the weights of a
+network without skip connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from recurjac_plugin.activations.lines import Relaxation
+
+from .gains import INPUT, Gains
+
+
+def linear_upper_bound(
+    gains: Gains,
+    relaxations: Mapping[str, Relaxation],
+    count: int,
+    *,
+    on_activations: Mapping[str, Tensor] | None = None,  # layer or `INPUT` -> (b or 1, m, u)
+    on_preactivations: Mapping[str, Tensor] | None = None,  # layer -> (b, m, u)
+) -> tuple[Tensor, Tensor]:
+    """A bound of m sums over the network, linear in the input: ``sum <= slope (x - x0) + constant``.
+
+    Args:
+        gains: the exact part; blocks with `ROWS` as their later end are not read.
+        relaxations: lines of ``a(x) - a(x0)`` in t for each layer, each of shape (b, u).
+        count: the number of sums, m.
+        on_activations: coefficients of ``a(x) - a(x0)``, and of ``x - x0`` under `INPUT`.
+        on_preactivations: coefficients of t.
+
+    Returns:
+        The slope, shape (b, m, columns), and the constant, shape (b, m).
+    """
+    pending = dict(on_activations or {})
+    constant = gains.reference.new_zeros(gains.batch, count)
+    for position, layer in reversed([*enumerate(gains.layers)]):
+        on_t = (on_preactivations or {}).get(layer)
+        A = pending.pop(layer, None)
+        if A is not None:
+            lines = relaxations[layer]
+            positive = A.clamp(min=0)
+            negative = A - positive
+            constant = constant + (negative @ lines.lower_constant.unsqueeze(2)).squeeze(2)
+            constant = constant + (positive @ lines.upper_constant.unsqueeze(2)).squeeze(2)
+            through = (positive * lines.upper_slope.unsqueeze(1)).addcmul(negative, lines.lower_slope.unsqueeze(1))
+            on_t = through if on_t is None else on_t + through
+        if on_t is None:
+            continue
+        for earlier in (*gains.layers[:position], INPUT):
+            gain = gains.blocks.get((layer, earlier))
+            if gain is not None:
+                step = on_t @ gain
+                pending[earlier] = pending[earlier] + step if earlier in pending else step
+    slope = pending.get(INPUT)
+    if slope is None:
+        slope = gains.reference.new_zeros(1, count, gains.columns)
+    return slope.expand(gains.batch, -1, -1), constant

@@ -1,0 +1,149 @@
+r"""Bounds of pre-activations: gathered, checked, and turned into the derivative ranges that follow from them.
+
+Bounds that the caller gives are taken as they are; the host bounds what is left. All of them come with their precision,
+because a bound that rounding has moved across a kink would hide one side of it: with bounds ``[l, u]`` of a layer,
+errors of ``n`` roundings of relative size eps are left room for,
+
+.. math:: [\, l - n \varepsilon s,\; u + n \varepsilon s \,], \qquad s = \max(|l|, |u|) + \text{sizes of the terms},
+
+before derivatives are ranged over them (`gains.undetermined`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, derivative_ranges
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.graph.steps import Read
+from recurjac_plugin.host.problem import Problem
+from recurjac_plugin.numerics.intervals import Interval, Intervals
+from recurjac_plugin.numerics.rounding import GROSS
+
+from .defects import Precision
+from .host import host_bounds
+
+
+@dataclass(frozen=True, eq=False)
+class Preactivations:
+    """What is known of the nodes that a network's factor steps read.
+
+    Attributes:
+        bounds: their bounds, by name.
+        derivatives: the derivative ranges of the factor steps, by their names.
+        host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
+    """
+
+    bounds: Mapping[str, PreactivationBounds]
+    derivatives: Mapping[str, Layer]
+    host_output: Interval | None = None
+
+
+def bound_preactivations(
+    problem: Problem,
+    method: str,
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    given: Intervals,
+    with_output: bool,
+) -> Preactivations:
+    """Bound everything that the derivatives of a network depend on.
+
+    Args:
+        problem: model and regions.
+        method: the host's method for what is not given.
+        rows: specification matrix C.
+        given: bounds by the caller, by name.
+        with_output: whether the host's bounds of ``C f`` are wanted even if all else is given.
+
+    Raises:
+        InputError: bounds of unknown names, of the wrong shape, inverted, or NaN.
+        UnsupportedError: the host cannot bound the network, or is known or seen to do it wrongly; or bounds reach
+            beyond where an activation has a finite derivative.
+    """
+    graph = problem.graph
+    bounds = _floating_pairs(given, graph.reads)
+    precision = {name: Precision(torch.finfo(low.dtype).eps) for name, (low, _) in bounds.items()}
+    host_output = None
+    if with_output or len(bounds) < len(graph.reads):
+        wanted = [name for name in graph.reads if name not in bounds]
+        computed = host_bounds(problem, method, rows, wanted)
+        bounds |= computed.intervals
+        precision |= dict.fromkeys(wanted, computed.precision)
+        host_output = computed.output
+    checked = checked_bounds(graph, bounds, precision, graph, problem.host_graph.values, rows)
+    return Preactivations(checked, derivative_ranges(graph, checked), host_output)
+
+
+def checked_bounds(
+    graph: Graph,
+    bounds: Intervals,
+    precision: Mapping[str, Precision],
+    network: Graph,
+    values: Mapping[str, Tensor],
+    like: Tensor,
+) -> dict[str, PreactivationBounds]:
+    """Bounds of everything that the factor steps of a graph read, by name: in their own shapes, and with their errors.
+
+    Args:
+        graph: the network, or the part of it whose derivatives are wanted.
+        bounds: lower and upper bounds of everything that the steps read, by name.
+        precision: how exact these bounds are, by the same names.
+        network: the graph whose terms add up to what is read.
+        values: values of its inputs and nodes at the centres of the regions, (b, *shape) each.
+        like: a tensor of the batch, dtype and device of the inputs.
+
+    Raises:
+        InputError: bounds of the wrong shape, or inverted.
+    """
+    sizes: Mapping[str, Tensor] = {}
+    if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
+        sizes = term_sizes(network, values, max(each.least for each in precision.values()))
+    return {
+        name: PreactivationBounds(
+            *_checked(bounds[name], read, like, precision[name]),
+            precision[name].relative,
+            sizes.get(graph.stands_for[name]),
+        )
+        for name, read in graph.reads.items()
+    }
+
+
+def _floating_pairs(given: Intervals, reads: Mapping[str, Read]) -> dict[str, Interval]:
+    """The caller's pre-activation bounds, as pairs of floating-point tensors."""
+    unknown = [name for name in given if name not in reads]
+    if unknown:
+        raise InputError(
+            f"`intermediate_bounds` names {', '.join(f'`{name}`' for name in unknown)}, which no activation reads; "
+            f"pre-activations are {', '.join(f'`{name}`' for name in reads)}."
+        )
+    for name, pair in given.items():
+        if not (
+            isinstance(pair, (tuple, list))
+            and len(pair) == 2
+            and all(isinstance(bound, Tensor) and bound.is_floating_point() for bound in pair)
+        ):
+            raise InputError(f"`intermediate_bounds` of `{name}` must be two floating-point tensors, lower and upper.")
+    return {name: (pair[0], pair[1]) for name, pair in given.items()}
+
+
+def _checked(pair: Interval, read: Read, like: Tensor, precision: Precision) -> Interval:
+    """Bounds of a node in its own shape, (b, *shape) each, and in the dtype and on the device of the inputs."""
+    shape = (len(like), *read.shape)
+    lower, upper = pair
+    sizes = (torch.Size(shape).numel(), torch.Size(shape[1:]).numel())
+    if lower.numel() != upper.numel() or lower.numel() not in sizes:
+        raise InputError(
+            f"The bounds of `{read.name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
+        )
+    lower, upper = (bound.to(like).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
+    largest = torch.maximum(lower.abs(), upper.abs()).amax().detach()
+    allowed = GROSS * precision.relative * largest.clamp(min=precision.least)
+    if bool((lower > upper + allowed).any()):
+        raise InputError(f"The bounds of `{read.name}` are inverted by more than rounding: give lower bounds first.")
+    return lower, upper

@@ -1,0 +1,66 @@
+"""What every order of the recursion answers, whatever it does at an undetermined neuron.
+
+Of the forward and the backward order (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3) neither is always
+tighter, but both hold, and so does their intersection (`BothOrders`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.numerics.intervals import Interval, intersection
+
+
+class Order(Protocol):
+    """Bounds of the Jacobian J over b regions, with k rows and one column for each input coordinate."""
+
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of all entries, both of shape (b, k, columns).
+
+        Raises:
+            InputError: they overflow the number type.
+        """
+        ...
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        For a single entry it is that entry's bound. The entries share the neurons' derivatives, so for several it is
+        mostly smaller than the sum of their bounds; it need not be, and both hold.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class BothOrders:
+    """The intersection of the forward and the backward order.
+
+    Attributes:
+        forward: bounds from the input on.
+        backward: bounds from the output on.
+    """
+
+    forward: Order
+    backward: Order
+
+    def jacobian(self) -> Interval:
+        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        Raises:
+            RecurJacError: the two contradict each other.
+        """
+        return intersection(self.forward.jacobian(), self.backward.jacobian())
+
+    def upper_of_sum(
+        self,
+        weights: Tensor,  # shape: (b, k, columns)
+    ) -> Tensor:
+        """The smaller upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        return torch.minimum(self.forward.upper_of_sum(weights), self.backward.upper_of_sum(weights))

@@ -1,0 +1,87 @@
+"""`recurjac lipschitz`: constants against the radius, of every method."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import sys
+
+import pytest
+import torch
+from commands import CNN, MID, TANH, WHERE, answer, recurjac
+from places import DATA
+
+import recurjac_plugin as rj
+from recurjac_plugin import host, load_onnx
+
+
+def test_lipschitz_table_csv_and_picture(tmp_path):
+    arguments = ("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.1,0.001,0.01")
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer(*arguments, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {"command", "norm", "inputs", "seed", "samples", "steps", "constants"}
+    assert found["constants"][0].keys() == {"method", "eps", "input", "constant", "seconds"}
+    curves = {
+        name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
+        for name in (*rj.METHODS, "Operator-Norm", "sampled")
+    }
+    assert {len(curve) for curve in curves.values()} == {3}
+    assert sum(map(len, curves.values())) == len(found["constants"])
+    for curve in curves.values():
+        assert curve == sorted(curve)
+    assert len(set(curves["Operator-Norm"])) == 1
+    order = [curves[name] for name in ("sampled", "RecurJac-Linear", "RecurJac", "Fast-Lip", "Operator-Norm")]
+    for tighter, looser in itertools.pairwise(order):
+        assert all(a <= b * (1 + 1e-5) for a, b in zip(tighter, looser, strict=True))
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], float(row["constant"])) for row in rows] == [
+        (entry["method"], entry["constant"]) for entry in found["constants"]
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = recurjac(*arguments, "--methods", "Fast-Lip", "--samples", 0).stdout
+    assert "Fast-Lip" in shown
+    assert "sampled" not in shown
+
+
+@pytest.mark.parametrize("norm", ["1", "2", "inf"])
+def test_sampled_constants_are_below_the_certified_ones(norm):
+    found = answer("lipschitz", CNN, "--vnnlib", DATA / "digits_cnn_mid.vnnlib", "--eps", "0,0.02", "--norm", norm)
+    certified = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "RecurJac-Linear"}
+    sampled = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "sampled"}
+    assert 0 < sampled[0.0] <= sampled[0.02] <= certified[0.02]
+    if norm != "2":  # a point has one Jacobian, and these operator norms are sums of its magnitudes
+        assert sampled[0.0] == pytest.approx(certified[0.0], rel=1e-4)
+
+
+def test_operator_norm_is_that_of_the_library_and_in_any_case():
+    found = answer(
+        *("lipschitz", CNN, "--vnnlib", DATA / "digits_cnn_mid.vnnlib", "--eps", "0,1", "--norm", "2"),
+        *("--methods", "operator-norm", "--samples", 0),
+    )
+    model = host.BoundedModule(load_onnx(CNN), torch.zeros(1, 1, 8, 8))
+    expected = float(rj.global_lipschitz(model, norm=2))
+    assert [(e["method"], e["constant"]) for e in found["constants"]] == [("Operator-Norm", expected)] * 2
+
+
+def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
+    def refuse(model, *, norm):
+        raise rj.UnsupportedError("The network", ["`/exp` (Exp): no"], "Nothing to be done.")
+
+    monkeypatch.setattr(sys.modules["recurjac_plugin.lipschitz.product"], "global_lipschitz", refuse)
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    arguments = ("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Operator-Norm,Fast-Lip")
+    result = recurjac(*arguments, "--csv", table, "--plot", picture)
+    assert "Operator-Norm: The network has 1 unsupported part(s): `/exp` (Exp): no." in result.stderr
+    assert result.stdout.count("–") == 2
+    with table.open(newline="") as file:
+        assert [row["constant"] == "" for row in csv.DictReader(file)] == [True, True] + [False] * 4
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [e["constant"] for e in answer(*arguments)["constants"][:2]] == [None, None]
+
+
+def test_pictures_in_every_format(tmp_path):
+    for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        path = tmp_path / f"p.{form}"
+        recurjac("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Fast-Lip", "--plot", path)
+        assert path.read_bytes().startswith(start)

@@ -1,0 +1,64 @@
+"""`recurjac radius`: certified radii of several methods, classes and targets."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import torch
+from commands import RELU, SMALL, TANH, WHERE, answer, recurjac
+
+import recurjac_plugin as rj
+from recurjac_plugin import host, load_onnx
+
+
+def test_radius_table_csv_and_picture(tmp_path):
+    arguments = ("radius", RELU, "--vnnlib", SMALL, "--steps", 3, "--tolerance", 0.001)
+    table, picture = tmp_path / "t.csv", tmp_path / "p.png"
+    found = answer(*arguments, "--csv", table, "--plot", picture)
+    assert found.keys() == WHERE | {
+        *("command", "norm", "target", "seed", "inputs", "radii"),
+        *("initial", "limit", "tolerance", "max_probes", "steps", "clip"),
+    }
+    assert [entry["method"] for entry in found["radii"]] == ["RecurJac", "Fast-Lip", "CROWN"]
+    assert found["radii"][0].keys() == {"method", "input", "class", "target", "radius", "seconds"}
+    radii = [entry["radius"] for entry in found["radii"]]
+    assert 0 < radii[1] <= radii[0] + 0.001
+    with table.open(newline="") as file:
+        assert [float(row["radius"]) for row in csv.DictReader(file)] == radii
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown = recurjac(*arguments).stdout
+    assert "Certified radius (l_inf)" in shown
+    assert "mean" in shown
+
+
+def test_radius_is_that_of_the_library(image):
+    found = answer("radius", TANH, "--input", image, "--norm", 2, "--target", "runner-up", "--steps", 2, "--methods",
+                   "RecurJac")  # fmt: skip
+    net, x = load_onnx(TANH), torch.from_numpy(np.load(image)).float().unsqueeze(0)
+    with torch.no_grad():
+        C = rj.margin_rows(net(x).flatten(1), target="runner-up")
+    expected = rj.certified_radius(host.BoundedModule(net, x), x, norm=2, C=C, steps=2)
+    (entry,) = found["radii"]
+    assert entry["radius"] == float(expected)
+    assert (entry["class"], entry["target"]) == (int(C.argmax()), int(C.argmin()))
+
+
+def test_radius_targets_and_labels(tmp_path):
+    images = np.random.default_rng(0).random((2, 64))
+    np.save(tmp_path / "x.npy", images)
+    options = ("--methods", "CROWN", "--tolerance", 0.01, "--clip", "0,1")
+    predicted = answer("radius", RELU, "--input", tmp_path / "x.npy", *options)
+    classes = [entry["class"] for entry in predicted["radii"]]
+    assert predicted["clip"] == [0, 1]
+    other = [(c + 1) % 10 for c in classes]
+    wrong = answer("radius", RELU, "--input", tmp_path / "x.npy", *options, "--labels", ",".join(map(str, other)))
+    assert [entry["class"] for entry in wrong["radii"]] == other
+    assert [entry["radius"] for entry in wrong["radii"]] == [0, 0]
+    target = next(c for c in range(10) if c not in classes)
+    one = answer("radius", RELU, "--input", tmp_path / "x.npy", *options, "--target", target)
+    assert [entry["target"] for entry in one["radii"]] == [target, target]
+    for single, every in zip(one["radii"], predicted["radii"], strict=True):
+        assert single["radius"] >= every["radius"]
+    note = recurjac("radius", RELU, "--input", tmp_path / "x.npy", *options, "--norm", "2").stderr
+    assert "not clipped" in note

@@ -1,0 +1,190 @@
+"""CROWN on the gains: against every choice of lines, one by one, and as its two users call it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from recurjac_plugin.activations.lines import Relaxation, linear_pieces
+from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.gains.crown import linear_upper_bound
+from recurjac_plugin.gains.gains import INPUT, Gains
+from recurjac_plugin.gains.undetermined import Layer
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.graph.linear_maps import Dense
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, Read
+from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.preactivations.refinement import refine
+from recurjac_plugin.recursion.mccormick import NetworkRelaxation
+
+BATCH, COLUMNS, SUMS = 2, 3, 4
+COUNTS = {"a": 2, "b": 3, "c": 1}
+
+
+def rand(*shape):
+    return torch.rand(*shape, dtype=torch.float64) * 2 - 1
+
+
+def random_gains(batches, missing):
+    """Gains between three layers: blocks of these batch sizes in turn, without those in `missing`."""
+    ends = [INPUT, *COUNTS]
+    pairs = [(later, earlier) for earlier, later in itertools.combinations(ends, 2) if (later, earlier) not in missing]
+    sizes = {INPUT: COLUMNS, **COUNTS}
+    blocks = {
+        (later, earlier): rand(batch, sizes[later], sizes[earlier])
+        for (later, earlier), batch in zip(pairs, itertools.cycle(batches))
+    }
+    layers = {}
+    for name, count in COUNTS.items():
+        one = torch.ones(BATCH, count, dtype=torch.float64)
+        layers[name] = Layer(torch.arange(count)[None], 0 * one, one, None)
+    return Gains(tuple(COUNTS), layers, blocks, BATCH, SUMS, COLUMNS, rand(1))
+
+
+def random_lines():
+    """For every layer two lines that do not cross where |t| is below 10."""
+    lines = {}
+    for name, count in COUNTS.items():
+        slope, constant = rand(BATCH, count), rand(BATCH, count)
+        lines[name] = Relaxation(slope, constant - 2, slope + 0.2 * rand(BATCH, count), constant + 2)
+    return lines
+
+
+def weighted(matrix, value):
+    """(b or 1, m, u) and (n, b, u) -> (n, b, m)."""
+    return torch.einsum("bmu,nbu->nbm", matrix.expand(value.shape[1], -1, -1), value)
+
+
+def enumerated(gains, lines, on_activations, on_preactivations, x):
+    """The sums at x - x0 of shape (n, b, columns), for every choice of a line at every neuron: (choices, n, b, m)."""
+    neurons = [(layer, j) for layer, count in COUNTS.items() for j in range(count)]
+    values = []
+    for choice in itertools.product((0.0, 1.0), repeat=len(neurons)):
+        activations, t = {INPUT: x}, {}
+        for layer, count in COUNTS.items():
+            t[layer] = x.new_zeros(*x.shape[:2], count)
+            for (later, earlier), block in gains.blocks.items():
+                if later == layer:
+                    t[layer] = t[layer] + weighted(block, activations[earlier])
+            upper = torch.tensor([side for (name, _), side in zip(neurons, choice) if name == layer]).double()
+            line = lines[layer]
+            activations[layer] = upper * (line.upper_slope * t[layer] + line.upper_constant)
+            activations[layer] += (1 - upper) * (line.lower_slope * t[layer] + line.lower_constant)
+        terms = [weighted(c, activations[end]) for end, c in on_activations.items()]
+        values.append(sum(terms + [weighted(c, t[layer]) for layer, c in on_preactivations.items()]))
+    return torch.stack(values)
+
+
+def coefficients(ends, batch=BATCH):
+    return {end: rand(batch, SUMS, COLUMNS if end == INPUT else COUNTS[end]) for end in ends}
+
+
+@pytest.mark.parametrize("batches", [(BATCH,), (1,), (1, BATCH)], ids=str)
+@pytest.mark.parametrize("missing", [(), (("c", "a"), ("b", INPUT))], ids=["all", "some_missing"])
+@pytest.mark.parametrize(("on_activations", "on_preactivations"), [
+    ((INPUT, "a", "b", "c"), ()), (("b",), ()), ((), ("a", "b", "c")), ((), ("b",)), ((INPUT, "a"), ("b", "c")),
+])  # fmt: skip
+def test_it_is_the_highest_of_all_choices_of_lines(on_activations, on_preactivations, missing, batches):
+    gains, lines = random_gains(batches, missing), random_lines()
+    on_activations = coefficients(on_activations, batches[0])
+    on_preactivations = coefficients(on_preactivations)
+    slope, constant = linear_upper_bound(
+        gains, lines, SUMS, on_activations=on_activations, on_preactivations=on_preactivations
+    )
+    assert slope.shape == (BATCH, SUMS, COLUMNS) and constant.shape == (BATCH, SUMS)
+    x = rand(20, BATCH, COLUMNS)
+    expected = enumerated(gains, lines, on_activations, on_preactivations, x).amax(0)
+    assert torch.allclose(weighted(slope, x) + constant, expected, rtol=0, atol=1e-12)
+
+
+def test_nothing_is_needed_for_a_sum_of_nothing():
+    slope, constant = linear_upper_bound(random_gains((1,), ()), {}, SUMS)
+    assert not slope.any() and not constant.any()
+    assert slope.shape == (BATCH, SUMS, COLUMNS) and constant.shape == (BATCH, SUMS)
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+def test_sums_of_pre_activations_over_a_region_of_several_inputs(norm):
+    """McCormick's use: what the region adds is the dual norm of the slope, input by input."""
+    gains, lines, t_slopes = random_gains((BATCH,), ()), random_lines(), coefficients(("a", "c"))
+    radius = torch.tensor([[0.3], [0.7]], dtype=torch.float64)
+    inputs = [Region(rand(BATCH, 2), norm, radius), Region(rand(BATCH, 1), math.inf, radius)]
+    found = NetworkRelaxation(gains, lines, {}, inputs).concretize(t_slopes)
+    direction = rand(4000, BATCH, 2)
+    first = direction / torch.linalg.vector_norm(direction, ord=norm, dim=2, keepdim=True)
+    second = rand(4000, BATCH, 1).sign()
+    x = torch.cat((first, second), 2) * radius
+    expected = enumerated(gains, lines, {}, t_slopes, x).amax((0, 1))
+    assert bool((found >= expected - 1e-12).all())
+    assert torch.allclose(found, expected, rtol=0, atol=5e-3)
+
+
+WIDTHS = (3, 4, 5, 2)
+
+
+def relu_network():
+    """x -> z1 -> a1 -> z2 -> a2 -> y, and from a1 to y, as plain steps."""
+    relu = ActivationFactor(ACTIVATIONS["BoundRelu"], {})
+    n, (W1, W2, W3, V) = WIDTHS, (rand(4, 3), rand(5, 4), rand(2, 5), rand(2, 4))
+    dense = [Dense(W, (W.shape[1],), (W.shape[0],)) for W in (W1, W2, W3, V)]
+    steps = (
+        LinearStep("z1", (n[1],), (("x", dense[0]),)),
+        FactorStep("a1", (n[1],), "z1", (Read("z1", (n[1],)),), relu),
+        LinearStep("z2", (n[2],), (("a1", dense[1]),)),
+        FactorStep("a2", (n[2],), "z2", (Read("z2", (n[2],)),), relu),
+        LinearStep("y", (n[3],), (("a2", dense[2]), ("a1", dense[3]))),
+    )
+    shapes = {"x": (n[0],)} | {step.name: step.shape for step in steps}
+    return Graph(steps, ("x",), "y", shapes, {name: name for name in shapes}), (W1, W2, W3, V)
+
+
+def relu_lines(lower, upper, center, near):
+    """Lines of all ReLUs of a layer, those that are stable included, as functions of t."""
+    zero, one = torch.zeros_like(lower), torch.ones_like(lower)
+    lines = linear_pieces(zero, one, lower, upper, center, near)
+    stable = torch.where(lower >= 0, one, zero)
+    return lines.where((lower < 0) & (upper > 0), Relaxation(stable, zero, stable, zero))
+
+
+def dense_crown(A, lines):
+    """Lower bound of ``A (a - a0)`` of one layer, neuron by neuron: its slope in t, and its constant."""
+    slope, constant = torch.zeros_like(A), torch.zeros(len(A), dtype=A.dtype)
+    for row, j in itertools.product(range(len(A)), range(A.shape[1])):
+        above = A[row, j] < 0
+        slope[row, j] = A[row, j] * (lines.upper_slope if above else lines.lower_slope)[0, j]
+        constant[row] += A[row, j] * (lines.upper_constant if above else lines.lower_constant)[0, j]
+    return slope, constant
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_refined_bounds_are_those_of_the_whole_network_neuron_by_neuron(seed):
+    """The refinement's use: on dense matrices, with a line for every neuron, the same comes out."""
+    torch.manual_seed(seed)
+    graph, (W1, W2, W3, V) = relu_network()
+    bias, x = (rand(1, 4), rand(1, 5)), rand(1, 3)
+    radius = torch.full((1, 3), 0.4, dtype=torch.float64)
+    z1 = x @ W1.T + bias[0]
+    z2 = z1.relu() @ W2.T + bias[1]
+    y = z2.relu() @ W3.T + z1.relu() @ V.T
+    far = torch.full((1, 5), 100.0, dtype=torch.float64)
+    around = {"z1": (z1 - far[:, :4], z1 + far[:, :4]), "z2": (z2 - far, z2 + far)}
+    sizes = {name: torch.zeros(1, *shape, dtype=torch.float64) for name, shape in graph.shapes.items()}
+    rows = torch.eye(2, dtype=torch.float64)[None]
+    found = refine(graph, {"z1": z1, "z2": z2}, y, Region(x, math.inf, radius), around, rows, sizes, 0.0)
+
+    reach = (radius @ W1.abs().T)[0]
+    assert torch.allclose(found.bounds["z1"][0], z1 - reach) and torch.allclose(found.bounds["z1"][1], z1 + reach)
+    lines = relu_lines(*found.bounds["z1"], z1, None)
+    for sign, bound in ((1, found.bounds["z2"][0]), (-1, found.bounds["z2"][1])):
+        slope, constant = dense_crown(sign * W2, lines)
+        expected = z2 + sign * (constant - (slope @ W1).abs() @ radius[0])
+        assert torch.allclose(bound, expected, rtol=0, atol=1e-12)
+    for choice, near in enumerate((None, 0.0, 0.5)):
+        first, second = (relu_lines(*found.bounds[name], z, near) for name, z in (("z1", z1), ("z2", z2)))
+        on_z2, constant = dense_crown(W3, second)
+        on_z1, more = dense_crown(V + on_z2 @ W2, first)
+        assert torch.allclose(found.slope[0, choice], on_z1 @ W1, rtol=0, atol=1e-12)
+        assert torch.allclose(found.offset[0, choice], y[0] + constant + more, rtol=0, atol=1e-12)
