@@ -62,8 +62,8 @@ def cores() -> int:
 @functools.cache
 def facts() -> dict[str, Any]:
     """The versions of everything that computes, and the machine; no package is imported to find them."""
-    from recurjac_plugin import __version__
     from recurjac_plugin.host.find import find_host
+    from recurjac_plugin.version import __version__
 
     return {
         "versions": {

@@ -74,7 +74,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from recurjac_plugin import __version__
+        from recurjac_plugin.version import __version__
 
         print(__version__)
         raise typer.Exit

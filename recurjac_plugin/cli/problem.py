@@ -59,8 +59,8 @@ class Network:
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
-        from recurjac_plugin import __version__
         from recurjac_plugin.host.library import VERSION
+        from recurjac_plugin.version import __version__
 
         return {
             "version": __version__,

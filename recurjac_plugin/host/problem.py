@@ -36,7 +36,7 @@ class Problem:
     arguments: Arguments
     host_graph: HostGraph
 
-    @property
+    @cached_property
     def graph(self) -> Graph:
         """The network as plain steps, translated when it is first asked for.
 

@@ -15,6 +15,7 @@ bounds the Lipschitz constant on the whole space (`global_lipschitz`), where the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from recurjac_plugin.errors import MethodError
 from recurjac_plugin.recursion.rules import Rule, recurjac, recurjac_linear
@@ -81,12 +82,12 @@ class Method:
     host: str
     with_host_output: bool
 
-    @property
+    @cached_property
     def bounds_jacobian(self) -> bool:
         """Whether the method bounds Jacobians; one of the host alone bounds only outputs."""
         return self.jacobian is not None
 
-    @property
+    @cached_property
     def treatment(self) -> Treatment:
         """What happens at an undetermined neuron.
 

@@ -1,6 +1,12 @@
-"""Local Lipschitz constants from below: the largest norm of the Jacobian met at points of the region.
+r"""Local Lipschitz constants from below: the largest norm of the Jacobian met at points of the region.
 
-No upper bound can be smaller, so the two together say how much of an upper bound may be slack.
+.. math:: \max_n \lVert J(x_n) \rVert \le \sup_{x \in B} \lVert J(x) \rVert
+
+for points x_n of the region B, in the norm that the constant is for. No upper bound can be smaller, so the two together
+say how much of an upper bound may be slack. The points climb by projected gradient ascent (`_Ascent`): the norm at a
+point is ``c^T J v`` for some c and v, and its gradient there is that of ``v^T d(c^T f)/dx``.
+
+Axes: n points of each of b regions, k rows, as many columns as input coordinates.
 """
 
 from __future__ import annotations
@@ -80,8 +86,8 @@ def sampled_lipschitz(
     with _evaluating(model), torch.enable_grad():
         evaluate = _evaluation(model, region.center)
         rows = specification(C, evaluate(region.center)).flatten(2).detach()
-        search = _Search(region, rows, evaluate, per_output, torch.Generator().manual_seed(seed))
-        return search.run(points, steps)
+        ascent = _Ascent(region, rows, evaluate, per_output, torch.Generator().manual_seed(seed))
+        return ascent.run(points, steps)
 
 
 @contextmanager
@@ -136,8 +142,8 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-class _Search:
-    """Points of the regions that climb the norm of the Jacobian.
+class _Ascent:
+    """Points of the regions that climb the norm of the Jacobian, all of them together.
 
     Args:
         region: where the points stay.
@@ -162,7 +168,7 @@ class _Search:
         self.radius = (region.radius - lost).clamp(min=0)
 
     def run(self, points: int, steps: int) -> Tensor:
-        """The largest norms found."""
+        """The largest norms met by so many points in so many steps: (b,), or (b, k) with one norm per row."""
         x = self._starts(points)
         J, norms = self._measured(x)
         goal = torch.arange(points, device=x.device) % norms.shape[2]  # of the norms, the one that each point climbs
@@ -174,11 +180,11 @@ class _Search:
                 x, J, norms = (_taken(each, leader) for each in (x, J, norms))
             length = _FIRST * (_LAST / _FIRST) ** (step / max(steps - 1, 1))
             trial = self._projected(x + length * self._unit(self._directions(x, J, goal, step)))
-            new_J, found = self._measured(trial)
-            best = torch.maximum(best, found.amax(0))
-            better = found.gather(2, goal) > norms.gather(2, goal)
-            x, norms = torch.where(better, trial, x), torch.where(better, found, norms)
-            J = torch.where(better.unsqueeze(3), new_J, J)
+            trial_J, trial_norms = self._measured(trial)
+            best = torch.maximum(best, trial_norms.amax(0))
+            better = trial_norms.gather(2, goal) > norms.gather(2, goal)
+            x, norms = torch.where(better, trial, x), torch.where(better, trial_norms, norms)
+            J = torch.where(better.unsqueeze(3), trial_J, J)
         return best if self.per_output else best.squeeze(1)
 
     def _starts(self, points: int) -> Tensor:
@@ -199,14 +205,14 @@ class _Search:
         return torch.randn(shape, generator=self.random, dtype=torch.float64).to(self.center)
 
     def _unit(self, direction: Tensor) -> Tensor:
-        """Offsets to the boundary of the region in some directions; for boxes, to the corner for equal signs."""
+        """Offsets to the boundary of the region in some directions, (n, b, columns); of boxes, to some side of it."""
         if self.region.norm == math.inf:
             largest = direction.abs().amax(2, keepdim=True)
             return self.radius * direction / largest.clamp(min=torch.finfo(direction.dtype).tiny)
         return self.radius * torch.nn.functional.normalize(direction, p=self.region.norm, dim=2)
 
     def _projected(self, x: Tensor) -> Tensor:
-        """The nearest points of the region (for p other than 1, 2, inf: some near ones)."""
+        """The nearest points of the region, (n, b, columns); for p other than 1, 2, inf some near ones."""
         offset, p = x - self.center, self.region.norm
         if p == math.inf:
             return self.center + torch.minimum(torch.maximum(offset, -self.radius), self.radius)
@@ -234,14 +240,14 @@ class _Search:
     @staticmethod
     def _gradient(value: Tensor, leaf: Tensor, *, keep: bool = False, twice: bool = False) -> Tensor:
         """The gradient (n b, columns); 0 where there is none."""
-        found = None
+        gradient = None
         if value.requires_grad:
             keep = keep or twice
-            (found,) = torch.autograd.grad(value, leaf, retain_graph=keep, create_graph=twice, allow_unused=True)
-        return (torch.zeros_like(leaf) if found is None else found).flatten(1)
+            (gradient,) = torch.autograd.grad(value, leaf, retain_graph=keep, create_graph=twice, allow_unused=True)
+        return (torch.zeros_like(leaf) if gradient is None else gradient).flatten(1)
 
     def _directions(self, x: Tensor, J: Tensor, goal: Tensor, step: int) -> Tensor:
-        """Where each point goes next.
+        """Where each point goes next, (n, b, columns).
 
         The norm at a point is ``c^T J v`` for some c and v, so its gradient there is that of ``<v, d(c^T f)/dx>``.
         """
@@ -262,7 +268,7 @@ class _Search:
         return torch.where(flat | (wander & ~useful), noise, slope)
 
     def _steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of steepest ascent in the region's norm."""
+        """The direction of steepest ascent in the region's norm, (n, b, columns), of any length."""
         if self.region.norm == math.inf:
             return gradient.sign()
         if self.region.norm == 1:  # all of the step in one coordinate

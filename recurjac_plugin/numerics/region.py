@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,14 +36,14 @@ class Region:
     norm: float
     radius: Tensor
 
-    @property
+    @cached_property
     def dual_norm(self) -> float:
         """q with 1/p + 1/q = 1."""
         if self.norm == math.inf:
             return 1.0
         return math.inf if self.norm == 1 else self.norm / (self.norm - 1)
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Number of input coordinates."""
         return self.center[0].numel()
@@ -56,7 +57,11 @@ class Region:
         self,
         slopes: Tensor,  # shape: (b, m, columns)
     ) -> Tensor:
-        """The largest ``slopes (x - x0)`` over the region: (b, m). The smallest is its negative."""
+        """The largest ``slopes (x - x0)`` over the region: (b, m). The smallest is its negative.
+
+        Source:
+            CROWN, arXiv:1811.00866, Corollary 3.3: ``radius |slopes|_q``, and for a box ``|slopes| radius``.
+        """
         if self.norm == math.inf:
             return (slopes.abs() @ self.reach.unsqueeze(2)).squeeze(2)
         return torch.linalg.vector_norm(slopes, ord=self.dual_norm, dim=2) * self.radius

@@ -44,60 +44,83 @@ def node_class(key: str, activation: Activation) -> type:
 CLASSES: dict[str, type] = {
     row.operator.name: node_class(key, row) for key, row in ACTIVATIONS.items() if row.operator is not None
 }
-"""Name of the operator in the host's traced graph -> class of its node."""
+"""Name of the operator in the host's traced graph -> class of its node: those of the table, and those of users."""
+
+_added: set[str] = set()
+"""Operators that the host has from us by `add_to_host`."""
+
+_registered: set[str] = set()
+"""Operators that the host has from us by `register_activation`."""
+
+_before: dict[str, Any] = {}
+"""What our entries in the host's map stand in place of."""
 
 
-def missing() -> dict[str, type]:
-    """Those of `CLASSES` that the host does not have, or has without a CROWN that holds."""
-    return {name: ours for name, ours in CLASSES.items() if not _works(name)}
-
-
-def _works(name: str) -> bool:
-    theirs = _of_host(name)
-    if theirs is None or (name in _WRONG and not issubclass(theirs, BoundElementwise)):
-        return False
-    return getattr(theirs, "bound_relax", None) is not BoundActivation.bound_relax
-
-
-def _of_host(name: str) -> Any:
-    """The class that the host takes for an operator at present, or None."""
-    if name.startswith(_CALLED):
-        return _taught.get(name) or _own_call(name.removeprefix(_CALLED))
-    return bound_op_map.get(name) or getattr(bound_ops, f"Bound{name.removeprefix('onnx::')}", None)
-
-
-def _own_call(function: str) -> Any:
-    """The host's own class for a call of one of torch's functions, or None."""
-    return getattr(bound_ops, f"BoundATen{function.capitalize()}", None)
-
-
-_replaced: dict[str, Any] = {}
-"""What `add_to_host` put its classes in place of."""
+def missing() -> dict[str, Any]:
+    """What the host's map lacks: entries for those of `CLASSES` that it has not, or not with a CROWN that holds."""
+    return _entries(name for name in CLASSES if not _works(name))
 
 
 def add_to_host() -> None:
     """Make the host's models understand the operators it lacks. Doing it again changes nothing."""
-    for name, ours in missing().items():
-        _put(name, ours, _replaced)
+    _added.update(name for name in CLASSES if not _works(name))
+    _update()
 
 
 def remove_from_host() -> None:
     """Undo `add_to_host`."""
-    for name in [*_replaced]:
-        _put_back(name, _replaced)
+    _added.clear()
+    _update()
 
 
-def _put(name: str, ours: Any, replaced: dict[str, Any]) -> None:
-    replaced[name] = bound_op_map.get(name)
-    bound_op_map[name] = ours
+def _works(name: str) -> bool:
+    """Whether the host has lines for an operator at present."""
+    return name in _added | _registered or (name not in _WRONG and _has_lines(_own(name)))
 
 
-def _put_back(name: str, replaced: dict[str, Any]) -> None:
-    before = replaced.pop(name)
-    if before is None:
-        bound_op_map.pop(name, None)
-    else:
-        bound_op_map[name] = before
+def _has_lines(theirs: Any) -> bool:
+    """Whether a class of the host, or None, bounds what it stands for by lines."""
+    return theirs is not None and getattr(theirs, "bound_relax", None) is not BoundActivation.bound_relax
+
+
+def _own(name: str) -> Any:
+    """The host's class for an operator, or None."""
+    if name.startswith(_CALLED):
+        return getattr(bound_ops, f"BoundATen{name.removeprefix(_CALLED).capitalize()}", None)
+    return bound_op_map.get(name) or getattr(bound_ops, f"Bound{name.removeprefix('onnx::')}", None)
+
+
+def _entries(names: Iterable[str]) -> dict[str, Any]:
+    """The entries of the host's map by which it has operators from us."""
+    return dict((_CALL, _call) if name.startswith(_CALLED) else (name, CLASSES[name]) for name in names)
+
+
+def _update() -> None:
+    """Put our entries into the host's map, and what was there before in place of those that are no longer wanted."""
+    entries = _entries(_added | _registered)
+    for key in _before.keys() - entries.keys():
+        if _before[key] is None:
+            bound_op_map.pop(key, None)
+        else:
+            bound_op_map[key] = _before[key]
+        del _before[key]
+    for key in entries.keys() - _before.keys():
+        _before[key] = bound_op_map.get(key)
+        bound_op_map[key] = entries[key]
+
+
+def _call(attr: Any, *arguments: Any) -> Any:
+    """The host's node of a call of torch, by the function's name: ours if the host has none with lines."""
+    name = _CALLED + attr["operator"]
+    ours, own = CLASSES.get(name), _own(name)
+    others = _before.get(_CALL) or bound_op_map.get(_CALL, _call)
+    if ours is not None and not _has_lines(own):
+        return ours(attr, *arguments)
+    if others is not _call:
+        return others(attr, *arguments)
+    if own is None:
+        raise NotImplementedError(f"There are unsupported operations: {name}")
+    return own(attr, *arguments)
 
 
 def register_activation(
@@ -155,7 +178,7 @@ def unregister_activation(class_name: str) -> None:
     if class_name not in ACTIVATIONS:
         raise InputError(f"`{class_name}` has no derivative range to remove; known: {', '.join(ACTIVATIONS)}.")
     operator = ACTIVATIONS.pop(class_name).operator
-    if operator is not None and operator.name in _taught:
+    if operator is not None and operator.name in _registered:
         _forget(operator.name)
 
 
@@ -188,13 +211,6 @@ def _name_in_graph(class_name: str, function: Callable[[Tensor], Tensor]) -> str
     return names[0]
 
 
-_taught: dict[str, type] = {}
-"""Operators that users added -> their classes."""
-
-_before_taught: dict[str, Any] = {}
-"""What these were put in place of."""
-
-
 def _teach(class_name: str, activation: Activation) -> None:
     """Give the host a class for an operator, unless it has one of this name that works.
 
@@ -203,33 +219,20 @@ def _teach(class_name: str, activation: Activation) -> None:
     """
     assert activation.operator is not None
     name = activation.operator.name
-    theirs = CLASSES.get(name) or (_of_host(name) if _works(name) else None)
-    if theirs is not None and theirs.__name__ != class_name:
-        raise InputError(f"`{name}`, the `function` of `{class_name}`, is known as `{theirs.__name__}` already.")
-    if theirs is None and hasattr(bound_ops, class_name):
+    own = _own(name)
+    known = CLASSES.get(name) or (own if _has_lines(own) else None)
+    if known is not None and known.__name__ != class_name:
+        raise InputError(f"`{name}`, the `function` of `{class_name}`, is known as `{known.__name__}` already.")
+    if known is None and hasattr(bound_ops, class_name):
         raise InputError(f"auto_LiRPA has another `{class_name}`, which is not `{name}`; register another class name.")
-    if theirs is not None:
-        return
-    _taught[name] = node_class(class_name, activation)
-    if not name.startswith(_CALLED):
-        _put(name, _taught[name], _before_taught)
-    elif _CALL not in _before_taught:
-        _put(_CALL, _call, _before_taught)
+    if known is None:
+        CLASSES[name] = node_class(class_name, activation)
+        _registered.add(name)
+        _update()
 
 
 def _forget(name: str) -> None:
     """Undo `_teach`."""
-    del _taught[name]
-    if not name.startswith(_CALLED):
-        _put_back(name, _before_taught)
-    elif not any(other.startswith(_CALLED) for other in _taught):
-        _put_back(_CALL, _before_taught)
-
-
-def _call(attr: Any, *arguments: Any) -> Any:
-    """The host's node of a call of torch, by the function's name."""
-    function = attr["operator"]
-    node = _taught.get(_CALLED + function) or _before_taught[_CALL] or _own_call(function)
-    if node is None:
-        raise NotImplementedError(f"There are unsupported operations: {_CALLED}{function}")
-    return node(attr, *arguments)
+    _registered.discard(name)
+    _update()
+    del CLASSES[name]

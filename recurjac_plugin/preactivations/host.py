@@ -78,8 +78,8 @@ def host_bounds(
     _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
-        # Its optimisation calls `backward`, which would add to the weights' gradients.
-        keep_gradients(model, method != "alpha-CROWN")
+        if method == "alpha-CROWN":  # its optimisation calls `backward`, which would add to the weights' gradients
+            keep_gradients(model, False)
         _exact_softmax(model)
         x = problem.arguments.for_host(_hulls(graph, problem.arguments))
         lower, upper = _computed(model, x, rows, method)

@@ -39,7 +39,7 @@ from .rules import Rule
 
 @dataclass(frozen=True, eq=False)
 class ForwardOrder:
-    """The forward order on one set of gains.
+    """The forward order on one set of gains: the backward order of the transposed ones.
 
     Attributes:
         gains: the exact part, as for the backward order.
@@ -114,14 +114,17 @@ class ShiftedForwardOrder:
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
+        """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
+
+        The weights are pushed through the exact map to the layer, and meet the bounds that hold there.
+        """
         lower, upper = self._at_layer()
         column = weights @ self.matrix.mT
         total = torch.where(column >= 0, column * upper, column * lower).sum(2)
         return total if self.around is None else total + self.around.upper_of_sum(weights)
 
     def _at_layer(self) -> Interval:
-        """Bounds of the derivative of the rows with respect to the layer's pre-activations: (b, k, n)."""
+        """Bounds of ``d y``, the derivative of the rows with respect to the layer's pre-activations: (b, k, n)."""
         lower, upper = self.behind.jacobian()
         dl, du = (bound.unsqueeze(1) for bound in self.derivatives)
         corners = torch.stack((dl * lower, du * lower, dl * upper, du * upper))

@@ -47,7 +47,7 @@ from .rules import Rule, UpperLine, recurjac_linear
 _SHARP = 1 / 1024
 
 
-# Step 1: planes above products.
+# Step 1: planes above the products.
 
 
 def mccormick_planes(

@@ -46,7 +46,7 @@ def render_page(runs: Sequence[Run], title: str) -> tuple[str, dict[str, bytes]]
 def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: list[dict[str, Any]]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from recurjac_plugin import __version__
+    from recurjac_plugin.version import __version__
 
     environment = Environment(
         loader=PackageLoader("recurjac_plugin", "report"), autoescape=True, undefined=StrictUndefined

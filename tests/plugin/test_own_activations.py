@@ -17,8 +17,11 @@ from oracle import Ball, assert_encloses, outputs, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.activations.activation import Activation, Operator
+from recurjac_plugin.activations.functions import critical
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.host import BoundedModule, bound_op_map
+from recurjac_plugin.plugin.activations import CLASSES, node_class
 from recurjac_plugin.plugin.model import bounded_model
 
 
@@ -208,6 +211,36 @@ def test_calls_that_somebody_else_answers_are_still_answered(monkeypatch):
     rj.unregister_activation("BoundAsinh")
     assert seen == ["sinh"]
     assert bound_op_map["aten::ATen"] is answer
+
+
+@pytest.fixture
+def row_of_the_table(monkeypatch):
+    """asinh as if it were a row of the table."""
+    row = Activation(
+        "Asinh",
+        lambda z, p: (1 + z.square()).rsqrt(),
+        critical((0.0, 1.0)),
+        function=lambda z, p: torch.asinh(z),
+        operator=Operator("aten::asinh"),
+    )
+    monkeypatch.setitem(ACTIVATIONS, "BoundAsinh", row)
+    monkeypatch.setitem(CLASSES, "aten::asinh", node_class("BoundAsinh", row))
+
+
+def test_a_row_of_the_table_is_enough(row_of_the_table):
+    before, net, region = dict(bound_op_map), one_layer(torch.asinh).double(), Ball(torch.zeros(1, 4).double(), 0.1)
+    bounds = rj.jacobian_bounds(bounded_model(net, region.center), region.perturbed())
+    assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
+    assert dict(bound_op_map) == before
+    with pytest.raises(NotImplementedError):
+        on_host(net, region.center)
+    rj.register()
+    teach("Sinh")
+    on_host(net, region.center)
+    rj.unregister()
+    on_host(nn.Sequential(net, Net(lambda s, x: torch.sinh(x))), region.center)  # calls are still ours
+    rj.unregister_activation("BoundSinh")
+    assert dict(bound_op_map) == before
 
 
 def test_a_model_outlives_its_row():

@@ -48,7 +48,7 @@ def _state(row: dict[str, Any]) -> str:
 
 
 def _own_version() -> str:
-    from recurjac_plugin import __version__
+    from recurjac_plugin.version import __version__
 
     return __version__
 
