@@ -43,11 +43,13 @@ from .boxes import Boxes, Disjuncts
 from .goals import Rows
 from .search import Bounder
 
-_ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
+_ELEMENTS = 1 << 21  # largest number of neurons times boxes in a batch
 _LEAST, _MOST = 8, 4096  # boxes in a batch
 _PART = 256  # boxes that the host bounds at once
-_WORK = 1 << 24  # elements of the gains of a part of a batch
-_ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
+_WORK = 1 << 24  # largest number of elements of the gains of a part of a batch
+# A part is made of boxes in the order of their numbers of undetermined neurons. It ends before a box that has this many
+# times as many as its first one, but not before it has so many boxes.
+_FACTOR, _FEW = 2.0, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,14 +214,13 @@ class RefiningBounder(RowsBounder):
             count = count + ((low < 0) & (high > 0)).flatten(1).sum(1)
         order = count.argsort(stable=True)
         ordered = count[order].tolist()
-        few, factor = _ALIKE
         parts, start = [], 0
-        for end in range(1, len(boxes) + 1):
+        for end in range(1, len(ordered) + 1):
             size = end + 1 - start  # of the part if the next box belongs to it
             if (
-                end == len(boxes)
+                end == len(ordered)
                 or size * ordered[end] * (ordered[end] + self.widest) > _WORK
-                or (size > few and ordered[end] > factor * (ordered[start] + 1))
+                or (size > _FEW and ordered[end] > _FACTOR * (ordered[start] + 1))
             ):
                 parts.append(boxes.take(order[start:end]))
                 start = end
@@ -227,15 +228,14 @@ class RefiningBounder(RowsBounder):
 
     def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
         """CROWN's bounds ``sum_r -|s_r| radius_r + t``, best of all lines; the Jacobian from the same gains."""
-        radius = boxes.radius
-        output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
+        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
+        output, values = evaluated(self.model, region.center, self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        region = Region(self.shaped(boxes.center), math.inf, radius)
         refined = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
         offset = refined.offset - self.rows.b
-        lower, best = (offset - (refined.slope.abs() * radius[:, None, None]).sum(3)).max(1)
+        lower, best = (offset - (refined.slope.abs() * region.radius[:, None, None]).sum(3)).max(1)
         slope = refined.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, refined.slope.shape[3])).squeeze(1)
 
         def differentiated(index: Tensor, rows: Tensor) -> BoundedJacobian:

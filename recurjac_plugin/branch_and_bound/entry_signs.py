@@ -161,12 +161,12 @@ class JacobianBounder(Bounder[Directions, Interval]):
         done = 0
         while done < len(boxes) and self._size:
             began = time.monotonic()
-            some = boxes.take(slice(done, done + self._size))
-            halves = some.halves()
+            parents = boxes.take(slice(done, done + self._size))
+            halves = parents.halves()
             for start in range(0, len(halves), self.batch_size):
                 yield halves.take(slice(start, start + self.batch_size))
-            done += len(some)
-            self._size = self._next_size((time.monotonic() - began) / len(some))
+            done += len(parents)
+            self._size = self._next_size((time.monotonic() - began) / len(parents))
         if done < len(boxes):
             yield boxes.take(slice(done, None))
 

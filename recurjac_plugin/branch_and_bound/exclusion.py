@@ -154,8 +154,8 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         """What the Jacobian adds: mean value bounds, fixed coordinates, and where to cut."""
         best = self._row(left.bounds, left.alive).unsqueeze(1)
         # Where CROWN knows the best row, the others are looked at only if that may fix a coordinate.
-        one = self.bounder.method.with_host_output and bounds.slope is not None and self._judged > 1
-        rows = best if one else positions(left.alive[:, self.rows.disjunct]).expand(len(best), -1)
+        best_alone = self.bounder.method.with_host_output and bounds.slope is not None and self._judged > 1
+        rows = best if best_alone else positions(left.alive[:, self.rows.disjunct]).expand(len(best), -1)
         bounded = bounds.differentiated(left.at, rows)
         jacobian = torch.stack(bounded.jacobian)
         if self.bounder.method.bounds_jacobian:
@@ -167,7 +167,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
             left, rows, jacobian = left.take(keep), rows[keep], jacobian[:, keep]
         if self.branching == "jacobian":
             place = torch.zeros_like(rows[:, 0])
-            if not one:
+            if not best_alone:
                 place = (rows == self._row(left.bounds, left.alive).unsqueeze(1)).to(torch.uint8).argmax(1)
             left = left._replace(sensitivity=_of_row(jacobian.abs().amax(0), place))
         return self._fixed(left, bounds, rows, jacobian)
@@ -191,7 +191,8 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         valid = needed.gather(1, rows)
         one_sign = ((jacobian[0] >= 0) | (jacobian[1] <= 0)) & valid.unsqueeze(2)
         promising = one_sign.any(1) & (left.upper > left.lower)
-        if rows.shape[1] == 1 and bounds.slope is not None:  # what the other rows' linear bounds speak against is not
+        if rows.shape[1] == 1 and bounds.slope is not None:
+            # A coordinate is not worth a second look if another row's linear bound falls where this row rises.
             slope = bounds.slope[left.at] * torch.where(jacobian[0] >= 0, 1.0, -1.0)
             promising &= ((slope >= 0) | ~needed.unsqueeze(2)).all(1)
         index = promising.any(1).nonzero().squeeze(1)

@@ -86,15 +86,15 @@ def landscape_scan(
     constants = torch.empty(*radii.shape, rows.shape[1], dtype=rows.dtype, device=rows.device)
     every = torch.arange(len(radii), device=rows.device)
     with torch.no_grad():
-        for some in [every] if around.norm == math.inf else every.split(1):  # as in `perturbed_points.probing`
+        for index in [every] if around.norm == math.inf else every.split(1):  # as in `perturbed_points.probing`
             for i in range(points):
-                region = around.take(some).region(radii[some, i])
+                region = around.take(index).region(radii[index, i])
                 analysis = analyse(
-                    model, region, parsed, rows[some], order=order, shift=shift, memory_budget=memory_budget
+                    model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
                 )
-                undetermined[some, i] = (~certain_signs(analysis)).sum(2)
+                undetermined[index, i] = (~certain_signs(analysis)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[some, i] = row_constants(analysis, one)
+                constants[index, i] = row_constants(analysis, one)
     return Landscape(radii, undetermined, constants)
 
 

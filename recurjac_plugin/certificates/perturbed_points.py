@@ -182,9 +182,9 @@ def probing(check: Callable[[Tensor, Tensor], Tensor], points: PerturbedPoints) 
     @torch.no_grad()
     def certified(radii: Tensor, active: Tensor) -> Tensor:
         certain = torch.zeros_like(active)
-        index = active.nonzero().squeeze(1)
-        for some in [index] if points.norm == math.inf else index.split(1):
-            certain[some] = attempt(some.to(points.center.device), radii[some])
+        every = active.nonzero().squeeze(1)
+        for index in [every] if points.norm == math.inf else every.split(1):
+            certain[index] = attempt(index.to(points.center.device), radii[index])
         return certain
 
     return certified

@@ -97,15 +97,15 @@ def certified_radius(
         return bound > proof_slack(scale[index], margin[index] - bound)
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
-        some, C_some = points.take(index), rows[index]
-        proved = torch.zeros_like(C_some[:, :, 0], dtype=torch.bool)
+        chosen, C_chosen = points.take(index), rows[index]
+        proved = torch.zeros_like(C_chosen[:, :, 0], dtype=torch.bool)
         if parsed.with_host_output:
-            host = output_bounds(model, some.region(radii), method=parsed.host, C=C_some)
+            host = output_bounds(model, chosen.region(radii), method=parsed.host, C=C_chosen)
             proved = positive(host[0], index)
         if not parsed.bounds_jacobian or bool(proved.all()):
             return proved.all(1)
         for drop in _drops(
-            model, some, radii, parsed, C_some, steps, order=order, shift=shift, memory_budget=memory_budget
+            model, chosen, radii, parsed, C_chosen, steps, order=order, shift=shift, memory_budget=memory_budget
         ):
             rest = positive(margin[index] - drop, index) | proved
             if not bool(rest.all(1).any()):  # drops only grow

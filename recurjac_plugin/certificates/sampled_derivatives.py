@@ -163,7 +163,7 @@ class SampledDerivatives:
     def meet(self, points: Tensor, index: Tensor) -> Tensor:
         """Note the derivatives at points (n, columns) of the regions `index` (n,), and return them, (n, k, columns)."""
         batches = zip(points.split(self.batch_size), index.split(self.batch_size), strict=True)
-        values = torch.cat([self._clear(some.unflatten(1, self.input_shape), self.rows[at]) for some, at in batches])
+        values = torch.cat([self._clear(batch.unflatten(1, self.input_shape), self.rows[at]) for batch, at in batches])
         for region in index.unique().tolist():
             self._keep(points[index == region], values[index == region], region)
         return values
@@ -194,10 +194,10 @@ class SampledDerivatives:
     def sample(self, region: SampledRegion, count: int, generator: torch.Generator) -> None:
         """Meet `count` random points of every region."""
         points, index = region.random(count, generator)
-        for some, at in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True):
+        for batch, at in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True):
             if time.monotonic() >= self.deadline:
                 return
-            self.meet(some, at)
+            self.meet(batch, at)
 
     def climb(
         self,
