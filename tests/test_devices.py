@@ -377,15 +377,21 @@ def test_free_memory_of_this_machine(monkeypatch):
 def test_chunks_follow_the_free_memory_and_results_do_not(name, monkeypatch):
     chunks: list[int] = []
 
-    def counting(each_chunk: Callable[..., Any]) -> Callable[..., Any]:
-        def run(function: Any, parts: Any, *rest: Any) -> Any:
-            chunks.append(len(parts))
-            return each_chunk(function, parts, *rest)
+    def counting(recomputed: Callable[..., Any]) -> Callable[..., Any]:
+        def prepared(function: Any, *rest: Any) -> Any:
+            of_chunk, this = recomputed(function, *rest), len(chunks)
+            chunks.append(0)
 
-        return run
+            def counted(part: Any) -> Any:
+                chunks[this] += 1
+                return of_chunk(part)
+
+            return counted
+
+        return prepared
 
     for module in (recursion, interval, gains):
-        monkeypatch.setattr(module, "each_chunk", counting(module.each_chunk))
+        monkeypatch.setattr(module, "recomputed", counting(module.recomputed))
     found, largest = [], []
     for free in (2**34, 1):
         monkeypatch.setattr(memory, "_free_here", lambda free=free: free)

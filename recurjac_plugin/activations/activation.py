@@ -35,7 +35,8 @@ Value = float | Tensor
 Function = Callable[[Tensor, Parameters], Tensor]
 Curvature = Callable[[Tensor, Tensor, Parameters], Tensor | float]
 Point = float | tuple[float, float]
-CriticalPoints = Callable[[Parameters], Iterable[tuple[Point, tuple[Value, ...]]]]
+Points = Iterable[tuple[Point, tuple[Value, ...]]]
+CriticalPoints = Callable[[Parameters], Points]
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,16 @@ class Activation:
         name: the function's name, for messages and tables.
         derivative: ``(z, parameters) -> f'(z)``, written without cancellation and without overflow: ``sigmoid(z)
             sigmoid(-z)``, not ``s (1 - s)``, which is 0 in float32 from z = 17 and in float64 from z = 37 on.
-        critical_points: ``parameters -> ((z*, (values of f' at z*, ...)), ...)``; between neighbouring points f'
-            is monotone. A kink has the one-sided derivatives of both sides as values, so that an interval that touches
-            it contains both. A pair ``(first, last)`` in place of z* is a stretch on which the values may be taken.
+        critical_points: ``((z*, (values of f' at z*, ...)), ...)``, or ``parameters ->`` such points; between
+            neighbouring points f' is monotone. A kink has the one-sided derivatives of both sides as values, so that an
+            interval that touches it contains both. A pair ``(first, last)`` in place of z* is a stretch on which the
+            values may be taken.
         period: the critical points repeat with this period; None if they do not.
         domain: ``parameters -> Domain``; None where f' is finite everywhere.
         linear_pieces: whether f is linear on either side of 0, and 0 there.
-        curvature: ``(lower, upper, parameters)`` -> upper bound of the second derivative of f', in absolute value, on
-            intervals without a kink of f; infinite where f' itself has a corner, or where no bound is known.
+        curvature: upper bound of the second derivative of f', in absolute value, on intervals without a kink of f: one
+            number for all, or ``(lower, upper, parameters) ->`` a bound; infinite where f' itself has a corner, or
+            where no bound is known.
         function: ``(z, parameters) -> f(z)``, with which a host that has no sound node for the operator is given one
             (`recurjac_plugin.plugin.activations`); None where every host has one.
         operator: how networks write it; None where `function` is.
@@ -92,17 +95,17 @@ class Activation:
 
     name: str
     derivative: Function
-    critical_points: CriticalPoints = lambda parameters: ()
+    critical_points: CriticalPoints | Points = ()
     period: float | None = None
     domain: Callable[[Parameters], Domain | None] = lambda parameters: None
     linear_pieces: bool = False
-    curvature: Curvature = lambda lower, upper, parameters: inf
+    curvature: Curvature | float = inf
     function: Function | None = None
     operator: Operator | None = None
 
-    def has_kinks(self, parameters: Parameters) -> bool:
-        """Whether the derivative jumps somewhere."""
-        return any(len(values) > 1 for _, values in self.critical_points(parameters))
+    def points(self, parameters: Parameters) -> Points:
+        """The critical points of a node, and the values of f' there."""
+        return self.critical_points(parameters) if callable(self.critical_points) else self.critical_points
 
     def derivative_range(
         self,
@@ -117,9 +120,9 @@ class Activation:
         Returns:
             ``dl, du``, shaped like `lower`.
         """
-        at_lower, at_upper = self.derivative(lower, parameters), self.derivative(upper, parameters)
+        at_lower, at_upper = self.derivative(torch.stack((lower, upper)), parameters).unbind()
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
-        for point, values in self.critical_points(parameters):
+        for point, values in self.points(parameters):
             inside = self._inside(point, lower, upper)
             least, most = _extremes(values)
             low = torch.where(inside & (low > least), least, low)
@@ -137,9 +140,9 @@ class Activation:
         Returns:
             Shaped like `lower`.
         """
-        bound = self.curvature(lower, upper, parameters)
+        bound = self.curvature(lower, upper, parameters) if callable(self.curvature) else self.curvature
         bound = bound if isinstance(bound, Tensor) else lower.new_full((), bound).expand_as(lower)
-        for point, values in self.critical_points(parameters):
+        for point, values in self.points(parameters):
             if len(values) > 1 or isinstance(point, tuple):
                 bound = torch.where(self._inside(point, lower, upper), inf, bound)
         return bound

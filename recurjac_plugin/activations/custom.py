@@ -11,7 +11,6 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 
 from .activation import Activation, Domain
-from .functions import at_most
 
 Plain = Callable[[Tensor], Tensor]
 
@@ -55,9 +54,9 @@ def custom_activation(
     activation = Activation(
         class_name.removeprefix("Bound"),
         lambda z, parameters: derivative(z),
-        lambda parameters: points,
+        points,
         domain=lambda parameters: _open_interval(first, last),
-        curvature=at_most(curvature),
+        curvature=curvature,
         function=None if function is None else lambda z, parameters: function(z),
     )
     probes = _probes(first, last)

@@ -15,9 +15,17 @@ from torch import Tensor
 
 from recurjac_plugin.numerics.rounding import NEAR_POLES, eps
 
-from .activation import Activation, CriticalPoints, Curvature, Domain, Function, Operator, Parameters, Point, Value
-
-Points = tuple[tuple[Point, tuple[Value, ...]], ...]
+from .activation import (
+    Activation,
+    CriticalPoints,
+    Domain,
+    Function,
+    Operator,
+    Parameters,
+    Point,
+    Points,
+    Value,
+)
 
 ABOVE_ZERO = Domain("above 0", lambda lower, upper: lower > 0)
 FROM_ZERO = Domain("at least 0", lambda lower, upper: lower >= 0, start=0.0)
@@ -27,17 +35,12 @@ NOT_ZERO = Domain("on one side of 0", lambda lower, upper: (lower > 0) | (upper 
 # Critical points and curvatures of any function.
 
 
-def critical(*pairs: tuple[float, Value]) -> CriticalPoints:
+def critical(*pairs: tuple[float, Value]) -> Points:
     """Critical points from pairs (z*, f'(z*)); pairs of the same z* are the two sides of a kink."""
     points: dict[Point, tuple[Value, ...]] = {}
     for point, value in pairs:
         points[point] = (*points.get(point, ()), value)
-    return lambda parameters: tuple(points.items())
-
-
-def at_most(largest: float) -> Curvature:
-    """``|f'''| <= largest`` everywhere."""
-    return lambda lower, upper, parameters: largest
+    return tuple(points.items())
 
 
 def from_zero(lower: Tensor, upper: Tensor) -> Tensor:
@@ -53,11 +56,22 @@ def smooth_off(point: float, lower: Tensor, upper: Tensor, curvature: Tensor) ->
 # Piecewise linear functions.
 
 
-def two_slopes(negative: Callable[[Parameters], Value]) -> tuple[Function, CriticalPoints]:
-    """Derivative and kink of ``f(z) = z`` for z > 0, ``a z`` for z < 0, from ``parameters -> a``.
+def two_slopes(*names: str, default: Value | None = None) -> tuple[Function, CriticalPoints]:
+    """Derivative and kink of ``f(z) = z`` for z > 0, ``a z`` for z < 0.
+
+    a is the first of the named parameters that a node has, or the default if it has none.
 
     ``f'(z) = 1`` for z > 0, ``a`` for z <= 0; {a, 1} at 0.
     """
+
+    def negative(parameters: Parameters) -> Value:
+        for name in names:
+            if name in parameters:
+                slope: Value = parameters[name]
+                return slope
+        if default is None:
+            raise KeyError(names)
+        return default
 
     def derivative(z: Tensor, parameters: Parameters) -> Tensor:
         slope = torch.as_tensor(negative(parameters), dtype=z.dtype, device=z.device)

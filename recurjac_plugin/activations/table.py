@@ -44,7 +44,6 @@ from .functions import (
     SIGMOID_CURVATURE,
     SILU_CURVATURE,
     SILU_PEAK,
-    at_most,
     between_poles,
     clipped,
     critical,
@@ -69,18 +68,16 @@ from .functions import (
 )
 
 ACTIVATIONS: dict[str, Activation] = {
-    "BoundRelu": Activation("ReLU", *two_slopes(lambda p: p.get("leaky_alpha", 0.0)), linear_pieces=True),
-    "BoundLeakyRelu": Activation(
-        "LeakyReLU", *two_slopes(lambda p: p.get("leaky_alpha", p.get("alpha"))), linear_pieces=True
-    ),
+    "BoundRelu": Activation("ReLU", *two_slopes("leaky_alpha", default=0.0), linear_pieces=True),
+    "BoundLeakyRelu": Activation("LeakyReLU", *two_slopes("leaky_alpha", "alpha"), linear_pieces=True),
     "BoundPRelu": Activation(
         "PReLU",
-        *two_slopes(lambda p: p["slope"]),
+        *two_slopes("slope"),
         linear_pieces=True,
         function=lambda z, p: torch.where(z >= 0, z, p["slope"] * z),
         operator=Operator("onnx::PRelu", constants=("slope",)),
     ),
-    "BoundAbs": Activation("Abs", *two_slopes(lambda p: -1.0), linear_pieces=True),
+    "BoundAbs": Activation("Abs", *two_slopes(default=-1.0), linear_pieces=True),
     "BoundElu": exponential_below_zero(
         "ELU",
         lambda p: (1.0, p.get("alpha", 1.0), 1.0),
@@ -115,22 +112,22 @@ ACTIVATIONS: dict[str, Activation] = {
         "HardSwish",
         hard_swish_derivative,
         critical((-3.0, 0.0), (-3.0, -0.5), (3.0, 1.5), (3.0, 1.0)),
-        curvature=at_most(0.0),
+        curvature=0.0,
         function=lambda z, p: functional.hardswish(z),
         operator=Operator("onnx::HardSwish"),
     ),
-    "BoundTanh": Activation("Tanh", tanh_derivative, critical((0.0, 1.0)), curvature=at_most(2.0)),
+    "BoundTanh": Activation("Tanh", tanh_derivative, critical((0.0, 1.0)), curvature=2.0),
     "BoundSigmoid": Activation(
-        "Sigmoid", lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z), critical((0.0, 0.25)), curvature=at_most(0.125)
+        "Sigmoid", lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z), critical((0.0, 0.25)), curvature=0.125
     ),
     "Logistic": Activation(
         "1/(1+exp)",
         lambda z, p: -torch.sigmoid(z) * torch.sigmoid(-z),
         critical((0.0, -0.25)),
-        curvature=at_most(0.125),
+        curvature=0.125,
     ),
-    "LogSigmoid": Activation("LogSigmoid", lambda z, p: torch.sigmoid(-z), curvature=at_most(SIGMOID_CURVATURE)),
-    "BoundAtan": Activation("Atan", lambda z, p: 1 / (1 + z.square()), critical((0.0, 1.0)), curvature=at_most(2.0)),
+    "LogSigmoid": Activation("LogSigmoid", lambda z, p: torch.sigmoid(-z), curvature=SIGMOID_CURVATURE),
+    "BoundAtan": Activation("Atan", lambda z, p: 1 / (1 + z.square()), critical((0.0, 1.0)), curvature=2.0),
     "BoundSoftsign": Activation(
         "Softsign",
         lambda z, p: 1 / (1 + z.abs()).square(),
@@ -143,7 +140,7 @@ ACTIVATIONS: dict[str, Activation] = {
         "Erf",
         lambda z, p: 2 / math.sqrt(math.pi) * torch.exp(-z.square()),
         critical((0.0, 2 / math.sqrt(math.pi))),
-        curvature=at_most(4 / math.sqrt(math.pi) * (1 + 1e-12)),
+        curvature=4 / math.sqrt(math.pi) * (1 + 1e-12),
         function=lambda z, p: torch.erf(z),
         operator=Operator("onnx::Erf"),
     ),
@@ -173,7 +170,7 @@ ACTIVATIONS: dict[str, Activation] = {
         "Mish",
         mish_derivative,
         critical(MISH_VALLEY, MISH_PEAK),
-        curvature=at_most(MISH_CURVATURE),
+        curvature=MISH_CURVATURE,
         function=lambda z, p: functional.mish(z),
         operator=Operator("onnx::Mish"),
     ),
@@ -182,7 +179,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda z, p: torch.cos(z),
         critical((0.0, 1.0), (math.pi, -1.0)),
         period=2 * math.pi,
-        curvature=at_most(1.0),
+        curvature=1.0,
         function=lambda z, p: torch.sin(z),
         operator=Operator("onnx::Sin"),
     ),
@@ -191,7 +188,7 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda z, p: -torch.sin(z),
         critical((math.pi / 2, -1.0), (-math.pi / 2, 1.0)),
         period=2 * math.pi,
-        curvature=at_most(1.0),
+        curvature=1.0,
         function=lambda z, p: torch.cos(z),
         operator=Operator("onnx::Cos"),
     ),
@@ -215,7 +212,7 @@ ACTIVATIONS: dict[str, Activation] = {
         domain=lambda p: ABOVE_ZERO,
         curvature=lambda l, u, p: 0.375 * l.pow(-2.5),
     ),
-    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=at_most(0.0)),
+    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=0.0),
     "BoundReciprocal": Activation(
         "Reciprocal",
         lambda z, p: -z.square().reciprocal(),

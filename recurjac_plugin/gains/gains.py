@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import ancestors, backward, pull
-from recurjac_plugin.numerics.memory import chunk_size, each_chunk, memory_of
+from recurjac_plugin.numerics.memory import chunk_size, memory_of, recomputed
 
 from .paths import on_uncut_paths
 from .undetermined import Layer
@@ -81,6 +81,11 @@ class Gains:
         """The block, as zeros where there is none: (b or 1, u_later, u_earlier)."""
         block = self.blocks.get((later, earlier))
         return self.reference.new_zeros(1, self.count(later), self.count(earlier)) if block is None else block
+
+    @cached_property
+    def to_rows(self) -> Mapping[str, Tensor]:
+        """The gains of the rows to every layer and to `INPUT`, as zeros where there are none: (b or 1, k, u)."""
+        return {earlier: self.block(ROWS, earlier) for earlier in (*self.layers, INPUT)}
 
     def part(
         self,
@@ -159,7 +164,8 @@ def compute_gains(
     blocks: dict[Key, Tensor] = {}
 
     def add_blocks(later: str, pull_rows: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> None:
-        chunks = each_chunk(pull_rows, starts.split(chunk, 1), starts.shape[1] * kept_per_row, budget_per_layer)
+        pull_chunk = recomputed(pull_rows, starts.shape[1] * kept_per_row, budget_per_layer)
+        chunks = [pull_chunk(part) for part in starts.split(chunk, 1)]
         for earlier in chunks[0]:
             blocks[later, earlier] = torch.cat([each[earlier] for each in chunks], 1)
 
@@ -263,10 +269,10 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
     Raises:
         InputError: they are.
     """
-    room = memory_of(rows.device)
     layers = [derivatives[step.name] for step in graph.factors]
     count = sum(layer.count for layer in layers)
     at_most = (rows.shape[1] + sum(layer.index.numel() for layer in layers)) * (count + graph.columns)
+    room = memory_of(rows.device)
     if room is None or at_most * rows.element_size() <= room:
         return
     needed = gains_size(graph, derivatives, rows) * rows.element_size()

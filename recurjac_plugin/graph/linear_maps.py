@@ -300,7 +300,7 @@ class Function(LinearMap):
         at = rows.new_zeros(len(rows), *self.input_shape)
         if torch.is_inference_mode_enabled():
             return torch.func.vjp(self.function, at)[1](rows)[0]
-        # `torch.func` refuses to run where saved tensors are packed (`numerics.memory.each_chunk`), autograd does not.
+        # `torch.func` refuses to run where saved tensors are packed (`numerics.memory.recomputed`), autograd does not.
         # A graph only where there is something to differentiate: the rows, or weights that the function brings along.
         wanted = torch.is_grad_enabled() and (rows.requires_grad or self.function(at).requires_grad)
         with torch.enable_grad():

@@ -76,10 +76,16 @@ class ActivationFactor(Factor):
     @cached_property
     def kinked(self) -> bool:  # type: ignore[override]
         """Whether the function has kinks."""
-        return self.activation.has_kinks(self.parameters)
+        return any(len(values) > 1 for _, values in self.activation.points(self.parameters))
+
+    @cached_property
+    def _ends_somewhere(self) -> bool:
+        return self.activation.domain(self.parameters) is not None
 
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The bounds cut to the function's domain."""
+        if not self._ends_somewhere:
+            return widened
         return [self.activation.within_domain(name, given[0], widened[0], self.parameters)]
 
     def derivative_range(self, *intervals: Interval) -> Interval:

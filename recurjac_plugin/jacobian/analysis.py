@@ -73,7 +73,7 @@ class Analysis:
         Raises:
             InputError: they have no common norm.
         """
-        return joined(self.regions)
+        return self.regions[0] if len(self.regions) == 1 else joined(self.regions)
 
     @cached_property
     def gains(self) -> Gains:

@@ -17,15 +17,15 @@ Intervals = Mapping[str, Interval]
 """Such bounds by the names of the nodes that they are of."""
 
 
-def require_numbers(bounds: Tensor) -> None:
-    """Refuse bounds of gradients, of any shape, that have become NaN.
+def require_numbers(*bounds: Tensor) -> None:
+    """Refuse bounds of gradients, of any shapes, that have become NaN; the device is waited for once.
 
     Raises:
         InputError: they have, as sums of infinite values of both signs do.
     """
-    if bool(bounds.isnan().any()):
+    if bounds and bool(torch.stack([bound.isnan().any() for bound in bounds]).any()):
         raise InputError(
-            f"The gradients overflow {bounds.dtype}: their bounds contain NaN; use float64, or a smaller region."
+            f"The gradients overflow {bounds[0].dtype}: their bounds contain NaN; use float64, or a smaller region."
         )
 
 

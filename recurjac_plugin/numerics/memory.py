@@ -1,7 +1,7 @@
 """How much memory a device has, and how much of it a chunk of rows or columns may take.
 
 A chunk's intermediate results stay within the budget (`chunk_size`), and so does what is kept for a backward pass
-(`each_chunk`). Gains and results come on top of that, and whatever else the program holds. All sizes are in bytes.
+(`recomputed`). Gains and results come on top of that, and whatever else the program holds. All sizes are in bytes.
 
 Source:
     Recomputation instead of storage: Chen, Xu, Zhang, Guestrin, Training Deep Nets with Sublinear Memory Cost, 2016,
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,17 +98,16 @@ Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 
-def each_chunk(function: Callable[[Part], Result], parts: Sequence[Part], kept: int, budget: int) -> list[Result]:
-    """``[function(part) for part in parts]``, with bounded memory for the backward pass.
+def recomputed(function: Callable[[Part], Result], kept: int, budget: int) -> Callable[[Part], Result]:
+    """A function of one chunk, with bounded memory for the backward pass.
 
     Where autograd would keep more than the budget, every chunk is computed a second time in the backward pass instead.
 
     Args:
         function: must give the same again when it is called again.
-        parts: the chunks.
-        kept: bytes that autograd would keep for all of them.
+        kept: bytes that autograd would keep for all chunks.
         budget: bytes that it may keep.
     """
     if not torch.is_grad_enabled() or kept <= budget:
-        return [function(part) for part in parts]
-    return [checkpoint(function, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        return function
+    return partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
-from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
+from recurjac_plugin.gains.gains import INPUT, Gains
 from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
-from recurjac_plugin.numerics.memory import each_chunk
+from recurjac_plugin.numerics.memory import recomputed
 
 from .mccormick import NetworkRelaxation
 from .rules import Rule, relax_products
@@ -161,7 +161,7 @@ class Pass:
         gains, derivative = self.gains, self.gains.derivatives[layer]
         dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
         lines = relax_products(self.rule_of(layer), dl, du, lower, upper)
-        rows = gains.block(ROWS, layer)
+        rows = gains.to_rows[layer]
         above = lines.upper_slope * rows + lines.upper_constant
         below = lines.lower_slope * rows + lines.lower_constant
         later = gains.layers[gains.layers.index(layer) + 1 :]
@@ -172,7 +172,7 @@ class Pass:
         """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
         gains = self.gains
         later = [layer for layer in gains.layers if layer in self.layers and (layer, source) in gains.blocks]
-        exact = gains.block(ROWS, source)
+        exact = gains.to_rows[source]
         if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
             exact = exact.expand(gains.batch, -1, -1)
             return exact, exact
@@ -187,9 +187,9 @@ class Pass:
             return self.upper(columns, _both_signs(exact[:, :, None, chosen]))
 
         total = exact.shape[2]
-        chunks = list(_chunks(total, max(1, self.memory_budget // per_column)))
         share = self.memory_budget // (len(gains.layers) + 1)  # of one source: the input or a layer
-        both = torch.cat(each_chunk(bounded, chunks, total * per_column, share), 3)
+        bound_chunk = recomputed(bounded, total * per_column, share)
+        both = torch.cat([bound_chunk(part) for part in _chunks(total, max(1, self.memory_budget // per_column))], 3)
         return -both[:, :, 1], both[:, :, 0]
 
     def upper(
@@ -237,7 +237,9 @@ class BackwardOrder:
         Raises:
             InputError: they overflow the number type.
         """
-        return _bounds(self.passes, INPUT)
+        lower, upper = _bounds(self.passes, INPUT)
+        require_numbers(lower, upper)
+        return lower, upper
 
     def upper_of_sum(
         self,
@@ -249,11 +251,11 @@ class BackwardOrder:
         paper's improved constant for the l_inf norm (arXiv:1810.11783, section 3.4).
         """
         start = {
-            layer: torch.einsum("bkr,bur->bku", weights, self.gains.block(layer, INPUT).expand(len(weights), -1, -1))
+            layer: torch.einsum("bkr,bur->bku", weights, self.gains.blocks[layer, INPUT].expand(len(weights), -1, -1))
             for layer in self.gains.layers
             if (layer, INPUT) in self.gains.blocks
         }
-        exact = (weights * self.gains.block(ROWS, INPUT)).sum(2)[:, :, None, None]
+        exact = (weights * self.gains.to_rows[INPUT]).sum(2)[:, :, None, None]
         uppers = [
             each.upper({layer: column[:, :, None, None, :] for layer, column in start.items()}, exact)
             for each in self.passes
@@ -283,13 +285,13 @@ def backward_order(
         lower, upper = gradients[layer] = _bounds(passes, layer)
         for each in passes:
             each.add(layer, lower, upper)
+    require_numbers(*(bound for bounds in gradients.values() for bound in bounds))
     return BackwardOrder(gains, gradients, passes)
 
 
 def _bounds(passes: Sequence[Pass], source: str) -> Interval:
     """The tightest bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
     tightest = passes[0].bounds(source)
-    require_numbers(torch.stack(tightest))
     for other in passes[1:]:
         # Sums of large numbers of both signs can overflow there where they do not with lines.
         lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(tightest, other.bounds(source)))

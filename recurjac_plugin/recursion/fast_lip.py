@@ -32,7 +32,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull, pull_absolute, push, push_absolute
 from recurjac_plugin.numerics.intervals import Interval, require_numbers
-from recurjac_plugin.numerics.memory import chunk_size, each_chunk
+from recurjac_plugin.numerics.memory import chunk_size, recomputed
 
 CenterRadius = tuple[Tensor, Tensor]
 """An interval ``[center - radius, center + radius]``, both of shape (b, r, *shape)."""
@@ -67,8 +67,7 @@ class IntervalArithmetic:
             lower, upper = _joined(self._each(self._pushed, units.split(self._chunk())), 2)
         else:
             lower, upper = _joined(self._each(self._pulled, self.rows.split(self._chunk(), 1)), 1)
-        require_numbers(lower)
-        require_numbers(upper)
+        require_numbers(lower, upper)
         return lower, upper
 
     def upper_of_sum(
@@ -84,7 +83,8 @@ class IntervalArithmetic:
         sizes = sum(torch.Size(step.shape).numel() for step in self.graph.steps)
         count = self.graph.columns if self.forward else self.rows.shape[1]
         kept = 8 * len(self.rows) * count * sizes * self.rows.element_size()
-        return each_chunk(function, parts, kept, self.memory_budget)
+        bound_chunk = recomputed(function, kept, self.memory_budget)
+        return [bound_chunk(part) for part in parts]
 
     def _chunk(self) -> int:
         largest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())

@@ -17,7 +17,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
+from recurjac_plugin.gains.gains import INPUT, Gains
 from recurjac_plugin.numerics.intervals import Interval
 
 from .backward import BackwardOrder, Pass, Replacement, push_columns
@@ -86,4 +86,4 @@ def _met(
     source: str,
 ) -> Tensor:
     """What columns meet on the exact way from a layer, or from the input, to the rows: (b, s)."""
-    return (c * gains.block(ROWS, source).unsqueeze(1)).flatten(2).sum(2)
+    return (c * gains.to_rows[source].unsqueeze(1)).flatten(2).sum(2)

@@ -71,7 +71,7 @@ def test_lines_hold(row, where):
     center = lower + where * (upper - lower)
     layer, change, slopes = relaxed(row, lower, upper, center)
     z = lower + GRID * (upper - lower)
-    kinks = torch.tensor([p for p, v in ACTIVATIONS[row.kind].critical_points(row.parameters) if isinstance(p, float)])
+    kinks = torch.tensor([p for p, v in ACTIVATIONS[row.kind].points(row.parameters) if isinstance(p, float)])
     z = torch.cat((z, kinks.to(z)[:, None, None].expand(-1, *lower.shape).maximum(lower).minimum(upper)))
     t = chosen(layer, z - center)
     valid = (layer.lower < layer.upper).expand_as(t)

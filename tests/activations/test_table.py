@@ -21,7 +21,7 @@ from recurjac_plugin.host import IS_03
 def critical(row):
     """Every critical point between -40 and 40."""
     activation = ACTIVATIONS[row.kind]
-    points = [z if isinstance(z, float) else z[0] for z, _ in activation.critical_points(row.parameters)]
+    points = [z if isinstance(z, float) else z[0] for z, _ in activation.points(row.parameters)]
     return [z + k * (activation.period or 0) for z in points for k in (range(-9, 10) if activation.period else (0,))]
 
 

@@ -54,9 +54,9 @@ def test_constants_of_rows_are_no_smaller_than_slopes(name, norm, options):
 
 BUDGET = 2**20
 MAKERS = {
-    "backward": lambda a: backward_order(a.gains, a.rule.upper_line, BUDGET, a.relaxation),
-    "forward": lambda a: ForwardOrder(a.gains, a.rule.upper_line, BUDGET, a.relaxation),
-    "shifted": lambda a: shifted_forward_order(a.graph, a.derivatives, a.rows, a.rule.upper_line, BUDGET),
+    "backward": lambda a: backward_order(a.gains, a.treatment.upper_line, BUDGET, a.relaxation),
+    "forward": lambda a: ForwardOrder(a.gains, a.treatment.upper_line, BUDGET, a.relaxation),
+    "shifted": lambda a: shifted_forward_order(a.graph, a.derivatives, a.rows, a.treatment.upper_line, BUDGET),
     "pulled": lambda a: IntervalArithmetic(a.graph, a.derivatives, a.rows, BUDGET),
     "pushed": lambda a: IntervalArithmetic(a.graph, a.derivatives, a.rows, BUDGET, forward=True),
 }

@@ -90,7 +90,7 @@ def derivative(function, z):
 
 def kinks(row):
     """Where the derivative jumps, within one period."""
-    points = ACTIVATIONS[row.kind].critical_points(row.parameters)
+    points = ACTIVATIONS[row.kind].points(row.parameters)
     return [z if isinstance(z, float) else z[0] for z, values in points if len(values) > 1]
 
 
