@@ -1,4 +1,7 @@
-"""Files: problems, read plain or gzip-compressed; results, written whole or not at all, with numbers that JSON has."""
+"""Problem files, plain or compressed; results, whole or not at all.
+
+Problems may be gzip-compressed, results hold only numbers that JSON has.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, drawn without a display: new figures, picture files, and bounds of a Jacobian over an image."""
+"""Pictures, drawn without a display, and bounds of a Jacobian as one."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from second_device import Elsewhere, outside
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.branch_and_bound.boxes import Boxes, Frontier
+from recurjac_plugin.branch_and_bound.boxes import BestFirst, Boxes, Disjuncts
 from recurjac_plugin.gains import gains
 from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.jacobian.analysis import ORDERS
@@ -333,14 +333,16 @@ def test_a_device_is_waited_for_as_often_for_few_neurons_as_for_many(rule):
 def test_waiting_boxes_are_not_read_back_again():
     there, ends = Elsewhere(), torch.arange(40.0).reshape(20, 2, 1)
     alive = torch.ones(2, 1, dtype=torch.bool)
-    batches = [Boxes(*(there.put(each.clone()) for each in (low, low + 1, alive, -low[:, 0]))) for low in ends]
+    region = torch.zeros(2, dtype=torch.int64)
+    tensors = [(there.put(each.clone()) for each in (region, low, low + 1, alive, -low[:, 0])) for low in ends]
+    batches = [Boxes(at, low, high, Disjuncts(alive, bound)) for at, low, high, alive, bound in tensors]
     with there():
-        frontier = Frontier(batches[0], most=100)
-        for batch in batches[1:]:
+        frontier = BestFirst(4, most=100)
+        for batch in batches:
             frontier.push(batch)
         pushed = there.waits.total()
         assert frontier.bound == -39.0
-        popped = frontier.pop(4).bound
+        popped = frontier.pop().known.bound
     assert popped.tolist() == [-38.0, -39.0, -36.0, -37.0]
     assert there.waits.total() == pushed == 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
 from processes import python
 
 import recurjac_plugin
@@ -72,3 +73,26 @@ def test_public_names_exist():
     missing = [name for name in recurjac_plugin.__all__ if not hasattr(recurjac_plugin, name)]
     assert missing == []
     assert len(set(recurjac_plugin.__all__)) == len(recurjac_plugin.__all__)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES} - {PACKAGE}), ids=lambda path: path.name)
+def test_folders_have_at_most_ten_modules(folder):
+    assert len([*folder.glob("*.py")]) <= 10
+
+
+def test_few_modules_lie_outside_of_folders():
+    assert len([*PACKAGE.glob("*.py")]) <= 6
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_and_functions_are_short_and_have_names_of_their_own(path):
+    """At most 400 lines, 50 of them in the body of one function (docstring aside)."""
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            assert node.name != path.stem
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body:
+                assert node.end_lineno - body[0].lineno < 50, node.name

@@ -1,15 +1,20 @@
-"""Bounds of the rows of a property on many boxes at once, by any method: what a search asks for.
+r"""Bounds of the rows of a property on many boxes at once, by any method.
+
+For every box and row k they are lower bounds of :math:`A_k f(x) - b_k` over the box, of two kinds: numbers, and linear
+functions ``s_k (x - x0) + t_k`` with x0 the middle of the box. Bounds of the rows' Jacobian are made when asked for.
 
 Two ways lead to them. Where all activations are linear on either side of a kink and CROWN bounds the pre-activations,
-the boxes are cut from one region, whose bounds the host gives once, and everything else follows from those
-(`refinement`). Anything else goes through the host anew for every batch.
+the host bounds the whole region once, and the bounds on every box cut from it follow from those (`refinement`):
+`RefiningBounder`. Anything else goes through the host anew for every batch: `HostBounder`.
+
+Source: the linear bounds are CROWN's, Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
 """
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,68 +39,67 @@ from recurjac_plugin.preactivations.refinement import Refined, refine
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 
-from .boxes import Boxes
+from .boxes import Boxes, Disjuncts
 from .goals import Rows
+from .search import Bounder
 
-_ELEMENTS = 1 << 21  # neurons of a batch together: as many boxes as that allows are bounded at once
+_ELEMENTS = 1 << 21  # largest number of neurons times boxes in a batch
 _LEAST, _MOST = 8, 4096  # boxes in a batch
 _PART = 256  # boxes that the host bounds at once
-_WORK = 1 << 24  # elements of the gains of a part of a batch
-_ALIKE = 64, 2.0  # boxes belong together up to this many, or if their undetermined neurons differ by such a factor
+_WORK = 1 << 24  # largest number of elements of the gains of a part of a batch
+# A part is made of boxes in the order of their numbers of undetermined neurons. It ends before a box that has this many
+# times as many as its first one, but not before it has so many boxes.
+_FACTOR, _FEW = 2.0, 64
 
 
 @dataclass(frozen=True, eq=False)
 class BoxBounds:
-    """Bounds of the rows on a batch of boxes.
+    """Bounds of the rows ``A f - b`` on a batch of n boxes.
 
     Attributes:
         outputs: of the network at the middles x0, (n, n_outputs).
         lower: lower bounds of the rows, (n, k), of the host's method alone; -inf where the method has none.
         slope: of the best linear lower bound of every row, (n, k, columns); None where there is none.
-        forms: all linear lower bounds ``slope (x - x0) + offset``, of every row v of them, as (n, v, k, columns) and
-            (n, v, k); None where the method has none.
+        linear: all linear lower bounds ``slope (x - x0) + offset``, of every row v of them: slopes (n, v, k, columns)
+            and offsets (n, v, k); None where the method has none.
         around: pre-activation bounds for the boxes that are cut from these ones.
-        part: ``(index, rows)``, of shapes (n',) and (n', k') -> the Jacobian on some of the boxes, of some rows.
+        differentiated: bounds of the Jacobian on some of the boxes: takes their positions (m,) and, for each of them,
+            the positions of the rows to differentiate (m, k').
     """
 
     outputs: Tensor
     lower: Tensor
     slope: Tensor | None
-    forms: tuple[Tensor, Tensor] | None
+    linear: tuple[Tensor, Tensor] | None
     around: Intervals
-    part: Callable[[Tensor, Tensor], BoundedJacobian]
+    differentiated: Callable[[Tensor, Tensor], BoundedJacobian]
 
 
-class Bounder(abc.ABC):
+class RowsBounder(Bounder[Disjuncts, BoxBounds]):
     """Bounds the rows of one property on parts of one region.
 
     Attributes:
         model: the host's model, in the arithmetic in which everything is computed.
         rows: what is bounded.
         method: by what.
+        cuts_by: the method that bounds the Jacobian.
+        uses_jacobian: whether the Jacobian is bounded on the boxes at all.
         input_shape: shape of one input.
+        batch: how many boxes are bounded at once.
     """
 
     batch: int
 
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
         self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
-        # Where a method has no Jacobian of its own, the tighter rule decides about cuts.
-        cuts = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
-        self.rule = method if method.bounds_jacobian else cuts
+        # Where a method has no Jacobian of its own, the tighter one decides about cuts.
+        cuts_by = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
+        self.cuts_by = method if method.bounds_jacobian else cuts_by
         self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
     @abc.abstractmethod
-    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
-        """The whole region as a batch of one, from (1, columns) each."""
-
-    @abc.abstractmethod
-    def __call__(self, boxes: Boxes) -> BoxBounds:
-        """Bounds on every box."""
-
-    def groups(self, boxes: Boxes) -> list[Boxes]:
-        """The boxes in the parts in which they are best bounded."""
-        return [boxes]
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
+        """The whole region as a batch of one, from its ends, (1, columns) each."""
 
     def bytes_per_box(self) -> int:
         """Memory that a waiting box takes."""
@@ -109,9 +113,12 @@ class Bounder(abc.ABC):
         """Outputs of the network, (n, columns) -> (n, n_outputs)."""
         return evaluated(self.model, self.shaped(x), ())[0].flatten(1)
 
-    def _fresh(self, lower: Tensor, upper: Tensor, around: Intervals) -> Boxes:
+    def _undecided(self, lower: Tensor, upper: Tensor, around: Intervals) -> Boxes[Disjuncts]:
+        """Boxes of which nothing is known but pre-activation bounds."""
+        region = torch.zeros(len(lower), dtype=torch.int64, device=lower.device)
         alive = torch.ones(len(lower), self.rows.disjuncts, dtype=torch.bool, device=lower.device)
-        return Boxes(lower, upper, alive, lower.new_full((len(lower),), -math.inf), around)
+        known = Disjuncts(alive, lower.new_full((len(lower),), -math.inf))
+        return Boxes(region, lower, upper, known, around)
 
 
 def bounder(
@@ -122,8 +129,8 @@ def bounder(
     lower: Tensor,
     upper: Tensor,
     branching: str,
-) -> Bounder:
-    """What suits the network and the method.
+) -> RowsBounder:
+    """The bounder that suits the network and the method.
 
     Args:
         model: the host's model.
@@ -156,8 +163,11 @@ def _region(lower: Tensor, upper: Tensor, input_shape: tuple[int, ...]) -> Any:
     return perturbed_box(low, high)
 
 
-class RefiningBounder(Bounder):
-    """Bounds by CROWN on the gains, from the host's bounds of the whole region."""
+class RefiningBounder(RowsBounder):
+    """Bounds by CROWN on the gains, from the host's bounds of the whole region.
+
+    A neuron that is stable on the region is stable on every box: only the others are looked at again.
+    """
 
     def __init__(
         self, problem: Problem, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str
@@ -178,78 +188,80 @@ class RefiningBounder(Bounder):
     def _largest(self, region: Region) -> dict[str, Tensor]:
         """How large the input, what activations read, and what they give can get anywhere in the region."""
         (name,) = self.graph.inputs
-        found = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
-        found |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
+        largest = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
+        largest |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
         for step in self.graph.factors:
-            read = found[step.reads[0].name]
+            read = largest[step.reads[0].name]
             slopes = step.factor.derivative_range((-torch.ones_like(read), torch.ones_like(read)))
-            found.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
-        return found
+            largest.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
+        return largest
 
-    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
         """The region with the host's bounds."""
-        return self._fresh(lower, upper, self.root)
+        return self._undecided(lower, upper, self.root)
 
     def bytes_per_box(self) -> int:
         """Two bounds per neuron and coordinate."""
         return super().bytes_per_box() + 16 * self.neurons
 
-    def groups(self, boxes: Boxes) -> list[Boxes]:
-        """Boxes with about as many undetermined neurons: their lists are as long as the longest of a part."""
+    def parts(self, boxes: Boxes[Disjuncts]) -> list[Boxes[Disjuncts]]:
+        """Boxes with about the same number of undetermined neurons each.
+
+        Undetermined neurons are listed per box, and the lists of a part are padded to the longest of them.
+        """
         count = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.lower.device)
         for low, high in boxes.around.values():
             count = count + ((low < 0) & (high > 0)).flatten(1).sum(1)
         order = count.argsort(stable=True)
         ordered = count[order].tolist()
-        few, factor = _ALIKE
         parts, start = [], 0
-        for end in range(1, len(boxes) + 1):
+        for end in range(1, len(ordered) + 1):
             size = end + 1 - start  # of the part if the next box belongs to it
             if (
-                end == len(boxes)
+                end == len(ordered)
                 or size * ordered[end] * (ordered[end] + self.widest) > _WORK
-                or (size > few and ordered[end] > factor * (ordered[start] + 1))
+                or (size > _FEW and ordered[end] > _FACTOR * (ordered[start] + 1))
             ):
                 parts.append(boxes.take(order[start:end]))
                 start = end
         return parts
 
-    def __call__(self, boxes: Boxes) -> BoxBounds:
-        """CROWN's bounds; the Jacobian from the same gains."""
-        radius = boxes.radius
-        output, values = evaluated(self.model, self.shaped(boxes.center), self.names)
+    def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
+        """CROWN's bounds ``sum_r -|s_r| radius_r + t``, best of all lines; the Jacobian from the same gains."""
+        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
+        output, values = evaluated(self.model, region.center, self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        region = Region(self.shaped(boxes.center), math.inf, radius)
-        found = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
+        refined = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
         outputs = output.flatten(1)
-        offset = found.offset - self.rows.b
-        lower, best = (offset - (found.slope.abs() * radius[:, None, None]).sum(3)).max(1)
-        slope = found.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, found.slope.shape[3])).squeeze(1)
+        offset = refined.offset - self.rows.b
+        lower, best = (offset - (refined.slope.abs() * region.radius[:, None, None]).sum(3)).max(1)
+        slope = refined.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, refined.slope.shape[3])).squeeze(1)
 
-        def part(index: Tensor, rows: Tensor) -> BoundedJacobian:
-            return self._differentiated(boxes.take(index), found, outputs[index], C[index], index, rows)
+        def differentiated(index: Tensor, rows: Tensor) -> BoundedJacobian:
+            return self._differentiated(boxes.take(index), refined, outputs[index], C[index], index, rows)
 
         usable = self.method.with_host_output
         lower = lower if usable else torch.full_like(lower, -math.inf)
-        return BoxBounds(outputs, lower, slope, (found.slope, offset) if usable else None, found.bounds, part)
+        linear = (refined.slope, offset) if usable else None
+        return BoxBounds(outputs, lower, slope, linear, refined.bounds, differentiated)
 
     def _differentiated(
-        self, boxes: Boxes, found: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
+        self, boxes: Boxes[Disjuncts], refined: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
     ) -> BoundedJacobian:
         """The Jacobian of chosen rows on chosen boxes. Derivatives of kinks have no lines with a slope."""
-        treatment = self.rule.treatment
+        treatment = self.cuts_by.treatment
         order: BackwardOrder | IntervalArithmetic
         if treatment.upper_line is None:
-            derivatives = {name: layer.part(index) for name, layer in found.layers.items()}
+            derivatives = {name: layer.part(index) for name, layer in refined.layers.items()}
             order = IntervalArithmetic(self.graph, derivatives, gathered_rows(C, rows), self.memory_budget)
         else:
-            order = backward_order(found.gains.part(index, rows), treatment.upper_line, self.memory_budget)
+            order = backward_order(refined.gains.part(index, rows), treatment.upper_line, self.memory_budget)
         region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
         return BoundedByOrder(region, self.rows.values(outputs).gather(1, rows), treatment, order)
 
 
-class HostBounder(Bounder):
+class HostBounder(RowsBounder):
     """Bounds by the host and the recursion, from scratch for every batch."""
 
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
@@ -257,19 +269,19 @@ class HostBounder(Bounder):
         neurons = sum(math.prod(getattr(node, "output_shape", None) or (1,)) for node in model._modules.values())
         self.batch = min(max(_ELEMENTS // max(neurons, 1), _LEAST), _MOST)
 
-    def groups(self, boxes: Boxes) -> list[Boxes]:
+    def parts(self, boxes: Boxes[Disjuncts]) -> Iterator[Boxes[Disjuncts]]:
         """Parts small enough for a deadline to be kept between them."""
-        return [boxes.take(slice(start, start + _PART)) for start in range(0, len(boxes), _PART)]
+        return (boxes.take(slice(start, start + _PART)) for start in range(0, len(boxes), _PART))
 
-    def first(self, lower: Tensor, upper: Tensor) -> Boxes:
+    def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
         """The region; nothing is known of it yet."""
-        return self._fresh(lower, upper, {})
+        return self._undecided(lower, upper, {})
 
-    def __call__(self, boxes: Boxes) -> BoxBounds:
+    def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
         """The host's bounds, and what the recursion makes of them."""
         region = _region(boxes.lower, boxes.upper, self.input_shape)
         A = self.rows.A.unsqueeze(0)
-        whole = analyse(self.model, region, self.rule, A) if self.uses_jacobian else None
+        whole = analyse(self.model, region, self.cuts_by, A) if self.uses_jacobian else None
         if whole is not None:
             host_output = whole.host_output
         else:
@@ -280,14 +292,22 @@ class HostBounder(Bounder):
         if self.method.with_host_output and host_output is not None:
             lower = host_output[0] - self.rows.b
 
-        def part(index: Tensor, rows: Tensor) -> BoundedJacobian:
+        def differentiated(index: Tensor, rows: Tensor) -> BoundedJacobian:
             assert whole is not None
             chosen = whole.part(index, rows)
             return replace(chosen, center_value=chosen.center_value - self.rows.b[rows])
 
-        return BoxBounds(outputs, lower, None, None, {}, part)
+        return BoxBounds(outputs, lower, None, None, {}, differentiated)
 
 
 def mean_value(bounded: BoundedJacobian) -> Tensor:
-    """Lower bounds of the rows by the mean value theorem around the middles, (n, k)."""
+    r"""Lower bounds of the rows by the mean value theorem around the middles, (n, k).
+
+    .. math:: A_k f(x_0) - b_k - \max_{x} \sum_r |J_{kr}(x)| \rho_r,
+
+    with the largest drop bounded as in `lipschitz.mean_value.largest_drop`.
+
+    Args:
+        bounded: the rows' Jacobian on n boxes; its `center_value` are the rows at the middles.
+    """
     return bounded.center_value - largest_drop(bounded, bounded.region.radius)

@@ -1,19 +1,64 @@
-"""Where to cut a box, and which coordinates need not be cut: they are fixed.
+r"""Where to cut a box, and which coordinates need not be cut because they can be fixed.
 
-With bounds of the Jacobian of a row on a box, ``max(|J_r|) radius_r`` says how much coordinate r can move that row
-at most: the box is halved along the largest (the smear rule of interval branch and bound, which ReluVal brought to
-networks with interval gradients: Wang et al., USENIX Security 2018, arXiv:1804.10829). And where the entries of all
-rows that have to be met have one sign, no violation is lost by moving the coordinate to the end at which all rows are
-smallest: the box collapses to a face.
+A quantity with the derivatives ``L_r <= J_r <= U_r`` on a box of half side lengths :math:`\rho_r` changes by at most
+:math:`\max(|L_r|, |U_r|) \rho_r` while coordinate r moves from the middle to an end. The box is halved across the
+coordinate of the largest such product, its *smear*.
+
+Where the derivatives of all rows that have to be met have one sign, no violation is lost by moving the coordinate to
+the end at which all rows are smallest: the box collapses to a face.
+
+Source: the smear of interval branch and bound, Kearfott: Rigorous Global Search, 1996; both ideas for networks, with
+gradients in interval arithmetic, in Wang, Pei, Whitehouse, Yang, Jana: ReluVal, USENIX Security 2018, arXiv:1804.10829.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from .boxes import Directions, Disjuncts
+from .search import Cuts, Open
+
 BRANCHINGS = ("jacobian", "crown", "longest")
-"""What a cut is chosen by: bounds of the Jacobian, CROWN's coefficients, or the side length alone."""
+"""What the sensitivity of a property is taken from: Jacobian bounds, CROWN's coefficients, or 1 for all coordinates."""
+
+
+@dataclass(frozen=True, eq=False)
+class LargestSmear:
+    r"""Cut a box across the coordinate of the largest :math:`s_r \rho_r`, s the sensitivity.
+
+    What the box lost since it was bounded counts, too: :math:`\rho_r` is that of the box as it is now. A box that
+    shrank until there is nothing to cut is bounded once more.
+
+    Attributes:
+        least: sides that are not longer are not cut, (1, columns).
+    """
+
+    least: Tensor
+
+    def __call__(self, left: Open[Disjuncts]) -> Cuts:
+        """Where to cut the boxes."""
+        sides = left.boxes.upper - left.boxes.lower
+        smear = (left.sides / 2 * left.sensitivity).nan_to_num(nan=math.inf)
+        smear = smear * torch.where(left.sides > 0, sides / left.sides, 0.0)
+        smear = smear.masked_fill(sides <= self.least, -math.inf)
+        divisible = (smear > -math.inf).any(1) & ~left.hopeless
+        again = ~divisible & ~left.hopeless & (left.sides > self.least).any(1)
+        return Cuts(torch.where(divisible, smear.argmax(1), -1), again)
+
+
+def largest_smear_above_zero(left: Open[Directions]) -> Cuts:
+    r"""Cut a box across the coordinate of the largest :math:`s_r \rho_r`, s the sensitivity, if that is above 0.
+
+    Only sides with a number between their ends are cut.
+    """
+    lower, upper, middle = left.boxes.lower, left.boxes.upper, left.boxes.center
+    divisible = (lower < middle) & (middle < upper)
+    largest = torch.where(divisible, left.sensitivity * left.sides, 0.0).max(1)
+    return Cuts(torch.where(largest.values > 0, largest.indices, -1), torch.zeros_like(left.hopeless))
 
 
 def fixed_coordinates(
@@ -24,23 +69,19 @@ def fixed_coordinates(
 ) -> tuple[Tensor, Tensor]:
     """Boxes with the coordinates collapsed in which all chosen rows are monotone in the same direction.
 
+    Coordinate r of a box becomes its lower end if ``L_kr >= 0`` for all chosen rows k, else its upper end if
+    ``U_kr <= 0`` for all of them. Every chosen row takes its minimum over the box on what is left.
+
     Args:
         lower: lower ends of the boxes.
         upper: their upper ends.
-        jacobian: bounds of the rows' derivatives on them.
+        jacobian: bounds L, U of the rows' derivatives on them.
         rows: which rows have to be met for a violation, of every disjunct that is left.
+
+    Returns:
+        The new ends, (n, columns) each.
     """
     ignored = ~rows.unsqueeze(2)
     increasing = ((jacobian[0] >= 0) | ignored).all(1)
     decreasing = ((jacobian[1] <= 0) | ignored).all(1) & ~increasing
     return torch.where(decreasing, upper, lower), torch.where(increasing, lower, upper)
-
-
-def halved(lower: Tensor, upper: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-    """Both halves of every box, cut across the coordinate of the largest score: (2n, columns) each, halves n apart.
-
-    Coordinates without extent are never cut.
-    """
-    axis = torch.where(upper > lower, score, -torch.inf).argmax(1, keepdim=True)
-    middle = lower.gather(1, axis) + (upper - lower).gather(1, axis) / 2
-    return torch.cat((lower, lower.scatter(1, axis, middle))), torch.cat((upper.scatter(1, axis, middle), upper))

@@ -1,8 +1,16 @@
-"""Cutting off the parts of a box where linear bounds already exclude a violation.
+r"""Cutting off the parts of a box where linear bounds already exclude a violation.
 
-A violation of a disjunct ``A y <= b`` meets every row, so it lies where every lower bound ``s_k (x - x0) + t_k`` of
-``A_k f(x) - b_k`` is at most 0. That is a polytope; the smallest box around it is found coordinate by coordinate, each
-time with the others at their best.
+A violation of a disjunct ``A y <= b`` meets every row, so it lies where every lower bound ``s_k z + t_k``, with
+``z = x - x0``, of ``A_k f(x) - b_k`` is at most 0. In a box ``below <= z <= above`` such a row leaves, for
+``s_kr > 0``,
+
+.. math:: z_r \le -\frac{1}{s_{kr}} \Big(t_k + \sum_{j \ne r} \min(s_{kj} \text{below}_j, s_{kj} \text{above}_j)\Big),
+
+and at least that for ``s_kr < 0``. The box that this leaves is exactly the smallest around what one row leaves; for
+several rows one after the other, it contains the smallest.
+
+Source: known as bound tightening, e.g. in Savelsbergh: Preprocessing and probing techniques for mixed integer
+programming problems, ORSA Journal on Computing 6, 1994.
 """
 
 from __future__ import annotations
@@ -23,7 +31,7 @@ def contracted(
     above: Tensor,  # shape: (n, columns)
     sweeps: int = 2,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of ``x - x0`` over the points of a box where no chosen row is proved to be violated.
+    """Bounds of ``x - x0`` over the points of a box where the linear bounds of all chosen rows are at most 0.
 
     Args:
         slope: of the rows' lower bounds ``slope (x - x0) + offset``.
@@ -34,7 +42,7 @@ def contracted(
         sweeps: how many times to go through all rows.
 
     Returns:
-        New bounds, within the old ones; ``below > above`` somewhere in a box where nothing is left.
+        New bounds, (n, columns) each, within the old ones; ``below > above`` somewhere in a box where nothing is left.
     """
     unit = CONTRACTION * eps(slope)
     for k in [k for _ in range(sweeps) for k in range(slope.shape[1])]:
@@ -53,23 +61,31 @@ def contracted(
 def hull_of_disjuncts(
     slope: Tensor,  # shape: (n, k, columns)
     offset: Tensor,  # shape: (n, k)
-    members: Sequence[Tensor],  # of each disjunct the positions of its rows
+    members: Sequence[Tensor],
     alive: Tensor,  # bool, shape: (n, d)
     below: Tensor,  # shape: (n, columns)
     above: Tensor,  # shape: (n, columns)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The smallest box around what is left of a box for any of its disjuncts.
+    """One box around what is left of a box for all of its disjuncts together.
+
+    Args:
+        slope: of the rows' lower bounds ``slope (x - x0) + offset``.
+        offset: of the same, less what rounding may be responsible for.
+        members: of each disjunct the positions of its rows, all of them or of several bounds each.
+        alive: the disjuncts that count.
+        below: lower bounds of ``x - x0``.
+        above: its upper bounds.
 
     Returns:
-        Bounds of ``x - x0``, and the disjuncts for which something is left.
+        Bounds of ``x - x0``, (n, columns) each, and the disjuncts for which something is left, bool (n, d).
     """
     low, high = torch.full_like(below, torch.inf), torch.full_like(above, -torch.inf)
     left = []
     for disjunct, index in enumerate(members):
         rows = alive[:, disjunct : disjunct + 1].expand(-1, len(index))
         near, far = contracted(slope[:, index], offset[:, index], rows, below, above)
-        some = alive[:, disjunct] & (near <= far).all(1)
-        low = torch.where(some.unsqueeze(1), torch.minimum(low, near), low)
-        high = torch.where(some.unsqueeze(1), torch.maximum(high, far), high)
-        left.append(some)
+        feasible = alive[:, disjunct] & (near <= far).all(1)
+        low = torch.where(feasible.unsqueeze(1), torch.minimum(low, near), low)
+        high = torch.where(feasible.unsqueeze(1), torch.maximum(high, far), high)
+        left.append(feasible)
     return low, high, torch.stack(left, 1)

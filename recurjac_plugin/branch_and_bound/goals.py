@@ -1,4 +1,9 @@
-"""What is to be shown on a box."""
+r"""The rows of a property, and what bounds of them prove.
+
+A property is violated by outputs y in the union of polytopes, its disjuncts: :math:`\bigcup_d \{y : A_d y \le b_d\}`.
+On a box a disjunct is excluded if *one* of its rows is larger than its right side everywhere on the box. All rows of
+all disjuncts are bounded together, below each other, as one specification matrix.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from recurjac_plugin.properties.spec import Box
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """All rows ``A y - b`` of all disjuncts of a box, below each other.
+    """All k rows ``A y - b`` of all d disjuncts of a box, below each other.
 
     Attributes:
         A: shape (k, n_outputs).
@@ -34,10 +39,10 @@ class Rows:
     eps: float
 
     @classmethod
-    def of(cls, box: Box, like: Tensor, difference: float, eps: float) -> Rows:
+    def of(cls, box: Box, like: Tensor, difference: float = 0.0, eps: float = 0.0) -> Rows:
         """The rows of one box, in the type and on the device of `like`."""
         counts = [len(polytope.b) for polytope in box.disjuncts]
-        A, b, strict = (np.concatenate([getattr(p, name) for p in box.disjuncts]) for name in ("A", "b", "strict"))
+        (A, b), strict = box.rows(), np.concatenate([polytope.strict for polytope in box.disjuncts])
         disjunct = np.repeat(np.arange(len(counts)), counts)
         return cls(
             torch.from_numpy(A).to(like),
@@ -51,8 +56,8 @@ class Rows:
     @cached_property
     def counts(self) -> list[int]:
         """Number of rows of every disjunct."""
-        found: list[int] = self.disjunct.bincount().tolist()
-        return found
+        counts: list[int] = self.disjunct.bincount().tolist()
+        return counts
 
     @property
     def disjuncts(self) -> int:
@@ -60,7 +65,7 @@ class Rows:
         return len(self.counts)
 
     def members(self, copies: int) -> list[Tensor]:
-        """For every disjunct the positions of its rows where all rows stand below each other several times."""
+        """For every disjunct the positions of its rows in a list of all rows that is repeated so many times."""
         everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
         return [part.flatten() for part in everything.split(self.counts, 1)]
 
@@ -79,7 +84,8 @@ class Rows:
         .. math:: d \sum_j |A_{kj}| + 64 \varepsilon \Big(\sum_j |A_{kj} f_j(x_0)| + |b_k|
             + |A_k f(x_0) - b_k - \text{lower}_k|\Big) + \varepsilon' \sum_j |A_{kj} f_j(x_0)|,
 
-        with x0 the middle of the box, d the `difference`, and eps, eps' those of the arithmetic here and there.
+        with x0 the middle of the box, d the `difference`, and eps, eps' those of the arithmetic here and there. An
+        estimate, not a proof: see `numerics.rounding.proof_slack`.
 
         Args:
             outputs: of the network at the middles, (n, n_outputs).

@@ -15,7 +15,7 @@ from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.local import row_constants
 from recurjac_plugin.numerics.precision import full_precision
 
-from .perturbed_points import Clip, balls, point_rows
+from .perturbed_points import Clip, point_rows, read_points
 from .stationary_points import certain_signs
 
 
@@ -77,7 +77,7 @@ def landscape_scan(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
-    parsed, around = parse_jacobian_method(method), balls(x0, norm, clip)
+    parsed, around = parse_jacobian_method(method), read_points(x0, norm, clip)
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise InputError(f"`points` must be a whole number of at least 2, got {points!r}.")
     radii = _radii(radius, points, around.center)
@@ -86,15 +86,15 @@ def landscape_scan(
     constants = torch.empty(*radii.shape, rows.shape[1], dtype=rows.dtype, device=rows.device)
     every = torch.arange(len(radii), device=rows.device)
     with torch.no_grad():
-        for some in [every] if around.norm == math.inf else every.split(1):  # as in `balls.probing`
+        for index in [every] if around.norm == math.inf else every.split(1):  # as in `perturbed_points.probing`
             for i in range(points):
-                region = around.take(some).region(radii[some, i])
+                region = around.take(index).region(radii[index, i])
                 analysis = analyse(
-                    model, region, parsed, rows[some], order=order, shift=shift, memory_budget=memory_budget
+                    model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
                 )
-                undetermined[some, i] = (~certain_signs(analysis)).sum(2)
+                undetermined[index, i] = (~certain_signs(analysis)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[some, i] = row_constants(analysis, one)
+                constants[index, i] = row_constants(analysis, one)
     return Landscape(radii, undetermined, constants)
 
 

@@ -1,7 +1,8 @@
-"""Balls around points, of one radius per point: what a search for a radius asks about.
+r"""Points and the balls around them, of one radius per point: what a search for a radius asks about.
 
-An l_inf ball can be clipped to the range that inputs can have, such as that of pixels. What is left of it is a box that
-reaches less far to one side of the point than to the other.
+The ball of radius t around a point x0 is :math:`\{x : \lVert x - x_0 \rVert_p \le t\}`. An l_inf ball can be clipped to
+the range that inputs can have, such as that of pixels. What is left of it is a box that reaches less far to one side of
+the point than to the other.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ Clip = tuple[float | Tensor, float | Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Balls:
-    """Balls of any radius around given points.
+class PerturbedPoints:
+    """Points, and balls of any radius around them.
 
     Attributes:
         center: the points, shape (b, *input_shape).
@@ -45,13 +46,13 @@ class Balls:
     def __len__(self) -> int:
         return len(self.center)
 
-    def take(self, index: Tensor) -> Balls:
-        """The balls around some of the points."""
+    def take(self, index: Tensor) -> PerturbedPoints:
+        """Some of the points, by position."""
         clip = None if self.clip is None else (self.clip[0][index], self.clip[1][index])
-        return Balls(self.center[index], self.norm, clip)
+        return PerturbedPoints(self.center[index], self.norm, clip)
 
     def reach(self, radii: Tensor) -> tuple[Tensor, Tensor]:
-        """How far each coordinate can decrease and increase from the point; radii: (b,).
+        """How far each coordinate can decrease and increase in the balls of these radii, (b,), from the point.
 
         Returns:
             Two tensors of shape (b, columns) for norm inf, else the radius itself, twice, of shape (b, 1).
@@ -67,7 +68,7 @@ class Balls:
         return torch.minimum(radius, below), torch.minimum(radius, above)
 
     def region(self, radii: Tensor) -> Any:
-        """The balls of these radii as a perturbed input of the host; radii: (b,).
+        """The balls of these radii, (b,), as a perturbed input of the host.
 
         They are larger than asked for by the rounding of ``center + radius``: a ball must not shrink to its centre
         where the radius is smaller than the distance between numbers.
@@ -84,8 +85,13 @@ class Balls:
         return perturbed_box(low, high, self.center)
 
 
-def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:
+def read_points(x0: Tensor, norm: float, clip: Clip | None = None) -> PerturbedPoints:
     """Check points, norm and range.
+
+    Args:
+        x0: the points, shape (b, *input_shape).
+        norm: p of the balls, one of `NORMS`.
+        clip: lowest and highest input, numbers or tensors like `x0`; None where there is no such range.
 
     Raises:
         InputError: one of them is no such thing, NaN, or a point lies outside the range.
@@ -101,10 +107,11 @@ def balls(x0: Tensor, norm: float, clip: Clip | None = None) -> Balls:
         raise InputError("`x0` contains NaN or infinite values; points must be finite.")
     if isinstance(norm, bool) or not isinstance(norm, (int, float, np.number)) or norm not in NORMS:
         raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}.")
-    return Balls(x0, float(norm), None if clip is None else _range(x0, clip))
+    return PerturbedPoints(x0, float(norm), None if clip is None else _clip_range(x0, clip))
 
 
-def _range(x0: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+def _clip_range(x0: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Lowest and highest input, each shaped like the points."""
     if not isinstance(clip, (tuple, list)) or len(clip) != 2:
         raise InputError(f"`clip` must be a pair, the lowest and the highest input, got {clip!r}.")
     try:
@@ -125,8 +132,13 @@ def _range(x0: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def point_rows(model: Any, points: Balls, C: Tensor | None) -> tuple[Tensor, Tensor]:
+def point_rows(model: Any, points: PerturbedPoints, C: Tensor | None) -> tuple[Tensor, Tensor]:
     """The outputs at the points, (b, n_out), and the matrix C for them, (b, k, n_out).
+
+    Args:
+        model: the host's `BoundedModule`.
+        points: where.
+        C: specification matrix, (b or 1, k, n_out); None takes every output.
 
     Raises:
         InputError: model, points and C do not fit together, or C has rows of zeros.
@@ -138,15 +150,15 @@ def point_rows(model: Any, points: Balls, C: Tensor | None) -> tuple[Tensor, Ten
     return graph.output.flatten(1), rows
 
 
-def probing(check: Callable[[Tensor, Tensor], Tensor], points: Balls) -> Callable[[Tensor, Tensor], Tensor]:
-    """A callback for `radius_search.largest_radius`.
+def probing(check: Callable[[Tensor, Tensor], Tensor], points: PerturbedPoints) -> Callable[[Tensor, Tensor], Tensor]:
+    """A callback for `radius_search.largest_radius`, from a check of the balls around some of the points.
 
     Boxes are checked together, l_1 and l_2 balls one by one: the host takes one radius for a whole batch of those, and
     the result for one sample must not depend on the others.
 
     Args:
-        check: takes the numbers of some samples (m,) and their radii (m,); returns what is certified (m,).
-        points: the samples.
+        check: takes the positions of some points (m,) and radii (m,); returns which balls are certified, bool (m,).
+        points: all points.
 
     Returns:
         The callback. A ball that cannot be bounded, e.g. because numbers overflow, is not certified, unless that holds
@@ -157,7 +169,7 @@ def probing(check: Callable[[Tensor, Tensor], Tensor], points: Balls) -> Callabl
     def attempt(index: Tensor, radii: Tensor) -> Tensor:
         nonlocal ran
         try:
-            found = check(index, radii)
+            certain = check(index, radii)
         except RecurJacError:
             if not ran:
                 raise
@@ -165,14 +177,14 @@ def probing(check: Callable[[Tensor, Tensor], Tensor], points: Balls) -> Callabl
                 return torch.zeros(1, dtype=torch.bool)
             return torch.cat([attempt(i, r) for i, r in zip(index.split(1), radii.split(1))])
         ran = True
-        return found.cpu()
+        return certain.cpu()
 
     @torch.no_grad()
     def certified(radii: Tensor, active: Tensor) -> Tensor:
-        found = torch.zeros_like(active)
-        index = active.nonzero().squeeze(1)
-        for some in [index] if points.norm == math.inf else index.split(1):
-            found[some] = attempt(some.to(points.center.device), radii[some])
-        return found
+        certain = torch.zeros_like(active)
+        every = active.nonzero().squeeze(1)
+        for index in [every] if points.norm == math.inf else every.split(1):
+            certain[index] = attempt(index.to(points.center.device), radii[index])
+        return certain
 
     return certified

@@ -1,4 +1,10 @@
-"""The search for the largest radius that something is certified on: grow, shrink, bisect, for a whole batch at once.
+r"""The search for the largest radius that something is certified on: grow, shrink, bisect, for a whole batch at once.
+
+With l the largest radius certified so far (0 if none) and u the smallest refused one (infinite if none), the next probe
+after the radius t is
+
+.. math:: \min(10 t, \text{limit}) \text{ if } u = \infty, \qquad t / 10 \text{ if } l = 0, \qquad
+    (l + u) / 2 \text{ otherwise.}
 
 Bounds are not monotone in the radius: a larger ball can be certified where a smaller one is not. So a radius is only
 returned if it was probed itself, and "largest" means the largest that the search met.
@@ -22,8 +28,8 @@ GROWTH = 10.0
 
 
 @dataclass(frozen=True)
-class Search:
-    """Where to look, and how closely.
+class RadiusSearch:
+    """Where to look for a radius, and how closely.
 
     Attributes:
         initial: first radius to probe.
@@ -52,7 +58,7 @@ class Search:
 def largest_radius(
     certified: Callable[[Tensor, Tensor], Tensor],
     active: Tensor,
-    search: Search,
+    search: RadiusSearch,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Search the largest certified radius of every sample.
@@ -96,4 +102,5 @@ def largest_radius(
 
 
 def _representable(radii: Tensor, dtype: torch.dtype) -> Tensor:
+    """The nearest numbers of a type, in float64."""
     return radii.to(dtype).double()

@@ -15,8 +15,8 @@ from recurjac_plugin.lipschitz.mean_value import largest_drop, output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
 
-from .perturbed_points import Balls, Clip, balls, point_rows, probing
-from .radius_search import Search, largest_radius
+from .perturbed_points import Clip, PerturbedPoints, point_rows, probing, read_points
+from .radius_search import RadiusSearch, largest_radius
 
 
 @full_precision()
@@ -87,8 +87,8 @@ def certified_radius(
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
-    parsed, points = parse(method), balls(x0, norm, clip)
-    search = Search(initial, limit, tolerance, max_probes)
+    parsed, points = parse(method), read_points(x0, norm, clip)
+    search = RadiusSearch(initial, limit, tolerance, max_probes)
     outputs, rows = point_rows(model, points, C)
     terms = rows * outputs.unsqueeze(1)
     margin, scale = terms.sum(2), terms.abs().sum(2)
@@ -97,15 +97,15 @@ def certified_radius(
         return bound > proof_slack(scale[index], margin[index] - bound)
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
-        some, C_some = points.take(index), rows[index]
-        proved = torch.zeros_like(C_some[:, :, 0], dtype=torch.bool)
+        chosen, C_chosen = points.take(index), rows[index]
+        proved = torch.zeros_like(C_chosen[:, :, 0], dtype=torch.bool)
         if parsed.with_host_output:
-            host = output_bounds(model, some.region(radii), method=parsed.host, C=C_some)
+            host = output_bounds(model, chosen.region(radii), method=parsed.host, C=C_chosen)
             proved = positive(host[0], index)
         if not parsed.bounds_jacobian or bool(proved.all()):
             return proved.all(1)
         for drop in _drops(
-            model, some, radii, parsed, C_some, steps, order=order, shift=shift, memory_budget=memory_budget
+            model, chosen, radii, parsed, C_chosen, steps, order=order, shift=shift, memory_budget=memory_budget
         ):
             rest = positive(margin[index] - drop, index) | proved
             if not bool(rest.all(1).any()):  # drops only grow
@@ -118,15 +118,24 @@ def certified_radius(
 
 
 def _drops(
-    model: Any, points: Balls, radii: Tensor, method: Method, rows: Tensor, steps: int, **options: Any
+    model: Any, points: PerturbedPoints, radii: Tensor, method: Method, rows: Tensor, steps: int, **options: Any
 ) -> Iterator[Tensor]:
-    """Upper bounds of ``C f(x0) - C f(x)`` on growing balls, up to the given radii: (b, k) each.
+    """Upper bounds of ``C f(x0) - C f(x)`` on balls of growing radii ``t_1 < ... < t_n``: (b, k) each.
 
-    An x in an l_inf ball of radius ``t_n`` is reached from x0 through the points ``x_i`` that have the coordinates of
-    x, brought to within ``t_i`` of those of x0. ``x_i`` lies in the (clipped) ball of radius ``t_i``, and so does the
-    segment from ``x_(i-1)``; on it coordinate r moves towards x by no more than this ball reaches farther than the one
-    before it, on the side of x. So the mean value theorem bounds the drop on the segment by the Jacobian on this ball
-    and the growth of its two reaches. Where it is not clipped, both grow by ``t_i - t_(i-1)``.
+    Let x lie in the (clipped) l_inf ball of radius ``t_n``, and let ``x_i`` be x with every coordinate brought to
+    within ``t_i`` of that of x0. The path from x0 over ``x_1``, ``x_2``, ... ends in x. Its i-th segment lies in the
+    ball of radius ``t_i``, and on it coordinate r moves, towards x, by at most the difference of how far this ball and
+    the one before it reach to that side. So the mean value theorem bounds the drop on the segment by the Jacobian on
+    the ball and these differences; where nothing is clipped all of them are ``t_i - t_(i-1)``.
+
+    Args:
+        model: the host's `BoundedModule`.
+        points: x0.
+        radii: ``t_n``, (b,); the others are ``i / n`` of it.
+        method: a parsed method that bounds Jacobians.
+        rows: C, (b, k, n_out).
+        steps: n.
+        options: of `analyse`.
     """
     total = torch.zeros_like(rows[:, :, 0])
     before: tuple[Tensor, Tensor] | None = None

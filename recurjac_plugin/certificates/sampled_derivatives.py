@@ -1,8 +1,12 @@
-"""Derivatives met at points of a region: what refutes monotonicity, each with the point it was met at.
+r"""Derivatives met at points of a region: what refutes monotonicity, each with the point it was met at.
 
-Random points first, then, for single entries of the Jacobian that have shown one sign only, ascent on the entry towards
-the other sign. Where the ascent has no direction (a piecewise linear network has constant derivatives almost
-everywhere) it becomes a random local search.
+For row k and coordinate r of a region R the extremes
+
+.. math:: \min_n J_{kr}(x_n) \le \max_n J_{kr}(x_n), \qquad x_n \in R,
+
+of the Jacobian by autograd are kept. Random points first; then, for single entries that have shown one sign only,
+projected gradient ascent on the entry towards the other sign. Where the ascent has no direction (a piecewise linear
+network has constant derivatives almost everywhere) it becomes a random local search.
 """
 
 from __future__ import annotations
@@ -24,15 +28,15 @@ from recurjac_plugin.numerics.rounding import SIGN_OF_DERIVATIVE
 from .derivative_rounding import unit_of_rounding
 
 _TARGETS = 64  # entries per region that are climbed to
-_STEPS = 12
+_STEPS = 12  # of an ascent
 # Points keep this far from the faces, in parts of the side: at a face through a kink autograd gives no derivative of
 # any neighbour. The distance is random, so that no fixed plane takes the place of the face.
 _LEAST, _MOST = 0.001, 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """Where the points of each region lie, input coordinates flattened.
+class SampledRegion:
+    """Where the points of each region lie: a box between exact ends, or an l_p ball in it, coordinates flattened.
 
     Attributes:
         lower, upper: the smallest box around each region, (b, columns).
@@ -45,8 +49,20 @@ class Place:
     norm: float
     radius: Tensor
 
-    def moved_inside(self, points: Tensor, index: Tensor, margin: Tensor) -> Tensor:
-        """Points (n, columns) of the regions `index` (n,), moved inside by `margin` (n, 1), in parts of the side."""
+    def project(
+        self,
+        points: Tensor,  # shape: (n, columns)
+        index: Tensor,  # shape: (n,)
+        margin: Tensor,  # shape: (n, 1)
+    ) -> Tensor:
+        """Points of the regions `index`, moved into them.
+
+        Into a box each coordinate is clipped, into a ball the point is moved towards its centre. All keep `margin`,
+        in parts of the side, from the faces.
+
+        Returns:
+            Shape (n, columns).
+        """
         lower, upper = self.lower[index], self.upper[index]
         if self.norm != math.inf:
             center = (lower + upper) / 2
@@ -79,15 +95,15 @@ class Place:
         points = (self.lower + half).unsqueeze(1) + half.unsqueeze(1) * t.to(half)
         index = torch.arange(batch, device=half.device).repeat_interleave(count)
         margin = self.margins(count, generator).repeat(batch, 1)
-        return self.moved_inside(points.flatten(0, 1), index, margin), index
+        return self.project(points.flatten(0, 1), index, margin), index
 
     def margins(self, count: int, generator: torch.Generator) -> Tensor:
         """Random distances from the faces, (count, 1)."""
-        found = _LEAST + (_MOST - _LEAST) * torch.rand(count, 1, generator=generator, dtype=torch.float64)
-        return found.to(self.lower)
+        distances = _LEAST + (_MOST - _LEAST) * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+        return distances.to(self.lower)
 
 
-class Slopes:
+class SampledDerivatives:
     """The lowest and the highest derivative met so far, for every region, row and input coordinate.
 
     Args:
@@ -145,12 +161,9 @@ class Slopes:
         return points, index[0] - first, index[1] - first
 
     def meet(self, points: Tensor, index: Tensor) -> Tensor:
-        """Take the derivatives at points (n, columns) of the regions `index` (n,) into account; (n, k, columns)."""
-        found = [
-            self._clear(some.unflatten(1, self.input_shape), self.rows[of])
-            for some, of in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True)
-        ]
-        values = torch.cat(found)
+        """Note the derivatives at points (n, columns) of the regions `index` (n,), and return them, (n, k, columns)."""
+        batches = zip(points.split(self.batch_size), index.split(self.batch_size), strict=True)
+        values = torch.cat([self._clear(batch.unflatten(1, self.input_shape), self.rows[at]) for batch, at in batches])
         for region in index.unique().tolist():
             self._keep(points[index == region], values[index == region], region)
         return values
@@ -164,30 +177,31 @@ class Slopes:
         return torch.where(values.abs() <= margin, 0.0, values)
 
     def _keep(self, points: Tensor, values: Tensor, region: int) -> None:
+        """Keep the extremes of values (n, k, columns) met in one region, and the points (n, columns) of those."""
         low, low_at = torch.where(values.isnan(), math.inf, values).min(0)
         high, high_at = torch.where(values.isnan(), -math.inf, values).max(0)
         lower, higher = low < self.lowest[region], high > self.highest[region]
         used = torch.cat((low_at[lower], high_at[higher])).unique()
-        place = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        place[used] = torch.arange(len(used), device=points.device) + self._count
+        number = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        number[used] = torch.arange(len(used), device=points.device) + self._count
         self.lowest[region] = torch.where(lower, low, self.lowest[region])
         self.highest[region] = torch.where(higher, high, self.highest[region])
-        self.lowest_at[region] = torch.where(lower, place[low_at], self.lowest_at[region])
-        self.highest_at[region] = torch.where(higher, place[high_at], self.highest_at[region])
+        self.lowest_at[region] = torch.where(lower, number[low_at], self.lowest_at[region])
+        self.highest_at[region] = torch.where(higher, number[high_at], self.highest_at[region])
         self._kept.append(points[used])
         self._count += len(used)
 
-    def sample(self, place: Place, count: int, generator: torch.Generator) -> None:
+    def sample(self, region: SampledRegion, count: int, generator: torch.Generator) -> None:
         """Meet `count` random points of every region."""
-        points, index = place.random(count, generator)
-        for some, of in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True):
+        points, index = region.random(count, generator)
+        for batch, at in zip(points.split(self.batch_size), index.split(self.batch_size), strict=True):
             if time.monotonic() >= self.deadline:
                 return
-            self.meet(some, of)
+            self.meet(batch, at)
 
     def climb(
         self,
-        place: Place,
+        within: SampledRegion,
         lower: Tensor,  # shape: (b, k, columns)
         upper: Tensor,  # shape: (b, k, columns)
         wanted: Tensor,  # shape: (b, k, columns)
@@ -205,7 +219,7 @@ class Slopes:
             if bool(tried.any()):
                 start = torch.cat(self._kept)[at[tried]]
                 region, side, row, column = (each[tried] for each in targets)
-                self.meet(self._climbed(place, start, region, side, row, column, generator), region)
+                self.meet(self._climbed(within, start, region, side, row, column, generator), region)
 
     def _targets(self, lower: Tensor, upper: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Batches of (region, side, row, column), all of shape (n,)."""
@@ -222,17 +236,17 @@ class Slopes:
 
     def _climbed(
         self,
-        place: Place,
+        within: SampledRegion,
         points: Tensor,  # shape: (n, columns)
-        region: Tensor,
-        side: Tensor,
-        row: Tensor,
-        column: Tensor,
+        region: Tensor,  # shape: (n,)
+        side: Tensor,  # shape: (n,)
+        row: Tensor,  # shape: (n,)
+        column: Tensor,  # shape: (n,)
         generator: torch.Generator,
     ) -> Tensor:
         """Points where ``side`` times the chosen entry is at least as large as at the given ones."""
         weights = self.rows[region, row]
-        reach = (place.upper - place.lower)[region] / 2
+        reach = (within.upper - within.lower)[region] / 2
         best, direction = self._entry(points, weights, side, column)
         step = torch.ones_like(best).unsqueeze(1)
         for _ in range(_STEPS):
@@ -240,7 +254,7 @@ class Slopes:
                 break
             noise = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
             move = torch.where(direction == 0, noise, direction).sign()
-            trial = place.moved_inside(points + step * reach * move, region, place.margins(len(points), generator))
+            trial = within.project(points + step * reach * move, region, within.margins(len(points), generator))
             value, slope = self._entry(trial, weights, side, column)
             better = (value > best).unsqueeze(1)
             best = torch.where(better.squeeze(1), value, best)

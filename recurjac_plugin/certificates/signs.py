@@ -1,24 +1,35 @@
-"""Monotonicity: the sign of every entry of the Jacobian over a whole region, certified, refuted or unknown."""
+r"""Monotonicity: the sign of every entry of the Jacobian over a whole region, certified, refuted or unknown.
+
+Bounds ``L <= J <= U`` over the region certify: +1 where ``L >= 0``, -1 where ``U <= 0``; more entries on the parts of
+the region, if it is cut (`branch_and_bound.entry_signs`). Derivatives at two points refute (`sampled_derivatives`).
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import InputError, RecurJacError
+from recurjac_plugin.branch_and_bound.entry_signs import (
+    JacobianBounder,
+    Signs,
+    cut_for_signs,
+    require_consistent,
+    signs_of,
+)
+from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import perturbed_box, read_region
+from recurjac_plugin.host.region import read_region
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
-from .sampled_derivatives import Place, Slopes
+from .sampled_derivatives import SampledDerivatives, SampledRegion
 
 DEFAULT_SAMPLES = 64
 """Random points per region that may refute."""
@@ -211,214 +222,41 @@ def monotonicity_report(
             "`max_boxes`, or take the box around it (norm inf)."
         )
     deadline = math.inf if timeout is None else start + timeout
-    rows = specification(C, graph.output).flatten(2)
-    options: dict[str, Any] = {"method": method, "order": order, "memory_budget": memory_budget}
-    bounds = jacobian_bounds(model, x, C=rows, **options)
-    shape, input_shape = bounds.lower.shape, bounds.lower.shape[2:]
+    C = specification(C, graph.output).flatten(2)
+    bounds_of = partial(jacobian_bounds, model, method=method, order=order, memory_budget=memory_budget)
+    bounds = bounds_of(x, C=C)
+    shape, input_shape = bounds.lower.shape, tuple(bounds.lower.shape[2:])
     lower, upper = (bound.flatten(2) for bound in bounds)
     rises, falls = lower >= 0, upper <= 0
-    mask = _mask(wanted, shape, lower.device)
+    sign, mask = signs_of(rises, falls), _mask(wanted, shape, lower.device)
     generator = torch.Generator().manual_seed(seed)
-    slopes = Slopes(model, rows, tuple(input_shape), batch_size, deadline)
-    place = Place(*_ends(x, region, outward=False), region.norm, region.radius[:, :1])
-    slopes.sample(place, samples, generator)
-    sign = _signs(rises, falls)
+    met = SampledDerivatives(model, C, input_shape, batch_size, deadline)
+    place = SampledRegion(*_ends(x, region, outward=False), region.norm, region.radius[:, :1])
+    met.sample(place, samples, generator)
     if samples:
-        slopes.climb(place, lower, upper, mask & (sign == 0), generator)
-    _require_consistent(rises & ~slopes.can_rise | falls & ~slopes.can_fall)
-    search = _Search(model, options, rows, slopes, sign, mask, generator, deadline, tuple(input_shape))
+        met.climb(place, lower, upper, mask & (sign == 0), generator)
+    require_consistent(rises & ~met.can_rise | falls & ~met.can_fall)
+    goal, boxes = Signs(sign, mask, met, generator), torch.ones(len(C), dtype=torch.int64, device=C.device)
     if bisects:
-        search.run(*_ends(x, region, outward=True), lower, upper, max_boxes, batch_size)
-    points, lowest_at, highest_at = slopes.points()
-    refuted = slopes.refuted & (search.sign == 0)
-    entries = (search.sign, refuted, slopes.lowest, slopes.highest, lowest_at, highest_at)
+        bounder = JacobianBounder(bounds_of, C, input_shape, batch_size, deadline)
+        boxes = cut_for_signs(goal, bounder, *_ends(x, region, outward=True), (lower, upper), max_boxes)
+    return _report(goal.sign, met, boxes, shape)
+
+
+def _report(sign: Tensor, met: SampledDerivatives, boxes: Tensor, shape: torch.Size) -> Monotonicity:
+    """What was found out about every entry, from tensors of shape (b, k, columns)."""
+    points, lowest_at, highest_at = met.points()
+    entries = (sign, met.refuted & (sign == 0), met.lowest, met.highest, lowest_at, highest_at)
     sign, refuted, lowest, highest, lowest_at, highest_at = (entry.reshape(shape) for entry in entries)
-    return Monotonicity(sign, refuted, lowest, highest, points, lowest_at, highest_at, search.boxes)
-
-
-@dataclass(eq=False)
-class _Boxes:
-    """Parts of the regions that are not decided yet.
-
-    Attributes:
-        region: which region each is a part of, (n,).
-        lower, upper: its corners, (n, columns).
-        rises, falls: whether the Jacobian's lower bound is >= 0, its upper bound <= 0 there, (n, k, columns).
-        split: the coordinate to halve, (n,); -1 if that would not help.
-    """
-
-    region: Tensor
-    lower: Tensor
-    upper: Tensor
-    rises: Tensor
-    falls: Tensor
-    split: Tensor
-
-    def take(self, chosen: Tensor) -> _Boxes:
-        if chosen.dtype == torch.bool:
-            chosen = chosen.nonzero().squeeze(1)  # once for all: a size that depends on values is waited for
-        return _Boxes(*(value[chosen] for value in vars(self).values()))
-
-    @classmethod
-    def joined(cls, parts: list[_Boxes]) -> _Boxes:
-        return cls(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
-
-    def halves(self) -> _Boxes:
-        """Both halves of every box; they share the plane in between, and inherit what the whole is known for."""
-        rows, at = torch.arange(len(self.split), device=self.split.device), self.split
-        middle = _middle(self.lower[rows, at], self.upper[rows, at])
-        left, right = self.take(rows), self.take(rows)
-        left.upper, right.lower = left.upper.clone(), right.lower.clone()
-        left.upper[rows, at] = middle
-        right.lower[rows, at] = middle
-        return _Boxes.joined([left, right])
-
-
-class _Search:
-    """Branch and bound over boxes: every open box is halved in every round.
-
-    Args:
-        model: the host's `BoundedModule`.
-        options: of `jacobian_bounds`.
-        rows: specification matrix, (b, k, n_out).
-        slopes: the derivatives met so far; every new box adds a point.
-        sign: what is certified so far, (b, k, columns).
-        wanted: the entries to decide, (b, k, columns).
-        generator: of the points.
-        deadline: value of `time.monotonic` at which to stop.
-        input_shape: shape of one input.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        options: dict[str, Any],
-        rows: Tensor,
-        slopes: Slopes,
-        sign: Tensor,
-        wanted: Tensor,
-        generator: torch.Generator,
-        deadline: float,
-        input_shape: tuple[int, ...],
-    ) -> None:
-        self.model, self.options, self.rows, self.slopes = model, options, rows, slopes
-        self.sign, self.wanted = sign, wanted
-        self.generator, self.deadline, self.input_shape = generator, deadline, input_shape
-        self.boxes = torch.ones(len(rows), dtype=torch.int64, device=rows.device)
-
-    @property
-    def open(self) -> Tensor:
-        """Wanted entries that are neither certified nor refuted, (b, k, columns)."""
-        return self.wanted & (self.sign == 0) & ~self.slopes.refuted
-
-    def run(
-        self,
-        low: Tensor,  # shape: (b, columns)
-        high: Tensor,  # shape: (b, columns)
-        lower: Tensor,  # shape: (b, k, columns)
-        upper: Tensor,  # shape: (b, k, columns)
-        max_boxes: int | None,
-        batch_size: int,
-    ) -> None:
-        """Bisect the regions from `low` to `high`, with Jacobian bounds `lower`, `upper`, within the budgets."""
-        index = torch.arange(len(lower), device=lower.device)
-        boxes = _Boxes(index, low, high, lower >= 0, upper <= 0, index)
-        boxes.split = self._smear(boxes, lower, upper)
-        most = max(1, batch_size // 2)
-        size = 1 if self.deadline < math.inf else most
-        while True:
-            boxes = boxes.take(self._missing(boxes).flatten(1).any(1))
-            chosen = self._chosen(boxes, max_boxes)
-            if size == 0 or not bool(chosen.any()):
-                return
-            parts, parents, done = [boxes.take(~chosen)], boxes.take(chosen), 0
-            while size and done < len(parents.region):
-                began = time.monotonic()
-                some = parents.take(torch.arange(done, min(done + size, len(parents.region)), device=index.device))
-                parts.extend(self._bounded(half) for half in _batches(some.halves(), batch_size))
-                self.boxes += 2 * torch.bincount(some.region, minlength=len(self.boxes))
-                done += len(some.region)
-                size = self._size(size, most, (time.monotonic() - began) / len(some.region))
-            parts.append(parents.take(torch.arange(done, len(parents.region), device=index.device)))
-            boxes = _Boxes.joined(parts)
-            self._decide(boxes)
-
-    def _size(self, size: int, most: int, seconds: float) -> int:
-        """How many boxes to halve next if one took so many seconds: more and more, and 0 when time is up."""
-        if self.deadline == math.inf:
-            return most
-        left = self.deadline - time.monotonic()
-        if left < seconds:
-            return 0
-        return max(1, min(2 * size, most, int(left / 2 / max(seconds, 1e-9))))
-
-    def _missing(self, boxes: _Boxes) -> Tensor:
-        """Open entries whose possible sign a box does not have, (n, k, columns)."""
-        rise, fall = self.open & self.slopes.can_rise, self.open & self.slopes.can_fall
-        return (rise[boxes.region] & ~boxes.rises) | (fall[boxes.region] & ~boxes.falls)
-
-    def _chosen(self, boxes: _Boxes, max_boxes: int | None) -> Tensor:
-        """Which boxes are halved in this round, (n,): the first of every region, as far as its budget goes."""
-        chosen = boxes.split >= 0
-        if max_boxes is None:
-            return chosen
-        order = boxes.region[chosen].sort(stable=True)
-        first = torch.searchsorted(order.values, torch.arange(len(self.boxes), device=boxes.region.device))
-        rank = torch.empty_like(order.values)
-        rank[order.indices] = torch.arange(len(rank), device=rank.device) - first[order.values]
-        chosen[chosen.clone()] = rank < ((max_boxes - self.boxes) // 2)[boxes.region[chosen]]
-        return chosen
-
-    def _bounded(self, boxes: _Boxes) -> _Boxes:
-        """Boxes with their own bounds, and with the derivative at one point of each taken into account."""
-        low, high = (end.unflatten(1, self.input_shape) for end in (boxes.lower, boxes.upper))
-        x = perturbed_box(low, high)
-        bounds = jacobian_bounds(self.model, x, C=self.rows[boxes.region], **self.options)
-        lower, upper = (bound.flatten(2) for bound in bounds)
-        boxes.rises, boxes.falls = boxes.rises | (lower >= 0), boxes.falls | (upper <= 0)
-        fraction = torch.rand(boxes.lower.shape, generator=self.generator, dtype=torch.float64).to(lower)
-        point = boxes.lower + (0.01 + 0.98 * fraction) * (boxes.upper - boxes.lower)
-        met = self.slopes.meet(torch.minimum(torch.maximum(point, boxes.lower), boxes.upper), boxes.region)
-        _require_consistent(boxes.rises & (met < 0) | boxes.falls & (met > 0))
-        boxes.split = self._smear(boxes, lower, upper)
-        return boxes
-
-    def _smear(self, boxes: _Boxes, lower: Tensor, upper: Tensor) -> Tensor:
-        """The coordinate with the largest side times Jacobian width, over rows that miss something; -1 for none."""
-        rows = self._missing(boxes).any(2, keepdim=True)
-        width = torch.where(rows, upper - lower, 0.0).sum(1).nan_to_num(0.0)
-        middle = _middle(boxes.lower, boxes.upper)
-        divisible = (boxes.lower < middle) & (middle < boxes.upper)
-        largest = torch.where(divisible, width * (boxes.upper - boxes.lower), 0.0).max(1)
-        return torch.where(largest.values > 0, largest.indices, -1)
-
-    def _decide(self, boxes: _Boxes) -> None:
-        """Certify the open entries that have one sign in all boxes left; the boxes dropped had every possible one."""
-        missed = torch.zeros(2, *self.sign.shape, dtype=torch.int32, device=self.sign.device)
-        missed[0].index_add_(0, boxes.region, (~boxes.rises).int())
-        missed[1].index_add_(0, boxes.region, (~boxes.falls).int())
-        rises = (missed[0] == 0) & self.slopes.can_rise
-        falls = (missed[1] == 0) & self.slopes.can_fall
-        self.sign = torch.where(self.open, _signs(rises, falls), self.sign)
-
-
-def _signs(rises: Tensor, falls: Tensor) -> Tensor:
-    """+1, -1 and 0; +1 where both hold. Comparisons with NaN are false, so that NaN certifies nothing."""
-    return rises.to(torch.int8) - (falls & ~rises).to(torch.int8)
-
-
-def _middle(lower: Tensor, upper: Tensor) -> Tensor:
-    return lower + (upper - lower) / 2
-
-
-def _batches(boxes: _Boxes, size: int) -> Iterator[_Boxes]:
-    count = len(boxes.region)
-    index = torch.arange(count, device=boxes.region.device)
-    return (boxes.take(some) for some in index.split(size))
+    return Monotonicity(sign, refuted, lowest, highest, points, lowest_at, highest_at, boxes)
 
 
 def _ends(x: Any, region: Region, outward: bool) -> tuple[Tensor, Tensor]:
-    """The corners of the box around each region, (b, columns): none of it is cut off, or (inward) nothing added."""
+    """The ends of the box around each region, (b, columns) each.
+
+    They are those that were given, or ``center - radius`` and ``center + radius``, rounded: outward, so that nothing of
+    the region is cut off, or inward, so that no point outside of it is added.
+    """
     center = region.center.flatten(1)
     reach = region.radius.expand_as(center)
     toward = torch.full_like(center, math.inf if outward else -math.inf)
@@ -434,6 +272,7 @@ def _ends(x: Any, region: Region, outward: bool) -> tuple[Tensor, Tensor]:
 
 
 def _mask(wanted: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor:
+    """The wanted entries, bool (b, k, columns)."""
     if wanted is None:
         return torch.ones(shape, dtype=torch.bool, device=device).flatten(2)
     if not isinstance(wanted, Tensor) or wanted.dtype != torch.bool:
@@ -445,14 +284,6 @@ def _mask(wanted: Tensor | None, shape: torch.Size, device: torch.device) -> Ten
         raise InputError(
             f"`wanted` has shape {tuple(wanted.shape)}, which does not broadcast to the signs' {tuple(shape)}."
         ) from error
-
-
-def _require_consistent(contradicted: Tensor) -> None:
-    if bool(contradicted.any()):
-        raise RecurJacError(
-            "A derivative met at a point of the region contradicts the Jacobian's bounds: one of them is wrong; please "
-            "report the network, or try float64."
-        )
 
 
 def _check_budget(timeout: Any, max_boxes: Any, samples: Any, seed: Any, batch_size: Any) -> None:

@@ -13,8 +13,8 @@ from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
 
-from .perturbed_points import Clip, balls, point_rows, probing
-from .radius_search import Search, largest_radius
+from .perturbed_points import Clip, point_rows, probing, read_points
+from .radius_search import RadiusSearch, largest_radius
 
 
 @full_precision()
@@ -75,8 +75,8 @@ def stationary_free_radius(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
-    parsed, points = parse_jacobian_method(method), balls(x0, norm, clip)
-    search = Search(initial, limit, tolerance, max_probes)
+    parsed, points = parse_jacobian_method(method), read_points(x0, norm, clip)
+    search = RadiusSearch(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)
     batch, count = rows.shape[:2]
     if per_output:  # every row of every sample is searched by itself
@@ -89,12 +89,15 @@ def stationary_free_radius(
         return certain_signs(analysis).any(2).all(1)
 
     active = torch.ones(len(points), dtype=torch.bool)
-    found = largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
-    return found.reshape(batch, count) if per_output else found
+    radii = largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
+    return radii.reshape(batch, count) if per_output else radii
 
 
 def certain_signs(bounded: BoundedJacobian) -> Tensor:
-    """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns)."""
+    """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns).
+
+    Those with ``L > s`` or ``U < -s`` for the slack s of `stationary_free_radius`.
+    """
     lower, upper = bounded.jacobian
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
     slack = proof_slack(size)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from recurjac_plugin.networks.onnx import OnnxNetwork
-    from recurjac_plugin.properties.spec import Spec
+    from recurjac_plugin.properties.spec import Box, Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,17 @@ class Network:
 
         example = torch.zeros(1, *self.module.input_shape, dtype=self.module.dtype, device=self.device)
         return bounded_model(self.module, example)
+
+    def region(self, box: Box) -> Any:
+        """A property's box as a perturbed input of the host, shape (1, *input_shape), never smaller than the box."""
+        import torch
+
+        from recurjac_plugin.host.region import perturbed_box
+
+        like = torch.zeros((), dtype=self.module.dtype)
+        ends = (torch.from_numpy(end).to(self.device) for end in box.rounded_outward(like.numpy().dtype))
+        lower, upper = (end.reshape(1, *self.module.input_shape) for end in ends)
+        return perturbed_box(lower, upper)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
@@ -223,9 +234,6 @@ def load_regions(
         InputError: it does not belong to the network.
     """
     if vnnlib is not None:
-        from recurjac_plugin.verification.margins import box_region
-
-        module, spec = network.module, load_property(vnnlib, network)
-        return [box_region(box, module.input_shape, module.dtype, network.device) for box in spec.boxes]
+        return [network.region(box) for box in load_property(vnnlib, network).boxes]
     assert input_file is not None and eps is not None
     return [ball(x.unsqueeze(0), norm, eps) for x in load_inputs(input_file, network)]

@@ -153,7 +153,7 @@ def pull(
     rows: Tensor,  # shape: (*lead, *step.shape)
 ) -> Iterator[Tensor]:
     """``W^T v`` of every map W of a step, each of shape (*lead, *input_shape)."""
-    return _pulled([linear for _, linear in step.sources], rows, len(step.shape))
+    return _pulled((linear for _, linear in step.sources), rows, len(step.shape))
 
 
 def pull_absolute(
@@ -172,7 +172,7 @@ def pull_pattern(
     return pull_absolute(step, rows.sign())
 
 
-def _pulled(maps: Sequence[LinearMap], rows: Tensor, dimensions: int) -> Iterator[Tensor]:
+def _pulled(maps: Iterable[LinearMap], rows: Tensor, dimensions: int) -> Iterator[Tensor]:
     lead = rows.shape[: rows.dim() - dimensions]
     flat = rows.flatten(0, len(lead) - 1)
     for linear in maps:
@@ -193,7 +193,7 @@ def push_absolute(
     arrived: Arrived[Tensor],  # shape of each: (*lead, *input_shape)
 ) -> Tensor:
     """``sum_i |W_i| v_i`` over the sources of a step that values arrived from, of shape (*lead, *step.shape)."""
-    return _pushed(_absolute_maps(step), arrived, step)
+    return _pushed([*_absolute_maps(step)], arrived, step)
 
 
 def push_pattern(
@@ -215,9 +215,9 @@ def _pushed(maps: Sequence[LinearMap], arrived: Arrived[Tensor], step: LinearSte
     return total
 
 
-def _absolute_maps(step: LinearStep) -> Sequence[LinearMap]:
+def _absolute_maps(step: LinearStep) -> Iterable[LinearMap]:
     # Kept only where no gradients are to pass through the absolute values.
-    return [linear.absolute() for _, linear in step.sources] if torch.is_grad_enabled() else step.absolute_maps
+    return (linear.absolute() for _, linear in step.sources) if torch.is_grad_enabled() else step.absolute_maps
 
 
 # What depends on what

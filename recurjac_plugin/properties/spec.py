@@ -61,6 +61,20 @@ class Box:
         below = np.where(self.upper_open, x < self.upper, x <= self.upper)
         return bool((above & below).all())
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """All rows ``A y <= b`` of all disjuncts, below each other: float64 A [k, n_outputs] and b [k]."""
+        return np.concatenate([p.A for p in self.disjuncts]), np.concatenate([p.b for p in self.disjuncts])
+
+    def rounded_outward(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds as numbers of type `dtype`, [n_inputs] each; the box between them contains this one.
+
+        A bound that is no such number becomes the next one outside; open bounds are taken as closed.
+        """
+        with np.errstate(over="ignore"):
+            lower, upper = self.lower.astype(dtype), self.upper.astype(dtype)
+        lower = np.where(lower > self.lower, np.nextafter(lower, np.asarray(-np.inf, dtype)), lower)
+        return lower, np.where(upper < self.upper, np.nextafter(upper, np.asarray(np.inf, dtype)), upper)
+
     def __repr__(self) -> str:
         radius = float((self.upper - self.lower).max()) / 2
         return f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"

@@ -1,9 +1,15 @@
-"""Search for counterexamples by projected gradient descent.
+r"""Search for counterexamples by projected gradient descent.
 
-For one box and one disjunct ``A y <= b`` the loss is ``max(A f(x) - b)``; wherever it is at most 0 the
-property is violated. Many starts descend at once, each towards its own (box, disjunct) pair, with Adam
-(Kingma and Ba, ICLR 2015) in coordinates that run from 0 to 1 across the box. Only what `witness.check`
+For one box ``l <= x <= u`` and one disjunct ``A y <= b`` of it,
+
+.. math:: \min_{z \in [0, 1]^n} \; \max_k \; (A f(l + (u - l) z) - b)_k
+
+is looked for; wherever the maximum is at most 0 the property is violated. Many starts descend at once, each towards its
+own (box, disjunct) pair, with Adam, and are clipped to the box after every step. Only what `counterexample.check`
 confirms is returned.
+
+Source: projected gradient descent of Madry, Makelov, Schmidt, Tsipras, Vladu, ICLR 2018, arXiv:1706.06083, with the
+steps of Kingma, Ba: Adam, ICLR 2015, arXiv:1412.6980, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.properties.spec import Spec
 
-from .counterexample import Session, Witness, check, representable_bounds
+from .counterexample import Counterexample, Session, check, representable_bounds
 
 _TRIES = 8  # random points per start, of which the best is taken
 _CHECKS = 4  # candidates confirmed by onnxruntime per step at most
@@ -72,7 +78,7 @@ class _Targets:
         return torch.where(worst.isnan(), torch.inf, worst)
 
 
-def attack(
+def find_counterexample(
     network: OnnxNetwork,
     spec: Spec,
     session: Session,
@@ -83,7 +89,7 @@ def attack(
     steps: int = 30,
     seed: int = 0,
     starts: Tensor | None = None,
-) -> Witness | None:
+) -> Counterexample | None:
     """Look for an input that violates a property.
 
     Args:
@@ -111,19 +117,19 @@ def attack(
             f"`spec` has {spec.n_inputs} inputs and {spec.n_outputs} outputs: expected {n_inputs} and "
             f"{network.n_outputs} as the network; give the property that belongs to it."
         )
-    search = _Search(network, spec, session, time.monotonic() + seconds, seed)
+    descent = _Descent(network, spec, session, time.monotonic() + seconds, seed)
     if starts is not None:
-        return search.near(starts, steps)
+        return descent.near(starts, steps)
     number = first_round
-    while time.monotonic() < search.deadline and (rounds is None or number < first_round + rounds):
-        found = search.round(number, steps * 2 ** (number % _LENGTHS))
-        if found is not None:
-            return found
+    while time.monotonic() < descent.deadline and (rounds is None or number < first_round + rounds):
+        counterexample = descent.round(number, steps * 2 ** (number % _LENGTHS))
+        if counterexample is not None:
+            return counterexample
         number += 1
     return None
 
 
-class _Search:
+class _Descent:
     """One attack: the targets, the generator of starts, and the time at which to stop."""
 
     def __init__(self, network: OnnxNetwork, spec: Spec, session: Session, deadline: float, seed: int) -> None:
@@ -134,16 +140,16 @@ class _Search:
         weights = max(1, sum(parameter.numel() for parameter in network.parameters()))
         self.size = min(max(min(_ELEMENTS // spec.n_inputs, _PRODUCTS // weights), _LEAST), _MOST)
 
-    def round(self, number: int, steps: int) -> Witness | None:
+    def round(self, number: int, steps: int) -> Counterexample | None:
         """Descend from one batch of starts; batches go through the targets in turn."""
         index = (torch.arange(self.size) + number * self.size) % len(self.targets)
         targets = self.targets.take(index.to(self.targets.b.device))
         # The best of many points often lead to the same few places: every other round starts anywhere.
         tries = _TRIES if number % 2 == 0 else 1
-        z, found = self._starts(targets, tries, centre=number * self.size < len(self.targets))
-        return found if found is not None else self._descended(z, targets, steps, _RATES)
+        z, met = self._starts(targets, tries, centre=number * self.size < len(self.targets))
+        return met if met is not None else self._descended(z, targets, steps, _RATES)
 
-    def near(self, starts: Tensor, steps: int) -> Witness | None:
+    def near(self, starts: Tensor, steps: int) -> Counterexample | None:
         """Descend from given points, each towards every target."""
         index = torch.arange(len(self.targets.b), device=self.targets.b.device).repeat(len(starts))
         targets = self.targets.take(index)
@@ -153,7 +159,7 @@ class _Search:
         )
         return self._descended(z.clamp(0.0, 1.0), targets, steps, _SMALL_RATES)
 
-    def _descended(self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]) -> Witness | None:
+    def _descended(self, z: Tensor, targets: _Targets, steps: int, rates: tuple[float, float]) -> Counterexample | None:
         """Follow the gradient from every start, (t, n_inputs) across its box, and confirm what is met."""
         z = z.detach().requires_grad_(True)
         mean, square = torch.zeros_like(z), torch.zeros_like(z)
@@ -162,9 +168,9 @@ class _Search:
                 return None
             x = targets.points(z)
             loss = targets.loss(self._outputs(x))
-            found = self._confirmed(x.detach(), loss.detach())
-            if found is not None:
-                return found
+            counterexample = self._confirmed(x.detach(), loss.detach())
+            if counterexample is not None:
+                return counterexample
             (gradient,) = torch.autograd.grad(loss.sum(), z)
             rate = rates[0] * (rates[1] / rates[0]) ** ((step - 1) / steps)
             with torch.no_grad():
@@ -176,8 +182,8 @@ class _Search:
                 z.clamp_(0.0, 1.0)
         return None
 
-    def _starts(self, targets: _Targets, tries: int, centre: bool) -> tuple[Tensor, Witness | None]:
-        """The best of some random points and corners for every target, or a witness met on the way."""
+    def _starts(self, targets: _Targets, tries: int, centre: bool) -> tuple[Tensor, Counterexample | None]:
+        """The best of some random points and corners for every target, or a counterexample met on the way."""
         shape = (len(targets), self.spec.n_inputs)
         best = torch.full(shape, 0.5).to(targets.b)
         least = torch.full((len(targets),), torch.inf).to(targets.b)
@@ -191,9 +197,9 @@ class _Search:
             x = targets.points(z)
             with torch.no_grad():
                 loss = targets.loss(self._outputs(x))
-            found = self._confirmed(x, loss)
-            if found is not None or time.monotonic() > self.deadline:
-                return best, found
+            counterexample = self._confirmed(x, loss)
+            if counterexample is not None or time.monotonic() > self.deadline:
+                return best, counterexample
             better = loss < least
             best, least = torch.where(better.unsqueeze(1), z, best), torch.where(better, loss, least)
         return best, None
@@ -202,14 +208,14 @@ class _Search:
         x = x.reshape(-1, *self.network.input_shape)
         return self.network(x) if self.network.takes_batches else torch.cat([self.network(row) for row in x.split(1)])
 
-    def _confirmed(self, x: Tensor, loss: Tensor) -> Witness | None:
-        """A witness among the points of loss at most 0, the smallest first."""
+    def _confirmed(self, x: Tensor, loss: Tensor) -> Counterexample | None:
+        """A counterexample among the points of loss at most 0, the smallest first."""
         if bool((loss > 0).all()):
             return None
         for i in loss.argsort()[:_CHECKS].tolist():
             if loss[i] > 0:
                 return None
-            found = check(self.spec, self.session, x[i].cpu().numpy())
-            if found is not None:
-                return found
+            counterexample = check(self.spec, self.session, x[i].cpu().numpy())
+            if counterexample is not None:
+                return counterexample
         return None

@@ -1,7 +1,10 @@
 """Counterexamples that stand: valid inputs, outputs from onnxruntime, the property checked exactly.
 
+An input x and the output y there violate a property if ``l <= x <= u`` and ``A y <= b`` for one of its boxes and one of
+that box's disjuncts, in float64 and with tolerance 0.
+
 VNN-COMP replays a counterexample on onnxruntime with tolerance 0 for the outputs, and a wrong one costs more
-than any right answer brings. So nothing is a `Witness` before it went through `check`.
+than any right answer brings. So nothing is a `Counterexample` before it went through `check`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
+class Counterexample:
     """An input that violates a property, with its output.
 
     Attributes:
@@ -44,8 +47,8 @@ class Witness:
         return "(" + "\n ".join(f"({name} {float(value)!r})" for name, value in named) + ")"
 
 
-def check(spec: Spec, session: Session, x: np.ndarray) -> Witness | None:
-    """Make a witness of a candidate, or find that it is none.
+def check(spec: Spec, session: Session, x: np.ndarray) -> Counterexample | None:
+    """Make a counterexample of a candidate, or find that it is none.
 
     The candidate is moved into each box of the property in turn and the outputs there are computed anew.
 
@@ -55,13 +58,13 @@ def check(spec: Spec, session: Session, x: np.ndarray) -> Witness | None:
         x: candidate, [n_inputs] (or any shape of that size).
 
     Returns:
-        The witness, or None if the candidate violates the property in no box.
+        The counterexample, or None if the candidate violates the property in no box.
     """
     for box in spec.boxes:
         inside = into_box(box, x, session.dtype)
         y = session(inside[None].astype(session.dtype))[0]
         if spec.violated(inside, y):
-            return Witness(inside, y)
+            return Counterexample(inside, y)
     return None
 
 

@@ -1,4 +1,8 @@
-"""The stages of a verification: sample, bound, attack, cut."""
+"""One verification, stage by stage: sample, bound, cut, attack.
+
+Every box of a property is searched by itself (`branch_and_bound.exclusion`); the property holds if all disjuncts are
+excluded on all of them. One point that violates it, confirmed by `counterexample.check`, ends everything.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.branch_and_bound.bounders import Bounder, bounder
+from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
+from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
-from recurjac_plugin.branch_and_bound.search import Search
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.host.state import takes_batches
@@ -24,9 +28,8 @@ from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
-from .attack import attack
-from .counterexample import Session, Witness, check
-from .margins import rounded_outward
+from .attack import find_counterexample
+from .counterexample import Counterexample, Session, check
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
@@ -35,11 +38,21 @@ _CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless aske
 _CHECKS = 4  # points of a batch that the session looks at
 
 
-class Stages:
+class Verification:
     """One verification under way.
 
+    Args:
+        model: what was given: a torch module, or the host's `BoundedModule`.
+        network: the same with what attacks need to know of it.
+        spec: the property.
+        session: what judges counterexamples.
+        method: of the bounds.
+        branching: what boxes are cut by, one of `branching.BRANCHINGS`.
+        deadline: value of `time.monotonic` at which to stop.
+        seed: of the attacks.
+
     Attributes:
-        found: the counterexample, if there is one.
+        counterexample: an input that violates the property, if one was met.
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
     """
@@ -58,8 +71,8 @@ class Stages:
     ) -> None:
         self.network, self.spec, self.session = network, spec, session
         self.method, self.branching, self.deadline = method, branching, deadline
-        self.found: Witness | None = None
-        self.searches: list[Search] = []
+        self.counterexample: Counterexample | None = None
+        self.searches: list[ExclusionSearch] = []
         self.late = False
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
@@ -70,11 +83,11 @@ class Stages:
     @property
     def boxes(self) -> int:
         """Number of boxes bounded."""
-        return sum(search.boxes for search in self.searches)
+        return sum(int(search.boxes.sum()) for search in self.searches)
 
     @property
     def lower_bound(self) -> float:
-        """Certified distance from a violation, over all boxes of the property; -inf where one was not reached."""
+        """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
         reached = len(self.searches) == len(self.spec.boxes)
         return min(search.bound for search in self.searches) if reached else -math.inf
 
@@ -94,7 +107,8 @@ class Stages:
             if self._over():
                 return
             lower, upper = self._ends(box)
-            self.searches.append(Search(self._bounder(box, lower, upper), lower, upper, self.branching))
+            bounds = self._bounder(box, lower, upper)
+            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching))
             self._step(self.searches[-1])
 
     def attack(self, seconds: float) -> None:
@@ -125,7 +139,7 @@ class Stages:
                 attacks, next_attack = attacks + 1, max(2 * boxes, _FIRST_ATTACK)
             boxes += sum(self._step(search) for search in waiting if not self._over())
             if boxes >= next_short and not self._over():
-                nearest = torch.cat([search.nearest for search in waiting])
+                nearest = torch.cat([search.goal.nearest for search in waiting])
                 self._attack(open_part, steps=_SHORT, starts=nearest)
                 next_short = boxes + _BETWEEN
             waiting = [search for search in waiting if not search.finished]
@@ -133,22 +147,22 @@ class Stages:
 
     def _over(self) -> bool:
         self.late = self.late or time.monotonic() >= self.deadline
-        return self.late or self.found is not None
+        return self.late or self.counterexample is not None
 
     @torch.no_grad()
-    def _step(self, search: Search) -> int:
+    def _step(self, search: ExclusionSearch) -> int:
         """One step of a search; the number of boxes it took."""
         before = search.boxes
         for points in search.step(self._over):  # to its end: half a step would lose boxes
             for x in points[:_CHECKS].cpu().numpy():
-                self.found = self.found or check(self.spec, self.session, x)
-        return search.boxes - before
+                self.counterexample = self.counterexample or check(self.spec, self.session, x)
+        return int((search.boxes - before).sum())
 
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
         if self._over():
             return
         seconds = min(seconds, self.deadline - time.monotonic())
-        self.found = attack(
+        self.counterexample = find_counterexample(
             self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
         )
         self._over()
@@ -160,14 +174,14 @@ class Stages:
             if search is None:
                 boxes.append(box)
             elif not search.proved:
-                left = tuple(itertools.compress(box.disjuncts, search.left().tolist()))
-                boxes.append(replace(box, disjuncts=left))
+                alive = torch.stack([each.known.alive.any(0) for each in search.left]).any(0)
+                boxes.append(replace(box, disjuncts=tuple(itertools.compress(box.disjuncts, alive.tolist()))))
         return replace(self.spec, boxes=tuple(boxes)) if boxes else None
 
     def _ends(self, box: Box) -> tuple[Tensor, Tensor]:
         """The box's ends in the arithmetic of the bounds, (1, columns) each, never inside of it."""
         like = self._like
-        ends = rounded_outward(box, like.dtype)
+        ends = box.rounded_outward(like.cpu().numpy().dtype)
         if not all(np.isfinite(end).all() for end in ends):
             raise InputError(
                 f"A box of the property has bounds that are not finite in {like.dtype}: from {box.lower.min():g} to "
@@ -176,17 +190,17 @@ class Stages:
         lower, upper = (torch.from_numpy(end).to(like).reshape(1, -1) for end in ends)
         return lower, upper
 
-    def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> Bounder:
+    def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> RowsBounder:
         like = self._like
         if self._model is None:
             double = copy.deepcopy(self.network).to(like.dtype)
             self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
         rows = Rows.of(box, like, self.network.max_difference, torch.finfo(self.network.dtype).eps)
         shape = self.network.input_shape
-        found = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
+        bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
         if not takes_batches(self._model.forward, shape, like):  # its graph was read for one input at a time
-            found.batch = 1
-        return found
+            bounds.batch = 1
+        return bounds
 
 
 def _dimensions(box: Box) -> int:

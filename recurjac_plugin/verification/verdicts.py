@@ -27,8 +27,8 @@ from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
-from .counterexample import Session, Witness
-from .stages import Stages
+from .counterexample import Counterexample, Session
+from .stages import Verification
 
 
 class Verdict(Enum):
@@ -58,7 +58,7 @@ class Result:
     """
 
     verdict: Verdict
-    counterexample: Witness | None
+    counterexample: Counterexample | None
     lower_bound: float
     boxes: int
     seconds: float
@@ -80,10 +80,10 @@ def verify(
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
-    Every box of the property is bounded, then attacked (see `attack.attack`) and, with `split`, cut into smaller ones
-    until each of them is excluded or a counterexample shows (see `search.Search`). `UNSAT` if every disjunct has, on
-    every box, a row whose lower bound exceeds its right side by more than rounding can explain (see
-    `box_bounds.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
+    Every box of the property is bounded, then attacked (see `attack.find_counterexample`) and, with `split`, cut into
+    smaller ones until each of them is excluded or a counterexample shows (see `branch_and_bound.search`). `UNSAT` if
+    every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
+    (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
     except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as
     `session` computes it. Without a `timeout` the answer is the same every time.
 
@@ -118,7 +118,7 @@ def verify(
     deadline = math.inf if timeout is None else start + timeout
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
         network = _as_network(model, spec, input_shape)
-        stages = Stages(
+        verification = Verification(
             model,
             network,
             spec,
@@ -129,19 +129,25 @@ def verify(
             seed=seed,
         )
         if attack_seconds > 0:
-            stages.sample()
-        stages.bound()
-        if not stages.cut(split):
-            stages.attack(attack_seconds)
-    return Result(_verdict(stages), stages.found, stages.lower_bound, stages.boxes, time.monotonic() - start)
+            verification.sample()
+        verification.bound()
+        if not verification.cut(split):
+            verification.attack(attack_seconds)
+    return Result(
+        _verdict(verification),
+        verification.counterexample,
+        verification.lower_bound,
+        verification.boxes,
+        time.monotonic() - start,
+    )
 
 
-def _verdict(stages: Stages) -> Verdict:
-    if stages.found is not None:
+def _verdict(verification: Verification) -> Verdict:
+    if verification.counterexample is not None:
         return Verdict.SAT
-    if stages.proved:
+    if verification.proved:
         return Verdict.UNSAT
-    return Verdict.TIMEOUT if stages.late else Verdict.UNKNOWN
+    return Verdict.TIMEOUT if verification.late else Verdict.UNKNOWN
 
 
 def _check_options(branching: str, timeout: float | None, attack_seconds: float) -> None:

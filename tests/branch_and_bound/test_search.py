@@ -1,10 +1,11 @@
-"""Branch and bound: its parts by hand, and its verdicts against what dense sampling and intervals say."""
+"""Branch and bound: the loop with a goal of its own, and verdicts against what dense sampling and intervals say."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin import Verdict, verify
-from recurjac_plugin.branch_and_bound import search as search_module
+from recurjac_plugin.branch_and_bound import exclusion
 from recurjac_plugin.branch_and_bound.bounders import bounder
-from recurjac_plugin.branch_and_bound.boxes import Boxes, Frontier
-from recurjac_plugin.branch_and_bound.branching import BRANCHINGS, fixed_coordinates, halved
-from recurjac_plugin.branch_and_bound.contraction import contracted, hull_of_disjuncts
+from recurjac_plugin.branch_and_bound.boxes import BestFirst, Boxes, Disjuncts, Rounds
+from recurjac_plugin.branch_and_bound.branching import BRANCHINGS, LargestSmear
+from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
-from recurjac_plugin.branch_and_bound.search import Search
+from recurjac_plugin.branch_and_bound.search import Bounder, BranchAndBound, Goal, Open
 from recurjac_plugin.gains.undetermined import positions
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.plugin.model import bounded_model
@@ -32,131 +33,66 @@ def numbers(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-# Branching.
+# The loop.
 
 
-def test_halved_cuts_the_largest_score_among_sides_with_extent():
-    lower, upper = numbers([0, 0, 0], [0, 2, 0]), numbers([4, 2, 0], [4, 2, 1])
-    score = numbers([1, 2, 9], [1, 9, 2])
-    low, high = halved(lower, upper, score)
-    assert torch.equal(low, numbers([0, 0, 0], [0, 2, 0], [0, 1, 0], [0, 2, 0.5]))
-    assert torch.equal(high, numbers([4, 1, 0], [4, 2, 0.5], [4, 2, 0], [4, 2, 1]))
+class Above(Goal):
+    """A function is above a number on a region: a goal that nothing else uses."""
+
+    def __init__(self, number):
+        self.number, self.closed = number, []
+
+    def judge(self, boxes, bounds):
+        self.closed += boxes.take(bounds > self.number).lower.tolist()
+        left = boxes.take(bounds <= self.number)
+        left = replace(left, known=Disjuncts(left.known.alive, bounds[bounds <= self.number]))
+        sides = left.upper - left.lower
+        return Open(left, sides, torch.ones_like(sides), torch.zeros(len(left), dtype=torch.bool))
 
 
-def test_coordinates_are_fixed_where_all_chosen_rows_agree():
-    lower, upper = numbers([0, 0, 0, 0]).expand(3, -1), numbers([1, 1, 1, 1]).expand(3, -1)
-    low = numbers([1, -2, -1, 0], [2, -3, 1, 0])  # of two rows
-    high = numbers([2, -1, 1, 0], [3, -1, 2, 0])
-    rows = torch.tensor([[True, True], [False, True], [True, False]])
-    new_low, new_high = fixed_coordinates(lower, upper, (low.expand(3, 2, 4), high.expand(3, 2, 4)), rows)
-    # Increasing: to the lower end. Decreasing: to the upper end. Of one sign in the second row only: there alone.
-    assert torch.equal(new_low, numbers([0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]))
-    assert torch.equal(new_high, numbers([0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 1, 0]))
+class LipschitzBounds(Bounder):
+    """``f(x) >= f(x0) - L radius`` for ``f(x) = |x_0| + x_1^2`` on the unit box, with L = 3."""
+
+    def __call__(self, boxes):
+        x = boxes.center
+        return x[:, 0].abs() + x[:, 1].square() - 3 * boxes.radius.amax(1)
+
+    def parts(self, boxes):
+        halves = boxes.halves()
+        return [halves.take(slice(i, i + 3)) for i in range(0, len(halves), 3)]
 
 
-def test_rows_that_disagree_fix_nothing():
-    jacobian = numbers([[1], [-1]])
-    low, high = fixed_coordinates(numbers([0]), numbers([1]), (jacobian, jacobian), torch.tensor([[True, True]]))
-    assert (low.item(), high.item()) == (0.0, 1.0)
+def lipschitz_search(number, frontier):
+    ends = -torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    known = Disjuncts(torch.ones(1, 1, dtype=torch.bool), numbers(-math.inf))
+    frontier.push(Boxes(torch.zeros(1, dtype=torch.int64), *ends, known))
+    least = torch.full((1, 2), 2.0**-6, dtype=torch.float64)
+    return BranchAndBound(Above(number), LipschitzBounds(), LargestSmear(least), frontier, torch.tensor([0]))
 
 
-# Contraction.
-
-EVERY = torch.ones(1, 1, dtype=torch.bool)
-
-
-@pytest.mark.parametrize(
-    ("slope", "offset", "low", "high"),
-    [
-        ([1, 1], 0.5, [-1, -1], [0.5, 0.5]),  # x0 <= -0.5 - x1 <= 0.5
-        ([-1, 2], 1.0, [-1, -1], [1, 0]),  # x0 >= 1 + 2 x1 >= -1; x1 <= (x0 - 1) / 2 <= 0
-        ([0, 1], -3.0, [-1, -1], [1, 1]),  # nothing is excluded
-        ([0, -4], 2.0, [-1, 0.5], [1, 1]),
-    ],
-)
-def test_contraction_of_one_row(slope, offset, low, high):
-    ends = numbers([-1, -1]), numbers([1, 1])
-    below, above = contracted(numbers([slope]), numbers([offset]), EVERY, *ends)
-    assert torch.allclose(below, numbers(low), rtol=0, atol=1e-13)
-    assert torch.allclose(above, numbers(high), rtol=0, atol=1e-13)
-    assert bool((below <= numbers(low)).all())  # never to the last digit
-    assert bool((above >= numbers(high)).all())
-    untouched = contracted(numbers([slope]), numbers([offset]), ~EVERY, *ends)
-    assert all(torch.equal(*pair) for pair in zip(untouched, ends))
+@pytest.mark.parametrize("order", ["best first", "rounds"])
+def test_the_loop_covers_the_region_by_closed_and_stuck_boxes(order):
+    """The function is 0 in the middle alone: above -0.1 everywhere, above 0.01 nowhere near the middle."""
+    for number, proved in ((-0.1, True), (0.01, False)):
+        everywhere = Rounds(lambda boxes: torch.ones(len(boxes), dtype=torch.bool), None)
+        search = lipschitz_search(number, BestFirst(4, 1000) if order == "best first" else everywhere)
+        while not search.finished:
+            assert list(search.step(lambda: False)) == []
+        assert search.proved is proved
+        for boxes in search.stuck:
+            assert bool((boxes.center[:, 0].abs() + boxes.center[:, 1].square() <= 0.01 + 3 * 2.0**-7).all())
+        # Cutting makes two of one: a tree whose leaves are the boxes closed or stuck.
+        leaves = len(search.goal.closed) + sum(map(len, search.stuck))
+        assert search.boxes.tolist() == [2 * leaves - 1]
 
 
-def test_contraction_excludes_a_box():
-    below, above = contracted(numbers([[1, 1]]), numbers([3]), EVERY, numbers([-1, -1]), numbers([1, 1]))
-    assert bool((below > above).any())
-    point = contracted(numbers([[1, 1]]), numbers([3]), EVERY, numbers([1, 1]), numbers([1, 1]))
-    assert bool((point[0] > point[1]).any())
-    touching = contracted(numbers([[1, 1]]), numbers([2]), EVERY, numbers([-1, -1]), numbers([1, 1]))
-    assert bool((touching[0] <= touching[1]).all())
-
-
-def test_hull_of_disjuncts():
-    slope = numbers([[1, 0], [-1, 0], [0, 1]]).expand(3, -1, -1)
-    offset = numbers([0.5, 0.5, 0]).expand(3, -1)
-    below, above = numbers([-1, -1]).expand(3, -1), numbers([1, 1]).expand(3, -1)
-    alive = torch.tensor([[True, True, True], [True, False, False], [True, False, True]])
-    # x0 <= -0.5, x0 >= 0.5, x1 <= 0.
-    low, high, left = hull_of_disjuncts(slope, offset, torch.arange(3).split(1), alive, below, above)
-    assert torch.equal(left, alive)
-    assert torch.allclose(low, numbers([-1, -1], [-1, -1], [-1, -1]))
-    assert torch.allclose(high, numbers([1, 1], [-0.5, 1], [1, 1]))
-    # The first two as rows of one disjunct cannot both be met.
-    low, high, left = hull_of_disjuncts(slope, offset, torch.arange(3).split([2, 1]), alive[:, :2], below, above)
-    assert left.tolist() == [[False, True], [False, False], [False, False]]
-    assert torch.allclose(high[0], numbers(1, 0))
-
-
-def test_contraction_keeps_every_violation():
-    random = torch.Generator().manual_seed(0)
-    kept = cut = 0
-    for columns in (1, 2, 5, 40):
-        slope = torch.randn(300, 4, columns, generator=random, dtype=torch.float64) * 10.0 ** torch.randint(
-            -3, 4, (300, 4, 1), generator=random
-        )
-        below = -torch.rand(300, columns, generator=random, dtype=torch.float64)
-        above = torch.rand(300, columns, generator=random, dtype=torch.float64)
-        inside = below + (above - below) * torch.rand(300, columns, generator=random, dtype=torch.float64)
-        # Every row is exactly met at one point.
-        offset = -(slope * inside.unsqueeze(1)).sum(2)
-        low, high = contracted(slope, offset, torch.ones(300, 4, dtype=torch.bool), below, above)
-        assert bool((low <= inside).all())
-        assert bool((high >= inside).all())
-        kept += int(((low <= below) & (high >= above)).sum())
-        cut += int(((low > below) | (high < above)).sum())
-    assert cut > kept / 10
-
-
-# Rows, lists, frontier.
-
-
-def rows_of(*disjuncts, difference=0.0, eps=0.0):
-    return Rows.of(box([0.0], [1.0], *disjuncts), numbers(0.0), difference, eps)
-
-
-def test_rows_of_several_disjuncts():
-    rows = rows_of(polytope([[1, 0], [0, 1]], [1, 2]), polytope([[1, 1]], [3]), polytope([[0, 0]], [0], [True]))
-    assert rows.disjunct.tolist() == [0, 0, 1, 2]
-    values = rows.values(numbers([1, 2], [2, 2], [0, 0]))
-    assert values.tolist() == [[0, 0, 0, 0], [1, 0, 1, 0], [-1, -2, -3, 0]]
-    assert rows.each(values, "amax").tolist() == [[0, 0, 0], [1, 1, 0], [-1, -3, 0]]
-    assert rows.met(values).tolist() == [[True, True, True], [False, False, True], [True, True, True]]
-    slack = torch.zeros_like(values)
-    # One row above 0 is enough; equality excludes strict rows only.
-    assert rows.excluded(values, slack).tolist() == [[False, False, True], [True, True, True], [False, False, True]]
-    assert rows.excluded(values, slack + 2).any().item() is False
-    assert rows.excluded(values, slack * math.nan).any().item() is False
-
-
-def test_slack_by_hand():
-    rows = rows_of(polytope([[2, -1]], [4]), difference=0.25, eps=0.5)
-    slack = rows.slack(numbers([3, 5]), numbers([-7]))
-    # 0.25 * 3 + 64 eps (2 * 3 + 5 + 4 + |-3 + 7|) + 0.5 * 11
-    assert slack.item() == pytest.approx(0.75 + 64 * torch.finfo(torch.float64).eps * 19 + 5.5, rel=1e-15, abs=0)
-    assert rows.slack(numbers([3, 5]), numbers([-math.inf])).isfinite().all()
+def test_a_loop_that_is_stopped_goes_on_where_it_was():
+    whole, parts = (lipschitz_search(-0.1, BestFirst(8, 1000)) for _ in range(2))
+    for search, over in ((whole, lambda: False), (parts, lambda: True)):
+        while not search.finished:
+            list(search.step(over))
+    assert whole.boxes.tolist() == parts.boxes.tolist()
+    assert sorted(whole.goal.closed) == sorted(parts.goal.closed)
 
 
 def test_positions_are_padded_with_other_places():
@@ -167,27 +103,6 @@ def test_positions_are_padded_with_other_places():
     assert found[1, 0] == 0
     assert len(set(found[1].tolist())) == 2
     assert positions(mask[:1].expand(3, -1)).tolist() == [[1, 3]]
-
-
-def boxes_of(bounds):
-    count = len(bounds)
-    place = torch.arange(count, dtype=torch.float64).unsqueeze(1)
-    return Boxes(place, place + 1, torch.ones(count, 1, dtype=torch.bool), numbers(*bounds))
-
-
-def test_frontier_takes_the_worst_first_and_the_newest_where_there_are_too_many():
-    frontier = Frontier(boxes_of([-1.0]), most=4)
-    frontier.push(boxes_of([-3.0, 5.0]))
-    frontier.push(boxes_of([-2.0]))
-    assert (len(frontier), frontier.bound) == (4, -3.0)
-    assert frontier.pop(3).bound.tolist() == [-3.0, 5.0, -2.0]
-    frontier.push(boxes_of([1.0, 2.0, 3.0]))
-    frontier.push(boxes_of([4.0]))
-    assert frontier.pop(2).bound.tolist() == [4.0, 1.0]  # five wait: depth first
-    assert (len(frontier), frontier.bound) == (3, -1.0)
-    frontier.push(boxes_of([]))
-    assert frontier.pop(9).bound.tolist() == [-1.0, 2.0, 3.0]
-    assert (len(frontier), frontier.bound) == (0, math.inf)
 
 
 # Verdicts.
@@ -408,7 +323,7 @@ def test_the_bound_rises_and_holds():
         for method in ("CROWN", "RecurJac"):
             each = bounder(model, rows, parse(method), (3,), *ends, "jacobian")
             each.batch = 16
-            search, bounds = Search(each, *ends, "jacobian"), []
+            search, bounds = ExclusionSearch(each, *ends, "jacobian"), []
             while len(bounds) < 40 and not search.finished:
                 for found in search.step(lambda: False):
                     assert len(found) == 0
@@ -430,9 +345,9 @@ def test_memory_is_bounded_by_going_depth_first(monkeypatch):
     for most in (1, 1 << 20):
         bound = bounder(model, rows, parse("IBP+RecurJac"), (4,), *ends, "longest")
         bound.batch = 8
-        monkeypatch.setattr(search_module, "_FRONTIER", most * bound.bytes_per_box())
+        monkeypatch.setattr(exclusion, "_WAITING", most * bound.bytes_per_box())
         with torch.no_grad():
-            search, most_waiting = Search(bound, *ends, "longest"), 0
+            search, most_waiting = ExclusionSearch(bound, *ends, "longest"), 0
             for _ in range(60):
                 for _ in search.step(lambda: False):
                     pass
@@ -449,19 +364,19 @@ def test_stopping_between_the_parts_of_a_batch_loses_no_box():
     rows = Rows.of(spec.boxes[0], numbers(0.0), 0.0, 0.0)
     each = bounder(model, rows, parse("CROWN"), (3,), *ends, "longest")
     with torch.no_grad():
-        boxes = each.first(*ends).take(torch.zeros(300, dtype=torch.int64))
         lower = -torch.ones(300, 3, dtype=torch.float64)
-        boxes = Boxes(lower, lower + torch.rand(300, 3, dtype=torch.float64) * 2, boxes.alive, boxes.bound, each(
-            Boxes(lower, lower + torch.rand(300, 3, dtype=torch.float64) * 2, boxes.alive, boxes.bound, boxes.around)
-        ).around)  # fmt: skip
-        parts = each.groups(boxes)
+        upper = lower + torch.rand(300, 3, dtype=torch.float64) * 2
+        boxes = replace(each.first(*ends).take(torch.zeros(300, dtype=torch.int64)), lower=lower, upper=upper)
+        boxes = replace(boxes, around=each(boxes).around)
+        parts = each.parts(boxes)
     assert sum(map(len, parts)) == 300
     everything = torch.cat([part.upper for part in parts])
     assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, boxes.upper.tolist()))
-    search = Search(each, *ends, "longest")
-    search.frontier = Frontier(boxes, 1 << 30)
+    search = ExclusionSearch(each, *ends, "longest")
+    search.frontier = BestFirst(each.batch, 1 << 30)
+    search.frontier.push(boxes)
     with torch.no_grad():
         list(search.step(lambda: True))
     bounded = len(parts[0])
-    assert search.boxes == bounded
+    assert search.boxes.tolist() == [bounded]
     assert len(search.frontier) >= 300 - bounded

@@ -18,7 +18,7 @@ from published_bounds import preactivation_bounds
 
 import recurjac_plugin as rj
 from recurjac_plugin.activations.table import ACTIVATIONS
-from recurjac_plugin.certificates.radius_search import Search, largest_radius
+from recurjac_plugin.certificates.radius_search import RadiusSearch, largest_radius
 from recurjac_plugin.jacobian import analysis as analysis_module
 
 certified_module, stationary_module, landscape_module = (
@@ -103,7 +103,7 @@ def budgets_of(case, eps, steps):
     """Margins minus drops after each step, until one is negative: what the published program calls budgets."""
     method = certified_module.parse(case.options["method"])
     order = {k: case.options[k] for k in ("order", "shift") if k in case.options}
-    points = certified_module.balls(case.center, case.norm)
+    points = certified_module.read_points(case.center, case.norm)
     margin = (case.rows() @ case.arrays["pred"].to(case.dtype)[None, :, None]).squeeze(2)
     found = []
     for drop in certified_module._drops(
@@ -165,7 +165,7 @@ def replayed(case, probes, verdicts, initial, max_probes=100, limit=1e5):
         assert math.isclose(float(radii), eps, rel_tol=1e-15)
         return torch.tensor([verdict])
 
-    search = Search(initial=float(initial), limit=limit, max_probes=max_probes)
+    search = RadiusSearch(initial=float(initial), limit=limit, max_probes=max_probes)
     found = float(largest_radius(certified, torch.ones(1, dtype=torch.bool), search))
     assert queue == []
     return found
@@ -253,7 +253,7 @@ def test_stationary_free_radius(name, monkeypatch):
         assert [ok for _, ok in probes] == [nuns < inputs for nuns in case.arrays["probe_nuns"].tolist()]
     else:  # quirk: the published search gave up because its next radius was above the limit
         assert published <= found <= float(case.arrays["upper_limit"])
-        inside = stationary_module.balls(case.center, case.norm).region(torch.tensor([found]))
+        inside = stationary_module.read_points(case.center, case.norm).region(torch.tensor([found]))
         given = dict(zip(case.given_names(), ((l[None], u[None]) for l, u in case.published(found)), strict=True))
         lower, upper = rj.jacobian_bounds(case.model, inside, C=case.rows(), intermediate_bounds=given)
         assert bool(((lower > 0) | (upper < 0)).any())

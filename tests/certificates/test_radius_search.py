@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import recurjac_plugin as rj
-from recurjac_plugin.certificates.radius_search import Search, largest_radius
+from recurjac_plugin.certificates.radius_search import RadiusSearch, largest_radius
 
 
 def searched(certified, count=1, dtype=torch.float64, active=None, **options):
@@ -21,7 +21,7 @@ def searched(certified, count=1, dtype=torch.float64, active=None, **options):
         return found
 
     active = torch.ones(count, dtype=torch.bool) if active is None else active
-    return largest_radius(noted, active, Search(**options), dtype), probes
+    return largest_radius(noted, active, RadiusSearch(**options), dtype), probes
 
 
 @pytest.mark.parametrize("threshold", [1e-4, 0.0123, 0.5, 7.0, 3e4])
@@ -86,10 +86,10 @@ def test_radii_are_numbers_of_the_type():
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, "1", None, True])
 def test_numbers_must_make_sense(name, value):
     with pytest.raises(rj.InputError, match=name):
-        Search(**{name: value})
+        RadiusSearch(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, None])
 def test_probes_must_count(value):
     with pytest.raises(rj.InputError, match="max_probes"):
-        Search(max_probes=value)
+        RadiusSearch(max_probes=value)

@@ -89,7 +89,7 @@ def test_clipped_drops_bound_every_drop(norm, rule):
     net, center, model = hosted("mixed")
     low, high = center - 0.3 * torch.rand_like(center), center + 0.3 * torch.rand_like(center)
     low[0, 0] = center[0, 0]
-    points = module.balls(center, norm, (low, high))
+    points = module.read_points(center, norm, (low, high))
     C = torch.randn(2, 4, 3, dtype=torch.float64)
     for eps in (0.1, 0.25, 1.0):
         radii = torch.full((2,), eps, dtype=torch.float64)
@@ -135,7 +135,7 @@ def test_nested_balls_are_taken_at_their_outer_end(steps):
     C = torch.ones(1, 1, 1, dtype=torch.float64)
     for norm in NORMS:
         with torch.no_grad():
-            *_, bound = module._drops(model, module.balls(x0, norm), radii, module.parse("RecurJac"), C, steps)
+            *_, bound = module._drops(model, module.read_points(x0, norm), radii, module.parse("RecurJac"), C, steps)
         beyond = sum(i / steps > 0.3 for i in range(1, steps + 1))
         assert float(bound) == pytest.approx(beyond / steps)
         assert float(bound) >= 0.7
@@ -228,7 +228,7 @@ def test_balls_do_not_shrink_to_a_point_by_rounding():
     """At 1e4 the radius 1e-4 is less than half the distance of float32 numbers."""
     module = importlib.import_module("recurjac_plugin.certificates.perturbed_points")
     x0 = torch.full((1, 4), 1e4)
-    points = module.balls(x0, INF)
+    points = module.read_points(x0, INF)
     x = points.region(torch.tensor([1e-4]))
     region = importlib.import_module("recurjac_plugin.host.region").read_region(x)
     assert bool((region.radius >= 1e-4).all())

@@ -13,7 +13,9 @@ from oracle import Ball, Box, jacobian, jacobians, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.branch_and_bound.entry_signs import JacobianBounder
 from recurjac_plugin.certificates.derivative_rounding import unit_of_rounding
+from recurjac_plugin.certificates.sampled_derivatives import SampledDerivatives
 from recurjac_plugin.host import IS_03
 
 NAMES = ["relu", "leaky_relu", "tanh", "mixed", "conv2d_stride", "residual_convolutions", "skip_from_input"]
@@ -195,19 +197,10 @@ def test_parts_that_time_did_not_suffice_for_stay_unknown(monkeypatch):
     monkeypatch.setattr(MODULE, "jacobian_bounds", bounds)
     for rounds, boxes in enumerate((3, 5, 7, 9)):
         sizes = iter([1] * rounds)
-        monkeypatch.setattr(MODULE._Search, "_size", lambda *_, sizes=sizes: next(sizes, 0))
+        monkeypatch.setattr(JacobianBounder, "_next_size", lambda *_, sizes=sizes: next(sizes, 0))
         found = rj.monotonicity_report(model, region.perturbed(), timeout=1000.0, samples=0)
         assert found.sign.item() == 0
         assert found.boxes.item() == boxes
-
-
-def test_halves_share_a_plane():
-    lower, upper = torch.tensor([[0.0, -1.0], [2.0, 3.0]]), torch.tensor([[1.0, 1.0], [2.5, 9.0]])
-    flags = torch.zeros(2, 1, 2, dtype=torch.bool)
-    both = MODULE._Boxes(torch.tensor([0, 1]), lower, upper, flags, flags, torch.tensor([1, 0])).halves()
-    assert both.region.tolist() == [0, 1, 0, 1]
-    assert both.lower.tolist() == [[0.0, -1.0], [2.0, 3.0], [0.0, 0.0], [2.25, 3.0]]
-    assert both.upper.tolist() == [[1.0, 0.0], [2.25, 9.0], [1.0, 1.0], [2.5, 9.0]]
 
 
 def test_more_boxes_never_certify_less():
@@ -280,7 +273,7 @@ def test_ascent_finds_what_random_points_miss(monkeypatch):
     found = rj.monotonicity_report(model, region.perturbed(), samples=4)
     assert bool(found.refuted[0, 0, 0])
     assert_sound(net, region, found)
-    monkeypatch.setattr(MODULE.Slopes, "climb", lambda *_: None)
+    monkeypatch.setattr(SampledDerivatives, "climb", lambda *_: None)
     assert not bool(rj.monotonicity_report(model, region.perturbed(), samples=4).refuted[0, 0, 0])
 
 

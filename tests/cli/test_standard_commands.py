@@ -18,7 +18,7 @@ from recurjac_plugin.cli.standard import answer as text_of
 from recurjac_plugin.networks.onnx import onnx_session
 from recurjac_plugin.networks.supported import KINDS, WITHOUT_CROWN, opset_versions, supported_operators
 from recurjac_plugin.properties.spec import Declaration, Variable
-from recurjac_plugin.verification.counterexample import Witness
+from recurjac_plugin.verification.counterexample import Counterexample
 from recurjac_plugin.verification.verdicts import Result, Verdict
 
 RELU = DATA / "digits_relu.onnx"
@@ -105,7 +105,7 @@ def test_version_1_has_one_network_of_any_name():
 
 def test_the_form_of_an_assignment():
     declared = Declaration("f", Variable("A", "real", (2, 2)), Variable("B", "real", ()))
-    witness = Witness(np.array([0.5, -1e-7, 3.0, 1e20]), np.array([-2.5]))
+    witness = Counterexample(np.array([0.5, -1e-7, 3.0, 1e20]), np.array([-2.5]))
     result = Result(Verdict.SAT, witness, -1.0, 1, 0.1)
     assert text_of(result, declared).splitlines() == [
         *("sat", "A real [2,2]", "0.5", "-0.0000001", "3.0", "100000000000000000000.0"),

@@ -20,11 +20,11 @@ from recurjac_plugin.plugin.model import bounded_model
 
 CONSTANTS = {"PRelu": (-0.3,), "Clip": (-0.5, 0.7)}
 KINKED = {"PRelu", "Elu", "Selu", "HardSigmoid", "HardSwish", "Clip"}
-each_operator = pytest.mark.parametrize("name", [name.removeprefix("onnx::") for name in CLASSES])
+each_operator = pytest.mark.parametrize("name", [name.rpartition("::")[2] for name in CLASSES])
 
 
 def node_of(name, dtype):
-    node = CLASSES[f"onnx::{name}"]({}, [], 0, {})
+    node = next(ours for key, ours in CLASSES.items() if key.endswith(f"::{name}"))({}, [], 0, {})
     node._constants = tuple(torch.tensor(value, dtype=dtype) for value in CONSTANTS.get(name, ()))
     return node
 

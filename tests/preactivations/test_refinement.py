@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 import recurjac_plugin as rj
 from recurjac_plugin.activations.lines import linear_pieces
 from recurjac_plugin.branch_and_bound.bounders import HostBounder, RefiningBounder, bounder
-from recurjac_plugin.branch_and_bound.boxes import Boxes
+from recurjac_plugin.branch_and_bound.boxes import Boxes, Disjuncts
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.methods import parse
@@ -135,8 +136,7 @@ class Problem:
 
     def within(self, lower, upper):
         first = self.refining.first(self.lower, self.upper)
-        return Boxes(lower, upper, *(getattr(first.take(torch.zeros(len(lower), dtype=torch.int64)), name) for name in
-                                     ("alive", "bound", "around")))  # fmt: skip
+        return replace(first.take(torch.zeros(len(lower), dtype=torch.int64)), lower=lower, upper=upper)
 
     def points(self, boxes, count=200):
         """(count, boxes, columns): corners, and points between."""
@@ -163,7 +163,7 @@ def test_bounds_hold_wherever_they_are_sampled(case):
     rows, reads = problem.values(points)
     tiny = 1e-12
     assert bool((found.lower <= rows.amin(0) + tiny).all())
-    slope, offset = found.forms
+    slope, offset = found.linear
     linear = (slope * (points - boxes.center)[:, :, None, None]).sum(4) + offset
     assert bool((linear <= rows.unsqueeze(2) + tiny).all())
     bounds = least(slope, offset, boxes.radius.unsqueeze(1))
@@ -197,7 +197,7 @@ def test_on_the_region_itself_it_is_the_hosts_crown(case):
     scale = 1 + hosts.lower.abs()
     assert bool((ours.lower >= hosts.lower - 1e-11 * scale).all())
     if not (case.name == "abs" or case.taught):  # the lines that the host has or is taught are looser
-        first = least(*(form[:, 0] for form in ours.forms), (problem.upper - problem.lower) / 2)
+        first = least(*(form[:, 0] for form in ours.linear), (problem.upper - problem.lower) / 2)
         assert torch.allclose(first, hosts.lower, rtol=0, atol=float(1e-11 * scale.max()))
 
 
@@ -217,7 +217,7 @@ def test_jacobian_comes_from_the_same_gains(case):
     problem = Problem(case, radius=0.3, count=5)
     index = torch.tensor([3, 0, 4])
     rows = torch.tensor([[1, 0], [2, 1], [0, 3]])  # others for every box
-    found = problem.refining(problem.boxes).part(index, rows)
+    found = problem.refining(problem.boxes).differentiated(index, rows)
     lower, upper = found.jacobian
     points = problem.points(problem.boxes.take(index), 60)
     x = points.flatten(0, 1).reshape(-1, *case.shape).requires_grad_()
@@ -228,11 +228,11 @@ def test_jacobian_comes_from_the_same_gains(case):
     gradients = gradients.reshape(60, 3, 2, -1)
     assert bool((lower <= gradients.amin(0) + 1e-12).all())
     assert bool((upper >= gradients.amax(0) - 1e-12).all())
-    assert torch.equal(found.center_value, problem.refining(problem.boxes).part(index, rows).center_value)
+    assert torch.equal(found.center_value, problem.refining(problem.boxes).differentiated(index, rows).center_value)
     centers = problem.rows.values(problem.net(problem.boxes.take(index).center.reshape(-1, *case.shape)).flatten(1))
     assert torch.allclose(found.center_value, centers.gather(1, rows))
     whole = problem.host(problem.boxes.take(index))
-    assert torch.allclose(whole.part(torch.arange(3), rows).center_value, centers.gather(1, rows))
+    assert torch.allclose(whole.differentiated(torch.arange(3), rows).center_value, centers.gather(1, rows))
 
 
 @every_network
@@ -317,7 +317,8 @@ def test_a_box_reaches_both_of_its_ends_from_its_rounded_middle():
     for dtype in (torch.float32, torch.float64):
         one = torch.tensor([[1.0, -1.0, 3.0, 1e-30]], dtype=dtype)
         low, high = torch.nextafter(one, one - 1), one
-        boxes = Boxes(low, high, torch.ones(1, 1, dtype=torch.bool), one[:, 0])
+        known = Disjuncts(torch.ones(1, 1, dtype=torch.bool), one[:, 0])
+        boxes = Boxes(torch.zeros(1, dtype=torch.int64), low, high, known)
         assert bool((boxes.center - boxes.radius <= low).all())
         assert bool((boxes.center + boxes.radius >= high).all())
         assert math.isfinite(float(boxes.radius.max()))

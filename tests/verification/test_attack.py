@@ -15,8 +15,8 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.networks.onnx import OnnxNetwork, load_onnx, onnx_session
 from recurjac_plugin.properties.spec import Polytope
 from recurjac_plugin.properties.vnnlib import load_vnnlib
-from recurjac_plugin.verification.attack import attack
-from recurjac_plugin.verification.counterexample import Witness, check, into_box, representable_bounds
+from recurjac_plugin.verification.attack import find_counterexample
+from recurjac_plugin.verification.counterexample import Counterexample, check, into_box, representable_bounds
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -82,7 +82,7 @@ def test_check_believes_the_session_alone():
 
 def test_assignment_reads_back_exactly():
     values = np.array([0.1, np.nextafter(np.float32(0.3), np.float32(1)), 1e-30, -5.0])
-    text = str(Witness(values, np.array([1 / 3, 2.0], dtype=np.float32)))
+    text = str(Counterexample(values, np.array([1 / 3, 2.0], dtype=np.float32)))
     pairs = re.findall(r"\((\w+) (\S+)\)", text)
     assert text.startswith("((X_0 ") and text.endswith("))")
     assert [name for name, _ in pairs] == ["X_0", "X_1", "X_2", "X_3", "Y_0", "Y_1"]
@@ -123,7 +123,7 @@ SQUARE = ([-1.0, -1.0], [1.0, 1.0])
 def test_finds_the_bottom_of_a_valley(dtype, batches):
     net = ridge(dtype, batches)
     target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 1e-3))))
-    found = attack(net, target, session_of(net), seconds=20)
+    found = find_counterexample(net, target, session_of(net), seconds=20)
     assert found is not None and target.violated(found.x, found.y)
     np.testing.assert_allclose(found.x, [0.3, -0.2], atol=1e-3)
     assert all(p.grad is None for p in net.parameters())
@@ -133,7 +133,7 @@ def test_finds_the_one_disjunct_of_the_one_box_that_can_be_met():
     net = ridge()
     nowhere, corner = polytope((1.0, 0.0, -0.1)), polytope((-1.0, 0.0, -2.4), (0.0, 1.0, 0.0))
     target = spec_of(box([0.0, 0.0], [1.0, 1.0], nowhere, corner), box(*SQUARE, nowhere, corner))
-    found = attack(net, target, session_of(net), seconds=20)
+    found = find_counterexample(net, target, session_of(net), seconds=20)
     assert found is not None
     assert found.x[0] < -0.9 and found.x[1] > 0.9 and found.y[0] >= 2.4
 
@@ -149,21 +149,21 @@ def test_finds_the_one_disjunct_of_the_one_box_that_can_be_met():
 )
 def test_claims_nothing_where_there_is_nothing(impossible):
     net = ridge()
-    assert attack(net, spec_of(box(*SQUARE, impossible)), session_of(net), seconds=20, rounds=3) is None
+    assert find_counterexample(net, spec_of(box(*SQUARE, impossible)), session_of(net), seconds=20, rounds=3) is None
 
 
 def test_claims_nothing_that_the_session_denies():
     net = ridge()
     target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 1.0))))
     session = Session(lambda x: np.full((len(x), 2), 9.0))
-    assert attack(net, target, session, seconds=20, rounds=1) is None
+    assert find_counterexample(net, target, session, seconds=20, rounds=1) is None
     assert session.seen
 
 
 def test_same_seed_same_counterexample():
     net = ridge()
     target = spec_of(box(*SQUARE, polytope((1.0, 0.0, 0.05))))
-    one, two, other = (attack(net, target, session_of(net), seconds=20, seed=seed) for seed in (3, 3, 4))
+    one, two, other = (find_counterexample(net, target, session_of(net), seconds=20, seed=seed) for seed in (3, 3, 4))
     assert one is not None and two is not None and other is not None
     assert one.x.tolist() == two.x.tolist() != other.x.tolist()
 
@@ -171,14 +171,17 @@ def test_same_seed_same_counterexample():
 def test_stops_in_time():
     net = ridge()
     start = time.monotonic()
-    assert attack(net, spec_of(box(*SQUARE, polytope((1.0, 0.0, -1.0)))), session_of(net), seconds=0.3) is None
+    assert (
+        find_counterexample(net, spec_of(box(*SQUARE, polytope((1.0, 0.0, -1.0)))), session_of(net), seconds=0.3)
+        is None
+    )
     assert time.monotonic() - start < 3.0
 
 
 def test_property_of_another_network_is_refused():
     net = ridge()
     with pytest.raises(InputError, match="`spec` has 2 inputs and 1 outputs: expected 2 and 2"):
-        attack(net, spec_of(box(*SQUARE, polytope((1.0, 0.0)))), session_of(net))
+        find_counterexample(net, spec_of(box(*SQUARE, polytope((1.0, 0.0)))), session_of(net))
 
 
 SAT = [
@@ -211,7 +214,7 @@ UNSAT = [
 def test_vnncomp_sat(category, onnx, vnnlib, vnncomp):
     path = vnncomp / category / onnx
     target, session = load_vnnlib(vnncomp / category / vnnlib), onnx_session(path)
-    found = attack(load_onnx(path), target, session, seconds=60)
+    found = find_counterexample(load_onnx(path), target, session, seconds=60)
     assert found is not None
     assert target.violated(found.x, session(found.x[None])[0])
 
@@ -220,4 +223,4 @@ def test_vnncomp_sat(category, onnx, vnnlib, vnncomp):
 def test_vnncomp_unsat(category, onnx, vnnlib, vnncomp):
     path = vnncomp / category / onnx
     target = load_vnnlib(vnncomp / category / vnnlib)
-    assert attack(load_onnx(path), target, onnx_session(path), seconds=60, rounds=2) is None
+    assert find_counterexample(load_onnx(path), target, onnx_session(path), seconds=60, rounds=2) is None

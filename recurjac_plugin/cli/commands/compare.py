@@ -18,8 +18,9 @@ from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
-    from recurjac_plugin.properties.spec import Spec
-    from recurjac_plugin.verification.margins import Margins
+    from torch import Tensor
+
+    from recurjac_plugin.properties.spec import Box, Spec
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> d
     entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
     try:
         margins, entry["seconds"] = _timed(lambda: _margins(network, spec, name))
-        entry["lower_bound"] = min(each.worst for each in margins)
+        entry["lower_bound"] = min(margins)
         result = verify(network.module, spec, method=name, **search)
         entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
         entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
@@ -94,22 +95,28 @@ def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> d
     return entry
 
 
-def _margins(network: Network, spec: Spec, name: str) -> list[Margins]:
-    from recurjac_plugin.verification.margins import box_margins
+def _margins(network: Network, spec: Spec, name: str) -> list[float]:
+    """Certified distance of every box from a violation: the smallest, over disjuncts, of the best row's bound."""
+    import torch
 
-    module = network.module
-    return [
-        box_margins(
-            network.host,
-            box,
-            method=name,
-            input_shape=module.input_shape,
-            dtype=module.dtype,
-            device=network.device,
-            difference=module.max_difference,
-        )
-        for box in spec.boxes
-    ]
+    from recurjac_plugin.branch_and_bound.goals import Rows
+    from recurjac_plugin.lipschitz.mean_value import output_bounds
+
+    margins = []
+    for box in spec.boxes:
+        rows = Rows.of(box, torch.zeros((), dtype=torch.float64))
+        with torch.no_grad():
+            lower, _ = output_bounds(network.host, network.region(box), method=name, C=_rows(network, box))
+        lower = lower.double().cpu() - rows.b
+        margins.append(float(rows.each(torch.where(lower.isfinite(), lower, -math.inf), "amax").min()))
+    return margins
+
+
+def _rows(network: Network, box: Box) -> Tensor:
+    """The property's rows on a box as a specification matrix, (1, k, n_outputs)."""
+    import torch
+
+    return torch.from_numpy(box.rows()[0]).to(network.device, network.module.dtype).unsqueeze(0)
 
 
 def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
@@ -118,12 +125,10 @@ def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
 
     from recurjac_plugin.jacobian.entries import jacobian_bounds
     from recurjac_plugin.lipschitz.local import local_lipschitz
-    from recurjac_plugin.verification.margins import box_region, box_rows
 
-    module, widths, constants = network.module, [], []
+    widths, constants = [], []
     for box in spec.boxes:
-        x = box_region(box, module.input_shape, module.dtype, network.device)
-        C = torch.from_numpy(box_rows(box)[0]).to(network.device, module.dtype).unsqueeze(0)
+        x, C = network.region(box), _rows(network, box)
         with torch.no_grad():
             lower, upper = jacobian_bounds(network.host, x, method=name, C=C)
             constants.append(float(local_lipschitz(network.host, x, method=name, C=C)[0]))
@@ -133,17 +138,13 @@ def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
 
 def _sampled(network: Network, spec: Spec, seed: int) -> float:
     """The largest Lipschitz constant that points of the boxes show for the property's rows: no method can go below."""
-    import torch
-
     from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
-    from recurjac_plugin.verification.margins import box_region, box_rows
 
-    module, found = network.module, []
+    constants = []
     for box in spec.boxes:
-        x = box_region(box, module.input_shape, module.dtype, network.device)
-        C = torch.from_numpy(box_rows(box)[0]).to(network.device, module.dtype).unsqueeze(0)
-        found.append(float(sampled_lipschitz(module, x, C=C, points=32, steps=10, seed=seed)[0]))
-    return max(found)
+        x, C = network.region(box), _rows(network, box)
+        constants.append(float(sampled_lipschitz(network.module, x, C=C, points=32, steps=10, seed=seed)[0]))
+    return max(constants)
 
 
 def _timed(run: Callable[[], T]) -> tuple[T, float]:
@@ -163,11 +164,12 @@ def _judge(
 ) -> None:
     """Fill in the verdicts of the methods that prove nothing: one attack serves them all."""
     from recurjac_plugin.networks.onnx import onnx_session
-    from recurjac_plugin.verification.attack import attack
+    from recurjac_plugin.verification.attack import find_counterexample
 
     refuted = False
     if all(row["verdict"] is None for row in rows):
-        refuted = attack(network.module, spec, onnx_session(model), seconds=attack_seconds, seed=seed) is not None
+        session = onnx_session(model)
+        refuted = find_counterexample(network.module, spec, session, seconds=attack_seconds, seed=seed) is not None
     for row in rows:
         if row["verdict"] is None and row["unsupported"] is None:
             row["verdict"] = "sat" if refuted else "unknown"
