@@ -144,6 +144,8 @@ def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequen
         UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
     widened = [each.widened(step.factor.kinked) for each in bounds]
+    if not step.factor.has_domain:
+        return widened
     return step.factor.within_domain(step.name, [each.ordered() for each in bounds], widened)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from recurjac_plugin.activations.activation import Activation
+from recurjac_plugin.activations.activation import Activation, Points
 from recurjac_plugin.numerics.intervals import Interval
 
 from .linear_maps import Broadcast, LinearMap, Shape, aligned
@@ -35,9 +35,11 @@ class Factor(abc.ABC):
 
     Attributes:
         kinked: whether it jumps where something passes 0, so that rounding of the bounds can hide one of its values.
+        has_domain: whether the function ends somewhere, so that bounds may have to be cut there.
     """
 
     kinked: bool
+    has_domain: bool = False
 
     @abc.abstractmethod
     def derivative_range(self, *intervals: Interval) -> Interval:
@@ -76,21 +78,29 @@ class ActivationFactor(Factor):
     @cached_property
     def kinked(self) -> bool:  # type: ignore[override]
         """Whether the function has kinks."""
-        return any(len(values) > 1 for _, values in self.activation.points(self.parameters))
+        return any(len(values) > 1 for _, values in self._points)
 
     @cached_property
-    def _ends_somewhere(self) -> bool:
+    def has_domain(self) -> bool:  # type: ignore[override]
+        """Whether the function ends somewhere."""
         return self.activation.domain(self.parameters) is not None
+
+    @cached_property
+    def _points(self) -> Points:
+        return tuple(self.activation.points(self.parameters))
+
+    @cached_property
+    def _with_points(self) -> Activation:
+        """The function, its critical points those of the parameters: found once, not for every interval."""
+        return replace(self.activation, critical_points=self._points)
 
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The bounds cut to the function's domain."""
-        if not self._ends_somewhere:
-            return widened
         return [self.activation.within_domain(name, given[0], widened[0], self.parameters)]
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         """The range of the function's derivative over its pre-activations' bounds."""
-        return self.activation.derivative_range(*intervals[0], self.parameters)
+        return self._with_points.derivative_range(*intervals[0], self.parameters)
 
 
 @dataclass(frozen=True, eq=False)
