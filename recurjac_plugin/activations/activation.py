@@ -120,7 +120,7 @@ class Activation:
         Returns:
             ``dl, du``, shaped like `lower`.
         """
-        at_lower, at_upper = self.derivative(torch.stack((lower, upper)), parameters).unbind()
+        at_lower, at_upper = self.derivative(lower, parameters), self.derivative(upper, parameters)
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
         for point, values in self.points(parameters):
             inside = self._inside(point, lower, upper)
