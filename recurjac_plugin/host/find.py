@@ -64,12 +64,12 @@ def find_host() -> HostPackage:
     if spec is None or spec.origin is None:
         raise HostError(f"`auto_LiRPA` is not installed: recurjac_plugin needs {SUPPORTED}. {_remedy()}")
     init = Path(spec.origin)
-    found = _VERSION.search(init.read_text(encoding="utf-8"))
-    if found is None:
+    stated = _VERSION.search(init.read_text(encoding="utf-8"))
+    if stated is None:
         raise HostError(
             f"`auto_LiRPA` at {init.parent} does not state its version: recurjac_plugin needs {SUPPORTED}. {_remedy()}"
         )
-    return HostPackage(found[1], (int(found[2]), int(found[3])), init.parent)
+    return HostPackage(stated[1], (int(stated[2]), int(stated[3])), init.parent)
 
 
 def require_host() -> HostPackage:

@@ -1,7 +1,7 @@
 """The host library: the only module of the package that imports auto_LiRPA.
 
 Everything else takes `BoundedModule`, `BoundedTensor` and `PerturbationLpNorm` from here. Importing this module imports
-the host, on 0.3 with the fixes that current torch needs (`_host_fixes`), and leaves logging and warning filters alone.
+the host, on 0.3 with the fixes that current torch needs (`fixes_03`), and leaves logging and warning filters alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import HostError
 
-from . import fixes_03 as _host_fixes
+from . import fixes_03
 from .find import INSTALL_LINES, process_state_kept, require_host
 
 
@@ -26,11 +26,11 @@ def import_host() -> ModuleType:
     Raises:
         HostError: auto_LiRPA is missing, is a version that is not supported, or lacks a module it imports itself.
     """
-    found = require_host()
+    package = require_host()
     with ExitStack() as stack:
         stack.enter_context(process_state_kept())
-        if found.is_03:
-            stack.enter_context(_host_fixes.names_missing_on_import())
+        if package.is_03:
+            stack.enter_context(fixes_03.names_missing_on_import())
         # The host reads networks through operator set 12 of torch's ONNX exporter. Newer torch loads the sets only when
         # something like torchvision asks for them; what the host can read must not depend on that.
         importlib.import_module("torch.onnx.symbolic_opset11")
@@ -39,11 +39,11 @@ def import_host() -> ModuleType:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
             raise HostError(
-                f"`auto_LiRPA` {found.version} at {found.folder} does not import: {error}. Install what it misses, "
+                f"`auto_LiRPA` {package.version} at {package.folder} does not import: {error}. Install what it misses, "
                 f"or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
             ) from error
-    if found.is_03:
-        _host_fixes.patch_after_import(module)
+    if package.is_03:
+        fixes_03.patch_after_import(module)
     return module
 
 

@@ -73,8 +73,8 @@ def jacobian_bounds(
     lower, upper = analysis.jacobian
     shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
     sizes = [torch.Size(shape).numel() for shape in shapes]
-    found = tuple(
+    bounds = tuple(
         Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape))
         for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
     )
-    return found if isinstance(x, (tuple, list)) and len(x) > 1 else found[0]
+    return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]

@@ -1,4 +1,9 @@
-"""Local Lipschitz constants from Jacobian bounds."""
+"""Local Lipschitz constants from Jacobian bounds: norms of what no entry exceeds, and better for the l_inf norm.
+
+For a row k with gradient g the constant over a convex region is ``max |g|_q``, q the dual norm of p (RecurJac,
+arXiv:1810.11783, section 3.1). With ``M = max(|L|, |U|)``, entry by entry, it is at most ``|M_k|_q``; for q = 1 the sum
+of absolute values may be bounded as one column, which is pushed through the network once (section 3.4).
+"""
 
 from __future__ import annotations
 
@@ -71,11 +76,11 @@ def local_lipschitz(
     if per_output or norm == math.inf:
         rows = row_constants(analysis, torch.ones_like(lower[:, 0]))
         return rows if per_output else rows.amax(1)
-    magnitude = torch.maximum(lower.abs(), upper.abs())
+    largest = torch.maximum(lower.abs(), upper.abs())
     if norm == 1:
-        return magnitude.sum(1).amax(1)
+        return largest.sum(1).amax(1)
     if norm == 2:
-        return torch.linalg.matrix_norm(magnitude, ord=2)
+        return torch.linalg.matrix_norm(largest, ord=2)
     raise InputError(f"The l_{norm:g} constant of a vector output has no formula here; use `per_output=True`.")
 
 
@@ -84,23 +89,31 @@ def row_constants(
     scale: Tensor,  # shape: (b, columns)
     above: Tensor | None = None,  # shape: (b, columns)
 ) -> Tensor:
-    """Dual norm of every row of the Jacobian, its columns scaled: (b, k).
+    r"""Upper bound of the dual norm of every row of the Jacobian, its columns scaled: (b, k).
 
-    For norm inf that is the largest ``-sum_r J_kr d_r`` over all d with ``-scale_r <= d_r <= scale_r``, and the bound
-    of ``d_r`` from above may be another one.
+    With a and b the bounds of d below, and ``M_kr = max(a_r U_kr, -b_r L_kr)``,
+
+    .. math:: \max_{-a \le d \le b} \Big(-\sum_r J_{kr} d_r\Big) \le
+        \min\Big(\sum_r M_{kr}, \; \overline{\sum_r w_{kr} J_{kr}} + \sum_r t_{kr}\Big)
+
+    for norm inf, where an entry of known sign has the weight ``w = a`` or ``-b`` and t = 0, and one of unknown sign
+    ``w = 0`` and t = M, or the chord of ``max(a J, -b J)`` over its bounds. For other norms it is ``|M_k|_q``.
 
     Args:
         bounded: bounds of the Jacobian. Columns of unknown sign are pushed with the chord of the absolute value, or
             added as constants, as its treatment says.
-        scale: what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
-        above: for norm inf, how far each coordinate can increase, where it can decrease by `scale`.
+        scale: a, what one unit of the norm means in each coordinate: 1, or the half side lengths of a box.
+        above: b, for norm inf how far each coordinate can increase, where it can decrease by `scale`; None for as far.
+
+    Source:
+        RecurJac, arXiv:1810.11783, section 3.4, for one scale and without chords.
     """
     lower, upper = bounded.jacobian
     below = scale.unsqueeze(1)
     above = below if above is None else above.unsqueeze(1)
-    magnitude = torch.maximum(below * upper, -above * lower)
+    largest = torch.maximum(below * upper, -above * lower)
     dual = bounded.region.dual_norm
-    plain = torch.linalg.vector_norm(magnitude, ord=dual, dim=2)
+    plain = torch.linalg.vector_norm(largest, ord=dual, dim=2)
     if dual != 1:
         return plain
     unknown = (lower < 0) & (upper > 0)
@@ -110,7 +123,7 @@ def row_constants(
         width = torch.where(unknown, upper - lower, torch.ones_like(lower))
         slope, constant = (below * upper + above * lower) / width, -(below + above) * lower * (upper / width)
     else:
-        slope, constant = torch.zeros_like(lower), magnitude
+        slope, constant = torch.zeros_like(lower), largest
     weights = torch.where(unknown, slope, sign)
     rest = torch.where(unknown, constant, torch.zeros_like(constant)).sum(2)
     return torch.minimum(plain, bounded.upper_of_sum(weights) + rest)

@@ -1,4 +1,8 @@
-"""Output bounds from Jacobian bounds: the mean value theorem."""
+"""Output bounds from Jacobian bounds: the mean value theorem, in one step or over nested regions.
+
+``C f(x) - C f(x0)`` is the integral of the directional derivative along the segment from x0 to x, which the row
+constants bound: on each nested region by those that hold there (RecurJac, arXiv:1810.11783, section 3.5).
+"""
 
 from __future__ import annotations
 
@@ -84,7 +88,9 @@ def output_bounds(
 
 
 def largest_drop(bounded: BoundedJacobian, below: Tensor, above: Tensor | None = None) -> Tensor:
-    """Upper bound of ``C f(y) - C f(z)`` for y and z in the region: (b, k).
+    r"""Upper bound of ``C f(y) - C f(z)`` for y and z in the region: (b, k).
+
+    .. math:: C f(y) - C f(z) \le \max_x \, -J(x) (z - y) \qquad \text{(mean value theorem)}
 
     Args:
         bounded: bounds of the Jacobian on the region.

@@ -110,7 +110,7 @@ class GradNorm(nn.Module):
         self.norm = norm
 
     def forward(self, grad: Tensor) -> Tensor:
-        """The norm of all entries of each sample."""
+        """``sum_kr |J_kr|`` or ``sum_kr J_kr^2`` of every sample's Jacobian, shape (b, k, *x_shape)."""
         grad = grad.flatten(1)
         return grad.abs().sum(dim=-1, keepdim=True) if self.norm == 1 else (grad * grad).sum(dim=-1)
 

@@ -1,7 +1,8 @@
 """RecurJac as a method of the host: names for `BoundedModule.compute_bounds` and `compute_jacobian_bounds`.
 
-`register` wraps the two methods of the host's class; a method name of this package is answered here, every other call
-goes to the host untouched. `unregister` puts the class back exactly as it was.
+`register` wraps the two methods of the host's class, and its constructor: a method name of this package is answered
+here, every other call goes to the host untouched, and models with a `JacobianOP` are made ready when they are built.
+`unregister` puts the class back exactly as it was.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
-from . import activations as host_operators
-from . import jacobian_node, jacobian_op
+from . import activations, jacobian_node, jacobian_op
 
 _WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
@@ -33,13 +33,14 @@ def register() -> None:
     Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
     ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape), one pair
     for each perturbed input of a tuple of several.
-    Models that are built afterwards may have the activations of `host_operators`: PReLU, ELU, softplus, erf and others.
+    Models that are built afterwards may have the activations of `plugin.activations`: PReLU, ELU, softplus, erf and
+    others.
     """
     if _originals:
         return
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
-    host_operators.add_to_host()
+    activations.add_to_host()
     jacobian_node.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
@@ -56,7 +57,7 @@ def unregister() -> None:
         else:
             setattr(BoundedModule, name, original)
     _originals.clear()
-    host_operators.remove_from_host()
+    activations.remove_from_host()
     jacobian_node.remove_from_host()
 
 
@@ -115,8 +116,8 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
                 f"`compute_jacobian_bounds` has no option {', '.join(other)} with this method; it takes, by keyword, "
                 f"{', '.join(list(known)[2:])}."
             )
-        found = jacobian_bounds(self, x, **kwargs)
-        return tuple(found) if isinstance(found, Bounds) else tuple(map(tuple, found))
+        bounds = jacobian_bounds(self, x, **kwargs)
+        return tuple(bounds) if isinstance(bounds, Bounds) else tuple(map(tuple, bounds))
 
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
 

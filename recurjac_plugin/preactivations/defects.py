@@ -1,9 +1,13 @@
-"""Where the host's own bounds are known to be wrong, so that nothing certified is built on them.
+r"""Where the host's own bounds are known, or seen, to be wrong, so that nothing certified is built on them.
 
-Jacobian bounds are only as sound as the pre-activation bounds they start from. Each row names an operator, and says for
-which of its uses and host methods the host's bounds do not hold; those are refused. Besides, `require_center_inside`
-compares every bound with the network's values at the centre of the region, which the host has evaluated anyway: it
-catches gross errors of operators not listed here.
+Jacobian bounds are only as sound as the pre-activation bounds they start from. Each row of `DEFECTS` names an operator,
+and says for which of its uses and host methods the host's bounds do not hold; those are refused. Besides,
+`require_center_inside` compares all bounds with the network's values at the centre x0 of the region, which the host has
+evaluated anyway: of
+
+.. math:: l_j - s \le z_j(x_0) \le u_j + s, \qquad s = 1024 \, \varepsilon \max_j \max(|l_j|, |u_j|, |z_j(x_0)|),
+
+with eps the `Precision` of the bounds, a violation is no rounding, but an error of an operator not listed here.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ _NARROW = 1e-8
 _IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
 
 TAUGHT = "relaxed_by_pieces"
-"""Attribute of nodes whose bounds are not the host's own but those of `host_operators`."""
+"""Attribute of nodes whose bounds are not the host's own but those of `plugin.activations`."""
 
 
 def _leaky_relu(node: Node, method: str) -> str | None:
@@ -173,20 +177,24 @@ DEFECTS: dict[str, Check] = {
 def require_sound(nodes: Iterable[Node], method: str) -> None:
     """Refuse a graph for which the host's method is known to be wrong.
 
+    Args:
+        nodes: of the graph.
+        method: the host's method.
+
     Raises:
         UnsupportedError: lists every such node.
     """
-    found = [
+    offenders = [
         f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
         for node in nodes
         if node.kind in DEFECTS and (reason := DEFECTS[node.kind](node, method)) is not None
     ]
-    if found:
+    if offenders:
         raise UnsupportedError(
             "The network",
-            found,
-            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; where the reason is CROWN's, `IBP+...` "
-            "without `+CROWN` is right.",
+            offenders,
+            f"auto_LiRPA {VERSION} gives wrong bounds there with `{method}`; where the reason names CROWN, use "
+            "interval bounds instead, `IBP+...` without `+CROWN`.",
         )
 
 
@@ -222,7 +230,13 @@ _USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
 
 
 def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
-    """Whether the host's bounds over an l_p ball of one input do not hold; those over the box around it do."""
+    """Whether the host's bounds over an l_p ball of one input do not hold; those over the box around it do.
+
+    Args:
+        graph: the network.
+        name: of the input.
+        norm: p.
+    """
     if norm == inf:
         return False
     carriers = {name}
@@ -250,7 +264,13 @@ class Precision:
 
 
 def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
-    """How exact the bounds of one of the host's methods are."""
+    """How exact the bounds of one of the host's methods are.
+
+    Args:
+        graph: the network.
+        method: the host's method.
+        dtype: type of the network's numbers.
+    """
     flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
     narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
     errors = torch.finfo(dtype).eps, _NARROW * flat, torch.finfo(torch.float32).eps * narrow
@@ -267,7 +287,7 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
 
     Args:
         bounds: lower and upper bounds by name, each with as many elements as the value.
-        values: values by the same names, batch first.
+        values: values by the same names, shape (b, *shape).
         method: the host's method.
         precision: how exact its bounds are.
 
