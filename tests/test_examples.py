@@ -135,3 +135,10 @@ def test_verify_onnx_takes_other_files(tmp_path):
 def test_training_makes_the_shipped_files_again(tmp_path):
     run(TRAINING, "--out", tmp_path, cwd=tmp_path)
     assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(EXAMPLES / "data"))
+
+
+def test_benchmarks_are_found():
+    """`make bench` runs them; here they are only collected."""
+    shown = python("-m", "pytest", ROOT / "benchmarks", "--collect-only", "-q", "-p", "no:cacheprovider", cwd=ROOT)
+    assert shown.returncode == 0, shown.stdout
+    assert "test_against_crown" in shown.stdout

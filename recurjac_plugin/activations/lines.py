@@ -13,6 +13,7 @@ The lines of ReLU are CROWN's (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,15 +60,33 @@ class Relaxation:
         return self.lower_slope, self.lower_constant, self.upper_slope, self.upper_constant
 
 
-def slopes_beside_zero(
+def relax_kinked(
     activation: Activation,
     parameters: Parameters,
-    like: Tensor,  # shape: (b, *shape)
-) -> tuple[Tensor, Tensor]:
-    """Slopes ``f'(-1), f'(1)`` of a function that is linear on either side of 0, both shaped like `like`."""
-    sides = (like.new_full((1, *like.shape[1:]), sign) for sign in (-1.0, 1.0))
-    left, right = (activation.derivative(side, parameters).expand_as(like) for side in sides)
-    return left, right
+    index: Tensor,  # shape: (b, u)
+    lower: Tensor,  # shape: (b, *shape)
+    upper: Tensor,  # shape: (b, *shape)
+    center: Tensor,  # shape: (b, *shape)
+    choices: Sequence[float | None] = (None,),
+) -> list[Relaxation]:
+    """Lines of ``f(z) - f(z0)`` in ``t = z - z0`` for an activation that is linear on either side of 0.
+
+    Args:
+        activation: its slopes are ``f'(-1)`` and ``f'(1)``.
+        parameters: its parameters; tensors have the shape of the pre-activation.
+        index: the neurons whose lines are wanted, by position in the flattened shape.
+        lower: lower bounds of z.
+        upper: upper bounds of z.
+        center: the values z0 at the centres of the regions.
+        choices: slopes of the line through 0, see `linear_pieces`.
+
+    Returns:
+        For each of the choices a relaxation of shape (b, u).
+    """
+    sides = (center.new_full((1, *center.shape[1:]), sign) for sign in (-1.0, 1.0))
+    slopes = (activation.derivative(side, parameters).expand_as(center) for side in sides)
+    numbers = [value.flatten(1).gather(1, index) for value in (*slopes, lower, upper, center)]
+    return [linear_pieces(*numbers, near=near) for near in choices]
 
 
 def linear_pieces(
@@ -76,6 +95,7 @@ def linear_pieces(
     lower: Tensor,
     upper: Tensor,
     center: Tensor,
+    *,
     near: float | None = None,
 ) -> Relaxation:
     r"""Lines of ``f(z) - f(z0)`` in ``t = z - z0`` for ``f(z) = right z`` above 0 and ``left z`` below.

@@ -69,12 +69,12 @@ def solve_task(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
             "prepare_seconds": (prepared or now) - start,
             "run_seconds": 0.0 if prepared is None else now - prepared,
         }
-    witness = result.counterexample
+    point = result.counterexample
     return {
         "result": result.verdict.value,
         "prepare_seconds": prepared - start,
         "run_seconds": time.perf_counter() - prepared,
-        "counterexample": None if witness is None else {"x": witness.x.tolist(), "y": witness.y.tolist()},
+        "counterexample": None if point is None else {"x": point.x.tolist(), "y": point.y.tolist()},
         "lower_bound": result.lower_bound,
         "boxes": result.boxes,
         "solve_seconds": result.seconds,

@@ -89,12 +89,12 @@ def answer(result: Any, declaration: Declaration | None) -> str:
     row-major order, one a line. VNN-LIB 1.0 has no such form; there the assignment is VNN-COMP's.
     """
     word = _VERDICTS.get(result.verdict.value, result.verdict.value)
-    witness = result.counterexample
-    if witness is None:
+    point = result.counterexample
+    if point is None:
         return word
     if declaration is None:
-        return f"{word}\n{witness}"
-    return "\n".join([word, *_assigned(declaration.input, witness.x), *_assigned(declaration.output, witness.y)])
+        return f"{word}\n{point}"
+    return "\n".join([word, *_assigned(declaration.input, point.x), *_assigned(declaration.output, point.y)])
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recurjac_plugin.activations.lines import Relaxation, linear_pieces, slopes_beside_zero
+from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import ROWS, Gains, Pull
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify
@@ -126,6 +126,7 @@ class _Known:
 
     def __init__(self, graph: Graph, values: Mapping[str, Tensor], boxes: Region, rows: Tensor) -> None:
         self.graph, self.values, self.boxes, self.output_rows = graph, values, boxes, rows
+        self.columns = boxes.columns
         self.derivatives: dict[str, Layer] = {}
         self.blocks: dict[tuple[str, str], Tensor] = {}
         self.relaxations: tuple[dict[str, Relaxation], ...] = tuple({} for _ in _CHOICES)
@@ -138,7 +139,7 @@ class _Known:
         self._pulled = self.pull.units(step.source, layer.index, self.boxes.radius)
         both = {earlier: torch.cat((-gain, gain), 1) for earlier, gain in self._pulled.items()}
         slope, constant = linear_upper_bound(self.gains(), self.relaxations[0], 2 * layer.count, on_activations=both)
-        below, above = (constant + self.boxes.concretize(slope)).split(layer.count, 1)
+        below, above = (constant + self.boxes.concretize(slope)).chunk(2, 1)
         center = self.values[step.reads[0].name].flatten(1).gather(1, layer.index.expand(len(slope), -1))
         return center - below, center + above
 
@@ -159,14 +160,11 @@ class _Known:
         for earlier, gain in self._pulled.items():
             self.blocks[step.name, earlier] = _taken(gain, position)
         assert isinstance(step.factor, ActivationFactor)
-        left, right = slopes_beside_zero(step.factor.activation, step.factor.parameters, evidence.lower)
-        index = after.index.expand(len(left), -1)
-        left, right, lower, upper, center = (
-            value.flatten(1).gather(1, index)
-            for value in (left, right, *evidence.widened(kinked=True), self.values[step.reads[0].name])
-        )
-        for near, lines in zip(_CHOICES, self.relaxations):
-            lines[step.name] = linear_pieces(left, right, lower, upper, center, near)
+        activation, parameters = step.factor.activation, step.factor.parameters
+        index, center = after.index.expand(len(evidence.lower), -1), self.values[step.reads[0].name]
+        choices = relax_kinked(activation, parameters, index, *evidence.widened(kinked=True), center, choices=_CHOICES)
+        for relaxations, lines in zip(self.relaxations, choices):
+            relaxations[step.name] = lines
 
     def rows(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """``C f(x) >= slope (x - x0) + offset``, for every choice of lines: minus the upper bounds of ``-C f``."""
@@ -188,7 +186,7 @@ class _Known:
             blocks=self.blocks,
             batch=len(self.boxes.radius),
             rows=self.output_rows.shape[1],
-            columns=self.graph.columns,
+            columns=self.columns,
             reference=self.boxes.radius,
         )
 

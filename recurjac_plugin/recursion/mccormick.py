@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.curves import relax_smooth
-from recurjac_plugin.activations.lines import Relaxation, linear_pieces, slopes_beside_zero
+from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, intervals, largest
@@ -239,17 +239,14 @@ def relax_layer(
     assert isinstance(step.factor, ActivationFactor)
     activation, parameters = step.factor.activation, step.factor.parameters
     index = layer.index.expand(len(center), -1)
-
-    def chosen(value: Tensor) -> Tensor:
-        return value.flatten(1).gather(1, index)
-
     # Bounds given for a part of the region need not hold the value at its centre, which the distances are from.
-    ends = chosen(torch.minimum(interval[0], center)), chosen(torch.maximum(interval[1], center)), chosen(center)
+    numbers = torch.minimum(interval[0], center), torch.maximum(interval[1], center), center
     if activation.linear_pieces:
-        left, right = (chosen(slope) for slope in slopes_beside_zero(activation, parameters, center))
+        (change,) = relax_kinked(activation, parameters, index, *numbers)
         zero = torch.zeros_like(layer.lower)
-        return linear_pieces(left, right, *ends), Relaxation(zero, layer.lower, zero, layer.upper)
-    return relax_smooth(activation, parameters, *ends, layer.lower, layer.upper)
+        return change, Relaxation(zero, layer.lower, zero, layer.upper)
+    lower, upper, center = (value.flatten(1).gather(1, index) for value in numbers)
+    return relax_smooth(activation, parameters, lower, upper, center, layer.lower, layer.upper)
 
 
 def _changes_gradually(step: FactorStep) -> bool:

@@ -28,7 +28,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
 from .counterexample import Counterexample, Session
-from .stages import Verification
+from .strategy import Verification
 
 
 class Verdict(Enum):

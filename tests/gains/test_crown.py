@@ -144,7 +144,7 @@ def relu_network():
 def relu_lines(lower, upper, center, near):
     """Lines of all ReLUs of a layer, those that are stable included, as functions of t."""
     zero, one = torch.zeros_like(lower), torch.ones_like(lower)
-    lines = linear_pieces(zero, one, lower, upper, center, near)
+    lines = linear_pieces(zero, one, lower, upper, center, near=near)
     stable = torch.where(lower >= 0, one, zero)
     return lines.where((lower < 0) & (upper > 0), Relaxation(stable, zero, stable, zero))
 

@@ -278,7 +278,7 @@ def test_float32_is_float64_up_to_rounding():
 def test_lines(left, right, lower, upper, lines):
     as_tensor = tuple(torch.tensor([[value]], dtype=torch.float64) for value in (left, right, lower, upper))
     center = torch.tensor([[(lower + upper) / 2]], dtype=torch.float64)
-    found = linear_pieces(*as_tensor, center, None)
+    found = linear_pieces(*as_tensor, center)
     below, above = lines
     assert (found.lower_slope.item(), found.lower_constant.item()) == pytest.approx(below)
     assert (found.upper_slope.item(), found.upper_constant.item()) == pytest.approx(above)
@@ -291,7 +291,7 @@ def test_lines_hold(near, left, right):
     for (lower, upper), where in itertools.product(ends, (0.1, 0.5, 0.8)):
         center = lower + where * (upper - lower)
         numbers = (torch.tensor([[v]], dtype=torch.float64) for v in (left, right, lower, upper, center))
-        found = linear_pieces(*numbers, near)
+        found = linear_pieces(*numbers, near=near)
         z = torch.linspace(lower, upper, 101, dtype=torch.float64)
         change = torch.where(z > 0, right * z, left * z) - (right if center > 0 else left) * center
         below = found.lower_slope.item() * (z - center) + found.lower_constant.item()

@@ -89,7 +89,7 @@ def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> d
         entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
         entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
         if parse(name).bounds_jacobian:
-            entry["jacobian_width"], entry["lipschitz"] = _slopes(network, spec, name)
+            entry["jacobian_width"], entry["lipschitz"] = _width_and_constant(network, spec, name)
     except UnsupportedError as error:
         entry["unsupported"] = str(error)
     return entry
@@ -119,7 +119,7 @@ def _rows(network: Network, box: Box) -> Tensor:
     return torch.from_numpy(box.rows()[0]).to(network.device, network.module.dtype).unsqueeze(0)
 
 
-def _slopes(network: Network, spec: Spec, name: str) -> tuple[float, float]:
+def _width_and_constant(network: Network, spec: Spec, name: str) -> tuple[float, float]:
     """Mean width of the Jacobian's bounds, and the largest Lipschitz constant, of the property's rows."""
     import torch
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _VERDICTS = ("increasing", "decreasing", "refuted", "unknown")
 _MOST_ROWS = 60  # of the printed table; CSV and JSON have all
-_SHORT_INPUT, _MOST_WITNESSES = 16, 10  # longest inputs, and most points that refute, that are printed
+_SHORT_INPUT, _MOST_REFUTATIONS = 16, 10  # longest inputs, and most points that refute, that are printed
 
 
 @dataclass(frozen=True)
@@ -295,15 +295,15 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None) -> None:
         counted = [(*key, *_counts(group).values()) for key, group in grouped.items()]
         streams.table(title, ("region", "output", *_VERDICTS), counted[:_MOST_ROWS], right=range(6))
         streams.note("Every pair, and the points that refute: see --csv, --json or --out.")
-    _tell_witnesses(streams, result)
+    _tell_refutations(streams, result)
     boxes = sum(result["boxes"])
     streams.note(f"{boxes} box{'es' if boxes > 1 else ''}, {result['seconds']:.3f} s")
 
 
-def _tell_witnesses(streams: Streams, result: dict[str, Any]) -> None:
+def _tell_refutations(streams: Streams, result: dict[str, Any]) -> None:
     """The points that refute, where they are few and short."""
     refuted = [pair for pair in result["pairs"] if pair["verdict"] == "refuted"]
-    if not 0 < len(refuted) <= _MOST_WITNESSES:
+    if not 0 < len(refuted) <= _MOST_REFUTATIONS:
         return
     if len(result["points"][0][0]) > _SHORT_INPUT:
         return

@@ -154,10 +154,10 @@ def vnncomp_text(result: Any) -> str:
 
 def _plain(result: Any) -> dict[str, Any]:
     """A result as JSON has it."""
-    witness = result.counterexample
+    point = result.counterexample
     return {
         "verdict": result.verdict.value,
-        "counterexample": None if witness is None else {"x": witness.x.tolist(), "y": witness.y.tolist()},
+        "counterexample": None if point is None else {"x": point.x.tolist(), "y": point.y.tolist()},
         "lower_bound": result.lower_bound,
         "boxes": result.boxes,
         "seconds": result.seconds,

@@ -1,4 +1,4 @@
-"""One verification, stage by stage: sample, bound, cut, attack.
+"""The strategy of a verification, for one that is under way: sample, bound, cut, attack.
 
 Every box of a property is searched by itself (`branch_and_bound.exclusion`); the property holds if all disjuncts are
 excluded on all of them. One point that violates it, confirmed by `counterexample.check`, ends everything.
