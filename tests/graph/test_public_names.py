@@ -10,6 +10,7 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin import graph
+from recurjac_plugin.graph.operators import OPERATORS
 
 
 def test_every_ready_made_map_is_public():
@@ -24,7 +25,9 @@ def test_every_ready_made_map_is_public():
 
 
 @pytest.fixture
-def cumulative_sum():
+def cumulative_sum(monkeypatch):
+    monkeypatch.delitem(OPERATORS, "BoundCumSum", raising=False)  # whatever the table may know one day
+
     def rule(node: rj.Node, position: int) -> rj.LinearMap:
         axis = int(node.constants[1]) % len(node.output_shape)
         if axis == 0:

@@ -76,6 +76,18 @@ OWN = {
 each = pytest.mark.parametrize("name", OWN)
 
 
+@pytest.fixture(autouse=True)
+def _unknown(monkeypatch):
+    """Whatever the table may know one day, in these tests it does not."""
+    names = {f"Bound{name}" for name in OWN}
+    for table, known in (
+        (ACTIVATIONS, names),
+        (CLASSES, {key for key, ours in CLASSES.items() if ours.__name__ in names}),
+    ):
+        for key in known:
+            monkeypatch.delitem(table, key, raising=False)
+
+
 def teach(name):
     own = OWN[name]
     rj.register_activation(f"Bound{name}", own.derivative, own.critical_points, function=own.function, **own.options)
