@@ -19,6 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -55,6 +56,25 @@ class LinearMap(abc.ABC):
     def absolute(self) -> LinearMap:
         """The map with the matrix ``|W|``, element by element; itself where none is negative."""
         return self
+
+    def push_absolute(
+        self,
+        tangent: Tensor,  # shape: (n, *input_shape)
+    ) -> Tensor:
+        """``|W| t``, shape (n, *output_shape)."""
+        return (self.absolute() if torch.is_grad_enabled() else self._kept_absolute).push(tangent)
+
+    def pull_absolute(
+        self,
+        rows: Tensor,  # shape: (n, *output_shape)
+    ) -> Tensor:
+        """``|W|^T g``, shape (n, *input_shape)."""
+        return (self.absolute() if torch.is_grad_enabled() else self._kept_absolute).pull(rows)
+
+    @cached_property
+    def _kept_absolute(self) -> LinearMap:
+        # Kept only where no gradients are to pass through the absolute values.
+        return self.absolute()
 
     def pull_units(
         self,

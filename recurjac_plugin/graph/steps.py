@@ -10,12 +10,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import torch
-
-from recurjac_plugin.activations.activation import Activation, Points
+from recurjac_plugin.activations.activation import Activation
 from recurjac_plugin.numerics.intervals import Interval
 
 from .linear_maps import Broadcast, LinearMap, Shape, aligned
@@ -63,7 +60,6 @@ class Factor(abc.ABC):
         return widened
 
 
-@dataclass(frozen=True, eq=False)
 class ActivationFactor(Factor):
     """The derivative ``s'(z)`` of an activation function s at its pre-activation z.
 
@@ -72,27 +68,12 @@ class ActivationFactor(Factor):
         parameters: its parameters, as the host names them.
     """
 
-    activation: Activation
-    parameters: Mapping[str, Any]
-
-    @cached_property
-    def kinked(self) -> bool:  # type: ignore[override]
-        """Whether the function has kinks."""
-        return any(len(values) > 1 for _, values in self._points)
-
-    @cached_property
-    def has_domain(self) -> bool:  # type: ignore[override]
-        """Whether the function ends somewhere."""
-        return self.activation.domain(self.parameters) is not None
-
-    @cached_property
-    def _points(self) -> Points:
-        return tuple(self.activation.points(self.parameters))
-
-    @cached_property
-    def _with_points(self) -> Activation:
-        """The function, its critical points those of the parameters: found once, not for every interval."""
-        return replace(self.activation, critical_points=self._points)
+    def __init__(self, activation: Activation, parameters: Mapping[str, Any]) -> None:
+        points = tuple(activation.points(parameters))
+        self.activation, self.parameters = activation, parameters
+        self.kinked = any(len(values) > 1 for _, values in points)
+        self.has_domain = activation.domain(parameters) is not None
+        self._with_points = replace(activation, critical_points=points)  # found once, not for every interval
 
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The bounds cut to the function's domain."""
@@ -116,12 +97,6 @@ class LinearStep:
     name: str
     shape: Shape
     sources: tuple[tuple[str, LinearMap], ...]
-
-    @cached_property
-    def absolute_maps(self) -> tuple[LinearMap, ...]:
-        """The maps with the absolute values of their matrices' entries: made once, as constants without gradients."""
-        with torch.no_grad():
-            return tuple(linear.absolute() for _, linear in self.sources)
 
 
 @dataclass(frozen=True, eq=False)

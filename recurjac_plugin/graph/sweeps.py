@@ -31,16 +31,14 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from .graph import Graph
-from .linear_maps import LinearMap
 from .steps import FactorStep, LinearStep, Step
 
 Value = TypeVar("Value")
@@ -153,7 +151,7 @@ def pull(
     rows: Tensor,  # shape: (*lead, *step.shape)
 ) -> Iterator[Tensor]:
     """``W^T v`` of every map W of a step, each of shape (*lead, *input_shape)."""
-    return _pulled((linear for _, linear in step.sources), rows, len(step.shape))
+    return _pulled(step, rows, absolute=False)
 
 
 def pull_absolute(
@@ -161,7 +159,7 @@ def pull_absolute(
     rows: Tensor,  # shape: (*lead, *step.shape)
 ) -> Iterator[Tensor]:
     """``|W|^T v`` of every map W of a step, each of shape (*lead, *input_shape)."""
-    return _pulled(_absolute_maps(step), rows, len(step.shape))
+    return _pulled(step, rows, absolute=True)
 
 
 def pull_pattern(
@@ -172,11 +170,11 @@ def pull_pattern(
     return pull_absolute(step, rows.sign())
 
 
-def _pulled(maps: Iterable[LinearMap], rows: Tensor, dimensions: int) -> Iterator[Tensor]:
-    lead = rows.shape[: rows.dim() - dimensions]
+def _pulled(step: LinearStep, rows: Tensor, absolute: bool) -> Iterator[Tensor]:
+    lead = rows.shape[: rows.dim() - len(step.shape)]
     flat = rows.flatten(0, len(lead) - 1)
-    for linear in maps:
-        pulled = linear.pull(flat)
+    for _, linear in step.sources:
+        pulled = linear.pull_absolute(flat) if absolute else linear.pull(flat)
         yield pulled.reshape(*lead, *pulled.shape[1:])
 
 
@@ -185,7 +183,7 @@ def push(
     arrived: Arrived[Tensor],  # shape of each: (*lead, *input_shape)
 ) -> Tensor:
     """``sum_i W_i v_i`` over the sources of a step that values arrived from, of shape (*lead, *step.shape)."""
-    return _pushed([linear for _, linear in step.sources], arrived, step)
+    return _pushed(step, arrived, absolute=False)
 
 
 def push_absolute(
@@ -193,7 +191,7 @@ def push_absolute(
     arrived: Arrived[Tensor],  # shape of each: (*lead, *input_shape)
 ) -> Tensor:
     """``sum_i |W_i| v_i`` over the sources of a step that values arrived from, of shape (*lead, *step.shape)."""
-    return _pushed([*_absolute_maps(step)], arrived, step)
+    return _pushed(step, arrived, absolute=True)
 
 
 def push_pattern(
@@ -204,20 +202,17 @@ def push_pattern(
     return push_absolute(step, arrived).sign()
 
 
-def _pushed(maps: Sequence[LinearMap], arrived: Arrived[Tensor], step: LinearStep) -> Tensor:
+def _pushed(step: LinearStep, arrived: Arrived[Tensor], absolute: bool) -> Tensor:
     total = None
     for i, value in arrived:
-        linear = maps[i]
+        linear = step.sources[i][1]
         lead = value.shape[: value.dim() - len(linear.input_shape)]
-        pushed = linear.push(value.flatten(0, len(lead) - 1)).reshape(*lead, *step.shape)
+        flat = value.flatten(0, len(lead) - 1)
+        pushed = linear.push_absolute(flat) if absolute else linear.push(flat)
+        pushed = pushed.reshape(*lead, *step.shape)
         total = pushed if total is None else total + pushed
     assert total is not None  # a step that nothing arrives at is left out
     return total
-
-
-def _absolute_maps(step: LinearStep) -> Iterable[LinearMap]:
-    # Kept only where no gradients are to pass through the absolute values.
-    return (linear.absolute() for _, linear in step.sources) if torch.is_grad_enabled() else step.absolute_maps
 
 
 # What depends on what
