@@ -12,6 +12,9 @@ from oracle import Ball, outputs, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.lipschitz.local import row_constants
 
 NORMS = [1.0, 2.0, math.inf]
 RADIUS_METHODS = [*rj.METHODS, "IBP+RecurJac", "CROWN", "RecurJac+CROWN"]
@@ -108,16 +111,15 @@ def test_clipped_drops_bound_every_drop(norm, rule):
 @pytest.mark.parametrize("name", ["relu", "mixed"])
 def test_one_sided_sums_bound_those_of_every_gradient(name, rule):
     """`-sum_r J_r d_r` for all d between two reaches, the one or the other of them 0."""
-    module = importlib.import_module("recurjac_plugin.lipschitz.local")
     net, center, model = hosted(name)
     for eps in (0.05, 0.2, 0.5):
         region = Ball(center, eps)
         gradients = truth(net, region, targets=20).flatten(3)
         with torch.no_grad():
-            analysis = module.analyse(model, region.perturbed(), module.parse(rule), None)
+            analysis = analyse(model, region.perturbed(), parse(rule), None)
             for _ in range(6):
                 below, above = (torch.rand(2, 5, dtype=torch.float64).round() * torch.rand(5) for _ in range(2))
-                bound = module.row_constants(analysis, below, above)
+                bound = row_constants(analysis, below, above)
                 sums = torch.maximum(below[:, None] * gradients, -above[:, None] * gradients).sum(3)
                 assert bool((sums <= bound + 1e-9).all())
 
