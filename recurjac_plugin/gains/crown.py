@@ -37,7 +37,17 @@ def linear_upper_bound(
     on_activations: Mapping[str, Tensor] | None = None,  # layer or `INPUT` -> (b or 1, m, u)
     on_preactivations: Mapping[str, Tensor] | None = None,  # layer -> (b, m, u)
 ) -> tuple[Tensor, Tensor]:
-    """A bound of m sums over the network, linear in the input: ``sum <= slope (x - x0) + constant``.
+    r"""A bound of m sums over the network, linear in the input: ``sum <= slope (x - x0) + constant``.
+
+    With A the coefficients of the activations' changes and P those of t, the sums are
+
+    .. math:: A_\text{input} (x - x_0) + \sum_l \big(A_l (a_l(x) - a_l(x_0)) + P_l t_l\big) .
+
+    Layer by layer, from the last one to the first, ``A+ upper_constant + A- lower_constant`` is added to the constant,
+    and ``B = P + A+ upper_slope + A- lower_slope``, the coefficient of ``t_l``, is passed on through the gains:
+    ``A_m += B G_lm`` for every earlier layer m and for the input, where A in the end is the slope.
+
+    Source: CROWN, arXiv:1811.00866, Theorem 3.2, on gains in place of weights.
 
     Args:
         gains: the exact part; blocks with `ROWS` as their later end are not read.

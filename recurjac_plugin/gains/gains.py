@@ -52,6 +52,12 @@ Key = tuple[str, str]
 class Gains:
     """All gains of a graph over a batch of regions.
 
+    ``G_lm = dz_l / da_m``: the derivative of the pre-activations of the undetermined neurons of layer l (or of the
+    rows, ``G_rows,m``) with respect to the outputs of those of layer m (or to the input, ``G_l,input``), with the
+    derivatives of the stable neurons between them inserted and those of the undetermined ones set to 0.
+
+    Source: own; the chain rule with everything certain multiplied out.
+
     Attributes:
         layers: names of the activation steps with undetermined neurons, in topological order.
         derivatives: their derivative ranges.
@@ -78,7 +84,7 @@ class Gains:
         return self.rows if end == ROWS else self.derivatives[end].count
 
     def block(self, later: str, earlier: str) -> Tensor:
-        """The block, as zeros where there is none: (b or 1, u_later, u_earlier)."""
+        """The block ``G_later,earlier``, as zeros where there is none: (b or 1, u_later, u_earlier)."""
         block = self.blocks.get((later, earlier))
         return self.reference.new_zeros(1, self.count(later), self.count(earlier)) if block is None else block
 
@@ -92,7 +98,14 @@ class Gains:
         regions: Tensor,  # shape: (b',)
         rows: Tensor,  # shape: (b', k')
     ) -> Gains:
-        """The gains of some regions, and of some rows of each, by their positions."""
+        """The gains of some regions, and of some rows of each, by their positions.
+
+        ``G_lm[i] <- G_lm[regions_i]``, and ``G_rows,m[i, j] <- G_rows,m[regions_i, rows_ij]``. Blocks that are the same
+        in all regions stay so, but for those of the rows.
+
+        Returns:
+            Gains of b' regions and k' rows.
+        """
 
         def taken(block: Tensor, later: str) -> Tensor:
             if len(block) > 1:
@@ -112,15 +125,18 @@ class Gains:
         )
 
     def of_columns(self, count: int) -> Gains:
-        """The gains of the first so many input coordinates; the others are left out."""
+        """The gains of the first so many input coordinates: ``G_l,input <- G_l,input[:, :, :count]``, of rows, too."""
         blocks = {key: block[:, :, :count] if key[1] == INPUT else block for key, block in self.blocks.items()}
         return replace(self, blocks=blocks, columns=count)
 
     def transposed(self) -> Gains:
         """The same network run backwards: rows and input change places, and so do earlier and later.
 
-        Its backward order is the paper's forward order: the bounds are those of the derivatives of the undetermined
-        neurons' pre-activations with respect to the input, from the input on.
+        ``G'_ml = G_lm^T`` for all layers, with `ROWS` and `INPUT` swapped, so k rows become k columns. Its backward
+        order is the paper's forward order: the bounds are those of the derivatives of the undetermined neurons'
+        pre-activations with respect to the input, from the input on.
+
+        Source: RecurJac, arXiv:1810.11783, section 3.3, for the order; that it is a transposition here is own.
         """
         swap = {ROWS: INPUT, INPUT: ROWS}
         return Gains(
@@ -143,13 +159,28 @@ def compute_gains(
     rows: Tensor,  # shape: (b, k, *output_shape)
     memory_budget: int,  # bytes
 ) -> Gains:
-    """Pull the output rows and the unit rows of all undetermined neurons back through the graph.
+    r"""Pull the output rows and the unit rows of all undetermined neurons back through the graph.
+
+    With ``e_j`` the unit row of neuron j at the pre-activations ``z_l``, C the rows at the output f, and W and D the
+    linear maps and the diagonals of stable derivatives (0 for undetermined neurons) on a path from m,
+
+    .. math:: (G_{l,m})_j = \sum_{\text{paths } m \to z_l} e_j^T W D W \cdots W, \qquad
+        G_{\text{rows},m} = \sum_{\text{paths } m \to f} C W D W \cdots W,
+
+    of which the columns of the undetermined neurons of m are kept. Undetermined neurons that `on_uncut_paths` leaves
+    out have no gains.
+
+    Source: own; the chain rule with everything certain multiplied out.
 
     Args:
         graph: the network.
         derivatives: derivative ranges of every factor step.
         rows: sensitivities of what is to be differentiated to the network's output: unit rows, or a matrix C.
         memory_budget: largest number of bytes for one chunk of rows; the result does not depend on it.
+
+    Returns:
+        The blocks ``(l, m)``, shape (b or 1, u_l, u_m), of all layers that have undetermined neurons left, and of the
+        rows and the input.
 
     Raises:
         InputError: they would not fit into the memory of the device.
@@ -192,7 +223,20 @@ def unit_rows(
     index: Tensor,  # shape: (r,)
     like: Tensor,
 ) -> Tensor:
-    """Rows of the linear map from the input to a step with no activation in between, at `index`: (1, r, columns)."""
+    """Rows of the linear map from the input to a step with no activation in between: ``W[index]`` for ``z = W x + c``.
+
+    Source: own; the unit rows at `index`, pulled back to the input.
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of the factor steps; none is met.
+        start: the step z, which depends on the input.
+        index: elements of the flattened z.
+        like: a tensor of the dtype and device of the result.
+
+    Returns:
+        Shape (1, r, columns).
+    """
     return Pull(graph, derivatives).units(start, index.unsqueeze(0), like)[INPUT]
 
 
@@ -200,7 +244,9 @@ class Pull:
     """Rows at one step of a graph, pulled back to every layer with undetermined neurons and to the input.
 
     ``g -> W^T g`` at a linear step, ``g -> d * g`` at the stable neurons of a layer and 0 at the others, whose entries
-    of g are gains.
+    of g are gains. Where several steps read the same one, what they pass back to it is added up.
+
+    Source: own; reverse-mode differentiation that stops at the undetermined neurons.
 
     Args:
         graph: the network.
@@ -216,7 +262,13 @@ class Pull:
         index: Tensor,  # shape: (b or 1, u)
         like: Tensor,
     ) -> dict[str, Tensor]:
-        """Pull the unit rows at `index` of the flattened output of `start`; returns what a call does."""
+        """Pull the unit rows ``e_j``, j in `index`, of the flattened output of `start`.
+
+        At a linear step with one source they begin as rows ``W[j]`` of its map there.
+
+        Returns:
+            What a call does, with r = u.
+        """
         batch, count = index.shape
         flat = index.reshape(-1)
         place = self.graph.position.get(start, -1)
@@ -233,7 +285,7 @@ class Pull:
         start: str,
         rows: Tensor,  # shape: (b or 1, r, *shape)
     ) -> dict[str, Tensor]:
-        """Pull rows given at `start`.
+        """Pull rows g given at `start`: ``g dstart / da_m`` for every layer m, and ``g dstart / dx``.
 
         Returns:
             For each layer met, the rows' entries at its undetermined neurons, (b or 1, r, u), and for `INPUT` those at
@@ -260,6 +312,11 @@ class Pull:
 
 def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> None:
     """Refuse gains that are larger than the memory of their device.
+
+    They have at most ``(k + sum_l b_l u_l) (sum_l u_l + columns)`` elements. Where so many fit, or the memory is not
+    known, nothing is refused; elsewhere they are refused if `gains_size` elements do not fit.
+
+    Source: own.
 
     Args:
         graph: the network.
@@ -290,6 +347,8 @@ def gains_size(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> 
     It is ``k n(output) + sum over the layers l of b_l u_l n(l)``, where ``n(l)`` counts the undetermined neurons of the
     layers, and the input coordinates, that rows at the layer's pre-activations are pulled back to, ``u_l`` are the
     layer's own, and ``b_l`` is b, or 1 where they are the same in all regions.
+
+    Source: own.
 
     Args:
         graph: the network.

@@ -27,13 +27,21 @@ from .undetermined import Layer
 def on_uncut_paths(graph: Graph, derivatives: Mapping[str, Layer], rows: Tensor) -> dict[str, Layer]:
     """The layers without the neurons that have no part in the Jacobian of any region.
 
+    With ``a = 1`` where a derivative can be other than 0, else 0, f goes from 1 at the inputs on by ``f -> |W| f`` at a
+    linear step and ``f -> a f`` at a layer, and g from ``sum_k |C_k|`` at the output back by ``g -> |W|^T g`` and
+    ``g -> a g``; of sums only whether they are 0 is kept. Neuron j stays if ``f_j g_j != 0`` in some region, f and g
+    being taken at its output.
+
+    Source: own.
+
     Args:
         graph: the network.
         derivatives: derivative ranges of every factor step.
         rows: what is differentiated, shape (b, k, *output_shape).
 
     Returns:
-        Name of every factor step -> its layer, the undetermined neurons reduced to those on an uncut path.
+        Name of every factor step -> its layer, the undetermined neurons reduced to those on an uncut path: index of
+        shape (b or 1, u'), ranges of shape (b, u').
     """
     layers = {}
     for name, on_path in _on_path(graph, derivatives, rows).items():

@@ -28,6 +28,8 @@ def term_sizes(graph: Graph, values: Mapping[str, Tensor], least: float = 0.0) -
     and at most ``|z| + sum_i |W_i| t_i``. Behind a factor, and at the inputs, ``t = |z|``. Steps inside a node, whose
     values the host does not know, have ``sum_i |W_i| t_i``, or the size at what they read.
 
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1, for one sum.
+
     Args:
         graph: the network.
         values: value of the inputs and of every node at one point per region, shape (b, *shape).

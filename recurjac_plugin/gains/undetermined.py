@@ -30,11 +30,11 @@ from recurjac_plugin.numerics.rounding import AT_KINKS, SMOOTH
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The derivatives of one activation layer over a batch of regions.
+    """The derivatives of one activation layer over a batch of regions: ``d_j = stable_j``, or ``d_j in [dl_j, du_j]``.
 
     Attributes:
         index: the undetermined neurons, shape (b or 1, u); (1, u) if they are the same in all regions.
-        lower, upper: their derivative ranges, shape (b, u).
+        lower, upper: their derivative ranges [dl, du], shape (b, u).
         stable: derivative of the stable neurons and 0 for the undetermined ones, shape (b, n), or None if all are 0.
     """
 
@@ -49,7 +49,7 @@ class Layer:
         return self.index.shape[1]
 
     def select(self, rows: Tensor) -> Tensor:
-        """Entries of the undetermined neurons: (b or 1, r, n) -> (b or 1, r, u)."""
+        """Entries of the undetermined neurons, ``rows[:, :, index]``: (b or 1, r, n) -> (b or 1, r, u)."""
         if len(self.index) == 1:
             return rows if self.count == rows.shape[2] else rows.index_select(2, self.index[0])
         rows = rows.expand(len(self.index), -1, -1)
@@ -62,7 +62,7 @@ class Layer:
         )
 
     def part(self, regions: Tensor) -> Layer:
-        """The layer on some of the regions, by position."""
+        """The layer on some of the regions, by their positions, shape (b',)."""
         return Layer(
             self.index if len(self.index) == 1 else self.index[regions],
             self.lower[regions],
@@ -71,27 +71,39 @@ class Layer:
         )
 
     def dense(self, batch: int, neurons: int) -> tuple[Tensor, Tensor]:
-        """The derivative ranges of all neurons, stable ones included: two tensors of shape (b, n)."""
+        """The derivative ranges of all n neurons: dl and du of the undetermined, ``dl = du = stable`` of the others.
+
+        Returns:
+            Two tensors of shape (b, n).
+        """
         stable = self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
         index = self.index.expand(batch, -1)
         return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
 
 
 def largest(lower: Tensor, upper: Tensor) -> Tensor:
-    """The largest finite bound of a layer in absolute value, without gradients: (b, n) -> (b, 1)."""
+    """``max_j max(|l_j|, |u_j|)`` over the finite ones, 0 if there are none; without gradients: (b, n) -> (b, 1).
+
+    For a layer without neurons the result has the shape (b, 0). Source: own.
+    """
     scale = torch.maximum(lower.detach().abs(), upper.detach().abs())
     scale = torch.where(scale.isfinite(), scale, 0.0)
     return scale.amax(1, keepdim=True) if scale.shape[1] else scale
 
 
 def widened(lower: Tensor, upper: Tensor, slack: float, term_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Bounds ordered, where rounding has inverted them, and ``[l - slack s, u + slack s]``.
+    """``[min(l, u) - slack s, max(l, u) + slack s]``: bounds ordered, where rounding has inverted them, and widened.
+
+    Source: own; the sizes of `slack` have their reasons in `numerics.rounding`.
 
     Args:
         lower: shape (b, n).
         upper: shape (b, n).
         slack: how much room, relative to s.
-        term_sizes: t, shape (b or 1, n), for ``s = t + max |bound|`` with the layer's largest bound; None for 0.
+        term_sizes: t, shape (b or 1, n), for ``s = t + max |bound|`` with the layer's largest finite bound; None for 0.
+
+    Returns:
+        Lower and upper bounds, both of shape (b, n).
     """
     low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
     scale = largest(low, high)
@@ -115,21 +127,29 @@ class PreactivationBounds:
     term_sizes: Tensor | None = None
 
     def part(self, regions: Tensor) -> PreactivationBounds:
-        """The bounds of some of the regions, by position."""
+        """The bounds of some of the regions, by their positions, shape (b',)."""
         term_sizes = self.term_sizes
         if term_sizes is not None and len(term_sizes) > 1:
             term_sizes = term_sizes[regions]
         return replace(self, lower=self.lower[regions], upper=self.upper[regions], term_sizes=term_sizes)
 
     def ordered(self) -> Interval:
-        """The bounds, the smaller one first."""
+        """The bounds, the smaller one first: ``min(l, u), max(l, u)``, both of shape (b, *shape)."""
         return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
 
     def widened(self, kinked: bool) -> Interval:
         """The bounds ordered, and widened by the rounding that they can be off by.
 
+        ``[min(l, u) - a s, max(l, u) + a s]`` with ``a = AT_KINKS precision`` and ``s = t + max |bound|`` where the
+        derivative jumps, ``a = SMOOTH precision`` and ``s = max |bound|`` elsewhere; t are the `term_sizes`, or 0.
+
+        Source: own; see `numerics.rounding`.
+
         Args:
             kinked: whether the derivative jumps, so that the rounding of single terms matters, see `AT_KINKS`.
+
+        Returns:
+            Lower and upper bounds, both of shape (b, *shape).
         """
         slack = (AT_KINKS if kinked else SMOOTH) * self.precision
         terms = self.term_sizes.flatten(1) if kinked and self.term_sizes is not None else None
@@ -139,6 +159,17 @@ class PreactivationBounds:
 
 def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequence[Interval]:
     """Bounds of what a layer reads, with room for rounding, cut where its function ends.
+
+    Those of `PreactivationBounds.widened`, intersected with the domain of an activation that is not defined everywhere.
+
+    Source: own.
+
+    Args:
+        step: the layer.
+        bounds: bounds of what it reads, in that order.
+
+    Returns:
+        Lower and upper bounds of each, both of shape (b, *shape).
 
     Raises:
         UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
@@ -152,9 +183,17 @@ def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequen
 def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
     """Split one layer of factors into undetermined (``dl < du``) and stable (``dl = du``) neurons.
 
+    ``[dl, du]`` is the range of the factor over the `intervals` of what it reads: for an activation s,
+    ``{s'(z) : l <= z <= u}``.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.2, for the ranges.
+
     Args:
         step: the layer.
         bounds: bounds of what it reads, in that order.
+
+    Returns:
+        The layer with the positions and ranges of the undetermined neurons, and the derivatives of the stable ones.
 
     Raises:
         InputError: the bounds contain NaN.
@@ -182,7 +221,9 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
 
 
 def derivative_ranges(graph: Graph, bounds: Mapping[str, PreactivationBounds]) -> dict[str, Layer]:
-    """The derivative ranges of all factor steps of a graph, by their names.
+    """The derivative ranges of all factor steps of a graph, by their names: `classify` of each.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.2.
 
     Args:
         graph: the network.
@@ -196,7 +237,10 @@ def derivative_ranges(graph: Graph, bounds: Mapping[str, PreactivationBounds]) -
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Positions of True in each row of (b, n), padded to the longest row with positions of False."""
+    """Positions of True in each row of a mask, ascending: (b, n) -> (b or 1, u), u the largest number of them in a row.
+
+    One row stands for all if they are the same. Shorter ones are padded with positions of False. Source: own.
+    """
     if len(mask) == 1 or bool((mask == mask[:1]).all()):
         return mask[0].nonzero().T
     longest = int(mask.sum(1).max())

@@ -42,7 +42,9 @@ _WORTH_CUTTING = 0.75
 
 
 class Replacement(NamedTuple):
-    """An upper bound of the products ``c d y`` of one layer that is linear in y and in t.
+    """An upper bound of the products of one layer: ``sum c d y <= sum constants + pushed (y - G_rows) + t_slopes t``.
+
+    ``y - G_rows`` is what lies between the layer and the rows through later layers; the exact rest is in the constants.
 
     Attributes:
         constants: what is final, to be added to the bound one after the other, each in the bound's shape.
@@ -65,7 +67,16 @@ def push_columns(
     replace_products: Callable[[str, Tensor], Replacement],
     relaxation: NetworkRelaxation | None,
 ) -> Tensor:
-    """Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+    r"""Upper bounds of ``exact + sum over layers of columns d y``, the products replaced layer by layer.
+
+    With the columns ``c_l`` that arrive at layer l and what replaces its products there,
+
+    .. math:: c_l = \text{columns}_l + \sum_{m < l} \text{pushed}_m G_{l,m}^T, \qquad
+        \text{bound} = \text{exact} + \sum_l \text{constants}_l + U\Big(\sum_l \text{t\_slopes}_l t_l\Big),
+
+    U being the upper bound of a sum over the region, `NetworkRelaxation.concretize`.
+
+    Source: RecurJac, arXiv:1810.11783, Algorithm 1, on gains; the slopes in t are own.
 
     Args:
         gains: the exact part.
@@ -129,7 +140,9 @@ class _Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One way of replacing the products ``d y``, the same for every source.
+    """One way of replacing the products ``d y``, the same for every source: between two lines in y, or planes.
+
+    Source: RecurJac, arXiv:1810.11783, Algorithm 1.
 
     Attributes:
         gains: the exact part.
@@ -147,7 +160,7 @@ class Pass:
     layers: dict[str, _Layer] = field(default_factory=dict)
 
     def rule_of(self, layer: str) -> Rule:
-        """The planes of a layer if its derivatives are known beyond their ranges, the rule otherwise."""
+        """The planes of a layer if its derivatives are known as functions of the pre-activation, the rule otherwise."""
         planes = None if self.relaxation is None else self.relaxation.planes(layer)
         return planes or self.rule
 
@@ -157,7 +170,7 @@ class Pass:
         lower: Tensor,  # shape: (b, k, u)
         upper: Tensor,  # shape: (b, k, u)
     ) -> None:
-        """Replace the products of the next layer on the way back, where y is in [lower, upper]."""
+        """Replace the products of the next layer on the way back, where y is in [lower, upper], by `relax_products`."""
         gains, derivative = self.gains, self.gains.derivatives[layer]
         dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
         lines = relax_products(self.rule_of(layer), dl, du, lower, upper)
@@ -169,7 +182,11 @@ class Pass:
         self.layers[layer] = _Layer(lines, above, below, _carriers(lines) if leads_on else None)
 
     def bounds(self, source: str) -> Interval:
-        """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
+        """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u).
+
+        ``[-upper(-c, -g), upper(c, g)]`` with the columns ``c_l = G_l,source^T`` and ``g = G_rows,source``; both are g
+        where no column reaches a layer.
+        """
         gains = self.gains
         later = [layer for layer in gains.layers if layer in self.layers and (layer, source) in gains.blocks]
         exact = gains.to_rows[source]
@@ -197,7 +214,10 @@ class Pass:
         columns: dict[str, Tensor],  # layer -> (b or 1, k or 1, side, r, u); consumed
         exact: Tensor,  # shape: (b or 1, k, side, r)
     ) -> Tensor:
-        """Upper bounds of ``exact + sum over layers of columns d y``, row by row: (b, k, side, r)."""
+        """Upper bounds of ``exact + sum over layers of columns d y``, row by row, by `push_columns`: (b, k, side, r).
+
+        A product ``c d y`` becomes ``c (s y + s_t t + a)``, by the upper line or plane if ``c > 0``, else by the lower.
+        """
         exact = exact.expand(self.gains.batch, -1, -1, -1)
         return push_columns(self.gains, columns, exact, self._replaced, self.relaxation)
 
@@ -221,6 +241,8 @@ class Pass:
 class BackwardOrder:
     """Bounds of the gradients at every undetermined neuron, ready for passes from any source.
 
+    Source: RecurJac, arXiv:1810.11783, Algorithm 1 and section 3.3.
+
     Attributes:
         gains: the exact part.
         gradients: for each layer, the bounds of y, both of shape (b, k, u).
@@ -232,10 +254,11 @@ class BackwardOrder:
     passes: tuple[Pass, ...]
 
     def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+        """Lower and upper bounds of the Jacobian, the tightest of all passes' from the input: (b, k, columns) each.
 
         Raises:
             InputError: they overflow the number type.
+            RecurJacError: two passes contradict each other.
         """
         lower, upper = _bounds(self.passes, INPUT)
         require_numbers(lower, upper)
@@ -247,8 +270,10 @@ class BackwardOrder:
     ) -> Tensor:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k, as one column pushed once: (b, k).
 
-        Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries: the
-        paper's improved constant for the l_inf norm (arXiv:1810.11783, section 3.4).
+        The column is ``c_l = weights G_l,input^T``, the exact part ``sum_r weights_r G_rows,r``. Mostly tighter than
+        the sum of the entries' bounds, because the entries share the neurons' derivatives.
+
+        Source: RecurJac, arXiv:1810.11783, section 3.4, the improved constant for the l_inf norm.
         """
         start = {
             layer: torch.einsum("bkr,bur->bku", weights, self.gains.blocks[layer, INPUT].expand(len(weights), -1, -1))
@@ -268,6 +293,11 @@ def backward_order(
 ) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer.
 
+    For each layer m the bounds of ``y_m = G_rows,m + sum_{l > m} G_lm^T (d_l y_l)`` are the tightest of all passes',
+    in which every ``d_l y_l`` is replaced by lines, or planes, on the bounds of ``y_l`` found before.
+
+    Source: RecurJac, arXiv:1810.11783, Algorithm 1, backward order of section 3.3.
+
     Args:
         gains: the exact part.
         rule: what lies above a product at an undetermined neuron.
@@ -276,6 +306,7 @@ def backward_order(
 
     Raises:
         InputError: the gradients overflow the number type.
+        RecurJacError: two passes contradict each other.
     """
     passes: tuple[Pass, ...] = (Pass(gains, rule, None, memory_budget),)
     if relaxation is not None:

@@ -40,7 +40,9 @@ CenterRadius = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class IntervalArithmetic:
-    """Fast-Lip on one graph.
+    """Fast-Lip on one graph: intervals of gradients carried through linear maps and products, as the module says.
+
+    Source: Fast-Lip, arXiv:1804.09699, for ReLU; here for every factor, and in both directions.
 
     Attributes:
         graph: the network.
@@ -59,6 +61,9 @@ class IntervalArithmetic:
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
 
+        ``[c - r, c + r]`` with the centre c and radius r of the rows at the input, starting from (C, 0) at the output.
+        In forward order ``[C c - |C| r, C c + |C| r]``, with those of the input's unit columns at the output.
+
         Raises:
             InputError: the gradients overflow.
         """
@@ -74,7 +79,11 @@ class IntervalArithmetic:
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
-        """Upper bound of ``sum_r weights_kr J_kr`` for every row k, from those of the entries: (b, k)."""
+        """Upper bound of ``sum_r weights_kr J_kr`` for every row k, ``sum_r max(w_r l_kr, w_r u_kr)``: (b, k).
+
+        Raises:
+            InputError: the gradients overflow.
+        """
         lower, upper = self.jacobian()
         return torch.where(weights >= 0, weights * upper, weights * lower).sum(2)
 

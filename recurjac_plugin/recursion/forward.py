@@ -39,7 +39,9 @@ from .rules import Rule
 
 @dataclass(frozen=True, eq=False)
 class ForwardOrder:
-    """The forward order on one set of gains: the backward order of the transposed ones.
+    """The forward order on one set of gains: the backward order of the transposed ones, ``G'_ml = G_lm^T``.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.3; the transposition is own.
 
     Attributes:
         gains: the exact part, as for the backward order.
@@ -54,10 +56,11 @@ class ForwardOrder:
     relaxation: NetworkRelaxation | None = None
 
     def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+        """Lower and upper bounds of the Jacobian, those of ``J^T`` transposed, both of shape (b, k, columns).
 
         Raises:
             InputError: they overflow the number type.
+            RecurJacError: bounds by lines and by planes contradict each other.
         """
         order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.relaxation)
         lower, upper = order.jacobian()
@@ -69,7 +72,14 @@ class ForwardOrder:
     ) -> Tensor:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
 
-        The weights make one input coordinate out of all, one per row, and the recursion begins from these.
+        The weights make one input coordinate out of all, one per row: ``G_l,input <- G_l,input weights^T``, also for
+        the rows. The recursion begins from these, and the upper bound of entry (k, k) is that of row k.
+
+        Source: RecurJac, arXiv:1810.11783, section 3.4, the improved constant, here in forward order.
+
+        Raises:
+            InputError: the bounds overflow the number type.
+            RecurJacError: bounds by lines and by planes contradict each other.
         """
         merged = {
             (later, earlier): block @ weights.mT if earlier == INPUT else block
@@ -81,7 +91,11 @@ class ForwardOrder:
 
 @dataclass(frozen=True, eq=False)
 class ShiftedForwardOrder:
-    """The forward order from behind the first activation layer on.
+    """The forward order from behind the first activation layer on: ``J = (d y) A + J_around``.
+
+    With ``y = df/dh`` by the layer's outputs h, its derivatives d and the linear map A in front of it.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.3; what leads around the layer is own.
 
     Attributes:
         behind: the forward order with that layer's outputs as its input.
@@ -97,6 +111,8 @@ class ShiftedForwardOrder:
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+
+        With ``d y`` in [pl, pu] and ``A = A+ + A-``: ``[pl A+ + pu A-, pu A+ + pl A-]``, plus those around the layer.
 
         Raises:
             InputError: they overflow the number type.
@@ -116,7 +132,11 @@ class ShiftedForwardOrder:
     ) -> Tensor:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k).
 
-        The weights are pushed through the exact map to the layer, and meet the bounds that hold there.
+        The weights are pushed through the exact map to the layer, ``c = weights A^T``, and meet the bounds [pl, pu] of
+        ``d y`` there: ``sum_j max(c_j pl_kj, c_j pu_kj)``, plus the bound of what leads around the layer.
+
+        Raises:
+            InputError: the bounds overflow the number type.
         """
         lower, upper = self._at_layer()
         column = weights @ self.matrix.mT
@@ -139,6 +159,11 @@ def shifted_forward_order(
     memory_budget: int,
 ) -> ShiftedForwardOrder:
     """Prepare the shifted order of a graph with at least one factor step.
+
+    One set of gains starts at the outputs of the first factor step, another one at the input with that step taken out;
+    the linear map between the input and the step is exact.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.3.
 
     Args:
         graph: the network.

@@ -68,7 +68,13 @@ def mccormick_planes(
     and d is at most its upper line in t where its factor is positive, at least its lower line where it is negative. The
     third plane is `recurjac_linear`'s, which has no slope in t. Neuron by neuron the one that is lowest in the middle
     of both intervals is taken. Planes that are about equally high there, as all three are for a derivative that is
-    linear in z, are mixed, so that the bounds are continuous in everything.
+    linear in z, are mixed, so that the bounds are continuous in everything: with heights h and h' there, the share of
+    the first is ``1/2 + 512 (h' - h) / scale`` cut to [0, 1], where the scale is ``(du - dl) (yu - yl)`` for the first
+    two planes, and ``(du - dl) max(|yl|, |yu|)`` for the result of these and the third. Where the scale is 0 the share
+    is ``1/2 + h' - h``.
+
+    Source: McCormick, Mathematical Programming 10, 1976, for the two planes in d and y; lines of d in t put into them,
+    and the choice between three, are own.
 
     Args:
         dl: lower end of the derivative's range.
@@ -77,6 +83,9 @@ def mccormick_planes(
         yu: upper bound.
         derivative: lines of d in t.
         middle: t at the middle of its interval.
+
+    Returns:
+        ``d y <= slope y + constant + t_slope t``, all of shape (b, k, u).
     """
     center, size = (yl + yu) / 2, torch.maximum(yl.abs(), yu.abs())
 
@@ -113,6 +122,8 @@ def _lower(first: _Plane, second: _Plane, scale: Tensor) -> _Plane:
 class DerivativeRelaxation:
     """The derivatives of one layer's undetermined neurons as functions of their pre-activations.
 
+    ``lower_slope t + lower_constant <= d <= upper_slope t + upper_constant``.
+
     Attributes:
         lines: of the derivatives in ``t = z - z0``, shape (b, 1, u) each, the same for all rows.
         middle: t at the middle of the neurons' intervals, shape (b, 1, u).
@@ -125,6 +136,8 @@ class DerivativeRelaxation:
 @dataclass(frozen=True, eq=False)
 class NetworkRelaxation:
     """Linear relaxations of the activations of a network, and of their derivatives, at its undetermined neurons.
+
+    Source: CROWN, arXiv:1811.00866, for the activations; that derivatives are relaxed, too, is own.
 
     Attributes:
         gains: the exact part; its columns are those of all inputs.
@@ -140,7 +153,10 @@ class NetworkRelaxation:
 
     @cached_property
     def width(self) -> int:
-        """Numbers that the slopes in t of one bound become on their way to the input: for budgets of memory."""
+        """``columns + 2 sum_l u_l``, what the slopes in t of one bound become on their way to the input.
+
+        For budgets of memory.
+        """
         gains = self.gains
         return gains.columns + 2 * sum(gains.derivatives[layer].count for layer in gains.layers)
 
@@ -153,7 +169,13 @@ class NetworkRelaxation:
         self,
         t_slopes: Mapping[str, Tensor],  # layer -> (b, m, u)
     ) -> Tensor:
-        """Upper bounds of ``sum over layers l of t_slopes_l t_l`` over the region: (b, m)."""
+        """Upper bounds of ``sum over layers l of t_slopes_l t_l`` over the region: (b, m).
+
+        ``constant + sum over inputs i of max slope_i (x_i - x0_i)``, with slope and constant of `linear_upper_bound`;
+        the maximum over a region is `Region.concretize`.
+
+        Source: CROWN, arXiv:1811.00866, Theorem 3.2 and Corollary 3.3.
+        """
         count = next(iter(t_slopes.values())).shape[1]
         slope, constant = linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
         parts = slope.split([region.columns for region in self.inputs], 2)
@@ -176,6 +198,11 @@ def relax_network(
     Bounds that are given for a part of the region need not hold the values at its centre. Nothing is relaxed from the
     first step on that is linear on such bounds, but not up to the centre (see `linear_up_to_center`).
 
+    The lines are those of `relax_layer`, with room ``|slope| e`` for the rounding of t, which is off by
+    ``e = FROM_CENTER eps max |bound|``.
+
+    Source: CROWN, arXiv:1811.00866, section 3.2, for the activations' lines; the rest is own.
+
     Args:
         gains: of this graph.
         graph: the network.
@@ -184,7 +211,11 @@ def relax_network(
         inputs: where the graph's inputs lie.
 
     Returns:
-        None if no derivative has lines with a slope.
+        Relaxations of shape (b, u) of the activations, (b, 1, u) of the derivatives; None if no derivative has lines
+        with a slope.
+
+    Raises:
+        UnsupportedError: bounds reach beyond where an activation has a finite derivative.
     """
     if not any(step.name in gains.layers and _changes_gradually(step) for step in graph.factors):
         return None
@@ -226,6 +257,11 @@ def relax_layer(
 ) -> tuple[Relaxation, Relaxation]:
     """Lines in t for the undetermined neurons of an activation.
 
+    They hold on the smallest interval that contains ``[l, u]`` and z0. With linear pieces the derivative has the lines
+    ``dl <= a'(z) <= du``, without slope; the rest is `relax_kinked`, or `relax_smooth`.
+
+    Source: CROWN, arXiv:1811.00866, section 3.2, for the activation; the lines of the derivative are own.
+
     Args:
         step: the layer; its factor is an activation's derivative.
         layer: its derivative ranges.
@@ -265,6 +301,12 @@ def linear_up_to_center(
     Bounds given for a part of a region need not hold its centre. A ReLU that is active all over the part, but not at
     the centre, changes by ``z - max(z0, 0)`` and not by ``z - z0``: the gains through it do not lead to distances from
     the centre. Nor is there a line between both sides of a pole.
+
+    With derivatives in [dl, du] on the bounds, and in [dl', du'] on the smallest intervals that contain bounds and
+    centres, no neuron may have ``dl = du`` and ``dl' < dl or du' > du``; and these intervals must lie within the
+    activation's domain. If all bounds hold their centres this needs no check.
+
+    Source: own.
     """
     if all(bool(((low <= center) & (center <= high)).all()) for (low, high), center in zip(bounds, centers)):
         return True

@@ -16,7 +16,10 @@ from recurjac_plugin.numerics.intervals import Interval, intersection
 
 
 class Order(Protocol):
-    """Bounds of the Jacobian J over b regions, with k rows and one column for each input coordinate."""
+    """Bounds ``lower <= J <= upper`` over b regions, with k rows and one column for each input coordinate.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.3, for the orders; section 3.4 for the sum.
+    """
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of all entries, both of shape (b, k, columns).
@@ -40,7 +43,9 @@ class Order(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class BothOrders:
-    """The intersection of the forward and the backward order.
+    """The intersection of the forward and the backward order, ``[max(l, l'), min(u, u')]``.
+
+    Source: RecurJac, arXiv:1810.11783, section 3.3, for the orders; their intersection is own.
 
     Attributes:
         forward: bounds from the input on.
@@ -51,9 +56,10 @@ class BothOrders:
     backward: Order
 
     def jacobian(self) -> Interval:
-        """Lower and upper bounds of the Jacobian, both of shape (b, k, columns).
+        """Lower and upper bounds of the Jacobian, the tighter of each two, both of shape (b, k, columns).
 
         Raises:
+            InputError: bounds of one order overflow the number type.
             RecurJacError: the two contradict each other.
         """
         return intersection(self.forward.jacobian(), self.backward.jacobian())

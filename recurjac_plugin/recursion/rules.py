@@ -64,10 +64,17 @@ def recurjac(
     yl: Tensor,  # shape: (b, k, u)
     yu: Tensor,  # shape: (b, k, u)
 ) -> UpperLine:
-    """RecurJac's line: ``d* y`` where the sign of y is known, the constant ``max d y`` elsewhere.
+    r"""RecurJac's line: ``d* y`` where the sign of y is known, the constant ``max d y`` elsewhere.
 
     With ``yl >= 0`` the largest product is ``du y``, with ``yu <= 0`` it is ``dl y``: d* is the extreme derivative for
-    that sign (arXiv:1810.11783, eq. 9-12).
+    that sign. With ``yl < 0 < yu`` it is attained at one of two corners,
+
+    .. math:: d y \le \max(\overline{d} \, \overline{y},\; \underline{d} \, \underline{y}) .
+
+    Source: RecurJac, arXiv:1810.11783, eq. 9-12.
+
+    Returns:
+        Slope and constant, both of shape (b, k, u).
     """
     unknown = (yl < 0) & (yu > 0)
     slope = torch.where(yl >= 0, du, dl)
@@ -91,7 +98,12 @@ def recurjac_linear(
         + \frac{(\overline{d} - \underline{d}) (-\underline{y}) \, \overline{y}}{\overline{y} - \underline{y}} .
 
     It lies below the larger of its end points, which is the constant of `recurjac`: never looser for the same bounds of
-    y. The chord is not in the paper.
+    y.
+
+    Source: own for the chord; RecurJac, arXiv:1810.11783, eq. 9-12, where the sign is known.
+
+    Returns:
+        Slope and constant, both of shape (b, k, u).
     """
     unknown = (yl < 0) & (yu > 0)
     width = torch.where(unknown, yu - yl, torch.ones_like(yl))
@@ -113,7 +125,10 @@ def relax_products(
 ) -> Relaxation:
     """Lines, or planes, below and above ``d y`` by one rule; shape (b, k, u) each.
 
-    The lower one is the upper one of ``d (-y)``, negated: with ``d (-y) <= s (-y) + c`` follows ``d y >= s y - c``.
+    The lower one is the upper one of ``d (-y)``, negated: with ``d (-y) <= s (-y) + c`` follows ``d y >= s y - c``. The
+    slope in t of a plane changes its sign, too.
+
+    Source: own, for any rule; RecurJac's bounds on both sides are arXiv:1810.11783, eq. 9-12.
     """
     upper, mirrored = rule(dl, du, yl, yu), rule(dl, du, -yu, -yl)
     return Relaxation(

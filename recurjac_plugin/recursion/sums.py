@@ -27,7 +27,17 @@ def upper_of_sums(
     order: BackwardOrder,
     coefficients: Tensor,  # shape: (b, s, k, columns)
 ) -> Tensor:
-    """Upper bounds of ``sum_kr c_skr J_kr`` for every s: (b, s).
+    r"""Upper bounds of ``sum_kr c_skr J_kr`` for every s: (b, s).
+
+    At layer l, with the line ``d Q <= g Q + h`` of the rule on the bounds of ``Q = sum_k c_k y_k``,
+
+    .. math:: c_{k,l} = c_k G_{l,\text{input}}^T + \sum_{m < l} (g_m \odot c_{k,m}) G_{l,m}^T,
+
+    and ``sum_j (h_j + sum_k g_j c_kj G_rows,l,kj)`` is added to the bound, which begins as
+    ``sum_kr c_kr G_rows,input,kr``. The slopes in t of planes are concretised at the end, and of all passes' bounds the
+    smallest is kept.
+
+    Source: own; for a single row RecurJac, arXiv:1810.11783, Algorithm 1.
 
     Args:
         order: bounds of the gradients at all undetermined neurons.
