@@ -54,7 +54,7 @@ _FACTOR, _FEW = 2.0, 64
 
 @dataclass(frozen=True, eq=False)
 class BoxBounds:
-    """Bounds of the rows ``A f - b`` on a batch of n boxes.
+    """Bounds of the rows ``A f - b`` on a batch of n boxes: ``lower``, and ``slope (x - x0) + offset`` where given.
 
     Attributes:
         outputs: of the network at the middles x0, (n, n_outputs).
@@ -86,6 +86,9 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         uses_jacobian: whether the Jacobian is bounded on the boxes at all.
         input_shape: shape of one input.
         batch: how many boxes are bounded at once.
+
+    Source:
+        Own as an interface; the bounds are those of CROWN and RecurJac, see the two subclasses.
     """
 
     batch: int
@@ -102,7 +105,7 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         """The whole region as a batch of one, from its ends, (1, columns) each."""
 
     def bytes_per_box(self) -> int:
-        """Memory that a waiting box takes."""
+        """Memory that a waiting box takes: 16 bytes per column, for two ends of at most 8 bytes."""
         return 16 * math.prod(self.input_shape)
 
     def shaped(self, x: Tensor) -> Tensor:
@@ -132,17 +135,24 @@ def bounder(
 ) -> RowsBounder:
     """The bounder that suits the network and the method.
 
+    `RefiningBounder` if the method's pre-activation bounds are CROWN's and the graph is `refinable`, else
+    `HostBounder`.
+
     Args:
         model: the host's model.
         rows: what is to be bounded.
         method: by what.
         input_shape: shape of one input.
         lower: lower ends of the region, (1, columns).
-        upper: its upper ends.
+        upper: its upper ends, (1, columns).
         branching: what boxes will be cut by.
 
     Raises:
         InputError: `branching` needs linear bounds that this network or method does not give.
+        UnsupportedError: the host cannot bound the network, or is known or seen to do it wrongly.
+
+    Source:
+        Own.
     """
     if method.host == "CROWN":
         region = _region(lower, upper, input_shape)
@@ -167,6 +177,10 @@ class RefiningBounder(RowsBounder):
     """Bounds by CROWN on the gains, from the host's bounds of the whole region.
 
     A neuron that is stable on the region is stable on every box: only the others are looked at again.
+
+    Source:
+        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains
+        (`preactivations.refinement`).
     """
 
     def __init__(
@@ -201,13 +215,16 @@ class RefiningBounder(RowsBounder):
         return self._undecided(lower, upper, self.root)
 
     def bytes_per_box(self) -> int:
-        """Two bounds per neuron and coordinate."""
+        """16 bytes per column and neuron: two bounds of at most 8 bytes."""
         return super().bytes_per_box() + 16 * self.neurons
 
     def parts(self, boxes: Boxes[Disjuncts]) -> list[Boxes[Disjuncts]]:
         """Boxes with about the same number of undetermined neurons each.
 
-        Undetermined neurons are listed per box, and the lists of a part are padded to the longest of them.
+        Undetermined neurons (``l < 0 < u``) are listed per box, and the lists of a part are padded to the longest of
+        them. In increasing order of their number u, a part of n boxes ends before the box with which ``n u (u + w)``
+        would exceed `_WORK`, w being the largest layer, or, from `_FEW` boxes on, before the one with
+        ``u > _FACTOR (u_first + 1)``.
         """
         count = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.lower.device)
         for low, high in boxes.around.values():
@@ -227,7 +244,10 @@ class RefiningBounder(RowsBounder):
         return parts
 
     def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
-        """CROWN's bounds ``sum_r -|s_r| radius_r + t``, best of all lines; the Jacobian from the same gains."""
+        """CROWN's bounds ``max_v (t_vk - sum_r |s_vkr| radius_r)``; the Jacobian from the same gains.
+
+        ``s_vk (x - x0) + t_vk`` are the bounds of `refine`, less ``b_k``, with v the choice of lines.
+        """
         region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
         output, values = evaluated(self.model, region.center, self.names)
         C = specification(self.rows.A.unsqueeze(0), output)
@@ -262,7 +282,11 @@ class RefiningBounder(RowsBounder):
 
 
 class HostBounder(RowsBounder):
-    """Bounds by the host and the recursion, from scratch for every batch."""
+    """Bounds by the host and the recursion, from scratch for every batch.
+
+    Source:
+        The host's methods, see `preactivations.host`; RecurJac, arXiv:1810.11783, Algorithm 1, for the Jacobian.
+    """
 
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
         super().__init__(model, rows, method, input_shape, branching)
@@ -278,7 +302,7 @@ class HostBounder(RowsBounder):
         return self._undecided(lower, upper, {})
 
     def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
-        """The host's bounds, and what the recursion makes of them."""
+        """The host's bounds of ``A f``, less b, and what the recursion makes of those of the pre-activations."""
         region = _region(boxes.lower, boxes.upper, self.input_shape)
         A = self.rows.A.unsqueeze(0)
         whole = analyse(self.model, region, self.cuts_by, A) if self.uses_jacobian else None
@@ -308,6 +332,9 @@ def mean_value(bounded: BoundedJacobian) -> Tensor:
     with the largest drop bounded as in `lipschitz.mean_value.largest_drop`.
 
     Args:
-        bounded: the rows' Jacobian on n boxes; its `center_value` are the rows at the middles.
+        bounded: the rows' Jacobian on n boxes; its `center_value` are the rows at the middles, (n, k).
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 3.5, in one step.
     """
     return bounded.center_value - largest_drop(bounded, bounded.region.radius)

@@ -2,6 +2,9 @@
 
 A box is ``{x : lower <= x <= upper}``, a part of one of the regions that are searched, with inputs flattened. What a
 search has found out about it is carried along, for it holds on every part of the box, too.
+
+Source: halving boxes, worst bound first, is interval branch and bound, e.g. Kearfott: Rigorous Global Search, 1996;
+that boxes wait in batches, the depth-first switch and the budgets by region are this package's own.
 """
 
 from __future__ import annotations
@@ -21,15 +24,15 @@ from recurjac_plugin.numerics.intervals import Intervals
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:
-    """What a goal knows of the boxes of a batch: tensors with one entry per box along their first axis."""
+    """What a goal knows of the boxes of a batch: tensors with one entry per box along their first axis, (n, ...)."""
 
     def take(self: Known, index: Tensor | slice) -> Known:
-        """That of some of the boxes, by position."""
+        """That of some of the boxes, by position: (n, ...) at an index (m,) -> (m, ...)."""
         return replace(self, **{name: value[index] for name, value in vars(self).items()})
 
     @staticmethod
     def joined(parts: list[Known]) -> Known:
-        """That of several batches, one after the other."""
+        """That of several batches, one after the other: (n_i, ...) -> (sum n_i, ...)."""
         fields = {name: torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])}
         return replace(parts[0], **fields)
 
@@ -65,7 +68,7 @@ class Directions(Knowledge):
 
 @dataclass(frozen=True, eq=False)
 class Boxes(Generic[Known]):
-    """A batch of boxes, and what is known about them.
+    """A batch of n boxes ``{x : lower <= x <= upper}``, and what is known about them.
 
     Attributes:
         region: which region each is a part of, int64 (n,).
@@ -76,6 +79,9 @@ class Boxes(Generic[Known]):
             not kept.
         axis: the coordinate that each is to be cut across before it is bounded, int64 (n,); None where the boxes are to
             be bounded as they are.
+
+    Source:
+        As this module's.
     """
 
     region: Tensor
@@ -95,12 +101,12 @@ class Boxes(Generic[Known]):
 
     @property
     def radius(self) -> Tensor:
-        """Half side lengths, (n, columns); the middle is rounded, but from there they reach both ends."""
+        """Half side lengths ``max(u - center, center - l)``, (n, columns), for the middle may be rounded."""
         center = self.center
         return torch.maximum(self.upper - center, center - self.lower)
 
     def take(self, index: Tensor | slice) -> Boxes[Known]:
-        """Some of them, by position or by a mask."""
+        """Some of them, by position (m,) or slice, or by a mask, bool (n,)."""
         if isinstance(index, Tensor) and index.dtype == torch.bool:
             index = index.nonzero().squeeze(1)  # once for all: a size that depends on values is waited for
         return Boxes(
@@ -115,8 +121,8 @@ class Boxes(Generic[Known]):
     def halves(self) -> Boxes[Known]:
         """Both halves of every box, cut in the middle of its `axis`: 2n boxes, the halves of one box n apart.
 
-        They share the plane in between, and what is known of the whole. Boxes without an `axis` are returned as they
-        are.
+        They are the parts ``x_a <= c`` and ``x_a >= c`` with ``c = l_a + (u_a - l_a) / 2``, a the `axis`: they share
+        the plane in between, and what is known of the whole. Boxes without an `axis` are returned as they are.
         """
         if self.axis is None:
             return self
@@ -130,7 +136,7 @@ class Boxes(Generic[Known]):
 
     @staticmethod
     def joined(parts: Iterable[Boxes[Known]]) -> Boxes[Known]:
-        """All boxes of several batches, of which there is one at least."""
+        """All boxes of several batches, of which there is one at least: n_i boxes each -> sum n_i boxes."""
         batches = list(parts)
         if len(batches) == 1:
             return batches[0]
@@ -175,6 +181,9 @@ class BestFirst(Frontier[Disjuncts]):
     Args:
         batch: how many boxes are taken out at once.
         most: see above.
+
+    Source:
+        Best-first search is common to branch and bound; the switch to depth first is this package's own.
     """
 
     def __init__(self, batch: int, most: int) -> None:
@@ -189,7 +198,7 @@ class BestFirst(Frontier[Disjuncts]):
 
     @property
     def bound(self) -> float:
-        """The worst bound of all; infinite if no boxes wait."""
+        """The worst bound of all, the smallest ``known.bound`` of a box that waits; infinite if none does."""
         return min((worst for worst, _ in self._batches), default=math.inf)
 
     def push(self, boxes: Boxes[Disjuncts]) -> None:
@@ -198,7 +207,7 @@ class BestFirst(Frontier[Disjuncts]):
             self._batches.append((float(boxes.known.bound.min()), boxes.halves()))
 
     def pop(self) -> Boxes[Disjuncts]:
-        """The `batch` boxes that are next."""
+        """The `batch` boxes that are next, or all if fewer wait."""
         if len(self) <= self._most:
             self._batches.sort(key=itemgetter(0), reverse=True)  # stable: no chance in it
         parts: list[Boxes[Disjuncts]] = []
@@ -222,6 +231,9 @@ class Rounds(Frontier[Known]):
     Args:
         is_open: which of some boxes still have to be cut, bool (n,); asked at the beginning of a round.
         budgets: how many boxes of every region may be cut, int64 (regions,); None for any number.
+
+    Source:
+        Own.
     """
 
     def __init__(self, is_open: Callable[[Boxes[Known]], Tensor], budgets: Tensor | None) -> None:
@@ -241,13 +253,16 @@ class Rounds(Frontier[Known]):
             self._waiting.append(boxes)
 
     def put_back(self, boxes: Boxes[Known]) -> None:
-        """Add boxes to the next round, and what they would have cost to the budgets."""
+        """Add boxes to the next round, and what they would have cost, 1 each, to the budgets of their regions."""
         if self._budgets is not None:
             self._budgets = self._budgets + torch.bincount(boxes.region, minlength=len(self._budgets))
         self.push(boxes)
 
     def pop(self) -> Boxes[Known]:
-        """The boxes of one round: of every region the first ones; none if all are closed or no budget is left."""
+        """The boxes of one round: of every region the first ones; none if all are closed or no budget is left.
+
+        Of the open boxes of a region with the budget m the first m are taken out, and m decreases by their number.
+        """
         boxes = Boxes.joined(self._waiting)
         self._waiting = []
         boxes = boxes.take(self._is_open(boxes))

@@ -31,16 +31,24 @@ class LargestSmear:
     r"""Cut a box across the coordinate of the largest :math:`s_r \rho_r`, s the sensitivity.
 
     What the box lost since it was bounded counts, too: :math:`\rho_r` is that of the box as it is now. A box that
-    shrank until there is nothing to cut is bounded once more.
+    shrank until there is nothing to cut is bounded once more. A product that is NaN counts as infinite.
 
     Attributes:
         least: sides that are not longer are not cut, (1, columns).
+
+    Source:
+        Kearfott: Rigorous Global Search, 1996; for networks Wang et al.: ReluVal, USENIX Security 2018,
+        arXiv:1804.10829.
     """
 
     least: Tensor
 
     def __call__(self, left: Open[Disjuncts]) -> Cuts:
-        """Where to cut the boxes."""
+        r"""Where to cut the boxes: at :math:`\arg\max_r s_r \rho_r` over the sides longer than `least`, (n,).
+
+        The axis is -1 for hopeless boxes, and where no side is longer; of the latter, those that had a longer side when
+        they were bounded, and are not hopeless, are bounded again.
+        """
         sides = left.boxes.upper - left.boxes.lower
         smear = (left.sides / 2 * left.sensitivity).nan_to_num(nan=math.inf)
         smear = smear * torch.where(left.sides > 0, sides / left.sides, 0.0)
@@ -53,7 +61,17 @@ class LargestSmear:
 def largest_smear_above_zero(left: Open[Directions]) -> Cuts:
     r"""Cut a box across the coordinate of the largest :math:`s_r \rho_r`, s the sensitivity, if that is above 0.
 
-    Only sides with a number between their ends are cut.
+    Only sides with a number between their ends are cut: ``lower_r < center_r < upper_r``. The box must be as it was
+    bounded, so that its `sides` are :math:`2 \rho_r`.
+
+    Args:
+        left: n open boxes with sensitivities s, (n, columns).
+
+    Returns:
+        The axes, int64 (n,), -1 for none; no box is bounded again.
+
+    Source:
+        Kearfott: Rigorous Global Search, 1996.
     """
     lower, upper, middle = left.boxes.lower, left.boxes.upper, left.boxes.center
     divisible = (lower < middle) & (middle < upper)
@@ -73,13 +91,17 @@ def fixed_coordinates(
     ``U_kr <= 0`` for all of them. Every chosen row takes its minimum over the box on what is left.
 
     Args:
-        lower: lower ends of the boxes.
-        upper: their upper ends.
+        lower: lower ends l of the boxes.
+        upper: their upper ends u.
         jacobian: bounds L, U of the rows' derivatives on them.
         rows: which rows have to be met for a violation, of every disjunct that is left.
 
     Returns:
         The new ends, (n, columns) each.
+
+    Source:
+        Wang, Pei, Whitehouse, Yang, Jana: ReluVal, USENIX Security 2018, arXiv:1804.10829 (monotonicity); several rows
+        at once are this package's own.
     """
     ignored = ~rows.unsqueeze(2)
     increasing = ((jacobian[0] >= 0) | ignored).all(1)

@@ -31,7 +31,16 @@ def contracted(
     above: Tensor,  # shape: (n, columns)
     sweeps: int = 2,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of ``x - x0`` over the points of a box where the linear bounds of all chosen rows are at most 0.
+    r"""Bounds of ``x - x0`` over the points of a box where the linear bounds of all chosen rows are at most 0.
+
+    Row after row, the limit of every coordinate and the room that is left for its rounding are
+
+    .. math:: \text{limit}_r = -\frac{1}{s_r} \Big(t + \sum_{j \ne r} m_j\Big), \quad
+        \text{room}_r = 16 \varepsilon \Big(|\text{limit}_r| + |\text{below}_r| + |\text{above}_r|
+        + \frac{1}{|s_r|} \sum_j |m_j|\Big), \quad m_j = \min(s_j \text{below}_j, s_j \text{above}_j) ,
+
+    and ``above_r`` becomes ``min(above_r, limit_r + room_r)`` where ``s_r > 0``, ``below_r`` becomes
+    ``max(below_r, limit_r - room_r)`` where ``s_r < 0``. Limits that are not finite are left out.
 
     Args:
         slope: of the rows' lower bounds ``slope (x - x0) + offset``.
@@ -43,6 +52,10 @@ def contracted(
 
     Returns:
         New bounds, (n, columns) each, within the old ones; ``below > above`` somewhere in a box where nothing is left.
+
+    Source:
+        Savelsbergh: Preprocessing and probing techniques for mixed integer programming problems, ORSA Journal on
+        Computing 6, 1994; the room for rounding is this package's own.
     """
     unit = CONTRACTION * eps(slope)
     for k in [k for _ in range(sweeps) for k in range(slope.shape[1])]:
@@ -68,16 +81,23 @@ def hull_of_disjuncts(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One box around what is left of a box for all of its disjuncts together.
 
+    With ``[below_d, above_d]`` what `contracted` leaves for the rows of disjunct d, and over the disjuncts alive with
+    ``below_d <= above_d`` in all coordinates, it is ``[min_d below_d, max_d above_d]``; ``[inf, -inf]`` if there are
+    none.
+
     Args:
         slope: of the rows' lower bounds ``slope (x - x0) + offset``.
         offset: of the same, less what rounding may be responsible for.
-        members: of each disjunct the positions of its rows, all of them or of several bounds each.
+        members: of each disjunct the positions of its rows among the k, several bounds of each included, int64 (k_d,).
         alive: the disjuncts that count.
         below: lower bounds of ``x - x0``.
         above: its upper bounds.
 
     Returns:
         Bounds of ``x - x0``, (n, columns) each, and the disjuncts for which something is left, bool (n, d).
+
+    Source:
+        Own.
     """
     low, high = torch.full_like(below, torch.inf), torch.full_like(above, -torch.inf)
     left = []

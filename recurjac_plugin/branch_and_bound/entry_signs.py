@@ -6,6 +6,9 @@ With bounds L, U of the Jacobian on each of the boxes that a region is cut into,
 
 A derivative below 0, met at any point, rules out the first, one above 0 the second: an entry for which both are ruled
 out is refuted, and boxes are no longer cut for it.
+
+Source: the bounds of the Jacobian are those of Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783; cutting
+regions for signs, and the refutation by points, are this package's own.
 """
 
 from __future__ import annotations
@@ -34,11 +37,11 @@ class Derivatives(Protocol):
 
     @property
     def can_rise(self) -> Tensor:
-        """Entries without a negative derivative, bool."""
+        """Entries without a negative derivative ``J_kr(x) < 0`` at any point met, bool."""
 
     @property
     def can_fall(self) -> Tensor:
-        """Entries without a positive derivative, bool."""
+        """Entries without a positive derivative ``J_kr(x) > 0`` at any point met, bool."""
 
     @property
     def refuted(self) -> Tensor:
@@ -51,6 +54,8 @@ class Derivatives(Protocol):
 class Signs(Goal[Directions, Interval]):
     """Every wanted entry of the Jacobian has one sign, or is refuted.
 
+    An entry is certified +1 if ``L_kr >= 0`` on all boxes of its region, -1 if ``U_kr <= 0`` on all of them.
+
     Args:
         sign: what is certified already: +1, -1 or 0, int8 (b, k, columns).
         wanted: the entries to decide, bool (b, k, columns).
@@ -58,7 +63,10 @@ class Signs(Goal[Directions, Interval]):
         generator: of these points.
 
     Attributes:
-        sign: what is certified by now.
+        sign: what is certified by now, int8 (b, k, columns).
+
+    Source:
+        Own; the signs are taken from bounds of the Jacobian as in RecurJac, arXiv:1810.11783.
     """
 
     def __init__(self, sign: Tensor, wanted: Tensor, met: Derivatives, generator: torch.Generator) -> None:
@@ -70,7 +78,10 @@ class Signs(Goal[Directions, Interval]):
         return self.wanted & (self.sign == 0) & ~self.met.refuted
 
     def missing(self, boxes: Boxes[Directions]) -> Tensor:
-        """Undecided entries that lack, on a box, a sign that they may have on their region: bool (n, k, columns)."""
+        """Undecided entries that lack, on a box, a sign that they may have on their region: bool (n, k, columns).
+
+        ``undecided & (can_rise & ~rises | can_fall & ~falls)``.
+        """
         rise, fall = self.undecided & self.met.can_rise, self.undecided & self.met.can_fall
         return (rise[boxes.region] & ~boxes.known.rises) | (fall[boxes.region] & ~boxes.known.falls)
 
@@ -80,6 +91,12 @@ class Signs(Goal[Directions, Interval]):
 
     def judge(self, boxes: Boxes[Directions], bounds: Interval) -> Open[Directions]:
         """Note the signs that the bounds show, and the derivative at one point of every box.
+
+        An entry rises on a box where it was known to, or ``L_kr >= 0``; it falls likewise, or if ``U_kr <= 0``.
+
+        Args:
+            boxes: n boxes.
+            bounds: L and U, (n, k, columns) each.
 
         Raises:
             RecurJacError: the derivative contradicts the bounds.
@@ -93,7 +110,12 @@ class Signs(Goal[Directions, Interval]):
     def left_open(self, boxes: Boxes[Directions], bounds: Interval) -> Open[Directions]:
         """The boxes on which something is missing; sensitive to a coordinate as far as its derivatives differ.
 
-        The sensitivity is the sum of ``U_kr - L_kr`` over the rows k that miss something.
+        The sensitivity is the sum of ``U_kr - L_kr`` over the rows k that miss something, (m, columns) for m boxes; a
+        sum that is NaN counts as 0.
+
+        Args:
+            boxes: n boxes.
+            bounds: L and U, (n, k, columns) each.
         """
         lower, upper = bounds
         missing = self.missing(boxes)
@@ -103,7 +125,10 @@ class Signs(Goal[Directions, Interval]):
         return Open(left, left.upper - left.lower, widths[at], torch.zeros_like(at, dtype=torch.bool))
 
     def settle(self, left: Iterable[Boxes[Directions]]) -> None:
-        """Certify the undecided entries that have one sign on all boxes left; those closed had every possible one."""
+        """Certify the undecided entries that have one sign on all boxes left; those closed had every possible one.
+
+        ``sign = signs_of(can_rise & rises on all, can_fall & falls on all)``.
+        """
         lacking = torch.zeros(2, *self.sign.shape, dtype=torch.int32, device=self.sign.device)
         for boxes in left:
             lacking[0].index_add_(0, boxes.region, (~boxes.known.rises).int())
@@ -131,6 +156,9 @@ class JacobianBounder(Bounder[Directions, Interval]):
         input_shape: shape of one input.
         batch_size: boxes bounded at once.
         deadline: value of `time.monotonic` at which to stop.
+
+    Source:
+        Own; `bounds` is as a rule RecurJac, arXiv:1810.11783, Algorithm 1.
     """
 
     def __init__(
@@ -151,7 +179,7 @@ class JacobianBounder(Bounder[Directions, Interval]):
         return self._size == 0
 
     def __call__(self, boxes: Boxes[Directions]) -> Interval:
-        """Bounds of the Jacobian on every box."""
+        """Bounds ``L <= J(x) <= U`` of the Jacobian on every box, (n, k, columns) each."""
         x = perturbed_box(*(end.unflatten(1, self.input_shape) for end in (boxes.lower, boxes.upper)))
         lower, upper = self.bounds(x, C=self.rows[boxes.region])
         return lower.flatten(2), upper.flatten(2)
@@ -190,16 +218,24 @@ def cut_for_signs(
 ) -> Tensor:
     """Cut regions that are boxes until the goal is reached, time is up, or the budget of every region is spent.
 
+    A region may have ``(max_boxes - 1) // 2`` boxes cut, for each brings two more to bound.
+
     Args:
         goal: the signs to show; its `sign` is what is certified in the end.
         bounder: bounds of the Jacobian on boxes.
         lower: lower ends of the regions.
         upper: their upper ends.
-        bounds: of the Jacobian on the regions.
+        bounds: L and U of the Jacobian on the regions.
         max_boxes: how many boxes to bound in each region, itself included; None for any number.
 
     Returns:
         How many boxes of each region were bounded, itself included, int64 (b,).
+
+    Raises:
+        RecurJacError: a derivative at a point contradicts the bounds.
+
+    Source:
+        Own; the branch and bound of `search` and the smear of Kearfott: Rigorous Global Search, 1996.
     """
     region = torch.arange(len(lower), device=lower.device)
     boxes = torch.ones_like(region)
@@ -214,16 +250,40 @@ def cut_for_signs(
     return search.boxes
 
 
-def signs_of(rises: Tensor, falls: Tensor) -> Tensor:
-    """+1, -1 and 0 as int8; +1 where both hold. Comparisons with NaN are false, so that NaN certifies nothing."""
+def signs_of(
+    rises: Tensor,  # bool, shape: (*any)
+    falls: Tensor,  # bool, shape: (*any)
+) -> Tensor:
+    """``rises - (falls & ~rises)``: +1, -1 and 0 as int8, +1 where both hold.
+
+    Comparisons with NaN are false, so that NaN certifies nothing.
+
+    Args:
+        rises: ``L >= 0``.
+        falls: ``U <= 0``.
+
+    Returns:
+        Shaped like them.
+
+    Source:
+        Own.
+    """
     return rises.to(torch.int8) - (falls & ~rises).to(torch.int8)
 
 
-def require_consistent(contradicted: Tensor) -> None:
+def require_consistent(
+    contradicted: Tensor,  # bool, shape: (*any)
+) -> None:
     """Refuse bounds that a derivative at a point contradicts.
+
+    Args:
+        contradicted: entries with ``L >= 0 > J(x)`` or ``U <= 0 < J(x)``.
 
     Raises:
         RecurJacError: some entry is contradicted.
+
+    Source:
+        Own; bounds over a region must hold at each of its points.
     """
     if bool(contradicted.any()):
         raise RecurJacError(

@@ -63,7 +63,7 @@ class _Left(NamedTuple):
 
 
 class Exclusion(Goal[Disjuncts, BoxBounds]):
-    """No output of a box lies in any disjunct.
+    """No output of a box lies in any disjunct: of each, some row has a lower bound above its slack.
 
     Args:
         bounder: what bounds the rows.
@@ -71,7 +71,11 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
 
     Attributes:
         nearest: middles of the last batch's open boxes that were nearest to a violation, (m, columns).
-        closed: smallest lower bound of a disjunct that was excluded; 0 where parts of a box were cut off.
+        closed: smallest lower bound of a disjunct that was excluded, that of its best row; at most 0 once parts of a
+            box were cut off.
+
+    Source:
+        As this module's.
     """
 
     def __init__(self, bounder: RowsBounder, branching: str) -> None:
@@ -82,7 +86,16 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         self._near: list[tuple[Tensor, Tensor]] = []
 
     def judge(self, boxes: Boxes[Disjuncts], bounds: BoxBounds) -> Open[Disjuncts]:
-        """Exclude disjuncts; fix coordinates and cut off parts of the boxes that are left."""
+        """Exclude disjuncts; fix coordinates and cut off parts of the boxes that are left.
+
+        A box that is left has the bound ``min_d max_k lower_k`` over its disjuncts d and their rows k, or that of the
+        box it was cut from, if this is larger. Points that violate are the middles of boxes, and the corners that the
+        linear bounds point to: ``l_r`` where ``s_r > 0``, else ``u_r``.
+
+        Args:
+            boxes: n boxes.
+            bounds: those of their rows.
+        """
         self._judged += len(boxes)
         points = self._violations(boxes.center, bounds.outputs, boxes.known.alive)
         left = self._not_excluded(boxes, bounds)
@@ -101,7 +114,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         )
 
     def settle(self, left: Iterable[Boxes[Disjuncts]]) -> None:
-        """Note the middles that came nearest to a violation."""
+        """Note the 16 middles that came nearest to a violation, by ``min_d max_k (A_k f(x0) - b_k)``."""
         if self._near:
             distance, middles = (torch.cat(each) for each in zip(*self._near))
             self.nearest = middles[distance.topk(min(_NEAREST, len(distance)), largest=False).indices]
@@ -263,6 +276,9 @@ class ExclusionSearch(BranchAndBound[Disjuncts, BoxBounds]):
         lower: lower ends of the region, (1, columns); nothing of it is bounded yet.
         upper: its upper ends, (1, columns).
         branching: what boxes are cut by, one of `branching.BRANCHINGS`.
+
+    Source:
+        As this module's.
     """
 
     goal: Exclusion

@@ -3,6 +3,8 @@ r"""The rows of a property, and what bounds of them prove.
 A property is violated by outputs y in the union of polytopes, its disjuncts: :math:`\bigcup_d \{y : A_d y \le b_d\}`.
 On a box a disjunct is excluded if *one* of its rows is larger than its right side everywhere on the box. All rows of
 all disjuncts are bounded together, below each other, as one specification matrix.
+
+Source: the form of a property is that of VNN-LIB files (`properties`); the slack for rounding is this package's own.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ class Rows:
         disjunct: the disjunct that each row belongs to, int (k,), in increasing order.
         difference: how far the outputs bounded here may be from those of the network that is judged, one number.
         eps: relative error of one rounding in the arithmetic of the network that is judged.
+
+    Source:
+        As this module's.
     """
 
     A: Tensor
@@ -55,7 +60,7 @@ class Rows:
 
     @cached_property
     def counts(self) -> list[int]:
-        """Number of rows of every disjunct."""
+        """Number of rows ``k_d`` of every disjunct, d numbers."""
         counts: list[int] = self.disjunct.bincount().tolist()
         return counts
 
@@ -65,7 +70,10 @@ class Rows:
         return len(self.counts)
 
     def members(self, copies: int) -> list[Tensor]:
-        """For every disjunct the positions of its rows in a list of all rows that is repeated so many times."""
+        """For every disjunct the positions of its rows in a list of all rows that is repeated so many times.
+
+        ``{c k + i : 0 <= c < copies, row i belongs to the disjunct}``, int64 (copies k_d,) for each.
+        """
         everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
         return [part.flatten() for part in everything.split(self.counts, 1)]
 
@@ -89,7 +97,7 @@ class Rows:
 
         Args:
             outputs: of the network at the middles, (n, n_outputs).
-            lower: lower bounds of the rows, (n, k).
+            lower: lower bounds of the rows, (n, k); where they are infinite, the term with them is left out.
         """
         A = self.A.abs()
         terms = outputs.abs() @ A.T
@@ -99,12 +107,16 @@ class Rows:
     def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
         """The disjuncts that no output of the box lies in: bool (n, d).
 
-        One row above its right side everywhere is enough. A strict one is excluded by equality, too, where nothing was
-        rounded (a row of zeros).
+        One row above its right side everywhere is enough: ``lower_k > slack_k``. A strict one is excluded by equality,
+        too, ``lower_k >= slack_k``, where nothing was rounded (a row of zeros).
+
+        Args:
+            lower: lower bounds of the rows, (n, k).
+            slack: what rounding may be responsible for, (n, k).
         """
         proved = (lower > slack) | (self.strict & (lower >= slack))
         return self.each(proved.to(torch.uint8), "amax").bool()
 
     def met(self, values: Tensor) -> Tensor:
-        """The disjuncts that outputs with these row values lie in: bool (n, d)."""
+        """The disjuncts that outputs with these row values (n, k) lie in: all rows are ``<= 0``, bool (n, d)."""
         return self.each((values <= 0).to(torch.uint8), "amin").bool()

@@ -48,7 +48,7 @@ Bounds = TypeVar("Bounds")
 
 @dataclass(frozen=True, eq=False)
 class Open(Generic[Known]):
-    """What a goal leaves open of a batch of boxes that were bounded.
+    """What a goal leaves open of a batch of boxes that were bounded: n boxes, and where to cut them.
 
     Attributes:
         boxes: the open ones, n of them, perhaps smaller than they were bounded.
@@ -93,7 +93,7 @@ class Bounder(abc.ABC, Generic[Known, Bounds]):
 
     @abc.abstractmethod
     def __call__(self, boxes: Boxes[Known]) -> Bounds:
-        """Bounds on every box."""
+        """Bounds that hold on every box of a batch."""
 
     @abc.abstractmethod
     def parts(self, boxes: Boxes[Known]) -> Iterable[Boxes[Known]]:
@@ -120,6 +120,9 @@ class BranchAndBound(Generic[Known, Bounds]):
     Attributes:
         stuck: boxes that were not closed and cannot be cut.
         boxes: how many boxes of every region were bounded so far, int64 (regions,).
+
+    Source:
+        As this module's.
     """
 
     def __init__(
@@ -136,12 +139,12 @@ class BranchAndBound(Generic[Known, Bounds]):
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing more to do."""
+        """Whether there is nothing more to do: no box waits."""
         return not len(self.frontier)
 
     @property
     def proved(self) -> bool:
-        """Whether every box was closed."""
+        """Whether every box was closed: none waits, none is stuck."""
         return self.finished and not self.stuck
 
     @property
@@ -169,7 +172,10 @@ class BranchAndBound(Generic[Known, Bounds]):
         self.goal.settle(self.left)
 
     def branch(self, left: Open[Known]) -> None:
-        """Step 4: what is left of bounded boxes goes into the frontier, to be cut, or is stuck."""
+        """Step 4: what is left of bounded boxes goes into the frontier, to be cut, or is stuck.
+
+        A box is halved where ``axis >= 0``, waits as it is where `again` is true, and is stuck otherwise.
+        """
         if not len(left.boxes):
             return
         boxes, (axis, again) = left.boxes, self.branching(left)

@@ -1,12 +1,17 @@
 r"""Bounds of pre-activations: gathered, checked, and turned into the derivative ranges that follow from them.
 
 Bounds that the caller gives are taken as they are; the host bounds what is left. All of them come with their precision,
-because a bound that rounding has moved across a kink would hide one side of it: with bounds ``[l, u]`` of a layer,
+because a bound that rounding has moved across a kink would hide one side of it: with bounds ``[l_j, u_j]`` of a layer,
 errors of ``n`` roundings of relative size eps are left room for,
 
-.. math:: [\, l - n \varepsilon s,\; u + n \varepsilon s \,], \qquad s = \max(|l|, |u|) + \text{sizes of the terms},
+.. math:: [\, l_j - n \varepsilon s_j,\; u_j + n \varepsilon s_j \,], \qquad
+    s_j = \max_i \max(|l_i|, |u_i|) + t_j,
 
-before derivatives are ranged over them (`gains.undetermined`).
+before derivatives are ranged over them (`gains.undetermined`). At kinks n is 16 and ``t_j`` are the sizes of the terms
+that the network adds up there (`gains.summed_terms`); elsewhere n is 2 and ``t_j`` is 0.
+
+Source: own; that errors grow with the terms is in Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
+3.1.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ class Preactivations:
     """What is known of the nodes that a network's factor steps read.
 
     Attributes:
-        bounds: their bounds, by name.
-        derivatives: the derivative ranges of the factor steps, by their names.
+        bounds: their bounds ``l <= z <= u``, by name, each of shape (b, *shape).
+        derivatives: the derivative ranges ``[dl, du]`` of the factor steps, by their names.
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
     """
 
@@ -54,17 +59,23 @@ def bound_preactivations(
 ) -> Preactivations:
     """Bound everything that the derivatives of a network depend on.
 
+    The result has ``l <= z(x) <= u`` for every node z that a factor step reads, given or by the host, and
+    ``[dl, du]``, the range of the step's derivative over ``[l, u]`` with room for rounding (see this module).
+
     Args:
         problem: model and regions.
         method: the host's method for what is not given.
         rows: specification matrix C.
-        given: bounds by the caller, by name.
+        given: bounds by the caller, by name, each with b times or once as many elements as the node has.
         with_output: whether the host's bounds of ``C f`` are wanted even if all else is given.
 
     Raises:
         InputError: bounds of unknown names, of the wrong shape, inverted, or NaN.
         UnsupportedError: the host cannot bound the network, or is known or seen to do it wrongly; or bounds reach
             beyond where an activation has a finite derivative.
+
+    Source:
+        Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 3.2, for the ranges of derivatives.
     """
     graph = problem.graph
     bounds = _floating_pairs(given, graph.reads)
@@ -90,16 +101,26 @@ def checked_bounds(
 ) -> dict[str, PreactivationBounds]:
     """Bounds of everything that the factor steps of a graph read, by name: in their own shapes, and with their errors.
 
+    Bounds of a node are inverted if ``l_j > u_j + 1024 eps max(m, least)`` anywhere, with m its largest bound in
+    absolute value and eps, least its `Precision`.
+
     Args:
         graph: the network, or the part of it whose derivatives are wanted.
-        bounds: lower and upper bounds of everything that the steps read, by name.
+        bounds: lower and upper bounds of everything that the steps read, by name, each with as many elements as
+            (b, *shape) or *shape.
         precision: how exact these bounds are, by the same names.
         network: the graph whose terms add up to what is read.
         values: values of its inputs and nodes at the centres of the regions, (b, *shape) each.
-        like: a tensor of the batch, dtype and device of the inputs.
+        like: a tensor of the batch, dtype and device of the inputs, (b, ...).
+
+    Returns:
+        Bounds of shape (b, *shape) each; with the sizes of the terms, (b, *shape), if a derivative of the graph jumps.
 
     Raises:
         InputError: bounds of the wrong shape, or inverted.
+
+    Source:
+        Own; the sizes of the terms are those of `gains.summed_terms`.
     """
     sizes: Mapping[str, Tensor] = {}
     if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them

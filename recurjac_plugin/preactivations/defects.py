@@ -5,9 +5,13 @@ and says for which of its uses and host methods the host's bounds do not hold; t
 `require_center_inside` compares all bounds with the network's values at the centre x0 of the region, which the host has
 evaluated anyway: of
 
-.. math:: l_j - s \le z_j(x_0) \le u_j + s, \qquad s = 1024 \, \varepsilon \max_j \max(|l_j|, |u_j|, |z_j(x_0)|),
+.. math:: l_j - s \le z_j(x_0) \le u_j + s, \qquad
+    s = 1024 \, \varepsilon \max\big(m, \max_j \max(|l_j|, |u_j|, |z_j(x_0)|)\big),
 
-with eps the `Precision` of the bounds, a violation is no rounding, but an error of an operator not listed here.
+with eps and m, `relative` and `least`, the `Precision` of the bounds, and the largest finite number of the node in the
+same sample, a violation is no rounding, but an error of an operator not listed here.
+
+Source: own; found by comparing the host's bounds with sampled values, and from its code.
 """
 
 from __future__ import annotations
@@ -150,7 +154,13 @@ def _pow(node: Node, method: str) -> str | None:
 
 
 def another(method: str) -> str:
-    """A method on other pre-activation bounds, to try where those of the host's `method` cannot be had."""
+    """A method on other pre-activation bounds, to try where those of the host's `method` cannot be had.
+
+    ``CROWN+RecurJac`` for IBP, ``IBP+RecurJac`` for everything else.
+
+    Source:
+        Own.
+    """
     return "CROWN+RecurJac" if method == "IBP" else "IBP+RecurJac"
 
 
@@ -177,12 +187,17 @@ DEFECTS: dict[str, Check] = {
 def require_sound(nodes: Iterable[Node], method: str) -> None:
     """Refuse a graph for which the host's method is known to be wrong.
 
+    Refused is every node for which ``DEFECTS[node.kind](node, method)`` gives a reason.
+
     Args:
         nodes: of the graph.
         method: the host's method.
 
     Raises:
         UnsupportedError: lists every such node.
+
+    Source:
+        Own; found by comparing the host's bounds with sampled values.
     """
     offenders = [
         f"`{node.name}` ({node.kind.removeprefix('Bound')}): {reason}"
@@ -203,13 +218,16 @@ _LOGARITHM_FROM = 1e-12
 
 
 def require_whole_logarithms(lower: Mapping[str, Tensor | None]) -> None:
-    """Refuse logarithms of numbers that the host cuts off.
+    """Refuse logarithms of numbers that the host cuts off: it takes ``log(max(z, 1e-12))`` for ``log z``.
 
     Args:
-        lower: lower bounds of the arguments by name of the node; None where the host has none.
+        lower: lower bounds of the arguments by name of the node, (b, *shape) each; None where the host has none.
 
     Raises:
-        UnsupportedError: lists the nodes whose argument can be smaller.
+        UnsupportedError: lists the nodes with a lower bound below 1e-12, or with none.
+
+    Source:
+        Own; it follows from the host's code.
     """
     wrong = [
         f"`{name}` (Log): its argument can come below {_LOGARITHM_FROM:g}, where the host cuts the logarithm off"
@@ -232,10 +250,16 @@ _USES_NORM = {"BoundLinear": inf, "BoundConv": 2.0}
 def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
     """Whether the host's bounds over an l_p ball of one input do not hold; those over the box around it do.
 
+    True if ``p > p_max`` for an operator that reads the input, directly or through changes of shape alone: ``p_max`` is
+    inf for linear layers, 2 for convolutions, and 0 for all others. Boxes (p = inf) are never lost.
+
     Args:
         graph: the network.
         name: of the input.
         norm: p.
+
+    Source:
+        Own; it follows from the host's code for interval bounds.
     """
     if norm == inf:
         return False
@@ -252,7 +276,7 @@ def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
 
 @dataclass(frozen=True)
 class Precision:
-    """How exact the host's bounds are.
+    """How exact the host's bounds are: one rounding of values of size s is off by ``relative * max(s, least)``.
 
     Attributes:
         relative: error of one rounding, in parts of the values.
@@ -266,10 +290,16 @@ class Precision:
 def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
     """How exact the bounds of one of the host's methods are.
 
+    ``relative`` is the largest of: eps of `dtype`; 1e-8 where a method other than IBP draws chords of tanh, sigmoid,
+    arctan or exp; eps of float32 where a node computes in float32. ``least`` is 1 with such chords, and else 0.
+
     Args:
         graph: the network.
         method: the host's method.
         dtype: type of the network's numbers.
+
+    Source:
+        Own; it follows from the host's code.
     """
     flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
     narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
@@ -285,14 +315,19 @@ def _casts_to_float32(node: Node) -> bool:
 def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 
+    Refused are nodes with ``z_j(x0) < l_j - s`` or ``z_j(x0) > u_j + s`` anywhere, s as in this module.
+
     Args:
-        bounds: lower and upper bounds by name, each with as many elements as the value.
+        bounds: lower and upper bounds by name, with as many elements as the value, (b, ...) each.
         values: values by the same names, shape (b, *shape).
         method: the host's method.
         precision: how exact its bounds are.
 
     Raises:
         UnsupportedError: lists every node with wrong bounds.
+
+    Source:
+        Own; bounds over a region must hold at its centre.
     """
     wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, precision)]
     if wrong:

@@ -4,6 +4,10 @@ One run of the host (IBP, CROWN-IBP, CROWN or alpha-CROWN) bounds the rows ``C f
 activations read. It runs on the user's model, within `preserved`, with the settings it needs: torch's default type set
 to that of the network, its tables of tangents in that type, its own softmax intervals replaced. What it gives is
 refused where it is known (`defects`) or seen not to hold.
+
+Source: the host's methods are IBP (Gowal et al., arXiv:1810.12715), CROWN-IBP (Zhang et al., ICLR 2020,
+arXiv:1906.06316), CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866) and alpha-CROWN (Xu et al.,
+ICLR 2021, arXiv:2011.13824); what is put right around them is this package's own.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ def host_bounds(
     rows: Tensor,  # shape: (b, k, *output_shape)
     names: Sequence[str],
 ) -> HostBounds:
-    """Run one of the host's own methods.
+    """Run one of the host's own methods: ``lower <= C f(x) <= upper`` on the regions, and likewise for nodes.
 
     Args:
         problem: model and regions. An l_p ball that the host would lose the norm of is replaced by its box.
@@ -72,6 +76,9 @@ def host_bounds(
     Raises:
         UnsupportedError: the host leaves some of the named nodes without bounds, cannot bound an operator, or is known
             or seen to bound one wrongly.
+
+    Source:
+        The papers named in this module, as auto_LiRPA carries them out.
     """
     model, graph = problem.model, problem.host_graph
     require_sound(graph.nodes, method)
@@ -143,7 +150,22 @@ def _require_all(intervals: Intervals, method: str) -> None:
 
 
 def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bound_upper: bool) -> tuple[Any, Any]:
-    """CROWN bounds of a model's output as the host gives them, in the type of its inputs; None for an unwanted side."""
+    """CROWN bounds of a model's output as the host gives them, in the type of its inputs: ``lower <= f(x) <= upper``.
+
+    Nothing is refused, and errors of the host are not translated.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`.
+        x: its inputs, (b, *input_shape) each; one at least has a floating-point type.
+        bound_lower: whether the lower side is wanted.
+        bound_upper: whether the upper side is wanted.
+
+    Returns:
+        Two tensors of shape (b, *output_shape); None for an unwanted side.
+
+    Source:
+        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
+    """
     dtype = next(value.dtype for value in x if value.is_floating_point())
     _match_tables(model, dtype)
     with _host_settings("CROWN", dtype):

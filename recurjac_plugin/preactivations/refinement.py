@@ -8,12 +8,15 @@ activations of the undetermined neurons of layer m, x0 the centre of a box and t
 
 .. math:: z_j(x) - z_j(x_0) = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} (a_m(x) - a_m(x_0)),
 
-which is exact on the box. CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866) replaces every
-``a_m`` by lines in ``z_m``, from the last layer to the first, until only x is left
-(`recurjac_plugin.gains.crown.linear_upper_bound`). The same gains then carry RecurJac, so nothing is computed twice.
+which is exact on the box. CROWN replaces every ``a_m`` by lines in ``z_m``, from the last layer to the first, until
+only x is left (`recurjac_plugin.gains.crown.linear_upper_bound`). The same gains then carry RecurJac, so nothing is
+computed twice.
 
 Only functions that are linear on either side of a kink at 0 (ReLU, leaky ReLU, PReLU, Abs) have their lines here. For
 all others the host's bounds are asked for (`recurjac_plugin.branch_and_bound.bounders`).
+
+Source: Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2; doing it on gains, from
+the bounds of a larger box, is this package's own.
 """
 
 from __future__ import annotations
@@ -41,11 +44,11 @@ _CHOICES = (None, 0.0, 0.5)
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """What is known about a batch of boxes.
+    """What is known about a batch of b boxes.
 
     Attributes:
         gains: the exact part, ready for the recursion.
-        layers: derivative ranges of every activation step.
+        layers: derivative ranges ``[dl, du]`` of every activation step.
         bounds: pre-activation bounds by name of the node read, each (b, *shape), within those given.
         slope, offset: several bounds ``C f(x) >= slope_v (x - x0) + offset_v`` on each box around its centre x0:
             (b, v, k, columns), (b, v, k).
@@ -68,18 +71,37 @@ def refine(
     sizes: Mapping[str, Tensor],
     precision: float,
 ) -> Refined:
-    """Bound all pre-activations and the rows on boxes, starting from bounds that hold there.
+    r"""Bound all pre-activations and the rows on boxes, starting from bounds that hold there.
+
+    With ``s x' + c``, for ``x' = x - x0``, CROWN's upper bounds of :math:`\pm (z_j(x) - z_j(x_0))`
+    (`gains.crown.linear_upper_bound`) and :math:`\rho` the half side lengths, undetermined neurons have
+
+    .. math:: z_j(x_0) - \Big(c_j^- + \sum_r |s_{jr}^-| \rho_r\Big) \le z_j(x) \le
+        z_j(x_0) + c_j^+ + \sum_r |s_{jr}^+| \rho_r ,
+
+    intersected with the bounds given; all others keep theirs. The rows have
+
+    .. math:: C_k f(x) \ge C_k f(x_0) - s_{vk} (x - x_0) - c_{vk} ,
+
+    from upper bounds of :math:`-C_k (f(x) - f(x_0))`, one for each choice v of the lines through 0.
 
     Args:
         graph: a network for which `refinable` holds.
         values: value of every node that an activation reads at the centres x0, each (b, *shape).
         output: value of the network there.
-        boxes: where the input lies, norm inf.
+        boxes: where the input lies, b boxes of norm inf.
         around: pre-activation bounds on boxes around these ones, by name of the node that an activation reads, (b,
             *shape).
-        rows: what is bounded from below.
+        rows: what is bounded from below: the matrix C.
         sizes: `term_sizes` at every step, (b or 1, *shape).
         precision: relative error of one rounding in the arithmetic that `around` comes from.
+
+    Raises:
+        InputError: bounds are NaN.
+
+    Source:
+        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, for the lines and their
+        substitution; that it runs on gains, and from the bounds of a larger box, is this package's own.
     """
     known = _Known(graph, values, boxes, rows)
     bounds: dict[str, Interval] = {}

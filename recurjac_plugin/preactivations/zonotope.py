@@ -45,6 +45,9 @@ from recurjac_plugin.numerics.region import Region
 def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
     """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
 
+    ``z(x0) + s - reach <= z(x) <= z(x0) + s + reach`` with ``reach = |g_inputs|_q + sum_i |g_i|``: the dual norm of the
+    inputs' columns, which have been scaled by the region's radius, and the sum over the neurons' columns.
+
     They are constants: gradients do not pass through them. Tighter than IBP, about as tight as CROWN where few neurons
     are undetermined, and the way to go where CROWN runs out of memory.
 
@@ -60,6 +63,10 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
     Raises:
         InputError: as `jacobian_bounds`.
         UnsupportedError: the network has several inputs, or activations other than ReLU, leaky ReLU, PReLU and Abs.
+
+    Source:
+        Singh, Gehr, Mirman, Püschel, Vechev, NeurIPS 2018 (DeepZ), Theorem 3.1, for ReLU; slopes other than 0 and 1,
+        and balls of other norms, are this package's own.
     """
     problem = read(model, x)
     graph, host_graph = problem.graph, problem.host_graph
