@@ -17,7 +17,7 @@ attained at the end points or at the critical points inside (Zhang, Zhang, Hsieh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -35,7 +35,7 @@ Value = float | Tensor
 Function = Callable[[Tensor, Parameters], Tensor]
 Curvature = Callable[[Tensor, Tensor, Parameters], Tensor | float]
 Point = float | tuple[float, float]
-Points = Iterable[tuple[Point, tuple[Value, ...]]]
+Points = Sequence[tuple[Point, tuple[Value, ...]]]
 CriticalPoints = Callable[[Parameters], Points]
 
 

@@ -122,12 +122,12 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
 
     def _worst(self, left: _Left) -> Tensor:
         """Lower bound of the distance from a violation, over the disjuncts that are left, (n,)."""
-        return self.rows.each(left.bounds, "amax").masked_fill(~left.alive, math.inf).amin(1)
+        return self.rows.per_disjunct(left.bounds, "amax").masked_fill(~left.alive, math.inf).amin(1)
 
     def _distances(self, left: _Left, bounds: BoxBounds) -> Tensor:
         """How far the middles of open boxes are from a violation, (n,)."""
         values = self.rows.values(bounds.outputs[left.at])
-        distance = self.rows.each(values, "amax").masked_fill(~left.alive, math.inf).amin(1)
+        distance = self.rows.per_disjunct(values, "amax").masked_fill(~left.alive, math.inf).amin(1)
         return distance.nan_to_num(nan=math.inf)
 
     def _violations(self, points: Tensor, outputs: Tensor, alive: Tensor) -> tuple[Tensor, ...]:
@@ -137,7 +137,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         if not len(met):
             return ()
         # The clearest first: not all of them will be looked at.
-        worst = self.rows.each(values[met], "amax").masked_fill(~alive[met], math.inf).amin(1)
+        worst = self.rows.per_disjunct(values[met], "amax").masked_fill(~alive[met], math.inf).amin(1)
         return (points[met[worst.argsort(stable=True)]],)
 
     def _violating_corners(self, left: _Left, bounds: BoxBounds) -> tuple[Tensor, ...]:
@@ -224,12 +224,12 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         """The disjuncts that bounds do not exclude; how far they exclude the others is noted."""
         excluded = self.rows.excluded(lower, self.rows.slack(outputs, lower)) & alive
         if bool(excluded.any()):
-            self.closed = min(self.closed, float(self.rows.each(lower, "amax")[excluded].min()))
+            self.closed = min(self.closed, float(self.rows.per_disjunct(lower, "amax")[excluded].min()))
         return alive & ~excluded
 
     def _row(self, lower: Tensor, alive: Tensor) -> Tensor:
         """The row to work on of every box: the best row of the worst disjunct, (n,)."""
-        worst = self.rows.each(lower, "amax").masked_fill(~alive, math.inf).argmin(1, keepdim=True)
+        worst = self.rows.per_disjunct(lower, "amax").masked_fill(~alive, math.inf).argmin(1, keepdim=True)
         finite = lower.clamp(min=torch.finfo(lower.dtype).min)
         return finite.masked_fill(self.rows.disjunct != worst, -math.inf).argmax(1)
 

@@ -77,7 +77,7 @@ class Rows:
         everything = torch.arange(copies * len(self.b), device=self.b.device).reshape(copies, -1)
         return [part.flatten() for part in everything.split(self.counts, 1)]
 
-    def each(self, rows: Tensor, reduce: str) -> Tensor:
+    def per_disjunct(self, rows: Tensor, reduce: str) -> Tensor:
         """Reduce over the rows of every disjunct: (n, k) -> (n, d), with ``amax`` or ``amin``."""
         index = self.disjunct.expand(len(rows), -1)
         return rows.new_zeros(len(rows), self.disjuncts).scatter_reduce(1, index, rows, reduce, include_self=False)
@@ -115,8 +115,8 @@ class Rows:
             slack: what rounding may be responsible for, (n, k).
         """
         proved = (lower > slack) | (self.strict & (lower >= slack))
-        return self.each(proved.to(torch.uint8), "amax").bool()
+        return self.per_disjunct(proved.to(torch.uint8), "amax").bool()
 
     def met(self, values: Tensor) -> Tensor:
         """The disjuncts that outputs with these row values (n, k) lie in: all rows are ``<= 0``, bool (n, d)."""
-        return self.each((values <= 0).to(torch.uint8), "amin").bool()
+        return self.per_disjunct((values <= 0).to(torch.uint8), "amin").bool()

@@ -94,7 +94,8 @@ def certified_radius(
     margin, scale = terms.sum(2), terms.abs().sum(2)
 
     def positive(bound: Tensor, index: Tensor) -> Tensor:
-        return bound > proof_slack(scale[index], margin[index] - bound)
+        # An infinite bound is an overflow, not a proof.
+        return bound.isfinite() & (bound > proof_slack(scale[index], margin[index] - bound))
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         chosen, C_chosen = points.take(index), rows[index]

@@ -124,8 +124,8 @@ class Gains:
             reference=self.reference,
         )
 
-    def of_columns(self, count: int) -> Gains:
-        """The gains of the first so many input coordinates: ``G_l,input <- G_l,input[:, :, :count]``, of rows, too."""
+    def first_columns(self, count: int) -> Gains:
+        """The gains of the first `count` input coordinates: ``G_l,input <- G_l,input[:, :, :count]``, of rows, too."""
         blocks = {key: block[:, :, :count] if key[1] == INPUT else block for key, block in self.blocks.items()}
         return replace(self, blocks=blocks, columns=count)
 

@@ -157,7 +157,7 @@ def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ..
             parameters["slope"] = node.constants[1]  # PReLU: the only activation with a second input
         reads = (Read(node.inputs[0], shape),)
         return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, ActivationFactor(activation, parameters)),)
-    if node.kind in PRODUCTS and multiplies(node):
+    if multiplies(node):
         return expand(node, same_as)
     to_linear_map = OPERATORS.get(node.kind)
     if to_linear_map is None:

@@ -73,7 +73,8 @@ class LinearMap(abc.ABC):
 
     @cached_property
     def _kept_absolute(self) -> LinearMap:
-        # Kept only where no gradients are to pass through the absolute values.
+        # Kept only where no gradients are to pass through the absolute values; as large as W, and of W as it is now: a
+        # graph must not outlive a change of the weights.
         return self.absolute()
 
     def pull_units(

@@ -34,12 +34,14 @@ from .steps import Step, StepBuilder, ToSteps, spread
 
 def multiplies(node: Node) -> bool:
     """Whether a node belongs here: products are linear in a single perturbed factor, quotients in their dividend."""
+    if node.kind not in PRODUCTS:
+        return False
     linear = node.kind in OPERATORS and sum(node.perturbed) == 1
     if node.kind == "BoundMul":
         linear = linear and not any(value is not None and per_sample(value, node) for value in node.constants)
     if node.kind == "BoundDiv":
         linear = linear and not node.perturbed[1]
-    return node.kind in PRODUCTS and not linear
+    return not linear
 
 
 def expand(node: Node, sources: Mapping[str, str]) -> tuple[Step, ...]:

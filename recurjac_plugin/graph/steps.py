@@ -32,7 +32,7 @@ class Factor(abc.ABC):
 
     Attributes:
         kinked: whether it jumps where something passes 0, so that rounding of the bounds can hide one of its values.
-        has_domain: whether the function ends somewhere, so that bounds may have to be cut there.
+        has_domain: whether the function ends somewhere; `within_domain` is asked only then.
     """
 
     kinked: bool

@@ -228,7 +228,7 @@ def ancestors(graph: Graph, name: str, passes: Callable[[FactorStep], bool]) -> 
 
 
 def descendants(graph: Graph, names: Iterable[str]) -> set[str]:
-    """Some of the inputs and all that depends on one of them."""
+    """The given inputs and everything that depends on one of them."""
     return {*forward(graph, dict.fromkeys(names, True), lambda step, value: True, lambda *_: True, graph.position)}
 
 

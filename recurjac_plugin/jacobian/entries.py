@@ -41,7 +41,7 @@ def jacobian_bounds(
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
             inputs a tuple of all of them, plain tensors where they are not perturbed.
         method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`, with a prefix for the pre-activation
-            bounds (`IBP+`, ...); see `recurjac_plugin.methods`.
+            bounds (`IBP+`, ...); see `recurjac_plugin.jacobian.methods`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
             neither order is always tighter.

@@ -21,6 +21,8 @@ what                   size  unit: eps times the
 `NEAR_POLES`              4  one plus the number of the pole
 `EIGENVALUE`             64  longer side of a matrix
 =====================  ====  ================================================
+
+The other constants here are parts of a size, or multiples of such a room.
 """
 
 from __future__ import annotations
@@ -74,7 +76,6 @@ CONTRADICTION = 0.01
 OTHER_FUNCTION = 1e-3
 """Outputs that differ by more than this part of their size are not the same function's."""
 
-
 VERGE = 4.0
 """Violations smaller than so many times what rounding explains are not searched for any further."""
 
@@ -99,7 +100,8 @@ def proof_slack(
 
     Args:
         terms: sums of the absolute values of all terms of the quantity at the centre of the region.
-        fallen: how far the bound lies below the value there; infinite where there is no bound, which then counts as 0.
+        fallen: how far the bound lies below the value there. Where it is not finite it counts as 0: a bound that is not
+            finite is no proof, whatever its slack.
 
     Returns:
         Shaped like `terms`.

@@ -165,7 +165,7 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], p
     elif problem.with_planes:
         gains = compute_gains(problem.whole, derivatives, rows, budget)
         lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, precision))
-        order = backward_order(gains.of_columns(graph.columns), treatment.upper_line, budget, lines)
+        order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines)
     else:
         order = backward_order(compute_gains(graph, derivatives, rows, budget), treatment.upper_line, budget)
     return InnerBounds(*order.jacobian(), order)

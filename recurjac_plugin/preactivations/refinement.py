@@ -114,8 +114,8 @@ def refine(
             bounds[read.name] = _tightened(around[read.name], before, lower, upper)
         else:
             bounds[read.name] = around[read.name]
-        evidence = PreactivationBounds(*bounds[read.name], precision, size)
-        known.add(step, before, classify(step, [evidence]), evidence)
+        known_bounds = PreactivationBounds(*bounds[read.name], precision, size)
+        known.add(step, before, classify(step, [known_bounds]), known_bounds)
     slope, offset = known.rows(output)
     return Refined(known.gains(), known.derivatives, bounds, slope, offset)
 
@@ -165,26 +165,26 @@ class _Known:
         center = self.values[step.reads[0].name].flatten(1).gather(1, layer.index.expand(len(slope), -1))
         return center - below, center + above
 
-    def add(self, step: FactorStep, before: Layer, after: Layer, evidence: PreactivationBounds) -> None:
+    def add(self, step: FactorStep, before: Layer, after: Layer, bounds: PreactivationBounds) -> None:
         """Keep what later layers need of a layer: gains and lines of the neurons that stayed undetermined.
 
         Args:
             step: the layer.
             before: its derivative ranges by the bounds that were given, for which `bounds` was asked.
             after: its derivative ranges by the new bounds.
-            evidence: the new bounds.
+            bounds: the new bounds.
         """
         self.derivatives[step.name] = after
         if not after.count:
             return
         self.layers.append(step.name)
-        position = _positions(before, after, evidence.lower[0].numel())
+        position = _positions(before, after, bounds.lower[0].numel())
         for earlier, gain in self._pulled.items():
             self.blocks[step.name, earlier] = _taken(gain, position)
         assert isinstance(step.factor, ActivationFactor)
         activation, parameters = step.factor.activation, step.factor.parameters
-        index, center = after.index.expand(len(evidence.lower), -1), self.values[step.reads[0].name]
-        choices = relax_kinked(activation, parameters, index, *evidence.widened(kinked=True), center, choices=_CHOICES)
+        index, center = after.index.expand(len(bounds.lower), -1), self.values[step.reads[0].name]
+        choices = relax_kinked(activation, parameters, index, *bounds.widened(kinked=True), center, choices=_CHOICES)
         for relaxations, lines in zip(self.relaxations, choices):
             relaxations[step.name] = lines
 

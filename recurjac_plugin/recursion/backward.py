@@ -127,14 +127,10 @@ class _Layer(NamedTuple):
 
     Attributes:
         lines: of ``d y``, shape (b, k, u).
-        above, below: ``slope G_rows + constant`` of the upper and the lower line, shape (b, k, u): what a coefficient
-            adds to the row's bound at once, on the exact way to the rows and as a constant.
         carriers: see `_carriers`; None also where no later layer is reached.
     """
 
     lines: Relaxation
-    above: Tensor
-    below: Tensor
     carriers: Tensor | None
 
 
@@ -174,12 +170,9 @@ class Pass:
         gains, derivative = self.gains, self.gains.derivatives[layer]
         dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
         lines = relax_products(self.rule_of(layer), dl, du, lower, upper)
-        rows = gains.to_rows[layer]
-        above = lines.upper_slope * rows + lines.upper_constant
-        below = lines.lower_slope * rows + lines.lower_constant
         later = gains.layers[gains.layers.index(layer) + 1 :]
         leads_on = any((behind, layer) in gains.blocks for behind in later)
-        self.layers[layer] = _Layer(lines, above, below, _carriers(lines) if leads_on else None)
+        self.layers[layer] = _Layer(lines, _carriers(lines) if leads_on else None)
 
     def bounds(self, source: str) -> Interval:
         """Bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u).
@@ -193,7 +186,7 @@ class Pass:
         if not later:  # nothing uncertain lies ahead: the exact gain is the derivative
             exact = exact.expand(gains.batch, -1, -1)
             return exact, exact
-        width = sum(layer.above.shape[2] for layer in self.layers.values())
+        width = sum(layer.lines.upper_slope.shape[2] for layer in self.layers.values())
         if self.relaxation is not None:
             width += self.relaxation.width
         per_column = 6 * gains.batch * gains.rows * max(width, 1) * gains.reference.element_size()
@@ -227,8 +220,12 @@ class Pass:
         c: Tensor,  # shape: (b or 1, k or 1, side, r, u)
     ) -> Replacement:
         """The products of a layer, each by the upper line where its coefficient is positive, else by the lower one."""
-        lines, above, below, carriers = self.layers[layer]
+        lines, carriers = self.layers[layer]
         positive = c.clamp(min=0)
+        # What a coefficient adds to the row's bound at once: on the exact way to the rows, and as a constant.
+        rows = self.gains.to_rows[layer]
+        above = lines.upper_slope * rows + lines.upper_constant
+        below = lines.lower_slope * rows + lines.lower_constant
         constants = _contracted(positive, above), _contracted(c - positive, below)
         t_slopes = None
         if lines.upper_t_slope is not None and lines.lower_t_slope is not None:

@@ -189,7 +189,7 @@ class NetworkRelaxation:
 def relax_network(
     gains: Gains,
     graph: Graph,
-    evidence: Mapping[str, PreactivationBounds],
+    preactivations: Mapping[str, PreactivationBounds],
     values: Mapping[str, Tensor],
     inputs: Sequence[Region],
 ) -> NetworkRelaxation | None:
@@ -206,7 +206,7 @@ def relax_network(
     Args:
         gains: of this graph.
         graph: the network.
-        evidence: bounds of the pre-activations, by name of the node that is read.
+        preactivations: bounds of the pre-activations, by name of the node that is read.
         values: value of every node at the centres of the regions, shape (b, *shape) by name.
         inputs: where the graph's inputs lie.
 
@@ -222,7 +222,7 @@ def relax_network(
     activations: dict[str, Relaxation] = {}
     derivatives: dict[str, DerivativeRelaxation] = {}
     for step in graph.factors:
-        bounds = intervals(step, [evidence[read.name] for read in step.reads])
+        bounds = intervals(step, [preactivations[read.name] for read in step.reads])
         centers = [
             values[read.name].reshape(-1, *read.shape).expand(bound[0].shape)
             for read, bound in zip(step.reads, bounds, strict=True)

@@ -81,7 +81,7 @@ def verify(
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
     Every box of the property is bounded, then attacked (see `attack.find_counterexample`) and, with `split`, cut into
-    smaller ones until each of them is excluded or a counterexample shows (see `branch_and_bound.search`). `UNSAT` if
+    smaller ones until each of them is excluded or a counterexample shows (see `branch_and_bound.exclusion`). `UNSAT` if
     every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
     (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
     except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as

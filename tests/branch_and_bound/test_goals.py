@@ -24,7 +24,7 @@ def test_rows_of_several_disjuncts():
     assert rows.disjunct.tolist() == [0, 0, 1, 2]
     values = rows.values(numbers([1, 2], [2, 2], [0, 0]))
     assert values.tolist() == [[0, 0, 0, 0], [1, 0, 1, 0], [-1, -2, -3, 0]]
-    assert rows.each(values, "amax").tolist() == [[0, 0, 0], [1, 1, 0], [-1, -3, 0]]
+    assert rows.per_disjunct(values, "amax").tolist() == [[0, 0, 0], [1, 1, 0], [-1, -3, 0]]
     assert rows.met(values).tolist() == [[True, True, True], [False, False, True], [True, True, True]]
     slack = torch.zeros_like(values)
     # One row above 0 is enough; equality excludes strict rows only.

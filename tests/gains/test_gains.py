@@ -83,7 +83,7 @@ def test_parts_of_the_gains():
         before = found.block(later, earlier).expand(BATCH, -1, -1)[regions]
         before = torch.stack([before[i, rows[i]] for i in range(3)]) if later == ROWS else before
         assert torch.equal(block.expand(3, -1, -1), before)
-    first = found.of_columns(3)
+    first = found.first_columns(3)
     assert first.columns == 3 and torch.equal(first.block("t", INPUT), found.block("t", INPUT)[:, :, :3])
     assert torch.equal(first.block("t", "s"), found.block("t", "s"))
 

@@ -108,7 +108,7 @@ def _margins(network: Network, spec: Spec, name: str) -> list[float]:
         with torch.no_grad():
             lower, _ = output_bounds(network.host, network.region(box), method=name, C=_rows(network, box))
         lower = lower.double().cpu() - rows.b
-        margins.append(float(rows.each(torch.where(lower.isfinite(), lower, -math.inf), "amax").min()))
+        margins.append(float(rows.per_disjunct(torch.where(lower.isfinite(), lower, -math.inf), "amax").min()))
     return margins
 
 
