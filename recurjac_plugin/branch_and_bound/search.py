@@ -85,7 +85,7 @@ class Goal(abc.ABC, Generic[Known, Bounds]):
         """Close the boxes on which the goal follows from the bounds, and return the others."""
 
     def settle(self, left: Iterable[Boxes[Known]]) -> None:
-        """Draw conclusions once a batch has been judged; `left` are all boxes not closed. Nothing unless told otherwise."""
+        """Draw conclusions once a batch has been judged; `left` are all boxes that are not closed. Else nothing."""
 
 
 class Bounder(abc.ABC, Generic[Known, Bounds]):
