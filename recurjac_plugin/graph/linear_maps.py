@@ -19,7 +19,6 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,20 +61,14 @@ class LinearMap(abc.ABC):
         tangent: Tensor,  # shape: (n, *input_shape)
     ) -> Tensor:
         """``|W| t``, shape (n, *output_shape)."""
-        return (self.absolute() if torch.is_grad_enabled() else self._kept_absolute).push(tangent)
+        return self.absolute().push(tangent)
 
     def pull_absolute(
         self,
         rows: Tensor,  # shape: (n, *output_shape)
     ) -> Tensor:
         """``|W|^T g``, shape (n, *input_shape)."""
-        return (self.absolute() if torch.is_grad_enabled() else self._kept_absolute).pull(rows)
-
-    @cached_property
-    def _kept_absolute(self) -> LinearMap:
-        # Kept only where no gradients are to pass through the absolute values; as large as W, and of W as it is now: a
-        # graph must not outlive a change of the weights.
-        return self.absolute()
+        return self.absolute().pull(rows)
 
     def pull_units(
         self,
