@@ -52,8 +52,7 @@ class Problem:
         Raises:
             InputError: several regions that are not all boxes: they have no common norm.
         """
-        regions = self.arguments.regions
-        return regions[0] if len(regions) == 1 else joined(regions)
+        return joined(self.arguments.regions)
 
     def shrunk(self, fraction: float) -> Problem:
         """The same over regions shrunk about their centres."""

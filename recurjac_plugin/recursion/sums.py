@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recurjac_plugin.gains.gains import INPUT, Gains
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.memory import chunk_size
 
 from .backward import BackwardOrder, Pass, Replacement, push_columns
 
@@ -50,7 +51,7 @@ def upper_of_sums(
 
     def bounded(each: Pass) -> Tensor:
         width = ends if each.relaxation is None else ends + each.relaxation.width
-        chunk = max(1, each.memory_budget // (6 * batch * width * coefficients.element_size()))
+        chunk = chunk_size(each.memory_budget, 6 * batch * width, coefficients)
         return torch.cat([_upper(order, each, part) for part in coefficients.split(chunk, 1)], 1)
 
     return reduce(torch.fmin, map(bounded, order.passes))
