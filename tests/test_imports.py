@@ -16,6 +16,7 @@ ORDER = (
     "gains",
     "recursion",
     "host",
+    "bound_operators",
     "preactivations",
     "jacobian",
     "lipschitz",
