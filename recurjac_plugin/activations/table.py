@@ -194,7 +194,7 @@ ACTIVATIONS: dict[str, Activation] = {
         gelu_derivative,
         gelu_extremes,
         curvature=lambda l, u, p: GELU_TANH_CURVATURE if p.get("approximate") == "tanh" else GELU_CURVATURE,
-        function=lambda z, p: functional.gelu(z, approximate=p["approximate"]),
+        function=lambda z, p: functional.gelu(z, approximate=p.get("approximate", "none")),
         operator=Operator("onnx::Gelu", {"approximate": "none"}),
     ),
     "SiLU": Activation(
@@ -265,9 +265,7 @@ ACTIVATIONS: dict[str, Activation] = {
         function=lambda z, p: torch.sqrt(z),
         exact=True,
     ),
-    "BoundSqr": Activation(
-        "Square", lambda z, p: 2 * z, curvature=0.0, function=lambda z, p: z.square(), exact=True
-    ),
+    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=0.0, function=lambda z, p: z.square(), exact=True),
     "BoundReciprocal": Activation(
         "Reciprocal",
         lambda z, p: -z.square().reciprocal(),

@@ -1,31 +1,231 @@
-"""Activations for the host that it has no sound operator for: IBP and CROWN from the function and its derivative range.
+r"""Activations of the host's graph: IBP and CROWN from the function and its derivative range, and slopes for alpha-CROWN.
 
-The lines that CROWN needs on ``[l, u]`` follow from the derivative ranges of `activations` on 32 pieces of the
-interval: with slope s, ``g(z) = f(z) - s z`` has derivatives in ``[p, q]`` on a piece ``[a, b]``, hence stays below the
-lines ``g(a) + q (z - a)`` and ``g(b) - p (b - z)``; where they meet is the largest height it can reach. This intercept
-is exact where f is linear or has one kink in a piece, and off by ``f'' w^2 / 8`` on a smooth piece of width w.
+The lines are those of `activations.pieces`, for every activation that has a `function` in the table. alpha-CROWN chooses
+other slopes, between the ends of the derivative's range,
 
-Of all lines above f the one that leaves the smallest area touches the concave hull of f at the middle of the interval;
-the slope is that of the hull's edge there.
+.. math:: s = \underline{d} + \alpha (\overline{d} - \underline{d}), \qquad 0 \le \alpha \le 1,
+
+one for each side of the line and of the bound, neuron by neuron, and for the rows of the output by themselves; the
+intercept of any slope holds.
+
+Source: own; optimising slopes is alpha-CROWN's (Xu et al., ICLR 2021, arXiv:2011.13824).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.activation import Activation, Operator, Parameters
+from recurjac_plugin.activations.lines import Relaxation
+from recurjac_plugin.activations.pieces import Pieces
+from recurjac_plugin.activations.pieces import interval as interval_of
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.host.library import BoundActivation
-from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
-from recurjac_plugin.preactivations.defects import TAUGHT
+from recurjac_plugin.host.library import BoundActivation, Patches, maybe_unfold_patches, multiply_by_A_signs
+from recurjac_plugin.numerics.intervals import Interval
 
-_PIECES = 32
-_EDGE_STEPS = 8  # finds the edge of the hull of 33 points; fewer would still be sound
+from .coefficients import dense
+from .part import Part, value_of
+
+_MOST_SLOPES = 2**23  # slopes of one neuron for every row; beyond, all rows share them
+
+
+def function_of(node: Any) -> tuple[Activation, Parameters] | None:
+    """The row of the table and the parameters of an activation that has a `function`, for a node of the host."""
+    if isinstance(node, BoundElementwise):
+        return node.activation, node.parameters()
+    return Part.of(node).activation
+
+
+def _function_of(node: Any) -> tuple[Activation, Parameters]:
+    found = function_of(node)
+    assert found is not None
+    return found
+
+
+def interval_propagate(node: Any, *v: Any) -> Interval:
+    """IBP of an activation.
+
+    Args:
+        node: of the host.
+        *v: lower and upper bounds of every input, the first of shape (b, *shape).
+
+    Raises:
+        UnsupportedError: the function is not defined on an interval.
+    """
+    activation, parameters = _function_of(node)
+    lower, upper = _ordered(*v[0])
+    _require_domain(node, activation, parameters, lower, upper)
+    return interval_of(activation, lower, upper, parameters)
+
+
+def bound_backward(node: Any, last_lA: Any, last_uA: Any, x: Any, *constants: Any, **kwargs: Any) -> Any:
+    """CROWN through an activation: coefficients of its inputs, and the two constants, as the host has them.
+
+    Args:
+        node: of the host.
+        last_lA: coefficients of the lower bound, (rows, b, *shape), in one of the host's forms, or None.
+        last_uA: likewise of the upper bound.
+        x: the node's input, whose bounds are known.
+        *constants: its other inputs.
+        **kwargs: of which `start_node` is the node that is being bounded.
+
+    Raises:
+        UnsupportedError: the function is not defined on an interval.
+    """
+    start = getattr(kwargs.get("start_node"), "name", None)
+    below, above = lines(node, x.lower, x.upper, start)
+    lA, lower = _one_side(node, last_lA, below, positive_below=True)
+    uA, upper = _one_side(node, last_uA, above, positive_below=False)
+    return [(lA, uA), *((None, None) for _ in constants)], lower, upper
+
+
+def bound_relax(node: Any, x: Any, init: bool = False, dim_opt: Any = None) -> None:
+    """Lines ``lw z + lb <= f(z) <= uw z + ub`` on the bounds of x, all of shape (b, *shape), for the host's own use.
+
+    Raises:
+        UnsupportedError: the function is not defined on an interval.
+    """
+    relaxation, _ = lines(node, x.lower, x.upper, None)
+    node.lw, node.lb = relaxation.lower_slope, relaxation.lower_constant
+    node.uw, node.ub = relaxation.upper_slope, relaxation.upper_constant
+
+
+def lines(
+    node: Any,
+    lower: Tensor,  # shape: (b, *shape)
+    upper: Tensor,  # shape: (b, *shape)
+    start: str | None,
+) -> tuple[Relaxation, Relaxation]:
+    """Lines for the lower and for the upper bound of a node: the same, unless their slopes are being optimised.
+
+    Returns:
+        Shape (b, *shape) each, or (rows or 1, b, *shape) with slopes of alpha-CROWN for the node `start`.
+
+    Raises:
+        UnsupportedError: the function is not defined on an interval.
+    """
+    activation, parameters = _function_of(node)
+    lower, upper = _ordered(lower, upper)
+    _require_domain(node, activation, parameters, lower, upper)
+    pieces = Pieces.over(activation, lower, upper, parameters)
+    chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
+    if chosen is None or len(chosen) != 4:
+        both = _bounded(pieces.lines())
+        return both, both
+    least, width = _slope_range(pieces)
+    slopes = least + chosen * width
+    negated = pieces.negated()
+    below, above = (
+        _bounded(Relaxation(slopes[i], -negated.intercept(-slopes[i]), slopes[i + 1], pieces.intercept(slopes[i + 1])))
+        for i in (0, 2)
+    )
+    return below, above
+
+
+def _bounded(relaxation: Relaxation) -> Relaxation:
+    """Constants instead of lines where no finite line is known."""
+    known = torch.ones_like(relaxation.lower_slope, dtype=torch.bool)
+    for value in (
+        relaxation.lower_slope,
+        relaxation.lower_constant,
+        relaxation.upper_slope,
+        relaxation.upper_constant,
+    ):
+        known = known & value.isfinite()
+    zero = torch.zeros_like(relaxation.lower_slope)
+    return relaxation.where(known, Relaxation(zero, zero - torch.inf, zero, zero + torch.inf))
+
+
+def _slope_range(pieces: Pieces) -> tuple[Tensor, Tensor]:
+    """Least derivative on an interval, and how much larger it gets: (b, *shape) each, not differentiated."""
+    least, most = pieces.least.amin(0).detach(), pieces.most.amax(0).detach()
+    known = least.isfinite() & most.isfinite()
+    slope = pieces.slope().detach()
+    return torch.where(known, least, slope), torch.where(known, most - least, 0.0)
+
+
+def _one_side(node: Any, coefficients: Any, relaxation: Relaxation, positive_below: bool) -> tuple[Any, Any]:
+    """Coefficients through the lines: positive ones take the line below (for a lower bound), negative ones the other."""
+    if coefficients is None:
+        return None, 0
+    like = relaxation.lower_slope
+    windows = isinstance(coefficients, Patches) and not coefficients.identity
+    A = coefficients if windows else dense(coefficients, tuple(node.output_shape[1:]), like)
+    below = relaxation.lower_slope, relaxation.lower_constant
+    above = relaxation.upper_slope, relaxation.upper_constant
+    (positive, added), (negative, also) = (below, above) if positive_below else (above, below)
+    if not bool(added.isfinite().all() & also.isfinite().all()):
+        return _unbounded(dense(A, tuple(node.output_shape[1:]), like), positive, negative, added, also)
+    rows = 1 if windows else len(A)
+    spread = []
+    for value in (positive, negative, added, also):
+        value = value if value.dim() > len(node.output_shape) else value.unsqueeze(0)
+        value = value if len(value) == rows else value[:1]  # what holds for one row holds for all
+        spread.append(maybe_unfold_patches(value.contiguous(), A))
+    return multiply_by_A_signs(A, *spread)
+
+
+def _unbounded(A: Any, positive: Tensor, negative: Tensor, added: Tensor, also: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with infinite constants, which count only where a coefficient is not 0."""
+    above, below = A.clamp(min=0), A.clamp(max=0)
+    constant = torch.where(above > 0, above * added, 0.0) + torch.where(below < 0, below * also, 0.0)
+    return above * positive + below * negative, constant.reshape(*constant.shape[:2], -1).sum(2)
+
+
+def _ordered(lower: Tensor, upper: Tensor) -> Interval:
+    """Bounds of a point can come inverted by rounding."""
+    return torch.minimum(lower, upper), torch.maximum(lower, upper)
+
+
+def _require_domain(node: Any, activation: Activation, parameters: Parameters, lower: Tensor, upper: Tensor) -> None:
+    """Refuse intervals that contain a pole: the function has no bounds there, whatever its values at the ends.
+
+    An end at which the domain ends and the function does not, as that of a root at 0, is none.
+    """
+    domain = activation.domain(parameters)
+    if domain is None:
+        return
+    assert activation.function is not None
+    finite = activation.function(lower, parameters).isfinite() & activation.function(upper, parameters).isfinite()
+    first, last = torch.nextafter(lower, upper), torch.nextafter(upper, lower)
+    inside = finite & (lower < upper) & domain.contains(first, last)
+    cut = torch.where(inside, (first + last) / 2, lower), torch.where(inside, (first + last) / 2, upper)
+    activation.within_domain(str(node.name), cut, cut, parameters)
+
+
+# Alpha-CROWN.
+
+
+def init_opt_parameters(node: Any, start_nodes: Sequence[Any]) -> None:
+    """Start with the slopes of CROWN, for every node that is bounded through this one.
+
+    Args:
+        node: of the host, whose input has bounds.
+        start_nodes: name and number of rows of every such node, and more.
+    """
+    node.alpha = OrderedDict()
+    activation, parameters = _function_of(node)
+    lower, upper = _ordered(node.inputs[0].lower.detach(), node.inputs[0].upper.detach())
+    pieces = Pieces.over(activation, lower, upper, parameters)
+    least, width = _slope_range(pieces)
+    chosen = torch.stack((-pieces.negated().slope(), pieces.slope())).detach()
+    share = torch.where(width > 0, (chosen - least) / torch.where(width > 0, width, 1.0), 0.0).clamp(0, 1)
+    share = torch.cat((share, share)).unsqueeze(1)  # shape: (4, 1, b, *shape)
+    for name, size, *_ in start_nodes:
+        # Rows of the output are counted by a number, those of other nodes by a shape: what leads there can be windows.
+        rows = size if isinstance(size, int) and size * share.numel() <= _MOST_SLOPES else 1
+        node.alpha[name] = share.expand(-1, rows, *share.shape[2:]).clone()
+
+
+def clip_alpha(node: Any) -> None:
+    """Keep the slopes between the ends of the derivative's range."""
+    for value in node.alpha.values():
+        value.data.clamp_(0, 1)
 
 
 class BoundElementwise(BoundActivation):
@@ -38,7 +238,6 @@ class BoundElementwise(BoundActivation):
 
     activation: Activation
     operator: Operator
-    _constants: tuple[Any, ...] = ()
 
     def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
         super().__init__(attr, inputs, output_index, options)
@@ -48,161 +247,27 @@ class BoundElementwise(BoundActivation):
                 [f"an operator `{self.operator.name}` with {len(inputs)} inputs"],
                 f"The activation that is known by this name takes {1 + len(self.operator.constants)}.",
             )
-        setattr(self, TAUGHT, True)
         for name, default in self.operator.attributes.items():
             setattr(self, name, (attr or {}).get(name, default))
 
-    def _arguments(self, constants: Sequence[Any]) -> dict[str, Any]:
+    def parameters(self) -> dict[str, Any]:
         """Its attributes and further inputs, by the names that the row gives them."""
+        return self._arguments([value_of(source) for source in self.inputs[1:]])
+
+    def _arguments(self, constants: Sequence[Any]) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.operator.attributes} | dict(
             zip(self.operator.constants, constants)
         )
 
-    def _values(self, z: Tensor, parameters: Parameters) -> Tensor:
-        """``f(z)``, shaped like z."""
-        assert self.activation.function is not None
-        return self.activation.function(z, parameters)
-
     def forward(self, x: Tensor, *constants: Any) -> Tensor:
         """The function itself."""
-        return self._values(x, self._arguments(constants))
+        assert self.activation.function is not None
+        return self.activation.function(x, self._arguments(constants))
 
-    def interval_propagate(self, *v: Any) -> tuple[Tensor, Tensor]:
-        """IBP: the values at the ends where f is monotone, the horizontal lines around it elsewhere.
-
-        Args:
-            *v: lower and upper bounds of every input, the first of shape (b, *shape).
-
-        Returns:
-            Lower and upper bounds, each of shape (b, *shape).
-
-        Raises:
-            UnsupportedError: the function is not defined on an interval.
-        """
-        (low, high), *constants = v
-        parameters = self._arguments([constant[0] for constant in constants])
-        self._require_domain(low, high, parameters)
-        at_low, at_high = (self._values(end, parameters) for end in (low, high))
-        smallest, largest = torch.minimum(at_low, at_high), torch.maximum(at_low, at_high)
-        dl, du = self.activation.derivative_range(low, high, parameters)
-        error = _rounding(torch.maximum(at_low.abs(), at_high.abs()), None, torch.maximum(low.abs(), high.abs()))
-        smallest, largest = smallest - error, largest + error
-        if bool(((dl < 0) & (du > 0)).any()):
-            pieces = self._pieces(low, high, parameters)
-            zero = torch.zeros_like(low)
-            smallest, largest = -pieces.negated().intercept(zero), pieces.intercept(zero)
-        return smallest, largest
-
-    def _require_domain(self, lower: Tensor, upper: Tensor, parameters: Parameters) -> None:
-        """Refuse intervals that contain a pole: the function has no bounds there, whatever its values at the ends."""
-        ordered = torch.minimum(lower, upper), torch.maximum(lower, upper)
-        self.activation.within_domain(str(self.name), ordered, ordered, parameters)
-
-    def bound_backward(self, last_lA: Any, last_uA: Any, x: Any, *constants: Any, **kwargs: Any) -> Any:
-        """CROWN, by the host's way for activations of one input."""
-        self._constants = tuple(map(_value, constants))
-        inputs, lower, upper = super().bound_backward(last_lA, last_uA, x, **kwargs)
-        return [*inputs, *((None, None) for _ in constants)], lower, upper
+    interval_propagate = interval_propagate
+    bound_backward = bound_backward
+    bound_relax = bound_relax
 
     def bound_forward(self, dim_in: int, x: Any, *constants: Any) -> Any:
-        """Forward-mode linear bounds, likewise."""
-        self._constants = tuple(constant.lb for constant in constants)
+        """Forward-mode linear bounds, by the host's way for activations of one input."""
         return super().bound_forward(dim_in, x)
-
-    def bound_relax(self, x: Any, init: bool = False, dim_opt: Any = None) -> None:
-        """Lines ``lw z + lb <= f(z) <= uw z + ub`` on the bounds of x, all of shape (b, *shape).
-
-        Raises:
-            UnsupportedError: the function is not defined on an interval.
-        """
-        parameters = self._arguments(self._constants)
-        self._require_domain(x.lower, x.upper, parameters)
-        pieces = self._pieces(x.lower, x.upper, parameters)
-        self.uw = pieces.slope()
-        self.ub = pieces.intercept(self.uw)
-        below = pieces.negated()
-        slope = below.slope()
-        self.lw, self.lb = -slope, -below.intercept(slope)
-
-    def _pieces(self, lower: Tensor, upper: Tensor, parameters: Parameters) -> _Pieces:
-        """The function on pieces of intervals between bounds of shape (b, *shape)."""
-        fraction = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device)
-        fraction = fraction.reshape(-1, *(1,) * lower.dim())
-        knots = lower * (1 - fraction) + upper * fraction
-        least, most = self.activation.derivative_range(knots[:-1], knots[1:], parameters)
-        return _Pieces(knots, self._values(knots, parameters), least, most)
-
-
-def _value(constant: Any) -> Any:
-    """The value of one of the host's nodes that is not perturbed: what holds it depends on its kind and the version."""
-    for name in ("lower", "forward_value", "value"):
-        held = getattr(constant, name, None)
-        if held is not None:
-            return held
-    return constant.forward(*[_value(source) for source in constant.inputs])
-
-
-@torch.no_grad()
-def _rounding(value: Tensor, slope: Tensor | None, argument: Tensor) -> Tensor:
-    """Error of computed values and intercepts: functions are off by the rounding of their argument, too."""
-    size = value + (1 if slope is None else 1 + slope.abs()) * argument
-    return ELEMENTWISE * eps(size) * size + torch.finfo(size.dtype).tiny
-
-
-@dataclass(frozen=True, eq=False)
-class _Pieces:
-    """A function on intervals cut into pieces; shapes (pieces + 1, *shape) and (pieces, *shape).
-
-    Attributes:
-        knots: where the pieces meet.
-        values: the function there.
-        least, most: its derivative range on each piece.
-    """
-
-    knots: Tensor
-    values: Tensor
-    least: Tensor
-    most: Tensor
-
-    def negated(self) -> _Pieces:
-        """The same for -f."""
-        return _Pieces(self.knots, -self.values, -self.most, -self.least)
-
-    def slope(self) -> Tensor:
-        """Slope of the concave hull's edge over the middle of the interval, shape (*shape)."""
-        left, right = self._edge()
-        return self._chord(left, right)[0]
-
-    def _chord(self, left: Tensor, right: Tensor) -> Tensor:
-        """Slope between two knots, by position: all of shape (1, *shape)."""
-        width = self.knots.gather(0, right) - self.knots.gather(0, left)
-        rise = self.values.gather(0, right) - self.values.gather(0, left)
-        flat = width <= 0  # a point: any slope is right, that of f is the best
-        return torch.where(flat, self.most[:1], rise / torch.where(flat, 1.0, width))
-
-    @torch.no_grad()
-    def _edge(self) -> tuple[Tensor, Tensor]:
-        """Positions of the knots between which the hull's edge over the middle lies, shape (1, *shape)."""
-        knots, values = self.knots, self.values
-        middle = (knots[:1] + knots[-1:]) / 2
-        left, right = (torch.full_like(knots[:1], end, dtype=torch.long) for end in (0, _PIECES))
-        for _ in range(_EDGE_STEPS):
-            highest = (values - self._chord(left, right) * knots).argmax(0, keepdim=True)
-            before = knots.gather(0, highest) <= middle
-            left, right = torch.where(before, highest, left), torch.where(before, right, highest)
-        return left, right
-
-    def intercept(self, slope: Tensor) -> Tensor:
-        """The least b found for which ``f(z) <= slope z + b`` on the interval, widened by rounding; shape (*shape)."""
-        heights = self.values - slope * self.knots
-        first, last = heights[:-1], heights[1:]
-        falling, rising = self.least - slope, self.most - slope
-        width = self.knots[1:] - self.knots[:-1]
-        peak = (falling < 0) & (rising > 0)
-        spread = torch.where(peak, rising - falling, 1.0)
-        # Where the line up from the first knot meets the line down to the last.
-        meeting = ((last - first - falling * width) / spread).clamp(min=0).minimum(width)
-        highest = torch.where(peak, first + rising * meeting, torch.maximum(first, last)).amax(0)
-        # Knots are rounded, too, which moves the values there by that times the derivative.
-        steepest = torch.maximum(slope.abs(), torch.maximum(self.least.abs(), self.most.abs()).amax(0))
-        return highest + _rounding(self.values.abs().amax(0), steepest, self.knots.abs().amax(0))

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.graph.linear_maps import LinearMap, Scale
+from recurjac_plugin.graph.linear_maps import Broadcast, Function, LinearMap, Scale
 from recurjac_plugin.graph.steps import LinearStep
 from recurjac_plugin.host.library import Patches
 from recurjac_plugin.numerics.intervals import Interval
@@ -63,7 +63,9 @@ def bias(
     value: Tensor,  # shape: (b or 1, *shape)
 ) -> Tensor:
     """``A c``, shape (rows, b)."""
-    return torch.einsum("sbi,bi->sb", coefficients.flatten(2), value.expand(coefficients.shape[1:]).flatten(1))
+    rows, batch = coefficients.shape[:2]
+    value = value.expand(coefficients.shape[1:]).reshape(batch, -1)
+    return torch.einsum("sbi,bi->sb", coefficients.reshape(rows, batch, -1), value)
 
 
 def backward(part: Part, coefficients: Any, like: Tensor) -> tuple[dict[str, Any], Any]:
@@ -89,6 +91,13 @@ def backward(part: Part, coefficients: Any, like: Tensor) -> tuple[dict[str, Any
     return inputs, bias(A, origin)
 
 
+def _is_nonnegative(linear: LinearMap) -> bool:
+    """Whether a map is known to have no negative element."""
+    if isinstance(linear, Function):
+        return linear.absolute_function is linear.function
+    return linear.absolute() is linear or (isinstance(linear, Broadcast) and linear.sign > 0)
+
+
 def shapes(part: Part) -> dict[str, tuple[int, ...]]:
     """Shapes per sample of the perturbed inputs by name."""
     return {name: tuple(part.node.input_shapes[position][1:]) for name, position in part.positions.items()}
@@ -111,7 +120,7 @@ def interval(part: Part, inputs: Mapping[str, Interval]) -> Interval:
     for name, linear in sources:
         low, high = inputs[name]
         size = size + linear.push_absolute(torch.maximum(low.abs(), high.abs()))
-    if all(linear.absolute() is linear for _, linear in sources):
+    if all(map(_is_nonnegative, (linear for _, linear in sources))):
         lower, upper = (part.value({name: ends[side] for name, ends in inputs.items()}) for side in (0, 1))
     else:
         middle = part.value({name: low / 2 + high / 2 for name, (low, high) in inputs.items()})

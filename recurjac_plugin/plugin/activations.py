@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from recurjac_plugin.activations.activation import Activation, Operator
 from recurjac_plugin.activations.custom import custom_activation
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.bound_operators.elementwise import BoundElementwise
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import BoundActivation, bound_op_map, bound_ops, parse_module
-
-from .elementwise import BoundElementwise
 
 # In the hosts' CROWN, see `preactivations.defects`; 0.3's Tan knows torch's default type only.
 _WRONG = {"onnx::Sin", "onnx::Cos", "onnx::Tan"}

@@ -11,6 +11,7 @@ import functools
 import inspect
 from typing import Any
 
+from recurjac_plugin.bound_operators import installation
 from recurjac_plugin.errors import InputError, MethodError
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.jacobian.bounds import Bounds
@@ -41,6 +42,7 @@ def register() -> None:
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
     activations.add_to_host()
+    installation.install()
     jacobian_node.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
@@ -50,7 +52,9 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Put the host's class back as it was before `register`. Calling it again changes nothing."""
+    """Put the host's classes back as they were before `register`. Calling it again changes nothing."""
+    if not _originals:
+        return
     for name, original in _originals.items():
         if original is None:
             delattr(BoundedModule, name)
@@ -58,6 +62,7 @@ def unregister() -> None:
             setattr(BoundedModule, name, original)
     _originals.clear()
     activations.remove_from_host()
+    installation.uninstall()
     jacobian_node.remove_from_host()
 
 

@@ -164,23 +164,7 @@ def another(method: str) -> str:
     return "CROWN+RecurJac" if method == "IBP" else "IBP+RecurJac"
 
 
-DEFECTS: dict[str, Check] = {
-    "BoundRelu": _leaky_relu,
-    "BoundLeakyRelu": _leaky_relu,
-    "BoundConcat": _concat,
-    "BoundGather": _gather,
-    "BoundPad": _pad,
-    "BoundSin": _sine,
-    "BoundCos": _sine,
-    "BoundTan": _tan,
-    "BoundSqrt": _sqrt,
-    "BoundReciprocal": _reciprocal,
-    "BoundDiv": _div,
-    "BoundSoftmax": _softmax,
-    "BoundAveragePool": _average_pool,
-    "BoundMaxPool": _max_pool,
-    "BoundPow": _pow,
-}
+DEFECTS: dict[str, Check] = {}
 """Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recurjac_plugin.bound_operators.installation import installed
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.products import softmax_range
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
@@ -224,7 +225,7 @@ def _exact_softmax(model: Any) -> None:
 def _host_settings(method: str, dtype: torch.dtype) -> Iterator[None]:
     """What the host takes from the process: default dtype, autograd (alpha-CROWN optimises), stdout (it prints)."""
     gradients = method == "alpha-CROWN" or torch.is_grad_enabled()
-    with _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
+    with installed(), _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
         yield
 
 
