@@ -7,8 +7,8 @@ Conventions of all functions that a row of the table (`table.ACTIVATIONS`) bring
 * ``parameters`` are the attributes of the node at hand (``alpha`` of an ELU). A row reads those that its function has.
 
 Required: `derivative`. Where ``f'`` is not monotone, `critical_points`; where ``f`` is not defined everywhere,
-`domain`; for lines around ``f'`` that narrow with the square of the interval's width, `curvature`; for lines around f in
-the host's graph, `function`; for hosts that have no node of their own, `operator`.
+`domain`; for lines around ``f'`` that narrow with the square of the interval's width, `curvature`; for lines around
+f in the host's graph, `function`; for hosts that have no node of their own, `operator`.
 
 The range of the derivative over an interval is exact, because the extremes of a piecewise monotone function are
 attained at the end points or at the critical points inside (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section

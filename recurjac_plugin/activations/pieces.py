@@ -1,9 +1,9 @@
 r"""Lines around a function from its values and the ranges of its derivative on pieces of an interval.
 
 With slope s, ``g(z) = f(z) - s z`` has derivatives in ``[p, q]`` on a piece ``[a, b]``, hence stays below the lines
-``g(a) + q (z - a)`` and ``g(b) - p (b - z)``; where they meet is the largest height it can reach. The largest of these
-heights over all pieces is an intercept for which ``f(z) <= s z + c``. It is exact where f is linear or has one kink in a
-piece, and off by ``f'' w^2 / 8`` on a smooth piece of width w. Any slope gives a line that holds.
+``g(a) + q (z - a)`` and ``g(b) - p (b - z)``; where they meet is the largest height it can reach. The largest of
+these heights over all pieces is an intercept for which ``f(z) <= s z + c``. It is exact where f is linear or has one
+kink in a piece, and off by ``f'' w^2 / 8`` on a smooth piece of width w. Any slope gives a line that holds.
 
 Of all lines above f the one that leaves the smallest area touches the concave hull of f at the middle of the interval;
 the slope is that of the hull's edge there.

@@ -1,7 +1,7 @@
 r"""Coefficients of linear bounds as they come from behind an operator in the host's CROWN, written out.
 
-The host carries the A of ``A z + c`` in four forms: a tensor of shape (rows, b, *shape), a unit matrix (`eyeC`), rows of
-one (`OneHotC`), and `Patches`, the windows of a convolution. Ours are tensors; `dense` makes one of each form.
+The host carries the A of ``A z + c`` in four forms: a tensor of shape (rows, b, *shape), a unit matrix (`EyeC`), rows
+of one (`OneHotC`), and `Patches`, the windows of a convolution. Ours are tensors; `dense` makes one of each form.
 
 Source: own.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.host.library import OneHotC, Patches, eyeC, inplace_unfold
+from recurjac_plugin.host.library import EyeC, OneHotC, Patches, inplace_unfold
 
 
 def dense(
@@ -35,7 +35,7 @@ def dense(
         return None
     if isinstance(coefficients, Patches):
         return _written_out(coefficients, shape, like)
-    if isinstance(coefficients, eyeC):
+    if isinstance(coefficients, EyeC):
         rows, batch = coefficients.shape[:2]
         return torch.eye(rows, dtype=like.dtype, device=like.device).reshape(rows, 1, *shape).expand(-1, batch, *shape)
     if isinstance(coefficients, OneHotC):

@@ -1,7 +1,7 @@
-r"""Activations of the host's graph: IBP and CROWN from the function and its derivative range, and slopes for alpha-CROWN.
+r"""Activations of the host's graph: IBP, CROWN and alpha-CROWN from a function and the range of its derivative.
 
-The lines are those of `activations.pieces`, for every activation that has a `function` in the table. alpha-CROWN chooses
-other slopes, between the ends of the derivative's range,
+The lines are those of `activations.pieces`, for every activation that has a `function` in the table. alpha-CROWN
+chooses other slopes, between the ends of the derivative's range,
 
 .. math:: s = \underline{d} + \alpha (\overline{d} - \underline{d}), \qquad 0 \le \alpha \le 1,
 
@@ -25,7 +25,7 @@ from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.activations.pieces import Pieces
 from recurjac_plugin.activations.pieces import interval as interval_of
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.host.library import BoundActivation, Patches, maybe_unfold_patches, multiply_by_A_signs
+from recurjac_plugin.host.library import BoundActivation, Patches, maybe_unfold_patches, multiply_by_signs
 from recurjac_plugin.numerics.intervals import Interval
 
 from .coefficients import dense
@@ -150,12 +150,12 @@ def _slope_range(pieces: Pieces) -> tuple[Tensor, Tensor]:
 
 
 def _one_side(node: Any, coefficients: Any, relaxation: Relaxation, positive_below: bool) -> tuple[Any, Any]:
-    """Coefficients through the lines: positive ones take the line below (for a lower bound), negative ones the other."""
+    """Coefficients through the lines: positive ones take the line below for a lower bound, negative ones the other."""
     if coefficients is None:
         return None, 0
     like = relaxation.lower_slope
     windows = isinstance(coefficients, Patches) and not coefficients.identity
-    A = coefficients if windows else dense(coefficients, tuple(node.output_shape[1:]), like)
+    A: Any = coefficients if windows else dense(coefficients, tuple(node.output_shape[1:]), like)
     below = relaxation.lower_slope, relaxation.lower_constant
     above = relaxation.upper_slope, relaxation.upper_constant
     (positive, added), (negative, also) = (below, above) if positive_below else (above, below)
@@ -167,7 +167,7 @@ def _one_side(node: Any, coefficients: Any, relaxation: Relaxation, positive_bel
         value = value if value.dim() > len(node.output_shape) else value.unsqueeze(0)
         value = value if len(value) == rows else value[:1]  # what holds for one row holds for all
         spread.append(maybe_unfold_patches(value.contiguous(), A))
-    return multiply_by_A_signs(A, *spread)
+    return multiply_by_signs(A, *spread)
 
 
 def _unbounded(A: Any, positive: Tensor, negative: Tensor, added: Tensor, also: Tensor) -> tuple[Tensor, Tensor]:

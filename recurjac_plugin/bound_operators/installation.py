@@ -106,9 +106,8 @@ def _required(host_class: type) -> property:
 
     def get(self: Any) -> Any:
         treatment = treatment_of(self) if type(self) is host_class else None
-        return (
-            vars(self).get("requires_input_bounds", []) if treatment is None else treatment.requires_input_bounds(self)
-        )
+        own = vars(self).get("requires_input_bounds", [])
+        return own if treatment is None else treatment.requires_input_bounds(self)
 
     def put(self: Any, value: Any) -> None:
         vars(self)["requires_input_bounds"] = value

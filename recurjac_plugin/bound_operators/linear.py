@@ -7,7 +7,7 @@ For ``f(x) = c + sum_i W_i x_i`` with c, the value at 0, and coefficients A of f
 and interval bounds are ``f(m) -+ sum_i |W_i| r_i`` with the middles m and radii r of the intervals, or f at their ends
 where no element of a W_i is negative. The maps are those of the operator table, pulled back as the gains are.
 
-Source: Gowal et al., arXiv:1810.12715, equation 6, for intervals; Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018,
+Source: Gowal et al., arXiv:1810.12715, for intervals; Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018,
 arXiv:1811.00866, for coefficients.
 """
 

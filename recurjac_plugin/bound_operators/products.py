@@ -1,11 +1,12 @@
 r"""Operators that multiply or choose between perturbed inputs, bounded by their own steps.
 
-Along the straight line from the middle :math:`x_0` of the inputs' bounds to any x in them, an operator's differential is
-that of its steps (`graph.products`): linear maps, and factors d known to a range. With lines around the change of every
-factor step in the change t of its source (`graph.steps.Factor.change_lines`), the coefficients A of the output become
-those of the inputs, step by step from the last one back:
+Along the straight line from the middle :math:`x_0` of the inputs' bounds to any x in them, an operator's differential
+is that of its steps (`graph.products`): linear maps, and factors d known to a range. With lines around the change of
+every factor step in the change t of its source (`graph.steps.Factor.change_lines`), the coefficients A of the output
+become those of the inputs, step by step from the last one back:
 
-.. math:: A f(x) \ge A f(x_0) + \sum_i A_i (x_i - x_{0,i}) + \sum_{\text{steps}} (A^+ \underline{c} + A^- \overline{c}) .
+.. math:: A f(x) \ge A f(x_0) + \sum_i A_i (x_i - x_{0,i})
+    + \sum_{\text{steps}} (A^+ \underline{c} + A^- \overline{c}) .
 
 Source: own; the substitution is CROWN's (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866).
 """

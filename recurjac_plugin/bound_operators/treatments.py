@@ -20,7 +20,7 @@ from recurjac_plugin.numerics.intervals import Interval
 
 from . import elementwise, linear, products
 from .coefficients import dense
-from .part import Part
+from .part import Part, value_of
 
 
 class Treatment(abc.ABC):
@@ -197,7 +197,7 @@ def _matrix_product(node: Any) -> Treatment | None:
     """A constant from the right is a dense layer, which the host is right about."""
     if _several(node):
         return PRODUCT if IS_03 else None
-    return None if node.inputs[0].perturbed and len(node.inputs[1].output_shape) == 2 else LINEAR
+    return None if node.inputs[0].perturbed and value_of(node.inputs[1]).dim() == 2 else LINEAR
 
 
 def _concat(node: Any) -> Treatment | None:
@@ -206,16 +206,17 @@ def _concat(node: Any) -> Treatment | None:
 
 def _average_pool(node: Any) -> Treatment | None:
     """The host swaps the rows and columns that a pool leaves out, and 0.3 wants windows side by side."""
-    kernel, stride = tuple(node.kernel_size), tuple(node.stride)
+    kernel = tuple(node.kernel_size)
+    if kernel != tuple(node.stride) or any(node.padding):
+        return _alone(node) if IS_03 else None
     rests = {size % k for size, k in zip(node.inputs[0].output_shape[2:], kernel)}
-    side_by_side = kernel == stride and not any(node.padding) and len(rests) == 1
-    return None if side_by_side or not (IS_03 or kernel == stride and not any(node.padding)) else LINEAR
+    return _alone(node) if len(rests) > 1 else None
 
 
 def _times_constant(node: Any) -> Treatment | None:
     """The host multiplies windows by constants of as many dimensions as images have, and by no others."""
     (constant,) = (source for source in node.inputs if not source.perturbed)
-    return LINEAR if len(node.output_shape) == 4 and len(constant.output_shape) != 4 else None
+    return LINEAR if len(node.output_shape) == 4 and value_of(constant).dim() != 4 else None
 
 
 def _product(node: Any) -> Treatment | None:
@@ -265,4 +266,6 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
 def treatment_of(node: Any) -> Treatment | None:
     """How a node is bounded: ours, or None where the host's own bounds are kept."""
     rule = TREATMENTS.get(type(node).__name__)
-    return None if rule is None or not node.perturbed else rule(node)
+    if rule is None or not node.perturbed or node.output_shape is None:  # the last: it has not been evaluated yet
+        return None
+    return rule(node)
