@@ -140,8 +140,8 @@ def interval(activation: Activation, lower: Tensor, upper: Tensor, parameters: P
     smallest, largest = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
     dl, du = activation.derivative_range(lower, upper, parameters)
     argument = torch.maximum(lower.abs(), upper.abs())
-    error = rounding(torch.maximum(at_lower.abs(), at_upper.abs()), None, argument, activation.exact)
-    smallest, largest = smallest - error, largest + error
+    smallest = smallest - rounding(smallest.abs(), None, argument, activation.exact)
+    largest = largest + rounding(largest.abs(), None, argument, activation.exact)
     turns = (dl < 0) & (du > 0)
     if bool(turns.any()):
         pieces, zero = Pieces.over(activation, lower, upper, parameters), torch.zeros_like(lower)

@@ -218,7 +218,8 @@ def init_opt_parameters(node: Any, start_nodes: Sequence[Any]) -> None:
     share = torch.cat((share, share)).unsqueeze(1)  # shape: (4, 1, b, *shape)
     for name, size, *_ in start_nodes:
         # Rows of the output are counted by a number, those of other nodes by a shape: what leads there can be windows.
-        rows = size if isinstance(size, int) and size * share.numel() <= _MOST_SLOPES else 1
+        own = isinstance(size, int) and name not in getattr(node, "patch_size", {})
+        rows = size if own and size * share.numel() <= _MOST_SLOPES else 1
         node.alpha[name] = share.expand(-1, rows, *share.shape[2:]).clone()
 
 

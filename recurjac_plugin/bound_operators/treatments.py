@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.host.library import IS_03, Patches
-from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.intervals import Interval, Intervals
 
 from . import elementwise, linear, products
 from .coefficients import dense
 from .part import Part, value_of
+from .softmax import RelaxedSoftmax
 
 
 class Treatment(abc.ABC):
@@ -57,6 +58,7 @@ class _Activation(Treatment):
         return elementwise.interval_propagate(node, box(v[0]))
 
     def bound_backward(self, node: Any, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        _remember_windows(node, last_lA if last_lA is not None else last_uA, kwargs.get("start_node"))
         return elementwise.bound_backward(node, last_lA, last_uA, *x, **kwargs)
 
     def bound_relax(self, node: Any, x: Any, init: bool = False, dim_opt: Any = None) -> None:
@@ -117,6 +119,17 @@ def _like(coefficients: Any, node: Any) -> Tensor:
     return torch.empty(0, dtype=torch.get_default_dtype(), device=coefficients.device)
 
 
+def _remember_windows(node: Any, coefficients: Any, start_node: Any) -> None:
+    """Keep the shape of windows: alpha-CROWN asks the nodes that it optimises whether they were reached by any."""
+    if start_node is None or not isinstance(coefficients, Patches) or not hasattr(node, "patch_size"):
+        return
+    windows = tuple(coefficients.patches.shape)
+    if coefficients.unstable_idx is not None:
+        channels, *places = coefficients.output_shape[1:]
+        windows = (channels, windows[1], *places, *windows[-3:])
+    node.patch_size[start_node.name] = windows
+
+
 class _Product(_Steps):
     """See `products`. alpha-CROWN mixes the lines of an output with the constants between which it lies."""
 
@@ -129,7 +142,8 @@ class _Product(_Steps):
     def bound_backward(self, node: Any, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         part = Part.of(node)
         inputs = {name: (x[position].lower, x[position].upper) for name, position in part.positions.items()}
-        relaxed = products.Relaxed(part, inputs)
+        relaxed = RelaxedSoftmax(part, inputs) if part.kind == "BoundSoftmax" else products.Relaxed(part, inputs)
+        _remember_windows(node, last_lA if last_lA is not None else last_uA, kwargs.get("start_node"))
         start = getattr(kwargs.get("start_node"), "name", None)
         chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
         shares = (None, None) if chosen is None or len(chosen) != 2 else (chosen[0], chosen[1])
@@ -146,8 +160,9 @@ class _Product(_Steps):
             upper = {name: -value for name, value in rows.items()}, -constant
         return self._by_position(part, lower[0], upper[0]), lower[1], upper[1]
 
+    @staticmethod
     def _lower(
-        self, relaxed: products.Relaxed, inputs: dict[str, Interval], A: Tensor | None, share: Tensor | None
+        relaxed: products.Relaxed | RelaxedSoftmax, inputs: Intervals, A: Tensor | None, share: Tensor | None
     ) -> tuple[dict[str, Any], Any]:
         assert A is not None
         if share is None:
@@ -177,7 +192,12 @@ def box(interval: Any) -> Interval:
 ACTIVATION, LINEAR, PRODUCT = _Activation(), _Linear(), _Product()
 
 
-def _by_function(node: Any) -> Treatment | None:
+def _function(node: Any) -> Treatment | None:
+    return ACTIVATION
+
+
+def _with_constants(node: Any) -> Treatment | None:
+    """Powers with one exponent, clips with two ends."""
     return ACTIVATION if elementwise.function_of(node) is not None else None
 
 
@@ -240,10 +260,12 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
     **dict.fromkeys(
         (
             "BoundTanh", "BoundSigmoid", "BoundAtan", "BoundTan", "BoundExp", "BoundLog", "BoundSqrt",
-            "BoundReciprocal", "BoundPow", "BoundSin", "BoundCos", "BoundGelu", "BoundHardTanh",
+            "BoundReciprocal", "BoundSin", "BoundCos", "BoundGelu",
         ),
-        _by_function,
+        _function,
     ),
+    "BoundPow": _with_constants,
+    "BoundHardTanh": _with_constants,
     "BoundRelu": _beyond_leaky,
     "BoundLeakyRelu": _beyond_leaky,
     "BoundConv": _convolution,

@@ -162,16 +162,17 @@ def softmax_range(low: Tensor, high: Tensor, axis: int) -> Interval:
     Returns:
         Two tensors of the shape of `low` and `high`.
     """
-    low, high = low.movedim(axis, -1), high.movedim(axis, -1)
-    lower, upper = (torch.sigmoid(own - _others(far)) for own, far in ((low, high), (high, low)))
-    return lower.movedim(-1, axis), upper.movedim(-1, axis)
+    lower, upper = (torch.sigmoid(own - logits_of_others(far, axis)) for own, far in ((low, high), (high, low)))
+    return lower, upper
 
 
-def _others(x: Tensor) -> Tensor:
-    """``log sum_{j != i} exp(x_j)`` for every i of the last dimension."""
+def logits_of_others(x: Tensor, axis: int) -> Tensor:
+    """``log sum_{j != i} exp(x_j)`` for every i along an axis; shaped like x."""
+    x = x.movedim(axis, -1)
     count = x.shape[-1]
     own = torch.eye(count, dtype=torch.bool, device=x.device)
-    return x.unsqueeze(-2).expand(*x.shape[:-1], count, count).masked_fill(own, -math.inf).logsumexp(-1)
+    others = x.unsqueeze(-2).expand(*x.shape[:-1], count, count).masked_fill(own, -math.inf).logsumexp(-1)
+    return others.movedim(-1, axis)
 
 
 PRODUCTS: dict[str, ToSteps] = {

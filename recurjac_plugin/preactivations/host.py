@@ -118,6 +118,8 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
     """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
     try:
         lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
+    except UnsupportedError:
+        raise
     except HOST_FAILURES as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UnsupportedError(
