@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from recurjac_plugin.host.library import bound_ops
 
 from .treatments import TREATMENTS, treatment_of
@@ -47,6 +50,10 @@ def install() -> None:
             if hasattr(host_class, method):
                 _put(host_class, method, _method(host_class, method))
         _put(host_class, "requires_input_bounds", _required(host_class))
+    for name in ("BoundReduceMax", "BoundReduceMin"):
+        host_class = getattr(bound_ops, name, None)
+        if host_class is not None:
+            _put(host_class, "forward", _extreme(torch.amax if name == "BoundReduceMax" else torch.amin))
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
         _put(host_class, "mode", _mode(host_class))
@@ -99,6 +106,20 @@ def _method(host_class: type, name: str) -> Any:
         return ours(self, *args, **kwargs)
 
     return method
+
+
+def _extreme(best: Any) -> Any:
+    """Largest or smallest values along axes; the host asks for their positions, which its perturbed tensors lack."""
+
+    def forward(self: Any, x: Tensor, *axes: Any) -> Any:
+        given = axes[0].tolist() if axes else self.axis
+        given = list(range(x.dim())) if given is None else given
+        several = [given] if isinstance(given, int) else list(given)
+        self.axis = tuple(sorted(int(axis) % x.dim() for axis in several))
+        self.axis = self.axis[0] if len(self.axis) == 1 else self.axis
+        return best(x.as_subclass(Tensor), dim=self.axis, keepdim=self.keepdim)
+
+    return forward
 
 
 def _required(host_class: type) -> property:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.host.library import IS_03, Patches
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 
@@ -197,8 +198,8 @@ def _function(node: Any) -> Treatment | None:
 
 
 def _with_constants(node: Any) -> Treatment | None:
-    """Powers with one exponent, clips with two ends."""
-    return ACTIVATION if elementwise.function_of(node) is not None else None
+    """Powers with one exponent, clips with two ends: others have no row in the table."""
+    return ACTIVATION if Part.of(node).kind in ACTIVATIONS else None
 
 
 def _beyond_leaky(node: Any) -> Treatment | None:
