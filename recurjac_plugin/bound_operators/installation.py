@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.host.library import bound_ops
+from recurjac_plugin.host.library import IS_03, bound_ops
 
 from .treatments import TREATMENTS, treatment_of
 
@@ -46,6 +46,8 @@ def install() -> None:
         host_class = getattr(bound_ops, name, None)
         if host_class is None:
             continue
+        if IS_03:
+            _put(host_class, "alpha_batch_dim", _batch_of_alpha())
         for method in _METHODS:
             if hasattr(host_class, method):
                 _put(host_class, method, _method(host_class, method))
@@ -120,6 +122,18 @@ def _extreme(best: Any) -> Any:
         return best(x.as_subclass(Tensor), dim=self.axis, keepdim=self.keepdim)
 
     return forward
+
+
+def _batch_of_alpha() -> property:
+    """Where the batch stands in the shape of `alpha`: in ours behind the sides and the rows."""
+
+    def get(self: Any) -> Any:
+        return vars(self).get("alpha_batch_dim") if vars(self).get(_OPTIMISED) is None else 2
+
+    def put(self: Any, value: Any) -> None:
+        vars(self)["alpha_batch_dim"] = value
+
+    return property(get, put)
 
 
 def _required(host_class: type) -> property:

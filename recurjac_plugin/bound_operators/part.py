@@ -101,7 +101,8 @@ class Part:
 
 def value_of(constant: Any) -> Any:
     """The value of one of the host's nodes that is not perturbed: what holds it depends on its kind and the version."""
-    for name in ("lower", "forward_value", "value"):
+    # The `value` of an operator can be a parameter of it, as in ConstantOfShape.
+    for name in ("lower", "forward_value") if constant.inputs else ("lower", "forward_value", "value"):
         held = getattr(constant, name, None)
         if held is not None:
             return held

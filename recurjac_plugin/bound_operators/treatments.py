@@ -226,10 +226,12 @@ def _concat(node: Any) -> Treatment | None:
 
 
 def _average_pool(node: Any) -> Treatment | None:
-    """The host swaps the rows and columns that a pool leaves out, and 0.3 wants windows side by side."""
+    """The host swaps the rows and columns that a pool leaves out; 0.3 wants windows side by side, and more."""
     kernel = tuple(node.kernel_size)
+    if IS_03:
+        return _alone(node)
     if kernel != tuple(node.stride) or any(node.padding):
-        return _alone(node) if IS_03 else None
+        return None
     rests = {size % k for size, k in zip(node.inputs[0].output_shape[2:], kernel)}
     return _alone(node) if len(rests) > 1 else None
 

@@ -26,7 +26,7 @@ each_operator = pytest.mark.parametrize("name", [name.rpartition("::")[2] for na
 def node_of(name, dtype):
     node = next(ours for key, ours in CLASSES.items() if key.endswith(f"::{name}"))({}, [], 0, {})
     constants = [torch.tensor(value, dtype=dtype) for value in CONSTANTS.get(name, ())]
-    node.inputs = [SimpleNamespace(), *(SimpleNamespace(lower=constant) for constant in constants)]
+    node.inputs = [SimpleNamespace(), *(SimpleNamespace(lower=constant, inputs=()) for constant in constants)]
     return node
 
 
