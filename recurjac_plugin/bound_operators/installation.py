@@ -30,6 +30,9 @@ _OPTIMISED = "optimised_as"
 _WITH_WINDOWS = ("BoundConv", "BoundConvTranspose", "BoundAdd", "BoundSub")
 """Classes whose `mode` decides what CROWN of one of their nodes begins with."""
 
+_IMAGES = {"BoundConv", "BoundBatchNormalization", "BoundRelu", "BoundAdd", "BoundSub", "BoundInput"}
+"""What hands windows on to its inputs: sums of anything else, as of matrices, begin without."""
+
 _before: list[tuple[type, str, Any]] = []
 """What stood in the classes: class, name, and what its own dictionary had, or None."""
 
@@ -58,7 +61,7 @@ def install() -> None:
             _put(host_class, "forward", _extreme(torch.amax if name == "BoundReduceMax" else torch.amin))
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
-        _put(host_class, "mode", _mode(host_class))
+        _put(host_class, "mode", _mode(host_class, name))
 
 
 def uninstall() -> None:
@@ -150,12 +153,14 @@ def _required(host_class: type) -> property:
     return property(get, put)
 
 
-def _mode(host_class: type) -> property:
+def _mode(host_class: type, name: str) -> property:
     """No windows (`patches`) for what is no image, nor where a convolution is bounded by its transposed operator."""
 
     def get(self: Any) -> Any:
         own = vars(self).get("mode", "matrix")
         image = len(vars(self).get("output_shape") or ()) in (0, 4)  # 0: it has not been evaluated yet
+        if name in ("BoundAdd", "BoundSub"):
+            image = image and all(type(source).__name__ in _IMAGES for source in self.inputs if source.perturbed)
         return own if image and (type(self) is not host_class or treatment_of(self) is None) else "matrix"
 
     def put(self: Any, value: Any) -> None:

@@ -106,4 +106,5 @@ def value_of(constant: Any) -> Any:
         held = getattr(constant, name, None)
         if held is not None:
             return held
-    return constant.forward(*[value_of(source) for source in constant.inputs])
+    value = constant.forward(*[value_of(source) for source in constant.inputs])
+    return torch.tensor(value) if isinstance(value, torch.Size) else value

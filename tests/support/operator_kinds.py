@@ -97,18 +97,18 @@ KINDS = {
     "product with a constant": elementwise(lambda x: x * torch.linspace(-2, 2, 6).to(x), offsets=FAR),
     "quotient": Kind(lambda s, x: halves(x)[0] / (halves(x)[1] + 1.5), offsets=POSITIVE),
     "quotient of a constant": elementwise(lambda x: torch.linspace(-2, 2, 6).to(x) / x, offsets=(6.0, -6.0, 1e4)),
-    "maximum": Kind(lambda s, x: torch.maximum(*halves(x)), offsets=FAR, not_03=True),
-    "minimum": Kind(lambda s, x: torch.minimum(*halves(x)), offsets=FAR, not_03=True),
-    "maximum of shares": elementwise(lambda x: torch.maximum(x, 0.5 * x), offsets=FAR, not_03=True),
+    "maximum": Kind(lambda s, x: torch.maximum(*halves(x)), offsets=FAR),
+    "minimum": Kind(lambda s, x: torch.minimum(*halves(x)), offsets=FAR),
+    "maximum of shares": elementwise(lambda x: torch.maximum(x, 0.5 * x), offsets=FAR),
     "maximum with a constant": elementwise(
-        lambda x: torch.maximum(torch.linspace(-1, 1, 6).to(x), x), offsets=FAR, not_03=True
+        lambda x: torch.maximum(torch.linspace(-1, 1, 6).to(x), x), offsets=FAR
     ),
     "minimum with a constant": elementwise(
-        lambda x: torch.minimum(x, torch.linspace(-1, 1, 6).to(x)), offsets=FAR, not_03=True
+        lambda x: torch.minimum(x, torch.linspace(-1, 1, 6).to(x)), offsets=FAR
     ),
     "largest of an axis": Kind(lambda s, x: x.amax(2), (2, 5), offsets=FAR),
-    "largest of all": Kind(lambda s, x: x.amax((1, 2)).unsqueeze(1), (2, 3), offsets=FAR, not_03=True),
-    "smallest of an axis": Kind(lambda s, x: x.amin(1), (3, 2), offsets=FAR, not_03=True),
+    "largest of all": Kind(lambda s, x: x.amax((1, 2)).unsqueeze(1), (2, 3), offsets=FAR),
+    "smallest of an axis": Kind(lambda s, x: x.amin(1), (3, 2), offsets=FAR),
     "pool": Kind(lambda s, x: s.a(x), (2, 4, 4), image(nn.MaxPool2d(2)), FAR),
     "pool of odd sizes": Kind(lambda s, x: s.a(x), (1, 5, 4), image(nn.MaxPool2d(2)), FAR),
     "overlapping pool": Kind(lambda s, x: s.a(x), (1, 4, 5), image(nn.MaxPool2d((2, 3), stride=1)), FAR),
@@ -119,7 +119,7 @@ KINDS = {
     "padded average": Kind(lambda s, x: s.a(x), (1, 4, 4), image(nn.AvgPool2d(2, padding=1)), FAR),
     "softmax": elementwise(lambda x: x.softmax(1), offsets=FAR, widest=30.0),
     "softmax of rows": Kind(lambda s, x: x.softmax(2), (2, 4)),
-    "softmax of columns": Kind(lambda s, x: x.softmax(1), (3, 2), not_03=True),
+    "softmax of columns": Kind(lambda s, x: x.softmax(1), (3, 2)),
     "softmax of a part": elementwise(lambda x: torch.cat((x, torch.zeros_like(x)), 1).softmax(1)),
     "matrix product": Kind(lambda s, x: x[:, :2] @ x[:, 2:].transpose(1, 2), (5, 3), offsets=FAR),
     "matrix from the left": Kind(
