@@ -198,6 +198,7 @@ def jacobian_error(
     derivatives: Mapping[str, Layer],
     rows: Tensor,  # shape: (b, k, *output_shape)
     memory_budget: int,  # bytes
+    planes: Mapping[str, float] | None = None,
 ) -> Tensor:
     r"""Proven absolute errors of bounds of the Jacobian's entries, and of weighted sums of them: (b, k, columns).
 
@@ -210,7 +211,9 @@ def jacobian_error(
     rounding, and a line that holds on the rounded range fails on the true one by at most ``dl - du`` times that; with
     what they are off by themselves, layer after layer, this doubles the error at most L times:
 
-    .. math:: E = 2^L (1 + L) \gamma_N A .
+    .. math:: E = 2^L \Big(1 + \sum_l s_l\Big) \gamma_N A .
+
+    with ``s_l = 1`` for a layer with lines; planes have more terms.
 
     Source: own.
 
@@ -219,6 +222,7 @@ def jacobian_error(
         derivatives: derivative ranges of its factor steps.
         rows: C.
         memory_budget: bytes for a chunk of rows.
+        planes: how large the terms of the planes of a layer get, relative to those of its lines, by name.
     """
     batch, count = rows.shape[:2]
     steepest, undetermined = {}, 0
@@ -247,5 +251,6 @@ def jacobian_error(
         ]
         chunks.append(torch.cat(sums, 2))
     paths = torch.cat(chunks, 1) + tiny
-    relative = 2.0**undetermined * (1 + undetermined) * gamma(2 * roundings(graph, count))
+    terms = 1 + undetermined + sum((planes or {}).values())
+    relative = 2.0**undetermined * terms * gamma(2 * roundings(graph, count))
     return (relative * paths + underflow(1) * 2.0**-30 * total).nan_to_num(nan=torch.inf)

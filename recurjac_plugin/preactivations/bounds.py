@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ from recurjac_plugin.numerics.rounding import UNEXPLAINED
 from .defects import Precision
 from .host import host_bounds
 
+if TYPE_CHECKING:
+    from .rigorous import ProvenErrors
+
 
 @dataclass(frozen=True, eq=False)
 class Preactivations:
@@ -37,11 +41,13 @@ class Preactivations:
         bounds: their bounds ``l <= z <= u``, by name, each of shape (b, *shape).
         derivatives: the derivative ranges ``[dl, du]`` of the factor steps, by their names.
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
+        proven: what proven bounds bring along (`rigorous.ProvenErrors`); None for others.
     """
 
     bounds: Mapping[str, PreactivationBounds]
     derivatives: Mapping[str, Layer]
     host_output: Interval | None = None
+    proven: ProvenErrors | None = None
 
 
 def bound_preactivations(

@@ -81,6 +81,22 @@ def exact(matrix, vector):
     return [sum(Fraction(float(w)) * h for w, h in zip(row, vector)) for row in matrix]
 
 
+def carried_errors(net, inputs, values):
+    """Proven errors of all steps, by name."""
+    errors = {}
+
+    def factor(step, carried):
+        one = torch.ones_like(carried.error)
+        return carried.through(one, 0 * one, values[step.name])
+
+    def linear(step, arrived):
+        errors[step.name] = Proven.summed(step, arrived, values.get(step.name))
+        return errors[step.name]
+
+    forward(net, {name: Proven.at_input(v, 0 * v) for name, v in inputs.items()}, factor, linear)
+    return errors
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-160, 1e30, 1e8])
 def test_proven_errors_contain_the_exact_values(scale):
     """Forward values of the small network in float64, against rational arithmetic."""
@@ -89,18 +105,7 @@ def test_proven_errors_contain_the_exact_values(scale):
         x, w = randn(1, 3, seed=seed), 1e8 * randn(1, 2, seed=seed + 1)
         a = x @ W["A"].T + w @ W["B"].T
         b = a.relu() @ W["C"].T + x @ W["D"].T
-        values, net, errors = {"a": a, "s": a.relu(), "b": b, "t": b.relu()}, graph(W), {}
-
-        def factor(step, carried):
-            one = torch.ones_like(carried.error)
-            return carried.through(one, 0 * one, values[step.name])
-
-        def linear(step, arrived):
-            errors[step.name] = Proven.summed(step, arrived, values.get(step.name))
-            return errors[step.name]
-
-        starts = {name: Proven.at_input(v, 0 * v) for name, v in (("x", x), ("w", w))}
-        forward(net, starts, factor, linear)
+        errors = carried_errors(graph(W), {"x": x, "w": w}, {"a": a, "s": a.relu(), "b": b, "t": b.relu()})
         inputs = [[Fraction(float(v)) for v in point[0]] for point in (x, w)]
         true_a = [p + q for p, q in zip(exact(W["A"], inputs[0]), exact(W["B"], inputs[1]))]
         hidden = [max(v, Fraction(0)) for v in true_a]
