@@ -1,6 +1,7 @@
 """Operators that a host has no node for, or takes apart.
 
-On 0.3 these are Max, Min and ReduceMin, ReduceMax along several axes, and Softmax as a whole. Taken apart, a softmax is a quotient of exponentials that share their inputs, of which bounds do not know.
+On 0.3 these are Max, Min and ReduceMin, ReduceMax along several axes, and Softmax as a whole. Taken apart, a softmax
+is a quotient of exponentials that share their inputs, of which bounds do not know.
 """
 
 from __future__ import annotations

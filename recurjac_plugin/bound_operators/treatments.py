@@ -247,7 +247,7 @@ def _product(node: Any) -> Treatment | None:
 
 
 def _quotient(node: Any) -> Treatment | None:
-    return PRODUCT if node.inputs[1].perturbed else _times_constant(node)
+    return PRODUCT if node.inputs[1].perturbed else _alone(node)
 
 
 def _alone(node: Any) -> Treatment | None:

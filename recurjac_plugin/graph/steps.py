@@ -19,6 +19,7 @@ from recurjac_plugin.activations.activation import Activation
 from recurjac_plugin.activations.curves import relax_smooth
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces, product_lines, relax_kinked
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.rounding import eps
 
 from .linear_maps import Broadcast, LinearMap, Shape, aligned
 from .node import Node
@@ -37,10 +38,12 @@ class Factor(abc.ABC):
 
     Attributes:
         kinked: whether it jumps where something passes 0, so that rounding of the bounds can hide one of its values.
+        exact: whether its range is computed without rounding from the bounds of what it reads.
         has_domain: whether the function ends somewhere; `within_domain` is asked only then.
     """
 
     kinked: bool
+    exact: bool = False
     has_domain: bool = False
 
     @abc.abstractmethod
@@ -105,6 +108,7 @@ class ActivationFactor(Factor):
         points = tuple(activation.points(parameters))
         self.activation, self.parameters = activation, parameters
         self.kinked = any(len(values) > 1 for _, values in points)
+        self.exact = activation.linear_pieces or activation.curvature == 0
         self.has_domain = activation.domain(parameters) is not None
         self._with_points = replace(activation, critical_points=points)  # found once, not for every interval
 
@@ -222,6 +226,7 @@ class StepBuilder:
         shape: Shape,
         reads: Sequence[Read],
         derivative_range: Callable[..., Interval],
+        exact: bool = False,
         affine: bool = False,
     ) -> str:
         """Add a factor step, see `Factor` and `FactorStep`; returns its name.
@@ -231,9 +236,11 @@ class StepBuilder:
             shape: its shape.
             reads: what decides the factor.
             derivative_range: from bounds of these to the factor's range.
+            exact: whether no rounding goes into the factor's range, see `Factor`.
             affine: whether the factor is an affine function of what it reads, as the other operand of a product is.
         """
-        return self._add(FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range, affine)))
+        factor = _RangeFactor(derivative_range, exact, affine)
+        return self._add(FactorStep(self._name(), shape, source, tuple(reads), factor))
 
     def rectified(
         self,
@@ -276,6 +283,7 @@ class _RangeFactor(Factor):
     """A factor by the function that computes its range, and whether it is affine in what it reads."""
 
     range: Callable[..., Interval]
+    exact: bool
     affine: bool = False
     kinked: bool = False
 
@@ -294,6 +302,8 @@ class _RangeFactor(Factor):
         if self.affine and intervals:
             low, high = self.range(*((center, center) for center in centers))
             dl, du = (torch.minimum(dl, low) + low) / 2, (torch.maximum(du, high) + high) / 2
+            unit = eps(dl)  # a mean is rounded
+            dl, du = dl - (unit * dl.abs()).detach(), du + (unit * du.abs()).detach()
         return product_lines(*(at(value, index) for value in (dl, du, *change)))
 
 
@@ -313,6 +323,7 @@ class _RectifiedFactor(Factor):
     bounds: Callable[..., Interval]
     sign: int
     kinked: bool = True
+    exact: bool = True
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         return self.range(*intervals)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
 
-from .library import IS_03, VERSION
+from .library import VERSION
 
 
 def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
@@ -32,16 +32,9 @@ def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
     return None
 
 
-def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:
-    if IS_03 and kinds.get(node.inputs[1]) == "BoundSqrt":
-        return "it divides by a root, which auto_LiRPA 0.3 takes for a layer normalisation"
-    return None
-
-
 MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
     "BoundMaxPool": _pool,
     "BoundAveragePool": _pool,
-    "BoundDiv": _quotient,
 }
 """Exact class name of the host's node -> ``(node, kinds of all nodes by name) -> what the host computes otherwise than
 the network does``, or None."""

@@ -75,9 +75,8 @@ def remove_from_host() -> None:
 
 def _works(name: str) -> bool:
     """Whether the host has lines for an operator at present."""
-    return name in _added | _registered or (
-        name not in LACKING and name not in _MADE_FOR_A_TYPE and _has_lines(_own(name))
-    )
+    added = name in _added | _registered
+    return added or (name not in LACKING and name not in _MADE_FOR_A_TYPE and _has_lines(_own(name)))
 
 
 def _has_lines(theirs: Any) -> bool:

@@ -1,7 +1,7 @@
 r"""Where the host's own bounds are known, or seen, to be wrong, so that nothing certified is built on them.
 
 Jacobian bounds are only as sound as the pre-activation bounds they start from. Each row of `DEFECTS` names an operator,
-and says for which of its uses and host methods the host's bounds do not hold; those are refused. Besides,
+and says for which of its uses and host methods the bounds in the host do not hold; those are refused. Besides,
 `require_center_inside` compares all bounds with the network's values at the centre x0 of the region, which the host has
 evaluated anyway: of
 
@@ -41,117 +41,6 @@ _NARROW = 1e-8
 # 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
 _IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
 
-TAUGHT = "relaxed_by_pieces"
-"""Attribute of nodes whose bounds are not the host's own but those of `plugin.activations`."""
-
-
-def _leaky_relu(node: Node, method: str) -> str | None:
-    slope = node.attributes.get("leaky_alpha", node.attributes.get("alpha", 0.0))
-    if isinstance(slope, float) and slope < 0:
-        return f"negative slope {slope:g}, which the host bounds as if it were monotone"
-    if isinstance(slope, float) and slope > 1 and method != "IBP":
-        return f"slope {slope:g} above 1, which the host's CROWN bounds as if it were convex"
-    return None
-
-
-def _concat(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP" and not all(node.perturbed):
-        return "a constant is concatenated, which CROWN of auto_LiRPA 0.3 loses"
-    return None
-
-
-def _gather(node: Node, method: str) -> str | None:
-    index = node.constants[1] if len(node.constants) > 1 else None
-    if method != "IBP" and index is not None and index.unique().numel() < index.numel():
-        return "an index is repeated, of which the host's CROWN keeps only one"
-    return None
-
-
-def _pad(node: Node, method: str) -> str | None:
-    value = node.constants[2] if len(node.constants) > 2 else None
-    if method != "IBP" and value is not None and bool((value != 0).any()):
-        return f"padding with {float(value):g}, which the host's CROWN takes for 0"
-    return None
-
-
-def _sine(node: Node, method: str) -> str | None:
-    if method != "IBP" and not node.attributes.get(TAUGHT):
-        where = "are off by 1e-6" if IS_03 else "do not hold on intervals wider than about half a period"
-        return f"the host's lines {where}; `register` replaces them"
-    return None
-
-
-def _tan(node: Node, method: str) -> str | None:
-    if not IS_03 and method != "IBP" and not node.attributes.get(TAUGHT):
-        return "the host's CROWN takes the curve of arctan for its own; `register` replaces it"
-    return None
-
-
-def _sqrt(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP":
-        return "the upper line of CROWN in auto_LiRPA 0.3 falls where the root rises"
-    return None
-
-
-def _reciprocal(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP":
-        return "below 0, CROWN of auto_LiRPA 0.3 takes its lower line for the upper one"
-    return None
-
-
-def _div(node: Node, method: str) -> str | None:
-    # Newer hosts write quotients as products with reciprocals; what is left as a quotient is 0.3's, or as in 0.3.
-    if node.perturbed[1] and method != "IBP":
-        return "CROWN of auto_LiRPA 0.3 takes a constant dividend for the divisor, and lines that need divisors above 0"
-    if node.perturbed[1] and not IS_03:
-        return "its interval bounds do not hold where the dividend can be negative"
-    return None
-
-
-def _softmax(node: Node, method: str) -> str | None:
-    # Hosts before 0.7 take it apart. The chord of exp between the logarithms of both bounds has 1e-8 added to the
-    # probabilities, which moves its end, and where they differ by less than 1e-5 a tangent from below takes its place.
-    return "the host's upper lines lie below the function where a probability can be small" if method != "IBP" else None
-
-
-def _average_pool(node: Node, method: str) -> str | None:
-    if method == "IBP" or not (IS_03 or _side_by_side(node)):
-        return None
-    if not _side_by_side(node):
-        return "windows overlap, leave gaps or are padded, for which CROWN of auto_LiRPA 0.3 has other weights"
-    return _unequal_rests(node)
-
-
-def _max_pool(node: Node, method: str) -> str | None:
-    if method == "IBP":
-        return None
-    if not _side_by_side(node):
-        return "windows overlap, leave gaps or are padded, for which the lines of the host's CROWN do not hold"
-    return _unequal_rests(node)
-
-
-def _side_by_side(node: Node) -> bool:
-    kernel, stride = (tuple(node.attributes[name]) for name in ("kernel_size", "stride"))
-    return kernel == stride and not any(node.attributes["padding"])
-
-
-def _unequal_rests(node: Node) -> str | None:
-    below, right = (size % k for size, k in zip(node.input_shapes[0][2:], node.attributes["kernel_size"]))
-    if below != right:
-        return f"it leaves out {below} rows and {right} columns, which the host's CROWN takes for each other"
-    return None
-
-
-def _pow(node: Node, method: str) -> str | None:
-    exponent = node.constants[1] if len(node.constants) > 1 else None
-    if exponent is None:
-        return None
-    if IS_03 and bool((exponent < 0).any()):
-        return "an exponent below 0, whose interval bounds are inverted in auto_LiRPA 0.3"
-    if not IS_03 and method != "IBP" and bool(((exponent % 2 == 0) & (exponent > 2)).any()):
-        return f"an even exponent, {float(exponent.max()):g}, whose lines of the host's CROWN do not hold"
-    return None
-
 
 def another(method: str) -> str:
     """A method on other pre-activation bounds, to try where those of the host's `method` cannot be had.
@@ -165,7 +54,11 @@ def another(method: str) -> str:
 
 
 DEFECTS: dict[str, Check] = {}
-"""Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
+"""Exact class name of the host's node -> ``(node, host method) -> reason`` or None.
+
+It has no rows for 0.3 and 0.7.1: what these bound wrongly is bounded by `bound_operators`. What is found to be wrong is
+refused by a row here until it is.
+"""
 
 
 def require_sound(nodes: Iterable[Node], method: str) -> None:
