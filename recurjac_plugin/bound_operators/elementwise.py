@@ -34,15 +34,9 @@ from .part import Part, value_of
 _MOST_SLOPES = 2**23  # slopes of one neuron for every row; beyond, all rows share them
 
 
-def function_of(node: Any) -> tuple[Activation, Parameters] | None:
-    """The row of the table and the parameters of an activation that has a `function`, for a node of the host."""
-    if isinstance(node, BoundElementwise):
-        return node.activation, node.parameters()
-    return Part.of(node).activation
-
-
 def _function_of(node: Any) -> tuple[Activation, Parameters]:
-    found = function_of(node)
+    """The row of the table, with a `function`, and the parameters of an activation, for a node of the host."""
+    found = (node.activation, node.parameters()) if isinstance(node, BoundElementwise) else Part.of(node).activation
     assert found is not None
     return found
 

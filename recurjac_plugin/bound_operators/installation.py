@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recurjac_plugin.host.library import IS_03, bound_ops
 
@@ -59,6 +60,9 @@ def install() -> None:
         host_class = getattr(bound_ops, name, None)
         if host_class is not None:
             _put(host_class, "forward", _extreme(torch.amax if name == "BoundReduceMax" else torch.amin))
+    for name in ("BoundRelu", "BoundLeakyRelu"):
+        host_class = getattr(bound_ops, name)
+        _put(host_class, "forward", _leaky(host_class.forward))
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
         _put(host_class, "mode", _mode(host_class, name))
@@ -123,6 +127,17 @@ def _extreme(best: Any) -> Any:
         self.axis = tuple(sorted(int(axis) % x.dim() for axis in several))
         self.axis = self.axis[0] if len(self.axis) == 1 else self.axis
         return best(x.as_subclass(Tensor), dim=self.axis, keepdim=self.keepdim)
+
+    return forward
+
+
+def _leaky(original: Any) -> Any:
+    """Leaky ReLUs of any slope; 0.7.1 evaluates those of a negative slope as ReLU."""
+
+    @functools.wraps(original)
+    def forward(self: Any, x: Tensor) -> Any:
+        slope = vars(self).get("leaky_alpha", 0.0)
+        return functional.leaky_relu(x, slope) if slope < 0 else original(self, x)
 
     return forward
 

@@ -7,7 +7,7 @@ looked up in them as it stands in a model, with the values of its constant input
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,14 +64,18 @@ class Part:
 
     @cached_property
     def activation(self) -> tuple[Activation, Parameters] | None:
-        """Its row of the table of activations and its parameters, if it is one that has a `function`."""
+        """Its row of the table of activations, with a `function`, and its parameters; None if it is something else."""
         steps = self.graph.steps
         if len(steps) != 1 or not self.graph.factors:
             return None
         factor = self.graph.factors[0].factor
-        if not isinstance(factor, ActivationFactor) or factor.activation.function is None:
+        if not isinstance(factor, ActivationFactor):
             return None
-        return factor.activation, factor.parameters
+        activation = factor.activation
+        if activation.function is None:
+            constants = self.node.constants[1:]
+            activation = replace(activation, function=lambda z, parameters: self.node.forward(z, *constants))
+        return activation, factor.parameters
 
     @property
     def is_linear(self) -> bool:

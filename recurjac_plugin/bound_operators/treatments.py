@@ -194,7 +194,7 @@ ACTIVATION, LINEAR, PRODUCT = _Activation(), _Linear(), _Product()
 
 
 def _function(node: Any) -> Treatment | None:
-    return ACTIVATION
+    return ACTIVATION if type(node).__name__ in ACTIVATIONS else None
 
 
 def _with_constants(node: Any) -> Treatment | None:

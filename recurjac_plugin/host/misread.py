@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
 
@@ -32,9 +34,18 @@ def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
     return None
 
 
+def _leaky_relu(node: Node, kinds: Mapping[str, str]) -> str | None:
+    slope = node.attributes.get("leaky_alpha", 0.0)
+    if slope < 0 and float(node.forward(torch.tensor([-1.0]))) != -slope:
+        return f"its negative slope of {slope:g} is taken for 0; `register` puts it right"
+    return None
+
+
 MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
     "BoundMaxPool": _pool,
     "BoundAveragePool": _pool,
+    "BoundLeakyRelu": _leaky_relu,
+    "BoundRelu": _leaky_relu,
 }
 """Exact class name of the host's node -> ``(node, kinds of all nodes by name) -> what the host computes otherwise than
 the network does``, or None."""
