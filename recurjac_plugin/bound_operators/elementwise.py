@@ -220,7 +220,7 @@ def init_opt_parameters(node: Any, start_nodes: Sequence[Any]) -> None:
 def clip_alpha(node: Any) -> None:
     """Keep the slopes between the ends of the derivative's range."""
     for value in node.alpha.values():
-        value.data.clamp_(0, 1)
+        value.data = value.data.nan_to_num(nan=0.5).clamp(0, 1)  # a root has no gradient at 0
 
 
 class BoundElementwise(BoundActivation):

@@ -77,7 +77,9 @@ class _Steps(Treatment):
 
     def interval_propagate(self, node: Any, *v: Any, **kwargs: Any) -> Interval:
         part = Part.of(node)
-        return self._interval(part, {name: box(v[position]) for name, position in part.positions.items()})
+        bounds = self._interval(part, {name: box(v[position]) for name, position in part.positions.items()})
+        rows = kwargs.get("C")  # shape: (b, k, *shape), where the host takes what its dense layers take
+        return bounds if rows is None else specified(rows, bounds)
 
     @staticmethod
     def _by_position(part: Part, lower: dict[str, Any], upper: dict[str, Any]) -> list[tuple[Any, Any]]:
@@ -179,6 +181,17 @@ class _Product(_Steps):
         node.alpha = OrderedDict((start[0], like.new_ones(2, 1, *shape)) for start in start_nodes)
 
 
+def specified(
+    rows: Tensor,  # shape: (b, k, *shape)
+    bounds: Interval,
+) -> Interval:
+    """Interval bounds of ``C z``, (b, k) each."""
+    lower, upper = (bound.reshape(len(bound), -1, 1) for bound in bounds)
+    rows = rows.reshape(*rows.shape[:2], -1)
+    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
+    return (positive @ lower + negative @ upper).squeeze(2), (positive @ upper + negative @ lower).squeeze(2)
+
+
 def box(interval: Any) -> Interval:
     """The bounds of an input as a box: the host hands an l_p ball on as its centre, with its norm and radius beside."""
     lower, upper = interval[0], interval[1]
@@ -243,7 +256,32 @@ def _times_constant(node: Any) -> Treatment | None:
 
 
 def _product(node: Any) -> Treatment | None:
-    return None if _several(node) else _times_constant(node)
+    if _several(node):
+        return None
+    return LINEAR if IS_03 and _broadcasts(node) else _times_constant(node)
+
+
+def _sum(node: Any) -> Treatment | None:
+    """0.3 loses shapes where something smaller is added."""
+    return LINEAR if IS_03 and len(node.output_shape) != 4 and _broadcasts(node) else None
+
+
+def _broadcasts(node: Any) -> bool:
+    """Whether an input is repeated along an axis."""
+    shapes = (source.output_shape if source.perturbed else value_of(source).shape for source in node.inputs)
+    return any(tuple(shape) != tuple(node.output_shape) for shape in shapes)
+
+
+def _dense_layer(node: Any) -> Treatment | None:
+    """The host multiplies by the factors of a Gemm what it has not."""
+    factors = (vars(node).get(f"{name}_linear", vars(node).get(name, 1.0)) for name in ("alpha", "beta"))
+    return _alone(node) if any(isinstance(factor, float) and factor != 1.0 for factor in factors) else None
+
+
+def _normalisation(node: Any) -> Treatment | None:
+    """0.3 looks for its parameters where constants have none."""
+    constant = any(type(source).__name__ == "BoundConstant" for source in node.inputs[1:])
+    return _alone(node) if IS_03 and constant and not node.training else None
 
 
 def _quotient(node: Any) -> Treatment | None:
@@ -278,6 +316,10 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
     "BoundPad": _alone,
     "BoundConcat": _concat,
     "BoundAveragePool": _average_pool,
+    "BoundAdd": _sum,
+    "BoundSub": _sum,
+    "BoundLinear": _dense_layer,
+    "BoundBatchNormalization": _normalisation,
     "BoundMul": _product,
     "BoundDiv": _quotient,
     **dict.fromkeys(
