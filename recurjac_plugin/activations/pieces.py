@@ -51,6 +51,8 @@ class Pieces:
         fraction = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device)
         fraction = fraction.reshape(-1, *(1,) * lower.dim())
         knots = lower * (1 - fraction) + upper * fraction
+        if knots.requires_grad:  # the derivative of a root has no gradient at 0
+            knots.register_hook(lambda gradient: gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
         least, most = activation.derivative_range(knots[:-1], knots[1:], parameters)
         return cls(knots, activation.function(knots, parameters), least, most, activation.exact)
 

@@ -31,8 +31,9 @@ from .part import Part
 
 def maps(part: Part) -> list[tuple[str, LinearMap]]:
     """The inputs that a linear operator adds up, each with its map; one input may occur several times."""
-    if not part.graph.steps:  # the identity: its input stands for it
-        raise AssertionError(part.node.kind)
+    if not part.graph.steps:  # a constant at most is added: the input stands for the output, as derivatives see it
+        shape = tuple(part.node.output_shape[1:])
+        return [(part.graph.output, Broadcast(1, shape, shape))]
     (step,) = part.graph.steps
     assert isinstance(step, LinearStep)
     return list(step.sources)
@@ -40,7 +41,7 @@ def maps(part: Part) -> list[tuple[str, LinearMap]]:
 
 def scaled_patches(part: Part, coefficients: Any) -> Any:
     """Patches of coefficients times a number, where an operator multiplies by one; None otherwise."""
-    if len(part.graph.steps) != 1 or not isinstance(coefficients, Patches) or coefficients.identity:
+    if not isinstance(coefficients, Patches) or coefficients.identity:
         return None
     ((_, linear), *others) = maps(part)
     if others or not isinstance(linear, Scale) or linear.factor.numel() != 1:
@@ -79,8 +80,6 @@ def backward(part: Part, coefficients: Any, like: Tensor) -> tuple[dict[str, Any
     origin = part.origin({name: like.new_zeros(len(like), *shape) for name, shape in shapes(part).items()})
     A = dense(coefficients, tuple(part.node.output_shape[1:]), like)
     assert A is not None
-    if not part.graph.steps:
-        return {part.graph.output: A}, bias(A, origin)
     inputs: dict[str, Any] = {}
     kept = scaled_patches(part, coefficients)
     if kept is not None:
@@ -113,8 +112,6 @@ def interval(part: Part, inputs: Mapping[str, Interval]) -> Interval:
     Returns:
         Shape (b, *shape) each. Infinite inputs can leave sums without a number: these are unbounded.
     """
-    if not part.graph.steps:
-        return inputs[part.graph.output]
     sources = maps(part)
     size = part.origin({name: low for name, (low, _) in inputs.items()}).abs()
     for name, linear in sources:

@@ -95,6 +95,14 @@ KINDS = {
     "SiLU": elementwise(functional.silu),
     "product": Kind(lambda s, x: torch.mul(*halves(x)), offsets=FAR),
     "product with a constant": elementwise(lambda x: x * torch.linspace(-2, 2, 6).to(x), offsets=FAR),
+    "sum with a constant of another shape": Kind(
+        lambda s, x: x + torch.linspace(-2, 2, 3).to(x), (2, 3), offsets=FAR
+    ),
+    "sum that repeats": Kind(lambda s, x: x - x[:, :, :1], (2, 3), offsets=FAR),
+    "scaled layer": Kind(
+        lambda s, x: torch.addmm(s.a.bias, x, s.a.weight.T, beta=0.5, alpha=2.0), layers=lambda: {"a": nn.Linear(6, 4)},
+        offsets=FAR,
+    ),
     "quotient": Kind(lambda s, x: halves(x)[0] / (halves(x)[1] + 1.5), offsets=POSITIVE),
     "quotient of a constant": elementwise(lambda x: torch.linspace(-2, 2, 6).to(x) / x, offsets=(6.0, -6.0, 1e4)),
     "maximum": Kind(lambda s, x: torch.maximum(*halves(x)), offsets=FAR),
