@@ -5,7 +5,7 @@ chooses other slopes, between the ends of the derivative's range,
 
 .. math:: s = \underline{d} + \alpha (\overline{d} - \underline{d}), \qquad 0 \le \alpha \le 1,
 
-one for each side of the line and of the bound, neuron by neuron, and for the rows of the output by themselves; the
+one for each side of the line and of the bound, neuron by neuron, and for every row by itself unless there are many; the
 intercept of any slope holds.
 
 Source: own; optimising slopes is alpha-CROWN's (Xu et al., ICLR 2021, arXiv:2011.13824).
@@ -31,7 +31,8 @@ from recurjac_plugin.numerics.intervals import Interval
 from .coefficients import dense
 from .part import Part, value_of
 
-_MOST_SLOPES = 2**23  # slopes of one neuron for every row; beyond, all rows share them
+_SCALE = 10.0  # of alpha: the steps of the host are made for ReLUs, whose best slopes are at the ends of their range
+_MOST_SLOPES = 2**19  # of an activation for every row by itself; beyond, all rows share them
 
 
 def _function_of(node: Any) -> tuple[Activation, Parameters]:
@@ -112,7 +113,7 @@ def lines(
         both = _bounded(pieces.lines())
         return both, both
     least, width = _slope_range(pieces)
-    slopes = least + chosen * width
+    slopes = least + chosen / _SCALE * width
     negated = pieces.negated()
     below, above = (
         _bounded(Relaxation(slopes[i], -negated.intercept(-slopes[i]), slopes[i + 1], pieces.intercept(slopes[i + 1])))
@@ -209,18 +210,19 @@ def init_opt_parameters(node: Any, start_nodes: Sequence[Any]) -> None:
     least, width = _slope_range(pieces)
     chosen = torch.stack((-pieces.negated().slope(), pieces.slope())).detach()
     share = torch.where(width > 0, (chosen - least) / torch.where(width > 0, width, 1.0), 0.0).clamp(0, 1)
-    share = torch.cat((share, share)).unsqueeze(1)  # shape: (4, 1, b, *shape)
+    share = _SCALE * torch.cat((share, share)).unsqueeze(1)  # shape: (4, 1, b, *shape)
     for name, size, *_ in start_nodes:
-        # Rows of the output are counted by a number, those of other nodes by a shape: what leads there can be windows.
-        own = isinstance(size, int) and name not in getattr(node, "patch_size", {})
-        rows = size if own and size * share.numel() <= _MOST_SLOPES else 1
+        # Where windows lead there the rows of one channel share theirs in the host; here all rows do.
+        count = size if isinstance(size, int) else torch.Size(size).numel()
+        rows = 1 if name in getattr(node, "patch_size", {}) else count
+        rows = rows if rows * share.numel() <= _MOST_SLOPES else 1
         node.alpha[name] = share.expand(-1, rows, *share.shape[2:]).clone()
 
 
-def clip_alpha(node: Any) -> None:
-    """Keep the slopes between the ends of the derivative's range."""
+def clip_alpha(node: Any, most: float = _SCALE) -> None:
+    """Keep what is optimised between 0 and its largest value, for slopes the ends of the derivative's range."""
     for value in node.alpha.values():
-        value.data = value.data.nan_to_num(nan=0.5).clamp(0, 1)  # a root has no gradient at 0
+        value.data = value.data.nan_to_num(nan=most / 2).clamp(0, most)  # a root has no gradient at 0
 
 
 class BoundElementwise(BoundActivation):

@@ -175,6 +175,9 @@ class _Product(_Steps):
         low, high = products.interval(relaxed.part, inputs)
         return rows, constant + linear.bias(rest.clamp(min=0), low) + linear.bias(rest.clamp(max=0), high)
 
+    def clip_alpha(self, node: Any) -> None:
+        elementwise.clip_alpha(node, 1.0)
+
     def init_opt_parameters(self, node: Any, start_nodes: Sequence[Any]) -> None:
         shape = tuple(node.output_shape)
         like = next(source.lower for source in node.inputs if source.perturbed)
