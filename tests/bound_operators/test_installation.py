@@ -131,7 +131,7 @@ def test_where_the_host_is_right_bounds_stay_as_tight(name, method):
             theirs = model.compute_bounds(x=(region.perturbed(),), method=method)
             with installed():
                 ours = model.compute_bounds(x=(region.perturbed(),), method=method)
-            width, reference = (float((high - low).mean()) for low, high in (ours, theirs))
+            width, reference = (float((high - low).detach().mean()) for low, high in (ours, theirs))
             assert width <= (1.02 if name in ("tanh", "sigmoid") else 1 + 1e-9) * reference
             values = outputs(net, region.sample(200))
             assert bool((ours[0] <= values + 1e-12).all() & (values <= ours[1] + 1e-12).all())
@@ -147,6 +147,7 @@ def test_alpha_crown_is_no_looser_than_crown(activation):
     region = Ball(x, 0.5)
     lower, upper = rj.output_bounds(on_host(net, x), region.perturbed(), method="alpha-CROWN")
     low, high = rj.output_bounds(on_host(net, x), region.perturbed(), method="CROWN")
+    lower, upper, low, high = (bound.detach() for bound in (lower, upper, low, high))
     assert bool((lower >= low - 1e-9).all() & (upper <= high + 1e-9).all())
     assert float((upper - lower).mean()) < float((high - low).mean())
     values = outputs(net, region.sample(300))
