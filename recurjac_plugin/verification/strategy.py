@@ -145,6 +145,16 @@ class Verification:
             waiting = [search for search in waiting if not search.finished]
         return bool(wanted)
 
+    def require_bounded(self) -> None:
+        """Say why there is no answer where it is that a box of the property could not be bounded at all.
+
+        Raises:
+            UnsupportedError: what refused the box.
+        """
+        for search in self.searches:
+            if search.refusal is not None and not search.bounded and not self._over():
+                raise search.refusal
+
     def _over(self) -> bool:
         self.late = self.late or time.monotonic() >= self.deadline
         return self.late or self.counterexample is not None
@@ -156,6 +166,8 @@ class Verification:
         for points in search.step(self._over):  # to its end: half a step would lose boxes
             for x in points[:_CHECKS].cpu().numpy():
                 self.counterexample = self.counterexample or check(self.spec, self.session, x)
+        if self.counterexample is None:
+            search.goal.require_consistent()
         return int((search.boxes - before).sum())
 
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
