@@ -22,7 +22,7 @@ from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import BoundedModule
-from recurjac_plugin.host.state import takes_batches
+from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.plugin.model import bounded_model
@@ -30,6 +30,7 @@ from recurjac_plugin.properties.spec import Box, Spec
 
 from .attack import find_counterexample
 from .counterexample import Counterexample, Session, check
+from .probes import difference_inside
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
@@ -207,12 +208,22 @@ class Verification:
         if self._model is None:
             double = copy.deepcopy(self.network).to(like.dtype)
             self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
-        rows = Rows.of(box, like, self.network.max_difference, torch.finfo(self.network.dtype).eps)
+        rows = Rows.of(box, like, self._difference(box), torch.finfo(self.network.dtype).eps)
         shape = self.network.input_shape
         bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
         if not takes_batches(self._model.forward, shape, like):  # its graph was read for one input at a time
             bounds.batch = 1
         return bounds
+
+    def _difference(self, box: Box) -> float:
+        """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
+
+        def bounded(x: np.ndarray) -> np.ndarray:
+            inputs = torch.from_numpy(x).to(self._like).reshape(-1, 1, *self.network.input_shape)
+            rows = [evaluated(self._model, one, ())[0].flatten(1) for one in inputs]
+            return torch.cat(rows).double().cpu().numpy()
+
+        return max(self.network.max_difference, difference_inside(box, bounded, self.session))
 
 
 def _dimensions(box: Box) -> int:
