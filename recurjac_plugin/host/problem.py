@@ -18,8 +18,10 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.numerics.region import Region, joined
 
 from .library import BoundedModule
+from .misread import require_decided
 from .read import HostGraph, read_graph
 from .region import Arguments, read_arguments
+from .same_function import Function, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +61,13 @@ class Problem:
         return replace(self, arguments=self.arguments.shrunk(fraction))
 
 
-def read(model: Any, x: Any) -> Problem:
+def read(model: Any, x: Any, reference: Function | None = None) -> Problem:
     """Read a model and its perturbed inputs, the graph at the centres of the regions.
 
     Args:
         model: the host's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor`, or a tuple of them and of plain tensors.
+        reference: the module that the model was made of, if that is to be compared with the model now.
 
     Raises:
         InputError: not the host's objects, or they do not fit together.
@@ -76,7 +79,11 @@ def read(model: Any, x: Any) -> Problem:
             "`BoundedModule(model, example_input)`."
         )
     arguments = read_arguments(x, model)
-    return Problem(model, arguments, read_graph(model, *arguments.for_host()))
+    problem = Problem(model, arguments, read_graph(model, *arguments.for_host()))
+    centers = [value.center if isinstance(value, Region) else value for value in arguments.values]
+    if not require(model, centers, problem.host_graph.output, reference):
+        require_decided(problem.host_graph.nodes)
+    return problem
 
 
 def specification(

@@ -1,0 +1,137 @@
+"""Evaluating a user's module without a trace: modes, buffers, gradients and random numbers are as before.
+
+Nothing is known of such a module: it may do one thing in training and another in evaluation mode, change its buffers or
+its input, draw random numbers, and raise whatever it likes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MODULE_FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""What a module may raise at inputs that it was not made for."""
+
+Modes = Mapping[nn.Module, bool]
+"""Part of a module -> whether it is in training mode."""
+
+
+def modes_of(module: nn.Module) -> dict[nn.Module, bool]:
+    """The modes of all parts of a module at present."""
+    return {part: part.training for part in module.modules()}
+
+
+def evaluation_modes(module: nn.Module) -> dict[nn.Module, bool]:
+    """Evaluation mode of all parts."""
+    return dict.fromkeys(module.modules(), False)
+
+
+@contextmanager
+def in_modes(modes: Modes) -> Iterator[None]:
+    """Set the modes of parts, without their own `train` and `eval`, which may do more than that."""
+    before = [(part, part.training) for part in modes]
+    try:
+        for part, mode in modes.items():
+            part.training = mode
+        yield
+    finally:
+        for part, mode in before:
+            part.training = mode
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put buffers and the state of torch's random numbers back; they go on from seed 0 within."""
+    buffers = [(part._buffers, dict(part._buffers)) for part in module.modules() if part._buffers]
+    kept = [(tensor, tensor.clone()) for _, named in buffers for tensor in named.values() if tensor is not None]
+    devices = sorted({tensor.device.index or 0 for tensor in module.parameters() if tensor.is_cuda})
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, value in kept:
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+            for held, named in buffers:
+                held.clear()
+                held.update(named)
+
+
+def mode_matters(module: nn.Module, where: Sequence[Sequence[Tensor]], modes: Modes) -> bool:
+    """Whether a module gives other outputs in the given modes than in evaluation mode.
+
+    Args:
+        module: the user's.
+        where: arguments to try.
+        modes: of all its parts.
+    """
+
+    def outputs(mode: Modes, arguments: Sequence[Tensor]) -> Any:
+        with in_modes(mode):
+            try:
+                return module(*(value.clone() for value in arguments))
+            except MODULE_FAILURES:
+                return None
+
+    with torch.no_grad(), undisturbed(module):
+        return any(
+            (difference(outputs(evaluation_modes(module), arguments), outputs(modes, arguments)) or (0.0,))[0] != 0
+            for arguments in where
+        )
+
+
+def tensors(inputs: Any) -> tuple[Tensor, ...] | None:
+    """The arguments of a network as plain tensors; None if there are others among them."""
+    several = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not all(isinstance(value, Tensor) for value in several):
+        return None
+    return tuple(value.detach().as_subclass(Tensor) for value in several)
+
+
+def points(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """The given inputs, then others of their shapes and types: random ones, on both sides of 0, large and small.
+
+    Numbers of integer inputs stay among those given.
+    """
+    generator = torch.Generator().manual_seed(0)
+    yield tuple(inputs)
+    noise = [torch.randn(value.shape, generator=generator, dtype=torch.float64) for value in inputs]
+    for turn, scale in enumerate((1.0, -3.0, 0.1, -0.01), 1):
+        yield tuple(
+            (scale * z).to(value) if value.is_floating_point() else value.roll(turn, -1) if value.dim() else value
+            for value, z in zip(inputs, noise)
+        )
+
+
+def difference(one: Any, other: Any) -> tuple[float, float] | None:
+    """Largest difference of two outputs, infinite where one alone is finite, and largest output; both if shapes differ.
+
+    Entries that are NaN, or the same infinity, in both say nothing; None if all are so, or one is no tensor of floats.
+    """
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or not one.is_floating_point():
+        return None
+    if one.shape != other.shape:
+        return math.inf, math.inf
+    first, second = one.detach().double(), other.detach().double()
+    finite = first.isfinite() & second.isfinite()
+    silent = (first.isnan() & second.isnan()) | ((first == second) & ~finite)
+    if bool(silent.all()):
+        return None
+    size, apart = (float(x[finite].abs().max()) if bool(finite.any()) else 0.0 for x in (first, first - second))
+    return (apart if bool((finite | silent).all()) else math.inf), size
