@@ -189,7 +189,7 @@ def _differs_at(model: Any, module: nn.Module, inputs: Sequence[Tensor], output:
         except MODULE_FAILURES:
             return ""
     gap = difference(own, output)
-    if gap is None or _near(gap, own):
+    if gap is None or _near(gap, own.dtype):
         return ""
     reason = _compare(model, module, [inputs])
     return f"at the centre of the region {reason}" if reason else ""
@@ -265,6 +265,12 @@ class _Pair:
                 vars(model[name])["value"] = arguments[index]
         return model.get_forward_value(model.final_node())
 
+    def precision(self, like: Tensor) -> torch.dtype:
+        """The number type that decides what rounding is: before some operators exporters cast float64 to float32."""
+        nodes = (vars(node) for node in self.model._modules.values())
+        types = {getattr(node.get("forward_value"), "dtype", None) for node in nodes if node.get("from_input")}
+        return torch.float32 if torch.float32 in types and like.dtype == torch.float64 else like.dtype
+
     def values(self) -> list[Any]:
         """Values of all nodes of the host at the arguments at which it was last read."""
         return [vars(node).get("forward_value") for node in self.model._modules.values()]
@@ -322,7 +328,7 @@ def _compare(
             if gap is None:
                 continue
             seen += 1
-            if not _near(gap, own) and (worst is None or gap[0] > largest):
+            if not _near(gap, pair.precision(own)) and (worst is None or gap[0] > largest):
                 worst, (largest, size) = (arguments, own), gap
             if seen == _ENOUGH:
                 break
@@ -345,9 +351,9 @@ def _compare(
     return reason + (f"; the first value that it does not have is that of {first}" if first else "")
 
 
-def _near(gap: tuple[float, float], like: Tensor) -> bool:
+def _near(gap: tuple[float, float], dtype: torch.dtype) -> bool:
     """Whether a `difference` of outputs is what two ways to compute them make."""
-    return gap[0] < math.inf and gap[0] <= SAME_FUNCTION * eps(like) * gap[1]
+    return gap[0] < math.inf and gap[0] <= SAME_FUNCTION * eps(dtype) * gap[1]
 
 
 def _is_rounding(

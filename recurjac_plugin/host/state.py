@@ -93,7 +93,7 @@ def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], 
 
 
 def shares_weights(model: Any, module: nn.Module) -> bool:
-    """Whether a model has the weights of the module it was made of: the same parameters, and buffers of equal values."""
+    """Whether a model has the weights of its module still: the same parameters, and buffers of equal values."""
     own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     for node in model._modules.values():
         name = getattr(node, "ori_name", None)

@@ -119,19 +119,19 @@ def points(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
         )
 
 
-def difference(one: Any, other: Any) -> tuple[float, float] | None:
-    """Largest difference of two outputs, infinite where one alone is finite, and largest output; both if shapes differ.
+def difference(own: Any, other: Any) -> tuple[float, float] | None:
+    """Largest difference of another output from a module's own, and the module's largest entry.
 
-    Entries that are NaN, or the same infinity, in both say nothing; None if all are so, or one is no tensor of floats.
+    Where the module's entries are not finite they say nothing; where the others alone are not, the difference is
+    infinite. Both are infinite if the shapes differ. None if nothing is said, or one is no tensor of floats.
     """
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or not one.is_floating_point():
+    if not isinstance(own, Tensor) or not isinstance(other, Tensor) or not own.is_floating_point():
         return None
-    if one.shape != other.shape:
+    if own.shape != other.shape:
         return math.inf, math.inf
-    first, second = one.detach().double(), other.detach().double()
-    finite = first.isfinite() & second.isfinite()
-    silent = (first.isnan() & second.isnan()) | ((first == second) & ~finite)
-    if bool(silent.all()):
+    first, second = own.detach().double(), other.detach().double()
+    finite = first.isfinite()
+    if not bool(finite.any()):
         return None
-    size, apart = (float(x[finite].abs().max()) if bool(finite.any()) else 0.0 for x in (first, first - second))
-    return (apart if bool((finite | silent).all()) else math.inf), size
+    gap = (first - second)[finite].abs().nan_to_num(nan=math.inf)
+    return float(gap.max()), float(first[finite].abs().max())
