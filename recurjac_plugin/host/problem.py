@@ -20,8 +20,8 @@ from recurjac_plugin.numerics.region import Region, joined
 from .library import BoundedModule
 from .misread import require_decided
 from .read import HostGraph, read_graph
-from .region import Arguments, read_arguments
-from .same_function import Function, require
+from .region import Arguments, converted, read_arguments
+from .same_function import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +56,23 @@ class Problem:
         """
         return joined(self.arguments.regions)
 
+    @cached_property
+    def reach(self) -> dict[str, Tensor]:
+        """How far each perturbed input can be from its centre, by name, (b, *shape)."""
+        regions = zip(self.host_graph.inputs, self.arguments.regions, strict=True)
+        return {name: region.reach.reshape(region.center.shape) for name, region in regions}
+
     def shrunk(self, fraction: float) -> Problem:
         """The same over regions shrunk about their centres."""
-        return replace(self, arguments=self.arguments.shrunk(fraction))
+        return replace(self, arguments=self.arguments.scaled(fraction))
 
 
-def read(model: Any, x: Any, reference: Function | None = None) -> Problem:
+def read(model: Any, x: Any) -> Problem:
     """Read a model and its perturbed inputs, the graph at the centres of the regions.
 
     Args:
         model: the host's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor`, or a tuple of them and of plain tensors.
-        reference: the module that the model was made of, if that is to be compared with the model now.
 
     Raises:
         InputError: not the host's objects, or they do not fit together.
@@ -81,9 +86,29 @@ def read(model: Any, x: Any, reference: Function | None = None) -> Problem:
     arguments = read_arguments(x, model)
     problem = Problem(model, arguments, read_graph(model, *arguments.for_host()))
     centers = [value.center if isinstance(value, Region) else value for value in arguments.values]
-    if not require(model, centers, problem.host_graph.output, reference):
+    if not require(model, centers, problem.host_graph.output):
         require_decided(problem.host_graph.nodes)
     return problem
+
+
+def read_in_float64(model: Any, x: Any) -> Problem:
+    """`read`, and everything in float64 from then on, whatever the model's type: what proven bounds start from.
+
+    Regions are the smallest of float64 numbers that contain all points between the ends given.
+
+    Args:
+        model: as there.
+        x: as there.
+
+    Raises:
+        InputError: as there.
+        UnsupportedError: as there.
+    """
+    own = next((parameter.dtype for parameter in getattr(model, "parameters", tuple)()), None)
+    problem = read(model, x if own is None else converted(x, own))
+    arguments = read_arguments(converted(x, torch.float64), None).scaled(1 + 2.0**-50)
+    centers = {name: region.center for name, region in zip(problem.host_graph.inputs, arguments.regions, strict=True)}
+    return Problem(model, arguments, problem.host_graph.in_float64(centers))
 
 
 def specification(

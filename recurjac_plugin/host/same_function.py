@@ -43,8 +43,8 @@ from recurjac_plugin.numerics.rounding import GROSS, SAME_FUNCTION, SHRINKS_WITH
 
 from .state import preserved, shares_weights
 
-Function = Callable[..., Any]
-"""A module, or whatever else gives the outputs of its inputs."""
+Points = Sequence[Sequence[Tensor]]
+"""Arguments of a network, one after the other."""
 
 _FOUND = "recurjac_found"
 """Attribute of the host's model that keeps what was found: plain data, which its copies and files have too."""
@@ -59,6 +59,9 @@ _FEW = 2
 
 _modules: weakref.WeakKeyDictionary[Any, weakref.ref[nn.Module]] = weakref.WeakKeyDictionary()
 """The module that a model was made of, as long as both are there."""
+
+_declared: weakref.WeakKeyDictionary[Any, Found] = weakref.WeakKeyDictionary()
+"""What was found about models whose modules were handed over later."""
 
 _postponed: list[Callable[[], None]] | None = None
 _watching = True
@@ -133,14 +136,45 @@ def not_watched() -> Iterator[None]:
 
 def found(model: Any) -> Found:
     """What is known of a model."""
-    return Found(*vars(model).get(_FOUND, (None, None)))
+    return _declared.get(model) or Found(*vars(model).get(_FOUND, (None, None)))
+
+
+def declare(model: Any, reference: Any) -> None:
+    """Compare a model with the module that it was made of, as it would have been when it was made.
+
+    Args:
+        model: the host's model.
+        reference: the module, in any mode; None changes nothing.
+
+    Raises:
+        InputError: the reference is no module, or does not give outputs for the model's inputs.
+        UnsupportedError: it is another function.
+    """
+    if reference is None:
+        return
+    if not isinstance(reference, nn.Module) or isinstance(reference, type(model)):
+        raise InputError(f"`reference` must be the network as a torch module, got {type(reference).__name__}.")
+    like = next(iter(model.parameters()), None)
+    inputs = [value.to(model.device) for value in modules.tensors(model.global_input) or ()]
+    inputs = [value.to(like.dtype) if like is not None and value.is_floating_point() else value for value in inputs]
+    try:
+        reason = _compare(model, reference, [*modules.points(inputs)], required=True)
+    except MODULE_FAILURES as error:
+        shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
+        raise InputError(
+            f"`reference` does not take an input of shape {shapes} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); give the module that the model was made of."
+        ) from error
+    if reason is None:
+        raise InputError("`reference` gives no finite numbers; give the module that the model was made of.")
+    _require(reason)
+    _modules[model], _declared[model] = weakref.ref(reference), Found(reason, reason)
 
 
 def require(
     model: Any,
     inputs: Sequence[Tensor],  # shape: (b, *input_shape) each
     output: Tensor | None = None,  # shape: (b, *output_shape)
-    reference: Function | None = None,
 ) -> bool:
     """Refuse a model that is known, or seen at the given inputs, to be another function than the user's.
 
@@ -148,30 +182,29 @@ def require(
         model: the host's model.
         inputs: points to compare them at once more, if the module is there and has the model's weights.
         output: the model's at the inputs; None to leave that out.
-        reference: the user's function, if it is not to be taken from what was seen.
 
     Returns:
         Whether it is known to be the same function, as far as values tell.
 
     Raises:
-        InputError: the reference does not give outputs for the inputs.
         UnsupportedError: it is another function.
     """
-    if reference is not None:
-        reason: str | None = _differs_from_reference(model, inputs, reference)
-    else:
-        module, known = _module_of(model), found(model)
-        in_evaluation = not model.training or (module is not None and not module.training)
-        reason = known.evaluation if in_evaluation or known.given is None else known.given
-        if reason == known.evaluation == "" and module is not None and output is not None:
-            reason = _differs_at(model, module, inputs, output)
+    module, known = _module_of(model), found(model)
+    in_evaluation = not model.training or (module is not None and not module.training)
+    reason = known.evaluation if in_evaluation or known.given is None else known.given
+    if reason == known.evaluation == "" and module is not None and output is not None:
+        reason = _differs_at(model, module, inputs, output)
+    _require(reason)
+    return reason is not None
+
+
+def _require(reason: str | None) -> None:
     if reason:
         raise UnsupportedError(
             "The model",
             [f"auto_LiRPA computes another function than the network: {reason}"],
             "Bounds of the one are not bounds of the other; write the network with other operators.",
         )
-    return reason is not None
 
 
 def _module_of(model: Any) -> nn.Module | None:
@@ -195,22 +228,6 @@ def _differs_at(model: Any, module: nn.Module, inputs: Sequence[Tensor], output:
     return f"at the centre of the region {reason}" if reason else ""
 
 
-def _differs_from_reference(model: Any, inputs: Sequence[Tensor], reference: Function) -> str:
-    if not callable(reference):
-        raise InputError(f"`reference` must be the network as a torch module, got {type(reference).__name__}.")
-    try:
-        reason = _compare(model, reference, [*modules.points(inputs)], required=True)
-    except MODULE_FAILURES as error:
-        shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
-        raise InputError(
-            f"`reference` does not take an input of shape {shapes} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}); give the module that the model was made of."
-        ) from error
-    if reason is None:
-        raise InputError("`reference` gives no finite numbers; give the module that the model was made of.")
-    return reason
-
-
 def _look(model: Any, module: nn.Module, inputs: tuple[Tensor, ...], modes: Modes) -> None:
     """Compare a new model with its module, and keep what is found."""
     inputs = tuple(value.to(model.device) for value in inputs)
@@ -222,7 +239,7 @@ def _look(model: Any, module: nn.Module, inputs: tuple[Tensor, ...], modes: Mode
     vars(model)[_FOUND] = (given, in_evaluation)
 
 
-def _compare_by_few(model: Any, module: nn.Module, where: Sequence[Sequence[Tensor]]) -> str | None:
+def _compare_by_few(model: Any, module: nn.Module, where: Points) -> str | None:
     """`_compare`, with two samples of a large batch if they show that it is the same function."""
     sizes = {len(value) if value.dim() else 0 for value in where[0]}
     if len(sizes) == 1 and sizes.pop() > _FEW:
@@ -235,22 +252,22 @@ def _compare_by_few(model: Any, module: nn.Module, where: Sequence[Sequence[Tens
 
 @dataclass(frozen=True)
 class _Pair:
-    """The user's function and the host's model, ready to be evaluated (see `_ready`).
+    """The user's module and the host's model, ready to be evaluated (see `_ready`).
 
     Attributes:
         model: the host's model.
-        function: the user's.
+        module: the user's.
     """
 
     model: Any
-    function: Function
+    module: nn.Module
 
     def own(self, arguments: Sequence[Tensor]) -> Any:
-        """The user's function at its arguments, which it may change in place."""
+        """The user's module at its arguments, which it may change in place."""
         copies = [value.clone() for value in arguments]
         if torch.is_grad_enabled():
             copies = [value.requires_grad_(value.is_floating_point()) for value in copies]
-        return self.function(*copies)
+        return self.module(*copies)
 
     def read(self, arguments: Sequence[Tensor]) -> Any:
         """The host's model at its arguments.
@@ -277,12 +294,11 @@ class _Pair:
 
 
 @contextlib.contextmanager
-def _ready(model: Any, function: Function, modes: Modes | None) -> Iterator[_Pair]:
+def _ready(model: Any, module: nn.Module, modes: Modes | None) -> Iterator[_Pair]:
     """Both in the modes in which they are compared, afterwards as they were; with gradients if Jacobians are computed.
 
     The host's nodes are put in evaluation mode, apart from weights, whose mode says whether they are trainable.
     """
-    module = function if isinstance(function, nn.Module) else nn.Module()
     nodes = {part: False for part in model.modules() if type(part).__name__ != "BoundParams"}
     differentiating = any("Jacobian" in type(node).__name__ for node in model._modules.values())
     with (
@@ -293,13 +309,13 @@ def _ready(model: Any, function: Function, modes: Modes | None) -> Iterator[_Pai
         preserved(model),
         in_modes(nodes),
     ):
-        yield _Pair(model, function)
+        yield _Pair(model, module)
 
 
 def _compare(
     model: Any,
-    function: Function,
-    where: Sequence[Sequence[Tensor]],
+    module: nn.Module,
+    where: Points,
     modes: Modes | None = None,
     required: bool = False,
     place: bool = True,
@@ -308,16 +324,16 @@ def _compare(
 
     Args:
         model: the host's model; it is compared as it is in evaluation mode.
-        function: the user's, in evaluation mode unless `modes` says otherwise.
+        module: the user's, in evaluation mode unless `modes` says otherwise.
         where: arguments of both.
         modes: mode of every part of the module.
-        required: whether exceptions of the function at the first of the arguments are the caller's.
+        required: whether exceptions of the module at the first of the arguments are the caller's.
         place: whether to look for the first value that differs.
     """
     if getattr(model, "jacobian_start_nodes", None):  # the host's own JacobianOP has no values in torch
         return None
     seen, largest, size, worst = 0, 0.0, 0.0, None
-    with _ready(model, function, modes) as pair:
+    with _ready(model, module, modes) as pair:
         for index, arguments in enumerate(where):
             try:
                 gap = difference(own := pair.own(arguments), pair.read(arguments))
@@ -338,16 +354,16 @@ def _compare(
         again = difference(own, pair.own(arguments))
         if again is None or again[0] != 0:
             return _RANDOM
-    if _is_rounding(model, function, where, modes, largest, size, own.dtype):
+    if _is_rounding(model, module, where, modes, largest, size, own.dtype):
         return ""
     reason = "the outputs differ " + (
         f"by {largest:.3g} where the largest is {size:.3g}" if size < math.inf else "in shape"
     )
     first = ""
-    if place and isinstance(function, nn.Module):
-        with _ready(model, function, modes) as pair:
+    if place:
+        with _ready(model, module, modes) as pair:
             pair.read(arguments)
-            first = first_foreign(function, arguments, pair.values())
+            first = first_foreign(module, arguments, pair.values())
     return reason + (f"; the first value that it does not have is that of {first}" if first else "")
 
 
@@ -357,22 +373,14 @@ def _near(gap: tuple[float, float], dtype: torch.dtype) -> bool:
 
 
 def _is_rounding(
-    model: Any,
-    function: Function,
-    where: Sequence[Sequence[Tensor]],
-    modes: Modes | None,
-    apart: float,
-    size: float,
-    dtype: torch.dtype,
+    model: Any, module: nn.Module, where: Points, modes: Modes | None, apart: float, size: float, dtype: torch.dtype
 ) -> bool:
     """Whether the difference shrinks with the precision of the arithmetic, seen on copies in the other number type."""
     other = torch.float32 if dtype == torch.float64 else torch.float64
     if size == math.inf:
         return False
-    if not isinstance(function, nn.Module):
-        return apart <= GROSS * eps(dtype) * size
     try:
-        gap, scale = _repeated(model, function, where, modes, other)
+        gap, scale = _repeated(model, module, where, modes, other)
     except MODULE_FAILURES:  # there are no copies, or the host does not take them
         return apart <= GROSS * eps(dtype) * size
     if other == torch.float32:
@@ -381,11 +389,7 @@ def _is_rounding(
 
 
 def _repeated(
-    model: Any,
-    module: nn.Module,
-    where: Sequence[Sequence[Tensor]],
-    modes: Modes | None,
-    dtype: torch.dtype,
+    model: Any, module: nn.Module, where: Points, modes: Modes | None, dtype: torch.dtype
 ) -> tuple[float, float]:
     """Largest difference and largest output of copies in another number type."""
     copies: dict[int, Any] = {}
