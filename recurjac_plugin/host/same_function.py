@@ -29,14 +29,7 @@ from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.modules import evaluation as modules
-from recurjac_plugin.modules.evaluation import (
-    MODULE_FAILURES,
-    Modes,
-    difference,
-    evaluation_modes,
-    in_modes,
-    undisturbed,
-)
+from recurjac_plugin.modules.evaluation import MODULE_FAILURES, Modes, difference, evaluation_modes
 from recurjac_plugin.modules.foreign_values import first_foreign
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import GROSS, SAME_FUNCTION, SHRINKS_WITH_PRECISION, eps
@@ -152,11 +145,11 @@ def declare(model: Any, reference: Any) -> None:
     """
     if reference is None:
         return
+    if not hasattr(model, "get_forward_value"):
+        raise InputError(f"`reference` belongs to a `BoundedModule`, but the model is a {type(model).__name__}.")
     if not isinstance(reference, nn.Module) or isinstance(reference, type(model)):
         raise InputError(f"`reference` must be the network as a torch module, got {type(reference).__name__}.")
-    like = next(iter(model.parameters()), None)
-    inputs = [value.to(model.device) for value in modules.tensors(model.global_input) or ()]
-    inputs = [value.to(like.dtype) if like is not None and value.is_floating_point() else value for value in inputs]
+    inputs = _example(model)
     try:
         reason = _compare(model, reference, [*modules.points(inputs)], required=True)
     except MODULE_FAILURES as error:
@@ -216,16 +209,23 @@ def _differs_at(model: Any, module: nn.Module, inputs: Sequence[Tensor], output:
     """Why a model that was the same function is another one at the inputs; "" where that cannot be seen."""
     if not shares_weights(model, module):
         return ""
-    with full_precision(), torch.no_grad(), undisturbed(module), in_modes(evaluation_modes(module)):
+    with full_precision(), torch.no_grad(), modules.undisturbed(module), modules.in_modes(evaluation_modes(module)):
         try:
-            own = module(*(value.clone() for value in inputs))
+            own = module(*modules.clones(inputs))
         except MODULE_FAILURES:
             return ""
     gap = difference(own, output)
-    if gap is None or _near(gap, own.dtype):
+    if gap is None or modules.within_rounding(gap, own.dtype):
         return ""
     reason = _compare(model, module, [inputs])
     return f"at the centre of the region {reason}" if reason else ""
+
+
+def _example(model: Any) -> tuple[Tensor, ...]:
+    """The inputs at which a model was made, of the type that its weights have by now."""
+    like = next(iter(model.parameters()), None)
+    inputs = (value.to(model.device) for value in modules.tensors(model.global_input) or ())
+    return tuple(value.to(like.dtype) if like is not None and value.is_floating_point() else value for value in inputs)
 
 
 def _look(model: Any, module: nn.Module, inputs: tuple[Tensor, ...], modes: Modes) -> None:
@@ -264,10 +264,7 @@ class _Pair:
 
     def own(self, arguments: Sequence[Tensor]) -> Any:
         """The user's module at its arguments, which it may change in place."""
-        copies = [value.clone() for value in arguments]
-        if torch.is_grad_enabled():
-            copies = [value.requires_grad_(value.is_floating_point()) for value in copies]
-        return self.module(*copies)
+        return self.module(*modules.clones(arguments))
 
     def read(self, arguments: Sequence[Tensor]) -> Any:
         """The host's model at its arguments.
@@ -304,10 +301,10 @@ def _ready(model: Any, module: nn.Module, modes: Modes | None) -> Iterator[_Pair
     with (
         full_precision(),
         torch.set_grad_enabled(differentiating),
-        undisturbed(module),
-        in_modes(modes or evaluation_modes(module)),
+        modules.undisturbed(module),
+        modules.in_modes(modes or evaluation_modes(module)),
         preserved(model),
-        in_modes(nodes),
+        modules.in_modes(nodes),
     ):
         yield _Pair(model, module)
 
@@ -344,7 +341,7 @@ def _compare(
             if gap is None:
                 continue
             seen += 1
-            if not _near(gap, pair.precision(own)) and (worst is None or gap[0] > largest):
+            if not modules.within_rounding(gap, pair.precision(own)) and (worst is None or gap[0] > largest):
                 worst, (largest, size) = (arguments, own), gap
             if seen == _ENOUGH:
                 break
@@ -352,7 +349,7 @@ def _compare(
             return "" if seen else None
         arguments, own = worst
         again = difference(own, pair.own(arguments))
-        if again is None or again[0] != 0:
+        if again is not None and again[0] != 0:
             return _RANDOM
     if _is_rounding(model, module, where, modes, largest, size, own.dtype):
         return ""
@@ -365,11 +362,6 @@ def _compare(
             pair.read(arguments)
             first = first_foreign(module, arguments, pair.values())
     return reason + (f"; the first value that it does not have is that of {first}" if first else "")
-
-
-def _near(gap: tuple[float, float], dtype: torch.dtype) -> bool:
-    """Whether a `difference` of outputs is what two ways to compute them make."""
-    return gap[0] < math.inf and gap[0] <= SAME_FUNCTION * eps(dtype) * gap[1]
 
 
 def _is_rounding(
@@ -395,10 +387,12 @@ def _repeated(
     copies: dict[int, Any] = {}
     twin = copy.deepcopy(module, copies).to(dtype)
     twin_modes = None if modes is None else {copies[id(part)]: mode for part, mode in modes.items()}
-    elsewhere = [tuple(x.to(dtype) if x.is_floating_point() else x for x in arguments) for arguments in where]
+    example, *elsewhere = (
+        tuple(x.to(dtype) if x.is_floating_point() else x for x in arguments) for arguments in (_example(model), *where)
+    )
     options = {"device": model.device, "bound_opts": dict(model.bound_opts), "custom_ops": model.custom_ops}
-    with in_modes(evaluation_modes(twin)), not_watched():
-        fresh = type(model)(twin, elsewhere[0], **options)
+    with modules.undisturbed(twin), modules.in_modes(evaluation_modes(twin)), not_watched():
+        fresh = type(model)(twin, example, **options)
     with _ready(fresh, twin, twin_modes) as pair:
         gaps = [difference(pair.own(arguments), pair.read(arguments)) or (0.0, 0.0) for arguments in elsewhere]
     return max(gap for gap, _ in gaps), max(size for _, size in gaps)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recurjac_plugin.numerics.rounding import SAME_FUNCTION, eps
+
 MODULE_FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -85,7 +87,7 @@ def mode_matters(module: nn.Module, where: Sequence[Sequence[Tensor]], modes: Mo
     def outputs(mode: Modes, arguments: Sequence[Tensor]) -> Any:
         with in_modes(mode):
             try:
-                return module(*(value.clone() for value in arguments))
+                return module(*clones(arguments))
             except MODULE_FAILURES:
                 return None
 
@@ -102,6 +104,12 @@ def tensors(inputs: Any) -> tuple[Tensor, ...] | None:
     if not all(isinstance(value, Tensor) for value in several):
         return None
     return tuple(value.detach().as_subclass(Tensor) for value in several)
+
+
+def clones(arguments: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of arguments, which a module may change; they require gradients where these are switched on."""
+    differentiable = torch.is_grad_enabled()
+    return [value.clone().requires_grad_(differentiable and value.is_floating_point()) for value in arguments]
 
 
 def points(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
@@ -135,3 +143,8 @@ def difference(own: Any, other: Any) -> tuple[float, float] | None:
         return None
     gap = (first - second)[finite].abs().nan_to_num(nan=math.inf)
     return float(gap.max()), float(first[finite].abs().max())
+
+
+def within_rounding(gap: tuple[float, float], dtype: torch.dtype) -> bool:
+    """Whether a `difference` of outputs is what two ways to compute them make."""
+    return gap[0] < math.inf and gap[0] <= SAME_FUNCTION * eps(dtype) * gap[1]

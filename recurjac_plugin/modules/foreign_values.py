@@ -12,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from recurjac_plugin.numerics.rounding import GROSS, eps
 
+from .evaluation import clones
+
 HARMLESS = {"clone", "detach", "to", "contiguous"}
 """Functions of torch that give their input."""
 
@@ -62,7 +64,7 @@ def first_foreign(
         if isinstance(value, Tensor):
             held.setdefault(value.numel(), []).append(value.detach().double().flatten())
     stack: list[str] = []
-    copies = [value.clone() for value in arguments]
+    copies = clones(arguments)
     with _named(module, stack), _Calls(copies, stack) as calls:
         module(*copies)
     for description, value in calls.values:
