@@ -4,9 +4,9 @@ The host traces a network and may overlook an attribute; bounds of what it reads
 once this package is imported, the constructor of `BoundedModule` is followed by a comparison: with f the module and g
 the host's model, at the example input, a random point, and one on its other side (`modules.evaluation.points`),
 
-.. math:: \max_i |f_i(x) - g_i(x)| \le 8 \varepsilon \max_i |f_i(x)|.
+.. math:: \max_i |f_i(x) - g_i(x)| \le n \varepsilon \max_i |f_i(x)|,
 
-What is not that near is computed once more in the other number type: rounding shrinks with :math:`\varepsilon`, another
+n = 8 in float32 and 1024 in float64. What is not that near is computed once more in the other number type: rounding shrinks with :math:`\varepsilon`, another
 function does not. A network may be another one in training mode than in evaluation mode. Our bounds are those of the
 host's model in evaluation mode; the module is compared in both, in the mode that it was given in and in that one. What
 was found stays with the model and its copies (`Found`); it is acted upon when the model is bounded (`require`).
@@ -32,7 +32,7 @@ from recurjac_plugin.modules import evaluation as modules
 from recurjac_plugin.modules.evaluation import MODULE_FAILURES, Modes, difference, evaluation_modes
 from recurjac_plugin.modules.foreign_values import first_foreign
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.numerics.rounding import GROSS, SAME_FUNCTION, SHRINKS_WITH_PRECISION, eps
+from recurjac_plugin.numerics.rounding import GROSS, SHRINKS_WITH_PRECISION, eps
 
 from .state import preserved, shares_weights
 
@@ -215,7 +215,7 @@ def _differs_at(model: Any, module: nn.Module, inputs: Sequence[Tensor], output:
         except MODULE_FAILURES:
             return ""
     gap = difference(own, output)
-    if gap is None or modules.within_rounding(gap, own.dtype):
+    if gap is None or modules.within_rounding(gap, own.dtype, GROSS):  # a branch makes more
         return ""
     reason = _compare(model, module, [inputs])
     return f"at the centre of the region {reason}" if reason else ""
@@ -377,7 +377,7 @@ def _is_rounding(
         return apart <= GROSS * eps(dtype) * size
     if other == torch.float32:
         return gap < math.inf and apart <= SHRINKS_WITH_PRECISION * gap
-    return gap <= max(SAME_FUNCTION * eps(other) * scale, SHRINKS_WITH_PRECISION * min(apart, scale))
+    return gap <= max(GROSS * eps(other) * scale, SHRINKS_WITH_PRECISION * min(apart, scale))
 
 
 def _repeated(
