@@ -8,9 +8,9 @@ the host's model, at the example input, a random point, and one on its other sid
 
 n = 8 in float32 and 1024 in float64. What is further apart is computed once more in the other number type: rounding
 shrinks with :math:`\varepsilon`, another function does not. A network may be another one in training mode than in
-evaluation mode. Our bounds are those of the host's model in evaluation mode; the module is compared in both, in the mode
-that it was given in and in that one. What was found stays with the model and its copies (`Found`); it is acted upon
-when the model is bounded (`require`), where the centre of the region is one more point.
+evaluation mode. Our bounds are those of the host's model in evaluation mode; the module is compared in both, in the
+mode that it was given in and in that one. What was found stays with the model and its copies (`Found`); it is acted
+upon when the model is bounded (`require`), where the centre of the region is one more point.
 """
 
 from __future__ import annotations
