@@ -41,7 +41,7 @@ def _padding(node: Node, kinds: Mapping[str, str]) -> str | None:
 
 def _leaky(node: Node, kinds: Mapping[str, str]) -> str | None:
     slope = node.attributes["onnx"].get("alpha", 0.01)
-    return f"its slope below 0 is {slope:g}, which the host takes for 0" if slope < 0 and not IS_03 else None
+    return f"its negative slope of {slope:g} counts as 0 on the host" if slope < 0 and not IS_03 else None
 
 
 def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:

@@ -64,7 +64,7 @@ if IS_03:
     MISREAD["quotient by a root"] = Kind(Net(lambda x: x.sum(1, keepdim=True) / (x * x + 1).sqrt()), VECTOR, "root")
     MISREAD["layer norm"] = Kind(nn.LayerNorm(6, eps=0.1), VECTOR, "root")
 else:
-    MISREAD["negative slope"] = Kind(nn.LeakyReLU(-0.2), VECTOR, "slope below 0")
+    MISREAD["negative slope"] = Kind(nn.LeakyReLU(-0.2), VECTOR, "negative slope")
 
 RIGHT = {
     "zeros": (nn.Conv2d(2, 2, 3, padding=(1, 2), stride=(2, 1)), IMAGE),
