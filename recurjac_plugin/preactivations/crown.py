@@ -33,16 +33,23 @@ from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
-from recurjac_plugin.gains.errors import Proven, roundings
+from recurjac_plugin.gains.errors import roundings
 from recurjac_plugin.gains.gains import ROWS, Gains, Pull
-from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify, intervals
+from recurjac_plugin.gains.undetermined import (
+    Layer,
+    PreactivationBounds,
+    classify,
+    intervals,
+    moved_positions,
+    rows_at,
+)
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, at
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.region import Region, concretized
-from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
+from recurjac_plugin.numerics.rounding import gamma, proven_room
 
 from .changes import Change, multiplied, summed, values_between
 
@@ -197,7 +204,7 @@ class _Crown:
         if carried.proven is not None:
             self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
             if name in self.sources:
-                self.errors[name] = self._error(carried.proven)
+                self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
                 self.spreads[name] = carried.proven.spread
         return carried
 
@@ -240,12 +247,6 @@ class _Crown:
             return PreactivationBounds(*self.exact[name], error)
         low, high = (end.reshape(center.shape) for end in self.carried[step].interval)
         return PreactivationBounds(center + low, center + high, error)
-
-    def _error(self, proven: Proven) -> Tensor:
-        """Of a bound of a step: of the value at the centre, of the linear bound, and of adding both up."""
-        lost = underflow(1) * self.spread * 2.0**-30  # each of the coefficients may have lost 2^-1074 to underflow
-        total = proven.error + self.roundings * proven.spread + gamma(4) * (proven.size + proven.spread) + lost
-        return (total * (1 + gamma(8))).nan_to_num(nan=torch.inf)
 
     def _tightened(
         self, step: FactorStep, layer: Layer, bounds: list[PreactivationBounds]
@@ -311,9 +312,9 @@ class _Crown:
         self.layers.append(step.name)
         if not pulled:  # a product's operand is no node that it reads
             pulled, before = self._pulled(step.source, after.index), after
-        position = _positions(before, after, torch.Size(step.shape).numel())
+        position = moved_positions(before, after, torch.Size(step.shape).numel())
         for earlier, gain in pulled.items():
-            self.blocks[step.name, earlier] = _taken(gain, position)
+            self.blocks[step.name, earlier] = rows_at(gain, position)
 
     def _relax(self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval) -> None:
         """Lines around the change of a layer's undetermined neurons, with room for the errors of what it reads."""
@@ -373,18 +374,13 @@ class _Crown:
         ]  # of -C (f(x) - f(x0))
         slope, constant = (-torch.stack(parts, 1) for parts in zip(*uppers))
         center = (C.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
-        row_error = self._row_error(C, carried.proven) if self.known is None else self.known.row_error
+        if self.known is not None:
+            row_error = self.known.row_error
+        else:
+            assert carried.proven is not None
+            row_error = carried.proven.of_rows(C).of_bound(self.roundings, self.spread)
         offset = center.unsqueeze(1) + constant
         return CrownBounds(gains, self.derivatives, self.bounds, slope, offset, self.errors, self.spreads, row_error)
-
-    def _row_error(self, C: Tensor, proven: Proven | None) -> Tensor:
-        """Of the bounds of the rows, (b, k)."""
-        assert proven is not None
-        weighted = [
-            (C.flatten(2).abs() @ each.flatten(1).unsqueeze(2)).squeeze(2)
-            for each in (proven.error, proven.size, proven.spread)
-        ]
-        return self._error(Proven(weighted[0] + gamma(C[0, 0].numel() + 8) * weighted[1], *weighted[1:]))
 
     def gains(self) -> Gains:
         """The exact part, as CROWN and the recursion take it."""
@@ -406,22 +402,3 @@ def _reads_source(graph: Graph, step: FactorStep) -> bool:
         and graph.stands_for[step.reads[0].name] == step.source
         and (isinstance(step.factor, ActivationFactor))
     )
-
-
-def _positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:
-    """Where the neurons of the second layer's list stand in the first one's: (b or 1, u); None if nothing changes."""
-    if before.index.shape == after.index.shape and bool((before.index == after.index).all()):
-        return None
-    batch = max(len(before.index), len(after.index))
-    first = before.index.expand(batch, -1)
-    place = first.new_zeros(batch, neurons)
-    place = place.scatter(1, first, torch.arange(before.count, device=first.device).expand(batch, -1))
-    return place.gather(1, after.index.expand(batch, -1))
-
-
-def _taken(gain: Tensor, position: Tensor | None) -> Tensor:
-    """Rows of a gain, (b or 1, u, m), at positions (b or 1, u')."""
-    if position is None:
-        return gain
-    batch = max(len(gain), len(position))
-    return gain.expand(batch, -1, -1).gather(1, position.unsqueeze(2).expand(batch, -1, gain.shape[2]))
