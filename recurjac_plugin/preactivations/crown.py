@@ -7,17 +7,16 @@ So with the gains G between undetermined neurons (`gains.gains`)
 .. math:: t_j = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} \, (a_m(x) - a_m(x_0)),
 
 and CROWN's substitution (`gains.crown.linear_upper_bound`) gives ``t_j <= s_j (x - x_0) + c_j``. One sweep from the
-input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. It needs no rule of
-the host for any operator. The gains are those that the recursion runs on.
+input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. The host has
+no part in it. The gains are those that the recursion runs on.
 
-A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on every part
-of it. `around` gives bounds that hold on a box around; only what is undetermined by them is looked at again.
+A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on its parts.
+Only what is undetermined by the bounds of a box around (`Known`) is looked at again.
 
 *Proven* bounds hold for the network in real arithmetic, with the weights as they are given, whatever rounding did here:
-``[\hat z_0 - e_0 - E + \ldots, \hat z_0 + e_0 + E + \ldots]`` with e0 the error of the value at the centre and E that
-of the linear bound (`gains.errors.Proven`), lines with room for their own rounding, derivative ranges widened by that
-of the functions. Assumed are IEEE arithmetic in float64, sums in any order, and elementary functions to 2 units in the
-last place.
+they are widened by the errors of the value at the centre and of the linear bound (`gains.errors.Proven`), lines and
+derivative ranges by that of the functions. Assumed are IEEE arithmetic in float64, sums in any order, and elementary
+functions to 2 units in the last place.
 
 Source: Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2; Higham, Accuracy and
 Stability of Numerical Algorithms, 2002, for the errors. That it runs on gains, and in changes from the centre, is own.
@@ -193,7 +192,6 @@ class _Crown:
             reach = region.reach.reshape(region.center.shape)
             change = Change.of_input(region.center, reach, self.with_intervals, self.known is None)
             starts[name] = self._noted(name, change)
-        # Without anything to carry along it is the order of the steps that is wanted.
         carried = forward(self.graph, starts, self._factor, self._linear)
         return carried[self.graph.output]
 
@@ -302,8 +300,7 @@ class _Crown:
         low, high = (bound.expand(shape).flatten(1) for bound in (before.lower, before.upper))
         at_center = at(center, index)
         lower, upper = torch.fmax(at(low, index), at_center + below), torch.fmin(at(high, index), at_center + above)
-        # Both hold, up to rounding: where they miss each other, the interval between them is what is left.
-        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)  # both hold, up to rounding
         low, high = low.scatter(1, index, lower), high.scatter(1, index, upper)
         return PreactivationBounds(low.reshape(shape), high.reshape(shape), before.error)
 
