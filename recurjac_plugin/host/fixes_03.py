@@ -38,7 +38,8 @@ def patch_after_import(host: ModuleType) -> None:
     These are graph attributes by name, the signature that `named_parameters` calls today, and two steps of
     CROWN that fail where a network transposes its input (as exporters of channels-last frameworks write it).
     The interval bounds of a product of matrices take a specification, as those of a dense layer do that it calls: a
-    layer without biases is one. Quotients are evaluated as such.
+    layer without biases is one. Quotients are evaluated as such. Casts to float64 give that, not float32.
+
 
     Args:
         host: the imported package auto_LiRPA, version 0.3.
@@ -56,6 +57,8 @@ def patch_after_import(host: ModuleType) -> None:
     linear.BoundMatMul.interval_propagate = linear.BoundLinear.interval_propagate
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
     bivariate.BoundDiv.forward = _quotient
+    cast = importlib.import_module(f"{host.__name__}.operators.dtype").BoundCast
+    cast.__init__ = _knowing_doubles(cast.__init__)
     for method in (host.BoundedTensor.__new__, host.BoundedTensor.__init__):
         method.__defaults__ = (None,)  # `BoundedTensor(x)` without a perturbation, as newer versions allow
 
@@ -152,3 +155,16 @@ def _on_dense_coefficients(bound_backward: Callable[..., Any]) -> Callable[..., 
 def _quotient(self: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """A quotient is one also where the divisor is a root, which 0.3 takes for a part of a layer normalisation."""
     return x / y
+
+
+def _knowing_doubles(init: Callable[..., Any]) -> Callable[..., Any]:
+    """Let casts give the type that ONNX calls 11: in the table of 0.3 float32 stands in the place of float64."""
+    double = 11
+
+    @functools.wraps(init)
+    def wrapper(self: Any, attr: Any, *args: Any) -> None:
+        init(self, attr, *args)
+        if attr["to"] == double:
+            self.type = torch.float64
+
+    return wrapper
