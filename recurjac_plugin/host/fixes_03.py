@@ -40,7 +40,6 @@ def patch_after_import(host: ModuleType) -> None:
     The interval bounds of a product of matrices take a specification, as those of a dense layer do that it calls: a
     layer without biases is one. Quotients are evaluated as such. Casts to float64 give that, not float32.
 
-
     Args:
         host: the imported package auto_LiRPA, version 0.3.
     """
