@@ -89,6 +89,35 @@ def relax_kinked(
     return [linear_pieces(*numbers, near=near) for near in choices]
 
 
+def product_lines(
+    dl: Tensor,  # shape: (*any)
+    du: Tensor,  # shape: (*any)
+    first: Tensor,  # shape: (*any)
+    last: Tensor,  # shape: (*any)
+) -> Relaxation:
+    r"""Lines of ``d t`` in t for every d in [dl, du] and t in [first, last].
+
+    Where t has one sign the extreme derivative for that sign is the slope; elsewhere they are the chords
+
+    .. math:: d t \le s t + (\overline{d} - \underline{d}) \frac{-t_1 t_2}{t_2 - t_1}, \qquad
+        s = \frac{\overline{d} t_2 - \underline{d} t_1}{t_2 - t_1},
+
+    of the convex function ``max(dl t, du t)``, and of its concave counterpart below.
+
+    Source: McCormick, Mathematical Programming 10, 1976, for products of two bounded factors.
+    """
+    inside = (first < 0) & (last > 0)
+    width = torch.where(inside, last - first, 1.0)
+    height = torch.where(inside, (du - dl) * -first * (last / width), 0.0)
+    positive = first >= 0
+    return Relaxation(
+        lower_slope=torch.where(inside, (dl * last - du * first) / width, torch.where(positive, dl, du)),
+        lower_constant=-height,
+        upper_slope=torch.where(inside, (du * last - dl * first) / width, torch.where(positive, du, dl)),
+        upper_constant=height,
+    )
+
+
 def linear_pieces(
     left: Tensor,
     right: Tensor,
