@@ -12,8 +12,9 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import RecurJacError
-from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.read import topological
 from recurjac_plugin.host.state import preserved
 from recurjac_plugin.lipschitz.mean_value import output_bounds
@@ -38,9 +39,10 @@ METHODS = ("IBP", "CROWN", "CROWN-IBP", "alpha-CROWN")
 DTYPES = (torch.float32, torch.float64)
 """The number types in which they are."""
 
-# Any number of steps must give bounds; sparse variables end in errors of shapes on batches.
-_OPTIONS = {"optimize_bound_args": {"iteration": 3}, "sparse_spec_alpha": False, "sparse_features_alpha": False}
-
+# Any number of steps must give bounds; sparse variables of alpha-CROWN end in errors of shapes on batches. In 0.3 so do
+# sparse intermediate bounds: what is refused with them is bounded without.
+_DENSE = {"optimize_bound_args": {"iteration": 2}, "sparse_spec_alpha": False, "sparse_features_alpha": False}
+_OPTIONS = (_DENSE, _DENSE | {"sparse_intermediate_bounds": False})[: 2 if IS_03 else 1]
 
 _ASKED = 4  # boxes for which the plugin is asked
 
@@ -118,13 +120,13 @@ def _measured(
 ) -> dict[str, Finding]:
     expected = truths(network, boxes, specimen.terms)
     try:
-        model = _on_host(specimen, network, boxes.lower)
-        misread = _misread(model, network, boxes, expected[-1])
+        models = [_on_host(specimen, network, boxes.lower, options) for options in _OPTIONS]
+        misread = _misread(models[0], network, boxes, expected[-1])
     except (*HOST_FAILURES, RecurJacError) as error:
         return dict.fromkeys(methods, Finding(Verdict.REFUSED, reason=_sentence(error)))
     findings = {}
     for method in methods:
-        wrong = [misread] if misread is not None else _bounded(model, network, boxes, expected, method)
+        wrong = [misread] if misread is not None else _bounded(models, network, boxes, expected, method)
         if isinstance(wrong, Finding):
             findings[method] = wrong
             continue
@@ -132,14 +134,14 @@ def _measured(
         for _, each in wrong:
             finding = finding.worse(each)
         boxes_wrong = [box for found, _ in wrong for box in found]
-        refusal = _refusal(model, boxes, boxes_wrong, method) if guarded else None
+        refusal = _refusal(models[-1], boxes, boxes_wrong, method) if guarded else None
         findings[method] = finding if refusal is None else replace(finding, verdict=Verdict.GUARDED, reason=refusal)
     return findings
 
 
-def _on_host(specimen: Specimen, network: Placed, x: Tensor) -> Any:
+def _on_host(specimen: Specimen, network: Placed, x: Tensor, options: Mapping[str, Any]) -> Any:
     module = copy.deepcopy(network).to(x.dtype).train(specimen.training)
-    model = BoundedModule(module, torch.zeros_like(x), bound_opts=copy.deepcopy(_OPTIONS))
+    model = BoundedModule(module, torch.zeros_like(x), bound_opts=copy.deepcopy(dict(options)))
     model.eval()
     return model
 
@@ -148,18 +150,28 @@ def _misread(model: Any, network: Placed, boxes: Boxes, output: Truth) -> _Wrong
     """The difference of the host's values and torch's, where it is no rounding."""
     points = (boxes.lower, boxes.upper, torch.lerp(boxes.lower, boxes.upper, 0.5))
     with torch.no_grad(), preserved(model):
-        difference = torch.stack([(model(x).double() - network(x.double())).abs() for x in points]).amax(0)
+        pairs = [(model(x).double(), network(x.double())) for x in points]
+    if any(theirs.shape != ours.shape for theirs, ours in pairs):
+        theirs, ours = pairs[0]
+        where = f"output, of shape {tuple(theirs.shape[1:])} instead of {tuple(ours.shape[1:])}"
+        return [0], Finding(Verdict.MISREAD, math.inf, math.inf, where)
+    difference = torch.stack([(theirs - ours).abs() for theirs, ours in pairs]).amax(0)
     return _wrong(Verdict.MISREAD, difference, output, boxes, "output")
 
 
 def _bounded(
-    model: Any, network: Placed, boxes: Boxes, expected: Sequence[Truth], method: str
+    models: Sequence[Any], network: Placed, boxes: Boxes, expected: Sequence[Truth], method: str
 ) -> list[_Wrong] | Finding:
-    """What is violated, or why there are no bounds."""
-    try:
-        intervals = host_intervals(model, network, boxes, method)
-    except (*HOST_FAILURES, RecurJacError) as error:
-        return Finding(Verdict.REFUSED, reason=_sentence(error))
+    """What is violated, or why none of the models has bounds."""
+    reason, intervals = "", None
+    for model in models:
+        try:
+            intervals = host_intervals(model, network, boxes, method)
+            break
+        except (*HOST_FAILURES, RecurJacError) as error:
+            reason = reason or _sentence(error)
+    if intervals is None:
+        return Finding(Verdict.REFUSED, reason=reason)
     names = (*(f"what ReLU {i + 1} reads" for i in range(len(network.watched))), "output")
     found = [
         _wrong(Verdict.VIOLATED, outside(lower, upper, truth), truth, boxes, name)
@@ -248,7 +260,7 @@ def _sentence(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """Keep to ourselves what the host, and torch's exporter below it, print and warn of."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import torch
+
 from recurjac_plugin.plugin.registration import is_registered, register, unregister
 
 from .boxes import FULL, Grid
-from .measuring import METHODS, Finding, Verdict, measured
+from .measuring import DTYPES, METHODS, Finding, Verdict, measured
 from .specimens import PLACES, SPECIMENS, Specimen
 
 Progress = Callable[[Sequence[tuple[Specimen, str]], str], Iterable[tuple[Specimen, str]]]
@@ -66,6 +68,8 @@ def audit(
     grid: Grid = FULL,
     *,
     registered: bool = True,
+    methods: Sequence[str] = METHODS,
+    dtypes: Sequence[torch.dtype] = DTYPES,
     progress: Progress = lambda items, _: items,
 ) -> list[Row]:
     """Bound all specimens at all places.
@@ -74,6 +78,8 @@ def audit(
         specimens: which.
         grid: the boxes.
         registered: whether the host has the plugin's operators, and may be refused by it.
+        methods: of the host.
+        dtypes: number types.
         progress: shows how far it is.
 
     Returns:
@@ -85,7 +91,7 @@ def audit(
     items = [(specimen, place) for specimen in specimens for place in PLACES]
     with operators(registered):
         return [
-            Row(specimen, place, measured(specimen, place, grid, guarded=registered))
+            Row(specimen, place, measured(specimen, place, grid, methods, dtypes, registered))
             for specimen, place in progress(items, "audit")
         ]
 
@@ -111,8 +117,8 @@ def chosen(names: Sequence[str]) -> tuple[Specimen, ...]:
 
 
 def counts(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
-    """How often each verdict was found, by method."""
-    found = {method: Counter(row.findings[method].verdict for row in rows) for method in METHODS}
+    """How often each verdict was found, by method, in at least one row."""
+    found = {method: Counter(row.findings[method].verdict for row in rows) for method in rows[0].findings}
     return {method: {verdict.value: counter[verdict] for verdict in Verdict} for method, counter in found.items()}
 
 
@@ -129,7 +135,8 @@ def shown(finding: Finding) -> str:
     """A finding in a few words: "violated by 2.5e-09 (25 %)", the share that of the range of the values."""
     if finding.verdict in (Verdict.HOLDS, Verdict.REFUSED):
         return finding.verdict.value
-    share = f"{100 * finding.share:.2g} %" if finding.share < 10 else "over 1000 %"
+    percent = 100 * finding.share
+    share = f"{percent:.1g} %" if percent < 1 else f"{percent:.0f} %" if percent <= 1000 else "over 1000 %"
     return f"{finding.verdict.value} by {finding.escape:.1e} ({share})"
 
 
@@ -140,11 +147,13 @@ def markdown(rows: Sequence[Row], title: str) -> str:
         rows: of an audit.
         title: what was audited.
     """
-    lines = [f"**{title}**", "", f"| operator | attributes | {' | '.join(METHODS)} |", "|---|---|" + "---|" * len(METHODS)]
+    methods = tuple(rows[0].findings)
+    header = ("operator", "attributes", *methods)
+    lines = [f"**{title}**", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     sound: dict[str, list[str]] = {}
     for specimen, group in groupby(rows, lambda row: row.specimen):
         places = [*group]
-        cells = [_cell(method, places) for method in METHODS]
+        cells = [_cell(method, places) for method in methods]
         if all(cell == Verdict.HOLDS.value for cell in cells):
             sound.setdefault(specimen.operator, []).append(specimen.attributes)
         else:

@@ -109,9 +109,7 @@ _POSITIVE = {"low": 0.5, "high": 2.0}
 _PRODUCTS = (
     *elementwise("BoundMul", torch.mul, 0.0),
     Specimen("BoundMul", "number", lambda: Formula(lambda s, x: -2.5 * x)),
-    Specimen(
-        "BoundMul", "with a sigmoid of it", mixture(4, lambda x, y: x * torch.sigmoid(y))
-    ),
+    Specimen("BoundMul", "with a sigmoid of it", mixture(4, lambda x, y: x * torch.sigmoid(y))),
     Specimen("BoundDiv", "constant (4,) on the right", with_constant(torch.div, 4, **_POSITIVE)),
     Specimen("BoundDiv", "constant (1, 4) on the right", with_constant(torch.div, 1, 4, **_POSITIVE)),
     Specimen("BoundDiv", "number on the right", lambda: Formula(lambda s, x: x / -2.5)),

@@ -2,15 +2,17 @@
 
 An operator is bounded differently at different places: on the input its interval is the region itself; behind an
 activation it is what the relaxation of that leaves; in front of an activation its own bounds are asked for, not only
-what lies behind it; as the output it starts the backward pass. So each specimen is put at three places:
+what lies behind it; as the output it starts the backward pass; and beside a residual connection all parts of its lines
+show, not only their ends. So each specimen is put at four places:
 
-=======  =====================================================
-place    network
-=======  =====================================================
-input    operator, ReLU, (convolution, ReLU,) linear layer
-inner    mixing, leaky ReLU, operator, ReLU, ... as above
-output   mixing, leaky ReLU, operator
-=======  =====================================================
+========  ===================================================================
+place     network
+========  ===================================================================
+input     operator, ReLU, (convolution, ReLU,) linear layer
+inner     mixing, leaky ReLU, operator, ReLU, ... as above
+output    mixing, leaky ReLU, operator
+residual  mixing, leaky ReLU, ``f_i(z) - k z_i`` of the operator f, k from -20 to 20
+========  ===================================================================
 
 The mixing is a linear layer, or a 1x1 convolution of images, whose rows are convex combinations: where all inputs lie
 in an interval, so does what the operator reads. Images have a ReLU in place of the leaky one, of which 0.3 has no
@@ -28,11 +30,15 @@ from math import inf, prod
 import torch
 from torch import Tensor, nn
 
-PLACES = ("input", "inner", "output")
+PLACES = ("input", "inner", "output", "residual")
 """Where an operator stands in a network."""
 
 LEAK = 0.5
 """Slope below 0 of the activation in front of an operator."""
+
+
+_SLOPES = (0.0, 0.25, -0.25, 1.0, -1.0, 4.0, -4.0, 20.0, -20.0)
+_ELEMENTS = 4
 
 
 class Formula(nn.Module):
@@ -106,7 +112,9 @@ class Specimen:
             before = [] if place == "input" else _mixing(self.shape)
             with torch.no_grad():
                 shape = tuple(operator.eval()(torch.ones(2, *self.shape)).shape[1:])
-            after = _reading(shape) if place != "output" else [nn.Flatten()] if len(shape) > 1 else []
+            after = _reading(shape) if place in ("input", "inner") else [nn.Flatten()] if len(shape) > 1 else []
+            if place == "residual":
+                operator, after = _Residual(operator, prod(self.shape), prod(shape)), []
         inputs = (prod(self.shape),) if before and len(self.shape) == 2 else self.shape
         return Placed(before, operator, after, inputs).double().eval()
 
@@ -159,6 +167,31 @@ class _Reshaped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(-1, *self.shape)
+
+
+class _Residual(nn.Module):
+    """``f_i(z) - k z_i`` for some elements i and all slopes k; where the input is smaller, its elements in turn."""
+
+    def __init__(self, operator: nn.Module, inputs: int, outputs: int) -> None:
+        super().__init__()
+        elements = torch.arange(0, outputs, max(1, outputs // _ELEMENTS)).repeat_interleave(len(_SLOPES))
+        slopes = torch.tensor(_SLOPES).repeat(len(elements) // len(_SLOPES))
+        self.operator, self.chosen, self.beside = operator, nn.Linear(outputs, 1), nn.Linear(inputs, 1)
+        for layer, columns, values in (
+            (self.chosen, elements, torch.ones_like(slopes)),
+            (self.beside, elements % inputs, -slopes),
+        ):
+            weight = torch.zeros(len(slopes), layer.in_features)
+            weight[torch.arange(len(slopes)), columns] = values
+            layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(len(slopes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.chosen(_flat(self.operator(x))) + self.beside(_flat(x))
+        return result
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.dim() > 2 else x
 
 
 def convex(count: int) -> Tensor:
