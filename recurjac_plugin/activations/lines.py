@@ -46,10 +46,20 @@ class Relaxation:
 
     def padded(
         self,
-        error: Tensor,  # shape: (b, 1) or (b, u)
+        error: Tensor,  # shape: (b, u)
+        steepest: Tensor | float = 0.0,  # shape: (b, u)
+        rounding: Tensor | float = 0.0,  # shape: (b, u)
     ) -> Relaxation:
-        """Lines that hold as well for a v that is off by an error: ``constant -+ |slope| error``."""
-        below, above = self.lower_slope.abs() * error, self.upper_slope.abs() * error
+        """Lines that hold as well for a v, and a place that v is counted from, that are off by an error.
+
+        ``constant -+ (|slope| + steepest) error -+ rounding``.
+
+        Args:
+            error: of v.
+            steepest: the largest derivative of f in absolute value, if f is counted from its value there, too.
+            rounding: what else is left room for.
+        """
+        below, above = ((s.abs() + steepest) * error + rounding for s in (self.lower_slope, self.upper_slope))
         return Relaxation(self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above)
 
     def for_rows(self) -> Relaxation:

@@ -37,10 +37,12 @@ class Factor(abc.ABC):
 
     Attributes:
         kinked: whether it jumps where something passes 0, so that rounding of the bounds can hide one of its values.
+        exact: whether its range is computed without rounding from the bounds of what it reads.
         has_domain: whether the function ends somewhere; `within_domain` is asked only then.
     """
 
     kinked: bool
+    exact: bool = False
     has_domain: bool = False
 
     @abc.abstractmethod
@@ -105,6 +107,7 @@ class ActivationFactor(Factor):
         points = tuple(activation.points(parameters))
         self.activation, self.parameters = activation, parameters
         self.kinked = any(len(values) > 1 for _, values in points)
+        self.exact = activation.linear_pieces or activation.curvature == 0
         self.has_domain = activation.domain(parameters) is not None
         self._with_points = replace(activation, critical_points=points)  # found once, not for every interval
 
@@ -222,9 +225,10 @@ class StepBuilder:
         shape: Shape,
         reads: Sequence[Read],
         derivative_range: Callable[..., Interval],
+        exact: bool = False,
     ) -> str:
         """Add a factor step, see `Factor` and `FactorStep`; returns its name."""
-        return self._add(FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range)))
+        return self._add(FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range, exact)))
 
     def rectified(
         self,
@@ -265,6 +269,7 @@ class _RangeFactor(Factor):
     """A factor by the function that computes its range."""
 
     range: Callable[..., Interval]
+    exact: bool
     kinked: bool = False
 
     def derivative_range(self, *intervals: Interval) -> Interval:
@@ -285,6 +290,7 @@ class _RectifiedFactor(Factor):
     at_center: Callable[..., Tensor]
     sign: int
     kinked: bool = True
+    exact: bool = True
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         return self.range(*intervals)
