@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .specimens.specimen import LEAK, Specimen
 
+_NEAR = 30.0
 _FEW = 16  # coordinates
 _PLACEMENTS = (0.5, 0.0, 1.0, 0.3125)
 
@@ -70,6 +71,16 @@ class Boxes:
     def at(self, i: int) -> tuple[Tensor, Tensor]:
         """The ends of box i, as a batch of one."""
         return self.lower[i : i + 1], self.upper[i : i + 1]
+
+    def near(self) -> list[int]:
+        """Numbers of the boxes that are neither far from 0 nor wide: what fails on others may be bounded on these."""
+        boxes = zip(self.widths, self.offsets, strict=True)
+        return [i for i, (widths, offset) in enumerate(boxes) if max(*widths, abs(offset)) <= _NEAR]
+
+    def chosen(self, numbers: Sequence[int]) -> Boxes:
+        """Some of the boxes."""
+        widths, offsets = (tuple(values[i] for i in numbers) for values in (self.widths, self.offsets))
+        return Boxes(self.lower[numbers], self.upper[numbers], widths, offsets)  # type: ignore[arg-type]
 
     def where(self, i: int) -> str:
         """Box i in words."""

@@ -162,16 +162,32 @@ def _misread(model: Any, network: Placed, boxes: Boxes, output: Truth) -> _Wrong
 def _bounded(
     models: Sequence[Any], network: Placed, boxes: Boxes, expected: Sequence[Truth], method: str
 ) -> list[_Wrong] | Finding:
-    """What is violated, or why none of the models has bounds."""
-    reason, intervals = "", None
-    for model in models:
+    """What is violated, or why the host has no bounds of all boxes; those near 0 are tried by themselves then."""
+    reason, near = "", boxes.near()
+    for model, numbers in [*((model, None) for model in models), (models[-1], near)]:
+        part = boxes if numbers is None else boxes.chosen(numbers)
         try:
-            intervals = host_intervals(model, network, boxes, method)
-            break
+            intervals = host_intervals(model, network, part, method)
         except (*HOST_FAILURES, RecurJacError) as error:
             reason = reason or _sentence(error)
-    if intervals is None:
-        return Finding(Verdict.REFUSED, reason=reason)
+            continue
+        truth = expected if numbers is None else [each.chosen(numbers) for each in expected]
+        wrong = _violated(network, part, truth, intervals)
+        if numbers is None:
+            return wrong
+        if wrong:
+            return [([numbers[i] for i in found], finding) for found, finding in wrong]
+        break
+    return Finding(Verdict.REFUSED, reason=reason)
+
+
+def _violated(
+    network: Placed,
+    boxes: Boxes,
+    expected: Sequence[Truth],
+    intervals: Sequence[tuple[Tensor | None, Tensor | None]],
+) -> list[_Wrong]:
+    """Where the values of a tensor are outside of its bounds, for all tensors that have bounds."""
     names = (*(f"what ReLU {i + 1} reads" for i in range(len(network.watched))), "output")
     found = [
         _wrong(Verdict.VIOLATED, outside(lower, upper, truth), truth, boxes, name)

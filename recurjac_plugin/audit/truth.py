@@ -18,6 +18,7 @@ Source: own; for running error bounds see Higham, Accuracy and Stability of Nume
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,10 @@ class Truth:
 
     values: Tensor
     allowance: Tensor
+
+    def chosen(self, numbers: Sequence[int]) -> Truth:
+        """The same on some of the boxes."""
+        return Truth(self.values[:, numbers], self.allowance[numbers])
 
     def spread(self) -> Tensor:
         """Largest minus least value, shape (b, *shape)."""

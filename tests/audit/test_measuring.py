@@ -67,6 +67,18 @@ def test_errors_are_refusals(monkeypatch):
     assert not finding.wrong
 
 
+def test_a_refusal_of_some_boxes_does_not_hide_the_others(monkeypatch):
+    def refuse_far(bounds):
+        if float(bounds[1].max()) > 100:
+            raise ValueError("too far")
+        return bounds[0], bounds[1] * 0.9
+
+    broken(monkeypatch, "interval_propagate", refuse_far)
+    finding = measured(ABS, "output", SMALL, ("IBP",))["IBP"]
+    assert finding.verdict is Verdict.VIOLATED
+    assert "at 1000" not in finding.where
+
+
 def test_what_the_plugin_refuses_is_guarded(monkeypatch):
     def refuse(*_, **__):
         raise UnsupportedError("The network", ["it"], "Go.")
