@@ -6,26 +6,27 @@ the gradient of an element leads: to the corner that is the best for a linear fu
 The allowance for rounding is a running error bound over the modules in a row,
 
 .. math:: e_0 = \varepsilon |x|, \qquad
-    e_{i+1} = \max_\sigma |f_i(z_i + \sigma e_i) - f_i(z_i)| + \varepsilon (|z_{i+1}| + t_i),
+    e_{i+1} = \max_\sigma |f_i(z_i + \sigma e_i) - f_i(z_i)| + \varepsilon (s_i + t_i),
 
-with random signs sigma, eps that of the type in which the host computes, and t_i the size of what occurs inside of the
-module; the largest over points of the box, its ends among them, times `ROUNDINGS`. It grows with the terms, not with
-their sum, and vanishes with the box's distance from 0: an error of 1e-6 on a narrow interval near 0 is seen in float32
-too.
+with random signs sigma, eps that of the type in which the host computes, s_i the sum of the sizes of all terms of a
+linear module (``|W| |z_i| + |b|``) or the size of the result, and t_i that of what occurs inside of the module; the
+largest over points of the box, its ends among them, times `ROUNDINGS`. It grows with the terms, not with their sum, and
+vanishes with the box's distance from 0: an error of 1e-6 on a narrow interval near 0 is seen in float32 too.
 
 Source: own; for running error bounds see Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .boxes import Boxes
-from .specimens.specimen import Placed
+from .specimens.specimen import Placed, Residual
 
 ROUNDINGS = 32.0
 """How many roundings of the size of a term are allowed at every module: sums of up to some dozens of terms, and a few
@@ -34,7 +35,7 @@ operations on top of each other. What only rounding explains was at most 20 on b
 _ON_THE_LINE = 33
 _RANDOM = 4
 _ASCENDED = 6  # elements of each output that are ascended
-_SIGNS = 4
+_SIGNS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,20 @@ def _errors(network: Placed, points: Tensor, eps: float, terms: float) -> list[T
             signs = torch.randint(0, 2, value.shape, generator=generator) * 2 - 1
             for change in (signs * error, -signs * error):
                 moved = torch.maximum(moved, (stage(value + change) - result).abs().nan_to_num(0.0))
-        error = moved + eps * (result.abs() + (terms if position == network.operator else 0.0)) + tiny
+        error = moved + eps * (_size(stage, value, result) + (terms if position == network.operator else 0.0)) + tiny
         value = result
         found.append(error.unflatten(0, points.shape[:2]).amax(0))
     return found
+
+
+def _size(stage: nn.Module, value: Tensor, result: Tensor) -> Tensor:
+    """What a rounding of a module's result is a part of: the sum of the sizes of all terms."""
+    if isinstance(stage, Residual):
+        return stage.size(value)
+    if not isinstance(stage, (nn.Linear, nn.Conv2d)):
+        return result.abs()
+    absolute = copy.deepcopy(stage)
+    for parameter in absolute.parameters():
+        parameter.abs_()
+    size: Tensor = absolute(value.abs())
+    return size

@@ -30,21 +30,23 @@ def _attention() -> nn.Module:
 
 
 _EXTREMES = (
-    *elementwise("BoundMax", torch.maximum, 0.0),
+    *elementwise("BoundMax", torch.maximum),
     Specimen("BoundMax", "with its half", _with_half(torch.max)),
     Specimen(
         "BoundMax",
         "constants 1/4 and 7/8 on the right",
         lambda: Formula(lambda s, x: torch.maximum(x, s.k), k=torch.tensor([0.25, 0.25, 0.875, 0.875])),
         points=_NEAR,
+        terms=1.0,
     ),
-    *elementwise("BoundMin", torch.minimum, 0.0),
+    *elementwise("BoundMin", torch.minimum),
     Specimen("BoundMin", "with its half", _with_half(torch.min)),
     Specimen(
         "BoundMin",
         "constants 1/4 and 7/8 on the left",
         lambda: Formula(lambda s, x: torch.minimum(s.k, x), k=torch.tensor([0.25, 0.25, 0.875, 0.875])),
         points=_NEAR,
+        terms=1.0,
     ),
     Specimen("BoundReduceMax", "axis=1", lambda: Formula(lambda s, x: x.amax(1)), (3, 4)),
     Specimen("BoundReduceMax", "axis=2, keepdim", lambda: Formula(lambda s, x: x.amax(2, keepdim=True)), (3, 4)),

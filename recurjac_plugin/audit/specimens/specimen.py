@@ -114,7 +114,7 @@ class Specimen:
                 shape = tuple(operator.eval()(torch.ones(2, *self.shape)).shape[1:])
             after = _reading(shape) if place in ("input", "inner") else [nn.Flatten()] if len(shape) > 1 else []
             if place == "residual":
-                operator, after = _Residual(operator, prod(self.shape), prod(shape)), []
+                operator, after = Residual(operator, prod(self.shape), prod(shape)), []
         inputs = (prod(self.shape),) if before and len(self.shape) == 2 else self.shape
         return Placed(before, operator, after, inputs).double().eval()
 
@@ -169,7 +169,7 @@ class _Reshaped(nn.Module):
         return x.reshape(-1, *self.shape)
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """``f_i(z) - k z_i`` for some elements i and all slopes k; where the input is smaller, its elements in turn."""
 
     def __init__(self, operator: nn.Module, inputs: int, outputs: int) -> None:
@@ -186,8 +186,14 @@ class _Residual(nn.Module):
             layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(len(slopes)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``f_i(z) - k z_i`` at ``z = x``, shape (b, rows)."""
         result: Tensor = self.chosen(_flat(self.operator(x))) + self.beside(_flat(x))
         return result
+
+    def size(self, x: Tensor) -> Tensor:
+        """The sum of both terms' sizes, shape (b, rows)."""
+        value, weights = _flat(self.operator(x)).abs(), (self.chosen.weight.abs(), self.beside.weight.abs())
+        return value @ weights[0].T + _flat(x).abs() @ weights[1].T
 
 
 def _flat(x: Tensor) -> Tensor:
