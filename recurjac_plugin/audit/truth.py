@@ -5,12 +5,12 @@ the gradient of an element leads: to the corner that is the best for a linear fu
 
 The allowance for rounding is a running error bound over the modules in a row,
 
-.. math:: e_0 = \varepsilon |x|, \qquad
-    e_{i+1} = \max_\sigma |f_i(z_i + \sigma e_i) - f_i(z_i)| + \varepsilon (s_i + t_i),
+.. math:: e_0 = R \varepsilon |x|, \qquad
+    e_{i+1} = \max_\sigma |f_i(z_i + \sigma e_i) - f_i(z_i)| + R \varepsilon (s_i + t_i),
 
-with random signs sigma, eps that of the type in which the host computes, s_i the sum of the sizes of all terms of a
-linear module (``|W| |z_i| + |b|``) or the size of the result, and t_i that of what occurs inside of the module; the
-largest over points of the box, its ends among them, times `ROUNDINGS`. It grows with the terms, not with their sum, and
+with random signs sigma, R = `ROUNDINGS`, eps that of the type in which the host computes, s_i the sum of the sizes of
+all terms of a linear module (``|W| |z_i| + |b|``) or the size of the result, and t_i that of what occurs inside of the
+module; the largest over points of the box, its ends among them. It grows with the terms, not with their sum, and
 vanishes with the box's distance from 0: an error of 1e-6 on a narrow interval near 0 is seen in float32 too.
 
 Source: own; for running error bounds see Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3.
@@ -82,8 +82,8 @@ def truths(
     with torch.no_grad():
         values = network.values(points.flatten(0, 1))
     few = torch.cat([points[:_ON_THE_LINE:8], points[_ON_THE_LINE : _ON_THE_LINE + 3]])
-    errors = _errors(network, few, torch.finfo(boxes.lower.dtype).eps, terms)
-    return [Truth(values[i].unflatten(0, points.shape[:2]), ROUNDINGS * errors[i]) for i in wanted]
+    errors = _errors(network, few, boxes.lower.dtype, terms)
+    return [Truth(values[i].unflatten(0, points.shape[:2]), errors[i]) for i in wanted]
 
 
 def _points(lower: Tensor, upper: Tensor) -> Tensor:
@@ -115,10 +115,11 @@ def _ascended(network: Placed, position: int, points: Tensor, lower: Tensor, upp
 
 
 @torch.no_grad()
-def _errors(network: Placed, points: Tensor, eps: float, terms: float) -> list[Tensor]:
+def _errors(network: Placed, points: Tensor, dtype: torch.dtype, terms: float) -> list[Tensor]:
     """Running error of every module's output, the largest over the points, shape (b, *shape) each."""
     generator = torch.Generator().manual_seed(0)
-    tiny = torch.finfo(torch.float32 if eps > 1e-10 else torch.float64).tiny
+    # All roundings at once: the effect of a single one of float64 would drown in those of the evaluation.
+    eps, tiny = ROUNDINGS * torch.finfo(dtype).eps, ROUNDINGS * torch.finfo(dtype).tiny
     value = points.flatten(0, 1)
     error = eps * value.abs()
     found = []
