@@ -50,6 +50,8 @@ WRONG_IN_BOTH = {
     "AveragePool(2, ceil_mode)": ALL,
     "AveragePool(3, padding=1, count_include_pad=False)": ALL,
     "MaxPool(2, ceil_mode)": ALL,
+    "MaxPool(2, stride=1, dilation=2)": ALL,
+    "Linear(alpha=2, beta=1/2)": CROWN,
 }
 WRONG = WRONG_IN_BOTH | (
     {
@@ -59,6 +61,9 @@ WRONG = WRONG_IN_BOTH | (
         "Div(constant on the left)": CROWN,
         "Div(by a root)": ALL,
         "Gather(an index twice)": CROWN,
+        "Concat(constant first)": CROWN,
+        "AveragePool(3, stride=1)": CROWN,
+        "AveragePool(3, stride=2, padding=1)": CROWN,
     }
     if IS_03
     else {
@@ -71,7 +76,9 @@ WRONG = WRONG_IN_BOTH | (
         "Pow(exponent=4)": CROWN,
         "Max(with its half)": CROWN,
         "Max(both perturbed, independent)": CROWN,
-        "Max(constant (4,) on the right)": CROWN,
+        "Max(both perturbed, dependent)": CROWN,
+        "MaxPool(2, padding=1)": CROWN,
+        "AveragePool(2, rests that differ)": CROWN,
         "Softmax(axis=1)": CROWN,
         "MatMul(constant on the left of a linear layer)": CROWN,
     }

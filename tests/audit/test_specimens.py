@@ -64,7 +64,7 @@ def test_a_specimen_of_a_kind_is_of_that_kind_on_the_host(kind, registered):
 def test_values_are_finite_and_rounding_is_small(specimen):
     network = specimen.placed("inner")
     boxes = boxes_of(specimen, network.shape, SMALL, torch.float64)
-    assert len(boxes.lower) >= 5
+    assert len(boxes.lower) >= 3
     for truth in truths(network, boxes, specimen.terms):
         assert bool(truth.values.isfinite().all() and truth.allowance.isfinite().all())
         assert float(truth.allowance.median()) < 1e-12 * max(1.0, float(truth.values.abs().max()))
