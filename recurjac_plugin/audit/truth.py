@@ -10,8 +10,8 @@ The allowance for rounding is a running error bound over the modules in a row,
 
 with random signs sigma, R = `ROUNDINGS`, eps that of the type in which the host computes, s_i the sum of the sizes of
 all terms of a linear module (``|W| |z_i| + |b|``) or the size of the result, and t_i that of what occurs inside of the
-module; the largest over points of the box, its ends among them. It grows with the terms, not with their sum, and
-vanishes with the box's distance from 0: an error of 1e-6 on a narrow interval near 0 is seen in float32 too.
+module; every e_i the largest over points of the box, its ends among them. It grows with the terms, not with their sum,
+and vanishes with the box's distance from 0: an error of 1e-6 on a narrow interval near 0 is seen in float32 too.
 
 Source: own; for running error bounds see Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.3.
 """
@@ -121,7 +121,7 @@ def _errors(network: Placed, points: Tensor, dtype: torch.dtype, terms: float) -
     # All roundings at once: the effect of a single one of float64 would drown in those of the evaluation.
     eps, tiny = ROUNDINGS * torch.finfo(dtype).eps, ROUNDINGS * torch.finfo(dtype).tiny
     value = points.flatten(0, 1)
-    error = eps * value.abs()
+    error = (eps * points.abs().amax(0)).expand_as(points).flatten(0, 1)
     found = []
     for position, stage in enumerate(network.stages):
         result = stage(value)
@@ -131,8 +131,9 @@ def _errors(network: Placed, points: Tensor, dtype: torch.dtype, terms: float) -
             for change in (signs * error, -signs * error):
                 moved = torch.maximum(moved, (stage(value + change) - result).abs().nan_to_num(0.0))
         error = moved + eps * (_size(stage, value, result) + (terms if position == network.operator else 0.0)) + tiny
-        value = result
+        # Hosts compute with the ends of intervals everywhere: the error at the far end is that of all points.
         found.append(error.unflatten(0, points.shape[:2]).amax(0))
+        value, error = result, found[-1].expand(len(points), *found[-1].shape).flatten(0, 1)
     return found
 
 

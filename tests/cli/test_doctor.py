@@ -71,7 +71,7 @@ def test_audit_of_the_host_as_it_is_ends_with_1_where_bounds_do_not_hold():
     table = recurjac(*arguments, "--markdown", code=1).stdout
     assert "| operator | attributes | IBP | CROWN | CROWN-IBP | alpha-CROWN |" in table
     assert "| LeakyRelu | slope=-0.25 | " in table
-    assert "violated by " in table
+    assert "violated by " in table or "misread by " in table  # 0.7 evaluates it to other numbers
     assert json.loads(recurjac(*arguments, "--json", code=1).stdout)["wrong"] == 4
 
 
