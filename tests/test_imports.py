@@ -29,6 +29,7 @@ ORDER = (
     "verification",
     "bench",
     "report",
+    "audit",
     "cli",
 )
 """Every folder, and every module outside of one, after what it imports."""

@@ -67,6 +67,11 @@ def unregister() -> None:
     jacobian_node.remove_from_host()
 
 
+def is_registered() -> bool:
+    """Whether the host has the method names and operators of `register` at present."""
+    return bool(_originals)
+
+
 def _wrapped_init(original: Any) -> Any:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:

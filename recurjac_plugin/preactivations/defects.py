@@ -6,10 +6,10 @@ and says for which of its uses and host methods the bounds in the host do not ho
 evaluated anyway: of
 
 .. math:: l_j - s \le z_j(x_0) \le u_j + s, \qquad
-    s = 1024 \, \varepsilon \max\big(m, \max_j \max(|l_j|, |u_j|, |z_j(x_0)|)\big),
+    s = 1024 \, \varepsilon \max_j \max(|l_j|, |u_j|, |z_j(x_0)|),
 
-with eps and m, `relative` and `least`, the `Precision` of the bounds, and the largest finite number of the node in the
-same sample, a violation is no rounding, but an error of an operator not listed here.
+with eps the unit of the bounds (`host_unit`) and the largest finite number of the node in the same sample, a violation
+is either an error of an operator not listed here, or the rounding of terms that cancel, which float64 tells apart.
 
 Source: own; found by comparing the host's bounds with sampled values, and from its code.
 """
@@ -17,7 +17,6 @@ Source: own; found by comparing the host's bounds with sampled values, and from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -25,21 +24,12 @@ from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
-from recurjac_plugin.host.library import IS_03, VERSION
+from recurjac_plugin.host.library import VERSION
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.rounding import GROSS
 
 Check = Callable[[Node, str], str | None]
-
-
-# The host divides the rise of these by the width of the interval, but by no less than 1e-8: on narrower intervals its
-# chords are too flat and end too low by up to 1e-8 / 4 times the slope, however small the values are.
-_FLAT_CHORDS = {"BoundTanh", "BoundSigmoid", "BoundAtan", "BoundExp"}
-_NARROW = 1e-8
-
-# 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
-_IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
 
 
 def another(method: str) -> str:
@@ -151,37 +141,18 @@ def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How exact the host's bounds are: one rounding of values of size s is off by ``relative * max(s, least)``.
-
-    Attributes:
-        relative: error of one rounding, in parts of the values.
-        least: errors do not shrink with values that are smaller than this.
-    """
-
-    relative: float
-    least: float = 0.0
-
-
-def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
-    """How exact the bounds of one of the host's methods are.
-
-    ``relative`` is the largest of: eps of `dtype`; 1e-8 where a method other than IBP draws chords of tanh, sigmoid,
-    arctan or exp; eps of float32 where a node computes in float32. ``least`` is 1 with such chords, and else 0.
+def host_unit(graph: HostGraph, dtype: torch.dtype) -> float:
+    """Relative error of one rounding in the host's bounds: eps of the type, of float32 where a node computes in that.
 
     Args:
         graph: the network.
-        method: the host's method.
         dtype: type of the network's numbers.
 
     Source:
         Own; it follows from the host's code.
     """
-    flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
-    narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
-    errors = torch.finfo(dtype).eps, _NARROW * flat, torch.finfo(torch.float32).eps * narrow
-    return Precision(max(errors), 1.0 if flat else 0.0)
+    narrow = any(_casts_to_float32(node) for node in graph.nodes)
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps * narrow)
 
 
 def _casts_to_float32(node: Node) -> bool:
@@ -189,7 +160,7 @@ def _casts_to_float32(node: Node) -> bool:
     return node.kind == "BoundCast" and node.attributes.get("type") == torch.float32
 
 
-def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision) -> None:
+def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, unit: float) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 
     Refused are nodes with ``z_j(x0) < l_j - s`` or ``z_j(x0) > u_j + s`` anywhere, s as in this module.
@@ -198,7 +169,7 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
         bounds: lower and upper bounds by name, with as many elements as the value, (b, ...) each.
         values: values by the same names, shape (b, *shape).
         method: the host's method.
-        precision: how exact its bounds are.
+        unit: relative error of one rounding in them.
 
     Raises:
         UnsupportedError: lists every node with wrong bounds.
@@ -206,19 +177,19 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
     Source:
         Own; bounds over a region must hold at its centre.
     """
-    wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, precision)]
+    wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, unit)]
     if wrong:
         raise UnsupportedError(
             "The network",
             [f"{name}: its value at the centre of the region lies outside the host's bounds" for name in wrong],
-            f"This is an error of auto_LiRPA {VERSION} with `{method}`; try other pre-activation bounds, e.g. "
-            f"`{another(method)}`.",
+            f"This is an error of auto_LiRPA {VERSION} with `{method}`, or rounding where large terms cancel: compute in "
+            f"float64, with `rigorous=True`, or with other pre-activation bounds, e.g. `{another(method)}`.",
         )
 
 
-def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: Precision) -> bool:
+def _escapes(value: Tensor, lower: Tensor, upper: Tensor, unit: float) -> bool:
     value, lower, upper = (t.detach().flatten(1) for t in (value, lower, upper))
     scale = torch.maximum(value.abs(), torch.maximum(lower.abs(), upper.abs()))
     scale = torch.where(scale < inf, scale, 0.0).amax(1, keepdim=True) if scale.numel() else scale
-    slack = GROSS * precision.relative * scale.clamp(min=precision.least)
+    slack = GROSS * unit * scale
     return bool(((value < lower - slack) | (value > upper + slack)).any())

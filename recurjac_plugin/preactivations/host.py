@@ -32,9 +32,8 @@ from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.region import Region
 
 from .defects import (
-    Precision,
     another,
-    host_precision,
+    host_unit,
     loses_norm,
     require_center_inside,
     require_sound,
@@ -51,12 +50,12 @@ class HostBounds(NamedTuple):
     Attributes:
         intervals: bounds of the nodes asked for, by name, each of shape (b, *shape).
         output: bounds of ``C f(x)``, each of shape (b, k).
-        precision: how exact all of them are.
+        unit: relative error of one rounding in them.
     """
 
     intervals: dict[str, Interval]
     output: Interval
-    precision: Precision
+    unit: float
 
 
 def host_bounds(
@@ -105,10 +104,10 @@ def host_bounds(
             "Flatten the outputs, or try another method.",
         )
     output = lower.reshape(rows.shape[:2]), upper.reshape(rows.shape[:2])
-    precision = host_precision(graph, method, rows.dtype)
+    unit = host_unit(graph, rows.dtype)
     values = {**graph.values, "output": graph.specified(rows)}
-    require_center_inside(intervals | {"output": output}, values, method, precision)
-    return HostBounds(intervals, output, precision)
+    require_center_inside(intervals | {"output": output}, values, method, unit)
+    return HostBounds(intervals, output, unit)
 
 
 def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Interval:
