@@ -30,7 +30,7 @@ from cases.case import HOST_FAILURES, on_host
 from host_tables import share_tables
 from oracle import jacobians, outputs
 from random_graphs import Choices, Recipe, Regions, draw_regions, recipes
-from violations import relative_escape, trial_points
+from violations import relative_escape, size_of_terms, trial_points
 
 import recurjac_plugin as rj
 from recurjac_plugin.jacobian.methods import HOST_METHODS
@@ -112,8 +112,8 @@ def examine(seed, recipe: Recipe, regions: Regions, methods, report: Report) -> 
         report.regions += len(low)
         note(report, relative_escape(values, low, high), slack, {**where, "method": method, "order": order})
     if output is not None:
-        values = outputs(net, points)
-        note(report, relative_escape(values, *output), slack, {**where, "method": "outputs", "order": ""})
+        escape = relative_escape(outputs(net, points), *output, size_of_terms(points, values))
+        note(report, escape, slack, {**where, "method": "outputs", "order": ""})
 
 
 def reason(error: Exception) -> str:

@@ -213,18 +213,17 @@ class Truth:
     Attributes:
         jacobians: all of them, each k rows of 2 numbers.
         lower, upper: the extremes of the k outputs.
+        cells: what it was found from.
     """
 
     jacobians: tuple[tuple[tuple[Fraction, Fraction], ...], ...]
     lower: tuple[Fraction, ...]
     upper: tuple[Fraction, ...]
+    cells: tuple[Cell, ...]
 
-    def constant(self, row: int, norm: float) -> Fraction:
-        """The Lipschitz constant of an output against the norm 1 or inf of the input; for 2 its square."""
-        rows = [jacobian[row] for jacobian in self.jacobians]
-        if norm == 2:
-            return max(a * a + b * b for a, b in rows)
-        return max(max(abs(a), abs(b)) if norm == 1 else abs(a) + abs(b) for a, b in rows)
+    def constant(self, row: int) -> Fraction:
+        """The Lipschitz constant of an output against the l-inf norm of the input."""
+        return max(sum(map(abs, jacobian[row]), Fraction(0)) for jacobian in self.jacobians)
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,25 @@ class ExactNetwork:
             tuple(tuple((Fraction(a, 1 << shift), Fraction(b, 1 << shift)) for a, b in rows) for rows in whole),
             tuple(min(each) for each in ends),
             tuple(max(each) for each in ends),
+            tuple(cells),
         )
+
+
+def least_where(cells: Sequence[Cell], wanted: int, limited: int, limit: float) -> Fraction | None:
+    """The smallest value of one output where another one is at most `limit`; None if that is nowhere so."""
+    top, bottom = limit.as_integer_ratio()
+    least: list[Fraction] = []
+    for cell in cells:
+        f = cell.values[limited]
+        off: Affine = (bottom * f[0], bottom * f[1], bottom * f[2] - (top << cell.shift))
+        at = [_at(off, p) for p in cell.corners]
+        points = [p for p, here in zip(cell.corners, at) if here <= 0]
+        for i, (p, here) in enumerate(zip(cell.corners, at)):
+            q, there = cell.corners[(i + 1) % len(at)], at[(i + 1) % len(at)]
+            if here * there < 0:
+                points.append(_crossing(p, here, q, there))
+        least += [cell.fraction(cell.values[wanted], p) for p in points]
+    return min(least, default=None)
 
 
 KINKS = {"relu": (0.0, 1.0), "leaky": (0.25, 1.0), "falling": (-0.5, 1.0), "abs": (-1.0, 1.0)}
@@ -272,6 +289,7 @@ def exact_network(
     *,
     scale: float = 1.0,
     center: Tensor | None = None,
+    spread: float = 1.0,
 ) -> ExactNetwork:
     """A random network, one hidden layer for each kind.
 
@@ -283,6 +301,7 @@ def exact_network(
         dtype: of the module.
         scale: of the first layer's weights and biases; the last one's are divided by it.
         center: a point that the first layer's kinks lie around, (2,); the origin by default.
+        spread: how far from it.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -293,7 +312,7 @@ def exact_network(
             bias = torch.randn(size, generator=generator, dtype=torch.float64) * 0.4
             layer.weight.copy_(weight * factor)
             if around is not None:
-                bias = bias - (layer.weight.double() / factor) @ around.double()
+                bias = bias * spread - (layer.weight.double() / factor) @ around.double()
             layer.bias.copy_(bias * factor)
         return Linear(layer)
 

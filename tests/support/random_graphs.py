@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from oracle import Box
-from random_operators import FAMILIES, KINDS, LARGEST, Choices
+from random_operators import KINDS, LARGEST, Choices, draw_kind
 from torch import Tensor, nn
 
 INPUTS = ((1,), (2,), (3,), (4,), (6,), (2, 4), (3, 3), (1, 4, 4), (2, 3, 3), (2, 4, 5), (2, 4, 4), (4, 3, 3))
@@ -113,8 +113,9 @@ def draw_recipe(choices: Choices, most: int = 6) -> Recipe:
     """A network of up to so many parts."""
     first = shape = choices.pick(INPUTS)
     parts = []
-    for _ in range(choices.whole(1, most)):
-        name = choices.pick(choices.pick(FAMILIES))
+    alternating = choices.pick((True, True, False))
+    for position in range(choices.whole(1, most)):
+        name = draw_kind(choices, position, alternating, len(shape) == 3)
         options = KINDS[name].draw(choices, shape)
         if options is None:
             continue

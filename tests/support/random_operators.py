@@ -376,12 +376,19 @@ KINDS: dict[str, Kind] = {
 }
 """All kinds by name."""
 
-FAMILIES: tuple[tuple[str, ...], ...] = (
-    ("linear", "convolution", "transposed_convolution"),
-    tuple(ACTIVATIONS),
-    ("relu", "tanh", "sigmoid", "leaky_relu", "abs"),
-    tuple(name for name in KINDS if name not in ACTIVATIONS),
-)
-"""A family is drawn first, then one of its kinds, so that layers and activations alternate often enough."""
+LAYERS = ("linear", "convolution", "transposed_convolution", "padded_convolution")
+KINKED = ("relu", "leaky_relu", "abs", "maximum", "max_pool", "hardtanh")
+OTHERS = tuple(name for name in KINDS if name not in ACTIVATIONS)
 
-assert {*itertools.chain(*FAMILIES)} == {*KINDS}
+assert {*itertools.chain(LAYERS, ACTIVATIONS, KINKED, OTHERS)} == {*KINDS}
+
+
+def draw_kind(choices: Choices, position: int, alternating: bool, images: bool) -> str:
+    """The name of the next kind: layers and what lies between them in turns, or anything."""
+    if alternating:
+        family = LAYERS if position % 2 == 0 else choices.pick((KINKED, tuple(ACTIVATIONS), OTHERS))
+    else:
+        family = choices.pick((LAYERS, KINKED, tuple(ACTIVATIONS), OTHERS))
+    name = choices.pick(family)
+    # A linear layer suits images, too, but leaves little to convolve.
+    return choices.pick(LAYERS[1:]) if images and name == "linear" else name

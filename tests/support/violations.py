@@ -76,11 +76,19 @@ def trial_points(
         return start
 
 
-def relative_escape(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def relative_escape(values: Tensor, lower: Tensor, upper: Tensor, least: float | Tensor = 1e-5) -> Tensor:
     """How far values (n, b, ...) lie outside of bounds, relative to the largest value of each region: (b,).
 
-    Values below 1e-5 count as that: autograd has ``s (1 - s)`` for the derivative of a sigmoid, 0 where the truth is
-    1e-20.
+    Values below `least` count as that: autograd has ``s (1 - s)`` for the derivative of a sigmoid, 0 where the truth
+    is 1e-20.
     """
-    scale = values.abs().flatten(2).amax((0, 2)).clamp(min=1e-5)
+    scale = values.abs().flatten(2).amax((0, 2)).clamp(min=least)
     return outside(values, lower, upper).amax((0, 2)) / scale
+
+
+def size_of_terms(
+    points: Tensor,  # shape: (n, b, *shape)
+    values: Tensor,  # shape: (n, b, k, *shape)
+) -> Tensor:
+    """``1 + max sum_r |J_kr x_r|``: what the rounding of outputs is proportional to, (b,)."""
+    return 1 + (values * points.unsqueeze(2)).abs().flatten(3).sum(3).amax((0, 2))
