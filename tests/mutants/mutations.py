@@ -55,8 +55,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "activations/functions.py",
         "return derivative, lambda parameters: ((0.0, (negative(parameters), 1.0)),)",
-        "return derivative, lambda parameters: ((0.0, (1.0,)),)",
-        "an interval that touches a kink from the right does not contain the slope on the left",
+        "return derivative, lambda parameters: ((0.0, (negative(parameters),)),)",
+        "an interval that touches a kink from the left does not contain the slope on the right",
         ("activations/test_table.py",),
     ),
     Mutant(
@@ -64,7 +64,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return torch.ceil(first - reach) <= torch.floor(last + reach)",
         "return torch.ceil(first) <= torch.floor(last)",
         "rounding loses a peak of a periodic derivative at the end of an interval",
-        ("activations",),
+        ("activations/test_table.py", "activations/test_curves.py"),
     ),
     Mutant(
         "activations/curves.py",

@@ -1,0 +1,98 @@
+"""Bounds of random networks over the whole support table hold at sampled and ascended points."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import event, given, settings
+from jacobian_trials import Methods, Report, built, examine
+from random_graphs import Generator, Recipe, Regions, draw_recipe, draw_regions
+from random_operators import KINDS
+from strategies import jacobian_trials
+
+from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.graph.operators import OPERATORS
+from recurjac_plugin.graph.products import PRODUCTS
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what torch and the host say of odd networks
+
+
+def hold(examples: int, parts: int, regions: int) -> Report:
+    """Try random networks until one breaks the bounds; the smallest one that does is shown."""
+    report = Report()
+
+    @settings(max_examples=examples)
+    @given(jacobian_trials(parts, regions))
+    def holds(trial: tuple[Recipe, Regions, Methods]) -> None:
+        one = Report()
+        examine(None, *trial, one)
+        event("bounded" if one.regions else "not built" if one.not_built else "refused")
+        for name in ("graphs", "calls", "refused_calls", "not_built", "regions"):
+            setattr(report, name, getattr(report, name) + getattr(one, name))
+        assert not one.escapes + one.broken, json.dumps(one.escapes + one.broken)
+
+    holds()
+    return report
+
+
+def require_work(report: Report) -> None:
+    """Most networks are built, and most of their bounds are not refused: else the test shows nothing."""
+    assert report.graphs >= 2 * report.not_built
+    assert report.refused_calls <= report.calls / 2
+
+
+@pytest.mark.usefixtures("registered")
+def test_bounds_hold():
+    require_work(hold(50, 5, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("registered")
+def test_bounds_of_larger_networks_hold():
+    require_work(hold(1500, 8, 12))
+
+
+KEPT: tuple[tuple[Recipe, Regions, Methods], ...] = ()
+"""What broke once, made small."""
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("trial", KEPT, ids=lambda trial: "-".join(name for name, _ in trial[0].parts))
+def test_what_broke_once_holds(trial):
+    report = Report()
+    examine(None, *trial, report)
+    assert not report.escapes + report.broken, json.dumps(report.escapes + report.broken)
+
+
+TAKEN_APART = {"BoundSoftsign", "BoundHardSwish", "BoundMish", "BoundGelu", "BoundDiv"}
+"""Exporters write them with other operators, on one of the hosts at least."""
+
+OTHER_FORMS = {
+    "BoundATenUnflatten", "BoundConcatFromSequence", "BoundExpand", "BoundDropout", "BoundIdentity", "BoundSqueeze",
+    "BoundUnsqueeze", "BoundConvTranspose",
+}  # fmt: skip
+"""What is drawn is written without them, or they cannot be built in evaluation mode by one of the hosts."""
+
+
+@pytest.mark.usefixtures("registered")
+def test_the_whole_table_is_drawn():
+    """Every operator of the support table occurs in the networks of single kinds."""
+    seen, generator = set(), Generator(0)
+    for name, kind in KINDS.items():
+        drawn = ((shape, kind.draw(generator, shape)) for shape in ((4,), (2, 4, 4)))
+        shape, options = next((shape, options) for shape, options in drawn if options is not None)
+        regions = draw_regions(generator, 1)
+        _, model = built(Recipe(shape, ((name, options),), 1, 0), regions, regions.boxes(shape))
+        if model is not None:
+            seen |= {type(node).__name__ for node in model._modules.values()}
+    table = {*OPERATORS} | {*PRODUCTS} | {kind for kind in ACTIVATIONS if kind.startswith("Bound")}
+    assert table - seen <= TAKEN_APART | OTHER_FORMS
+
+
+def test_a_recipe_makes_the_same_network_again():
+    recipe, regions = draw_recipe(Generator(5)), draw_regions(Generator(5), 3)
+    copy, where = eval(repr(recipe)), eval(repr(regions))
+    assert (copy, where) == (recipe, regions)
+    first, second = (each.network(regions).state_dict() for each in (recipe, copy))
+    assert all((first[name] == second[name]).all() for name in first)
