@@ -322,8 +322,11 @@ class _Crown:
             if _reads_source(self.graph, step):
                 largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
             rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
+        # What fills up a list of neurons is stable: its derivative is part of the gains already.
+        undetermined, nothing = layer.lower < layer.upper, torch.zeros_like(layer.lower)
+        none = Relaxation(nothing, nothing, nothing, nothing)
         for relaxations, each in zip(self.relaxations, lines, strict=True):
-            relaxations[step.name] = each.padded(error, steepest, rounding)
+            relaxations[step.name] = each.padded(error, steepest, rounding).where(undetermined, none)
 
     def _centers(self, step: FactorStep) -> list[Tensor]:
         """Values of what a step reads at the centres, (b, *shape of the node) each."""
