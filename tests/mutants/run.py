@@ -83,7 +83,9 @@ def main() -> int:
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without mutants first")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first mutants")
     options = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS[options.skip :] if options.only in mutant.file or options.only in mutant.meaning]
+    chosen = [
+        mutant for mutant in MUTANTS[options.skip :] if options.only in mutant.file or options.only in mutant.meaning
+    ]
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)

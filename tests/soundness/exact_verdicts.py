@@ -47,11 +47,14 @@ def main() -> int:
     while done < options.count and time.perf_counter() - start < options.seconds:
         choices = Generator(seed)
         trial, method = draw_exact(choices, 1, plain=options.plain), choices.pick(METHODS)
+        seed += 1
+        if not trial.finite:
+            continue
         (truth,) = trial.truths()
         for question in questions(trial, truth):
             if choices.whole(0, 2):
                 continue  # every third one: networks differ more than thresholds do
-            where = {"seed": seed, "trial": repr(trial), "question": repr(question), "method": method}
+            where = {"seed": seed - 1, "trial": repr(trial), "question": repr(question), "method": method}
             done += 1
             try:
                 module = trial.network.module()
@@ -67,7 +70,6 @@ def main() -> int:
             if what is not None:
                 failures.append({**where, "error": what, "lower_bound": result.lower_bound})
                 print(json.dumps(failures[-1]), flush=True)
-        seed += 1
         if options.out:
             options.out.write_text(json.dumps(failures, indent=1))
     summary = {"verdicts": done, "wrong": len(failures), "seeds": [options.seed, seed]}

@@ -77,6 +77,11 @@ class ExactTrial:
             spread=10.0 ** self.radii[0],
         )  # fmt: skip
 
+    @property
+    def finite(self) -> bool:
+        """Whether no weight has overflown."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.network.module().parameters())
+
     def truths(self) -> list[Truth]:
         return [self.network.truth(low, high) for low, high in zip(*self.ends)]
 
