@@ -200,7 +200,8 @@ class _Crown:
         if name in self.reads:
             self.carried[name] = carried
         if carried.proven is not None:
-            self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
+            spread = carried.proven.spread
+            self.spread += float(spread.reshape(len(spread), -1).sum(1).max())  # a step may be one number
             if name in self.sources:
                 self.errors[name] = self._error(carried.proven)
                 self.spreads[name] = carried.proven.spread
