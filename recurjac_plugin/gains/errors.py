@@ -33,7 +33,7 @@ from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull_absolute
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import chunk_size
-from recurjac_plugin.numerics.rounding import ELEMENTWISE, PER_SUM, gamma, underflow
+from recurjac_plugin.numerics.rounding import AT_KINKS, ELEMENTWISE, PER_SUM, gamma, underflow
 
 from .undetermined import Layer
 
@@ -52,13 +52,13 @@ def estimated_errors(
 ) -> dict[str, Tensor]:
     r"""Estimated absolute errors of the bounds of what the factors of a graph depend on.
 
-    .. math:: e_z^2 = \sum_i W_i^2 e_i^2 + (16 \, u)^2 \Big(2 \sum_i |W_i h_i| + |z|\Big)^2, \qquad
+    .. math:: e_z^2 = \sum_i W_i^2 e_i^2 + (2 u)^2 \Big(2 \sum_i |W_i h_i| + |z|\Big)^2, \qquad
         e_a^2 = \max |a'|^2 e_z^2 + (8 u)^2 (|a| + \max |a'| |z|)^2,
 
     with u the unit; ``2 sum |W h| + |z|`` is at least the sum with the constant among its terms. Errors of two paths
-    that meet are added up.
+    that meet are added up. What is returned is 8 times as much where a derivative jumps.
 
-    Source: this module's; the numbers are `PER_SUM` and `ELEMENTWISE`.
+    Source: this module's; the numbers are `PER_SUM`, `ELEMENTWISE` and `AT_KINKS`.
 
     Args:
         graph: the network.
@@ -106,8 +106,11 @@ def estimated_errors(
     wanted = {*known}
     carried = forward(graph, starts, factor, linear, keep=wanted)
     most = torch.finfo(next(iter(centers.values())).dtype).max / 4
+    at_kinks = {read.name for step in graph.factors if step.factor.kinked for read in step.reads}
     return {
-        name: (carried[graph.stands_for[name]].error).nan_to_num(nan=most, posinf=most).clamp(max=most)
+        name: (carried[graph.stands_for[name]].error * (AT_KINKS if name in at_kinks else 1.0))
+        .nan_to_num(nan=most, posinf=most)
+        .clamp(max=most)
         for name in bounds
         if graph.stands_for[name] in carried
     }

@@ -30,12 +30,29 @@ class Change:
 
     Attributes:
         middle, radius: the change from the centre lies in ``middle -+ radius``, (b, *shape).
+        reached: 0 where nothing that changes leads to, so that the change is exactly 0, else 1; (b, *shape).
         proven: errors of the value at the centre, and of linear bounds of the change.
     """
 
     middle: Tensor | None
     radius: Tensor | None
+    reached: Tensor | None
     proven: Proven | None
+
+    @staticmethod
+    def of_input(
+        center: Tensor,  # shape: (b, *shape)
+        reach: Tensor,  # shape: (b, *shape)
+        intervals: bool,
+        proven: bool,
+    ) -> Change:
+        """That of an input, with or without intervals and proven errors."""
+        return Change(
+            torch.zeros_like(reach) if intervals else None,
+            reach if intervals else None,
+            reach.sign() if intervals else None,
+            Proven.at_input(center, reach) if proven else None,
+        )
 
     @property
     def interval(self) -> Interval:
@@ -53,18 +70,25 @@ def summed(step: LinearStep, arrived: Iterable[tuple[int, Change]], value: Tenso
         value: the step's value at the centre, (b, *shape); None where it is not known.
     """
     parts = list(arrived)
-    middle = radius = proven = None
+    middle = radius = reached = proven = None
     count = sum(step.sources[i][1].terms for i, _ in parts) + 8
     for i, each in parts:
-        if each.middle is not None and each.radius is not None:
+        if each.middle is not None and each.radius is not None and each.reached is not None:
             linear = step.sources[i][1]
-            reach = each.radius + gamma(count) * (each.middle.abs() + each.radius)
-            pushed, reached = linear.push(each.middle), linear.push_absolute(reach) + underflow(count)
+            far = each.radius + gamma(count) * (each.middle.abs() + each.radius)
+            pushed, (spread, touched) = (
+                linear.push(each.middle),
+                linear.push_absolute(torch.cat((far, each.reached))).chunk(2),
+            )
             middle = pushed if middle is None else middle + pushed
-            radius = reached if radius is None else radius + reached
+            radius = spread if radius is None else radius + spread
+            reached = touched if reached is None else reached + touched
+    if radius is not None and reached is not None:
+        reached = reached.sign()
+        radius = radius + underflow(count) * reached
     if any(each.proven is not None for _, each in parts):
         proven = Proven.summed(step, [(i, each.proven) for i, each in parts], value)
-    return Change(middle, radius, proven)
+    return Change(middle, radius, reached, proven)
 
 
 def multiplied(
@@ -91,19 +115,21 @@ def multiplied(
     """
     dl, du = derivative
     steepest = torch.maximum(dl.abs(), du.abs())
-    middle = radius = proven = None
-    if source.middle is not None:
+    middle = radius = reached = proven = None
+    if source.middle is not None and source.reached is not None:
         corners = torch.stack([d * t for d in derivative for t in change])
         low, high = corners.amin(0), corners.amax(0)
         if isinstance(step.factor, ActivationFactor) and step.factor.activation.linear_pieces:
             first, last = _between_pieces(step.factor, ranges[0], centers[0], steepest, error)
             low, high = torch.maximum(low, first), torch.minimum(high, last)
         middle = (low + high) / 2
-        radius = torch.maximum(high - middle, middle - low) * (1 + gamma(8)) + underflow(8)
+        reached = source.reached * steepest.sign()
+        radius = (torch.maximum(high - middle, middle - low) * (1 + gamma(8)) + underflow(8)) * reached
+        middle = middle * reached
     if source.proven is not None:
         width = torch.where(dl < du, change[1] - change[0], 0.0)
         proven = source.proven.through(steepest, width, value)
-    return Change(middle, radius, proven)
+    return Change(middle, radius, reached, proven)
 
 
 def _between_pieces(

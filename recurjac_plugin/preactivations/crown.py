@@ -183,14 +183,8 @@ class _Crown:
         starts = {}
         for name, region in zip(self.graph.inputs, self.regions, strict=True):
             reach = region.reach.reshape(region.center.shape)
-            starts[name] = self._noted(
-                name,
-                Change(
-                    torch.zeros_like(reach) if self.with_intervals else None,
-                    reach if self.with_intervals else None,
-                    None if self.known else Proven.at_input(region.center, reach),
-                ),
-            )
+            change = Change.of_input(region.center, reach, self.with_intervals, self.known is None)
+            starts[name] = self._noted(name, change)
         # Without anything to carry along it is the order of the steps that is wanted.
         carried = forward(self.graph, starts, self._factor, self._linear)
         return carried[self.graph.output]
@@ -212,11 +206,11 @@ class _Crown:
 
     def _factor(self, step: FactorStep, carried: Change) -> Change:
         bounds = [self._bounds_of(read.name) for read in step.reads]
-        layer = classify(step, bounds, outward=self.proven)
+        layer = classify(step, bounds, self.proven, carried.reached)
         pulled: dict[str, Tensor] = {}
         if layer.count:
             bounds, pulled = self._tightened(step, layer, bounds)
-            before, layer = layer, classify(step, bounds, outward=self.proven)
+            before, layer = layer, classify(step, bounds, self.proven, carried.reached)
             if layer.count:
                 self._keep(step, before, layer, pulled)
         for read, each in zip(step.reads, bounds):
@@ -248,21 +242,30 @@ class _Crown:
     def _tightened(
         self, step: FactorStep, layer: Layer, bounds: list[PreactivationBounds]
     ) -> tuple[list[PreactivationBounds], dict[str, Tensor]]:
-        """CROWN's bounds of what a layer reads, where it is undetermined; and the rows that were pulled for them."""
+        """CROWN's bounds of what a layer reads, where it is undetermined; and the rows that were pulled for them.
+
+        Of nodes that are not what the layer multiplies all neurons are bounded, once. What an activation gives has no
+        better bounds than those that follow from its own pre-activation.
+        """
         pulled: dict[str, Tensor] = {}
         tightened = []
         for read, each in zip(step.reads, bounds):
             start = self.graph.stands_for[read.name]
-            count = each.lower[0].numel()
-            alike = start == step.source and tuple(read.shape) == tuple(step.shape)
-            index = layer.index if alike else torch.arange(count, device=each.lower.device).unsqueeze(0)
-            if alike:
-                pulled = self._pulled(start, index)
-                of_read = pulled
-            else:
-                of_read = self._pulled(start, index)
-            tightened.append(self._intersected(read.name, each, index, *self._crown(of_read, index.shape[1])))
+            if _reads_source(self.graph, step):
+                pulled = self._pulled(start, layer.index)
+                each = self._intersected(read.name, each, layer.index, *self._crown(pulled, layer.count))
+            elif read.name not in self.bounds and self._is_linear(start):
+                index = torch.arange(each.lower[0].numel(), device=each.lower.device).unsqueeze(0)
+                each = self._intersected(
+                    read.name, each, index, *self._crown(self._pulled(start, index), index.shape[1])
+                )
+            tightened.append(each)
         return tightened, pulled
+
+    def _is_linear(self, name: str) -> bool:
+        """Whether a step adds up others; what is none is an activation, or an input."""
+        place = self.graph.position[name]
+        return place >= 0 and isinstance(self.graph.steps[place], LinearStep)
 
     def _pulled(self, start: str, index: Tensor) -> dict[str, Tensor]:
         """Gains of neurons of a step, in chunks: (b or 1, u, u_m) by layer."""
