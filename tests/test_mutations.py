@@ -13,6 +13,9 @@ import recurjac_plugin
 PACKAGE = Path(recurjac_plugin.__file__).parent
 TESTS = Path(__file__).parent
 
+ONLY_TRIED = {"audit", "bound_operators", "checker", "modules"}
+"""Folders whose tests corrupt certificates, or try every operator on every kind of interval, by themselves."""
+
 each_mutant = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.meaning)
 
 
@@ -28,7 +31,7 @@ def test_its_tests_exist(mutant):
     assert mutant.tests and all((TESTS / each).exists() for each in mutant.tests)
 
 
-def test_every_folder_has_one_and_none_has_two_names():
+def test_every_folder_that_decides_something_has_one():
     folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
-    assert {mutant.file.partition("/")[0] for mutant in MUTANTS} == folders
+    assert folders - {mutant.file.partition("/")[0] for mutant in MUTANTS} <= ONLY_TRIED
     assert len(MUTANTS) >= 40 and len({mutant.meaning for mutant in MUTANTS}) == len(MUTANTS)

@@ -1,4 +1,7 @@
-"""Which operand wins a maximum: only one that is the larger everywhere, however little the bounds overlap."""
+"""Which operand wins a maximum: only one that is the larger everywhere, however little the bounds overlap.
+
+And which divisors are refused: those that can be 0, if only at an end.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.extremes import _contenders, _weight_of_first
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.products import PRODUCTS, expand
@@ -101,3 +105,12 @@ def test_no_extreme_is_decided_by_bounds_that_overlap(name, overlap):
             intervals = {case.inputs[0]: (a.reshape(case.input_shapes[0]), b.reshape(case.input_shapes[0]))}
         ((least, most),) = factor_ranges(case, intervals)
         assert (least.item(), most.item()) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 0.0), (0.0, 0.0), (-1e-300, 1e-300)])
+def test_divisors_that_end_at_0_are_refused(ends):
+    case = node("BoundDiv", torch.div, (1, 1), (1, 1))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    intervals = {"/0": (one, one), "/1": (ends[0] * one, ends[1] * one)}
+    with pytest.raises(UnsupportedError, match="contain 0"):
+        factor_ranges(case, intervals)

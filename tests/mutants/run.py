@@ -6,7 +6,6 @@ The table is written as markdown, for docs/soundness.md. The exit code is 1 if a
 without any mutant.
 """
 
-# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse

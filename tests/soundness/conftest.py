@@ -10,6 +10,3 @@ _COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_
 settings.register_profile("suite", derandomize=True, database=None, **_COMMON)
 settings.register_profile("search", **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
-
-LONGER = int(os.environ.get("HYPOTHESIS_LONGER", "1"))
-"""How many times as many examples are tried."""

@@ -7,7 +7,7 @@ entry is left for rounding. Modules are in float32 and float64, with weights sca
 to 1e8, or with --plain well scaled.
 """
 
-# ruff: noqa: E402, T201
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

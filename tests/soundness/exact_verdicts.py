@@ -8,7 +8,7 @@ own type says so, is wrong; no answer is not. Modules are in float32 and float64
 and centres of up to 1e8, or with --plain well scaled.
 """
 
-# ruff: noqa: E402, T201
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse

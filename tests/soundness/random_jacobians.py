@@ -7,7 +7,7 @@ ascended point that lies outside by more than 1e-9 of the largest one on the box
 constants in float32) is an escape. What was refused is counted, what broke is listed, all with seeds.
 """
 
-# ruff: noqa: E402, T201
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
