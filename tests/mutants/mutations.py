@@ -337,7 +337,7 @@ MUTANTS: tuple[Mutant, ...] = (
         'verdict = record.get("late") or record["result"]',
         'verdict = record["result"]',
         "a wrong verdict that came too late is not counted",
-        ("bench/test_bench.py",),
+        ("bench/test_summary.py",),
     ),
     Mutant(
         "report/statistics.py",
