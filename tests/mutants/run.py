@@ -1,6 +1,6 @@
 """Apply every mutant to a copy of the tree, run its tests, and say which of them noticed.
 
-python tests/mutants/run.py [--only TEXT] [--seconds S] [--out FILE]
+python tests/mutants/run.py [--only PATTERN] [--seconds S] [--out FILE]
 
 The table is written as markdown, for docs/soundness.md. The exit code is 1 if a mutant survived, or if the tests fail
 without any mutant.
@@ -76,14 +76,14 @@ def table(outcomes: list[tuple[Mutant, Outcome]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="mutants whose file or meaning contains this")
+    parser.add_argument("--only", default="", help="mutants in whose file or meaning this regular expression is found")
     parser.add_argument("--seconds", type=float, default=600.0, help="limit for the tests of one mutant")
     parser.add_argument("--out", type=Path, help="where the table is written to; it is shown in any case")
     parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without mutants first")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of the first mutants")
     options = parser.parse_args()
     chosen = [
-        mutant for mutant in MUTANTS[options.skip :] if options.only in mutant.file or options.only in mutant.meaning
+        mutant for mutant in MUTANTS[options.skip :] if re.search(options.only, f"{mutant.file}: {mutant.meaning}")
     ]
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
