@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import FileError, HostError, InputError, MethodError, RecurJacError, UnsupportedError
+from .errors import (
+    ContradictionError,
+    FileError,
+    HostError,
+    InputError,
+    MethodError,
+    RecurJacError,
+    UnsupportedError,
+)
 from .version import __version__ as __version__
 
 try:
@@ -51,6 +59,7 @@ else:
 __all__ = [
     "METHODS",
     "Bounds",
+    "ContradictionError",
     "FileError",
     "GradNorm",
     "HostError",

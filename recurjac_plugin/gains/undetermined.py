@@ -150,8 +150,8 @@ def classify(
         bounds: bounds of what it reads, in that order.
         outward: whether ranges that are not exact are widened by what float64 can be off by; no neuron of theirs is
             stable, then.
-        reached: 0 where nothing leads to that changes over the region, so that the factor does not matter: it counts as
-            0 there.
+        reached: 0 where the source depends on no input anywhere in the region, so that the factor does not matter: it
+            counts as 0 there.
 
     Returns:
         The layer with the positions and ranges of the undetermined neurons, and the derivatives of the stable ones.

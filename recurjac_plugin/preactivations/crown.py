@@ -44,7 +44,7 @@ from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.region import Region, concretized
 from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
 
-from .changes import Change, multiplied, summed
+from .changes import Change, multiplied, summed, values_between
 
 # Slopes of the line through 0, see `linear_pieces`. CROWN's choice (None) is one of many: alpha-CROWN (Xu et al., ICLR
 # 2021, arXiv:2011.13824) optimises them. With few undetermined neurons two more choices for the rows find most of what
@@ -174,6 +174,7 @@ class _Crown:
         self.spread = 0.0  # the sum of all spreads so far: coefficients that underflow are multiplied by them
         self.spreads: dict[str, Tensor] = {}
         self.carried: dict[str, Change] = {}  # at what factor steps read
+        self.exact: dict[str, Interval] = {}  # values of functions with two linear pieces, where they are read
         self.errors: dict[str, Tensor] = {} if known is None else dict(known.errors)
         self.reads = {graph.stands_for[name] for name in graph.reads}
         self.sources = self.reads | {step.source for step in graph.factors}
@@ -220,6 +221,12 @@ class _Crown:
         change = self._change(step, ranges, carried)
         if layer.count:
             self._relax(step, layer, ranges, change)
+        if (
+            step.name in self.reads
+            and isinstance(step.factor, ActivationFactor)
+            and step.factor.activation.linear_pieces
+        ):
+            self.exact[step.name] = values_between(step.factor, *ranges[0])
         return self._noted(step.name, self._moved(step, layer, ranges, change, carried))
 
     def _bounds_of(self, name: str) -> PreactivationBounds:
@@ -230,6 +237,8 @@ class _Crown:
         error = self.errors[step].reshape(-1, *center.shape[1:])
         if self.known is not None:
             return PreactivationBounds(*self.known.bounds[name], error)
+        if name in self.exact:  # by the node itself: another one may stand for it, with a constant added
+            return PreactivationBounds(*self.exact[name], error)
         low, high = (end.reshape(center.shape) for end in self.carried[step].interval)
         return PreactivationBounds(center + low, center + high, error)
 
@@ -326,11 +335,10 @@ class _Crown:
             if _reads_source(self.graph, step):
                 largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
             rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
-        # What fills up a list of neurons is stable: its derivative is part of the gains already.
-        undetermined, nothing = layer.lower < layer.upper, torch.zeros_like(layer.lower)
-        none = Relaxation(nothing, nothing, nothing, nothing)
+        listed, zero = layer.lower < layer.upper, torch.zeros_like(layer.lower)
+        nothing = Relaxation(zero, zero, zero, zero)  # what fills up a list is stable: it is in the gains already
         for relaxations, each in zip(self.relaxations, lines, strict=True):
-            relaxations[step.name] = each.padded(error, steepest, rounding).where(undetermined, none)
+            relaxations[step.name] = each.padded(error, steepest, rounding).where(listed, nothing)
 
     def _centers(self, step: FactorStep) -> list[Tensor]:
         """Values of what a step reads at the centres, (b, *shape of the node) each."""

@@ -110,7 +110,8 @@ def verify(
     Raises:
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
         MethodError: unknown method, or one that is not rigorous where this is asked for.
-        UnsupportedError: parts of the network have no rule.
+        UnsupportedError: parts of the network have no rule, or cannot be bounded on a box nor on its parts.
+        ContradictionError: a bound excludes a violation that was met, and that `session` does not confirm.
 
     Source:
         Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
@@ -139,6 +140,7 @@ def verify(
         verification.bound()
         if not verification.cut(split):
             verification.attack(attack_seconds)
+        verification.require_bounded()
     return Result(
         _verdict(verification),
         verification.counterexample,

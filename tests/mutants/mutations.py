@@ -229,7 +229,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "preactivations/crown.py",
-        "each.padded(error, steepest, rounding).where(undetermined, none)",
+        "each.padded(error, steepest, rounding).where(listed, nothing)",
         "each.padded(error, steepest, rounding)",
         "an operand that has won a maximum on one box of a batch counts twice if it has not on another",
         ("preactivations/test_crown_batches.py",),
