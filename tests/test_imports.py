@@ -15,6 +15,7 @@ ORDER = (
     "graph",
     "gains",
     "recursion",
+    "modules",
     "host",
     "preactivations",
     "jacobian",

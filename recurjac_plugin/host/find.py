@@ -24,6 +24,17 @@ INSTALL_LINES = (
 )
 SUPPORTED = "0.3 (PyPI) and 0.4 to 0.7 (git)"
 
+HOST_FAILURES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What the host raises for operators, shapes and methods it cannot take: it has no exception of its own."""
+
 _OLDEST, _NEWEST = (0, 3), (0, 7)
 _VERSION = re.compile(r"""^__version__\s*=\s*["']((\d+)\.(\d+)[^"']*)["']""", re.MULTILINE)
 

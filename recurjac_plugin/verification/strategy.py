@@ -216,8 +216,8 @@ class Verification:
         rows = Rows.of(box, like, self._difference(box), eps, proven=self.rigorous)
         shape = self.network.input_shape
         bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching, self.rigorous)
-        own = next((p for p in self._model.parameters()), like)
-        if not takes_batches(self._model.forward, shape, own.detach()):  # its graph was read for one input at a time
+        own = next((p.detach() for p in self._model.parameters()), like)
+        if not takes_batches(self._model.forward, shape, own):  # its graph was read for one input at a time
             bounds.batch = 1
         return bounds
 
@@ -225,7 +225,9 @@ class Verification:
         """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
 
         def bounded(x: np.ndarray) -> np.ndarray:
-            inputs = torch.from_numpy(x).to(self._like).reshape(-1, 1, *self.network.input_shape)
+            assert self._model is not None
+            like = next((p.detach() for p in self._model.parameters()), self._like)
+            inputs = torch.from_numpy(x).to(like).reshape(-1, 1, *self.network.input_shape)
             rows = [evaluated(self._model, one, ())[0].flatten(1) for one in inputs]
             return torch.cat(rows).double().cpu().numpy()
 

@@ -21,6 +21,7 @@ from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
@@ -78,6 +79,7 @@ def verify(
     attack_seconds: float = 5.0,
     input_shape: tuple[int, ...] | None = None,
     rigorous: bool | None = None,
+    reference: nn.Module | None = None,
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
@@ -106,6 +108,7 @@ def verify(
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
         rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's.
+        reference: as in `jacobian_bounds`, for a `BoundedModule`.
 
     Raises:
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
@@ -117,6 +120,7 @@ def verify(
         Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
         interval gradients; here the gradients are RecurJac's.
     """
+    declare(model, reference)
     start = time.monotonic()
     parsed = parse(method)
     _check_spec(spec)
