@@ -200,8 +200,7 @@ class _Crown:
         if name in self.reads:
             self.carried[name] = carried
         if carried.proven is not None:
-            spread = carried.proven.spread
-            self.spread += float(spread.reshape(len(spread), -1).sum(1).max())  # a step may be one number
+            self.spread += float(carried.proven.spread.reshape(len(self.output_rows), -1).sum(1).max())
             if name in self.sources:
                 self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
                 self.spreads[name] = carried.proven.spread

@@ -30,6 +30,8 @@ def boxes_of_all_sizes(center, count=6, seed=0):
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_is_its_regions_one_by_one(name):
+    if IS_03 and name == "softmax":
+        pytest.skip("torch takes it apart for 0.3, into a division by what may be 0 on large boxes")
     net, center, model = hosted(name)
     region = boxes_of_all_sizes(center)
     with torch.no_grad():

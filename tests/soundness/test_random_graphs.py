@@ -14,6 +14,7 @@ from strategies import jacobian_trials
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
+from recurjac_plugin.host import IS_03
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what torch and the host say of odd networks
 
@@ -75,6 +76,7 @@ OTHER_FORMS = {
 """What is drawn is written without them, or they cannot be built in evaluation mode by one of the hosts."""
 
 
+@pytest.mark.skipif(IS_03, reason="0.3 has no node for some of them")
 @pytest.mark.usefixtures("registered")
 def test_the_whole_table_is_drawn():
     """Every operator of the support table occurs in the networks of single kinds."""

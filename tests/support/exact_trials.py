@@ -20,10 +20,14 @@ from random_operators import Choices
 from torch import Tensor
 
 import recurjac_plugin as rj
+from recurjac_plugin.host import IS_03
 from recurjac_plugin.verification.verdicts import Result, Verdict
 
 RIGOROUS = "rigorous" in inspect.signature(rj.jacobian_bounds).parameters
 """Whether this version has rigorous bounds."""
+
+BUILT = tuple(kind for kind in KINDS if not (IS_03 and kind in ("max", "min")))
+"""The kinds of layers that the host can build: 0.3 has no maximum or minimum of two tensors."""
 
 DELTAS = (0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-4, 1e-2, 0.3)
 """How far thresholds lie from the true minimum, relative to the outputs' size, on either side."""
@@ -98,7 +102,7 @@ def draw_exact(choices: Choices, boxes: int, single: bool | None = None, plain: 
         single: whether the module is in float32; None for either.
         plain: whether weights are well scaled and the centre is at most 1 away from the origin.
     """
-    kinds = tuple(choices.pick(KINDS) for _ in range(choices.whole(1, 3)))
+    kinds = tuple(choices.pick(BUILT) for _ in range(choices.whole(1, 3)))
     widths = tuple(choices.whole(1, 5) for _ in kinds)
     if single is None:
         single = choices.pick((False, True))
