@@ -18,6 +18,7 @@ from strategies import exact_trials
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.host import IS_03
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the host says of odd networks
 
@@ -149,3 +150,14 @@ def test_no_verdict_is_wrong_where_weights_are_extreme_or_the_centre_is_far_away
 @pytest.mark.parametrize("plain", [False, True])
 def test_many_verdicts(plain):
     require_verdicts(400, 8, plain)
+
+
+@pytest.mark.skipif(IS_03, reason="0.3 has no maximum of two tensors")
+@pytest.mark.parametrize("method", ["CROWN", "RecurJac-Linear+CROWN"])
+def test_a_maximum_in_a_batch_of_boxes_is_not_counted_twice(method):
+    """The network on which every proof of a batch of boxes with a Max in it was once in doubt."""
+    trial = ExactTrial(("max",), (3,), 2, 793600, False, 0, 8, (-1.6,))
+    (truth,) = trial.truths()
+    for question in questions(trial, truth, (0.0, 1e-9, 1e-4)):
+        result = rj.verify(trial.network.module(), question.spec(trial), method=method, timeout=1, attack_seconds=0.02)
+        assert wrong(trial, question, result) is None
