@@ -199,7 +199,7 @@ class _Crown:
         if name in self.reads:
             self.carried[name] = carried
         if carried.proven is not None:
-            self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
+            self.spread += float(carried.proven.spread.reshape(len(self.output_rows), -1).sum(1).max())
             if name in self.sources:
                 self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
                 self.spreads[name] = carried.proven.spread
