@@ -54,8 +54,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "activations/functions.py",
-        "return derivative, lambda parameters: ((0.0, (negative(parameters), 1.0)),)",
-        "return derivative, lambda parameters: ((0.0, (negative(parameters),)),)",
+        "((0.0, (negative_slope(parameters, names, default), 1.0)),)",
+        "((0.0, (negative_slope(parameters, names, default),)),)",
         "an interval that touches a kink from the left does not contain the slope on the right",
         ("activations/test_table.py",),
     ),
@@ -222,8 +222,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "preactivations/zonotope.py",
-        "crossing = (low < 0) & (high > 0)",
-        "crossing = (bounds[0] < 0) & (bounds[1] > 0)",
+        "return PreactivationBounds(*bounds[name], errors[name]).widened()",
+        "return bounds[name]",
         "a zonotope takes a neuron for stable whose sign rounding may have changed",
         ("preactivations/test_zonotope.py",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from hypothesis import event, given, settings
@@ -58,6 +59,9 @@ def test_bounds_of_larger_networks_hold():
 
 METHODS: Methods = (*((rule, "backward") for rule in rj.METHODS), ("IBP+RecurJac", "backward"))
 NEAR = Regions(1.0, (-1.0, -0.3, -3.0, -9.0), False, True, 0)
+ALONE = Regions(1.0, (-0.7,), False, True, 33)
+"""One region: of several none is bounded by the host if it is seen to be wrong on one of them."""
+
 KEPT: tuple[Recipe, ...] = (
     Recipe((2, 3, 3), (("padded_convolution", ("reflect", 1)),), 1, 7),
     Recipe((2, 3, 3), (("padded_convolution", ("replicate", 1)), ("relu", ())), 2, 7),
@@ -78,11 +82,24 @@ KEPT: tuple[Recipe, ...] = (
 
 
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("regions", [NEAR, replace(NEAR, together=False, offset=3.0)], ids=["near kinks", "apart"])
+@pytest.mark.parametrize(
+    "regions", [NEAR, replace(NEAR, together=False, offset=3.0), ALONE], ids=["near", "apart", "one"]
+)
 @pytest.mark.parametrize("recipe", KEPT, ids=lambda recipe: "-".join(name for name, _ in recipe.parts))
 def test_what_broke_once_holds(recipe, regions):
     report = Report()
     examine(None, recipe, regions, METHODS, report)
+    assert not report.escapes + report.broken, json.dumps(report.escapes + report.broken)
+
+
+@pytest.mark.skipif(find_spec("recurjac_plugin.bound_operators") is None, reason="the host bounds convolutions itself")
+@pytest.mark.usefixtures("registered")
+def test_a_grouped_convolution_that_was_off_by_a_tenth():
+    parts = (
+        ("convolution", (2, 3, 1, 0, 1, 2, True)), ("relu", ()), ("convolution", (4, 3, 1, 0, 1, 1, True)), ("relu", ())
+    )  # fmt: skip
+    report = Report()
+    examine(None, Recipe((2, 6, 6), parts, 3, 33), ALONE, METHODS, report)
     assert not report.escapes + report.broken, json.dumps(report.escapes + report.broken)
 
 

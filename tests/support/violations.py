@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 
 def outside(values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """How far values (n, b, ...) lie outside of bounds (b, ...), negative inside: (n, b, entries)."""
-    return torch.maximum(values - upper, lower - values).flatten(2)
+    """How far values (n, b, ...) lie outside of bounds (b, ...), negative inside: (n, b, entries).
+
+    Values that are not finite say nothing: autograd overflows where the truth does not.
+    """
+    return torch.where(values.isfinite(), torch.maximum(values - upper, lower - values), -torch.inf).flatten(2)
 
 
 @torch.enable_grad()
@@ -82,7 +85,7 @@ def relative_escape(values: Tensor, lower: Tensor, upper: Tensor, least: float |
     Values below `least` count as that: autograd has ``s (1 - s)`` for the derivative of a sigmoid, 0 where the truth
     is 1e-20.
     """
-    scale = values.abs().flatten(2).amax((0, 2)).clamp(min=least)
+    scale = values.nan_to_num(0.0, 0.0, 0.0).abs().flatten(2).amax((0, 2)).clamp(min=least)
     return outside(values, lower, upper).amax((0, 2)) / scale
 
 
