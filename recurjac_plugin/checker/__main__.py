@@ -1,0 +1,31 @@
+"""``python -m recurjac_plugin.checker NETWORK PROPERTY CERTIFICATE``: 0 if accepted, 1 if rejected, 2 for bad input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from recurjac_plugin.errors import RecurJacError
+
+from . import Rejected, check
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check the certificate that the arguments name, say what came out, and return the exit code."""
+    if len(arguments) != 3:
+        sys.stderr.write("usage: python -m recurjac_plugin.checker NETWORK PROPERTY CERTIFICATE\n")
+        return 2
+    try:
+        accepted = check(*arguments)
+    except Rejected as error:
+        sys.stdout.write(f"rejected: {error}\n")
+        return 1
+    except RecurJacError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"accepted: {accepted.boxes} boxes in {accepted.regions} regions\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
