@@ -33,9 +33,11 @@ class Input:
 
     Attributes:
         size: number of elements.
+        sources: the vectors it is made from: none.
     """
 
     size: int
+    sources: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ class Network:
             if v not in needed:
                 needed.add(v)
                 vector = everything[v]
-                waiting += [] if isinstance(vector, Input) else vector.sources
+                waiting += vector.sources
         order = {old: new for new, old in enumerate(sorted(needed))}
         return cls(tuple(_renumbered(everything[v], order) for v in order))
 
@@ -134,23 +136,20 @@ class Network:
         for v in range(last, -1, -1):
             vector = self.vectors[v]
             if v < last:
-                terms = tuple(self._readers(v, gradient, product))
-                (first, map_), *others = terms
-                if not others and first in product.values() and isinstance(map_, Diagonal):
-                    gradient[v] = first
+                readers = [r for r in gradient for source in self.vectors[r].sources if source == v]
+                if v and len(readers) == 1 and isinstance(self.vectors[readers[0]], Kinks):
+                    gradient[v] = product[readers[0]]
                 else:
                     gradient[v] = len(made)
+                    terms = tuple(self._terms(v, gradient, product))
                     made.append(Affine(terms, np.zeros(vector.size), np.zeros(vector.size)))
             if isinstance(vector, Kinks):
                 product[v] = len(made)
                 ratios[len(made)] = v
                 made.append(Kinks(gradient[v], np.zeros(vector.size), np.zeros(vector.size)))
-        if gradient[0] != len(made) - 1:
-            ones, zeros = np.ones(self.vectors[0].size), np.zeros(self.vectors[0].size)
-            made.append(Affine(((gradient[0], Diagonal(ones)),), zeros, zeros))
         return Network(tuple(made)), ratios
 
-    def _readers(self, v: int, gradient: dict[int, int], product: dict[int, int]) -> Iterable[tuple[int, Map]]:
+    def _terms(self, v: int, gradient: dict[int, int], product: dict[int, int]) -> Iterable[tuple[int, Map]]:
         """The terms of the gradient by vector v: one for every use of it."""
         for reader in sorted(gradient):
             vector = self.vectors[reader]
