@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recurjac_plugin.checker.bounds import Form, gradient_bounds
+from recurjac_plugin.checker.bounds import Bounds, Form, gradient_bounds
 from recurjac_plugin.checker.document import Certificate, Cut, Dropped, Fixed, Node, Rejected, Row, Tree
 from recurjac_plugin.checker.files import Problem, check_content
 from recurjac_plugin.checker.network import Network
@@ -120,16 +120,32 @@ class _Search:
         if pairs:
             gradients = gradient_bounds(bounds, *np.array(pairs).T)
             owners = np.array([i for i, _ in pairs])
+        self._require_distance([box for box in boxes if box.alive])
         following = []
         for i, (place, box) in enumerate(zip(places, boxes)):
             cut = None
             if box.alive:
-                box.fix(gradients[0][owners == i], gradients[1][owners == i])
-                box.drop()
-                if box.alive:
-                    cut = box.cut()
+                cut = box.worked_on(gradients[0][owners == i], gradients[1][owners == i])
             following += self._noted(place, box, cut, {v: (low[i], high[i]) for v, (low, high) in bounds.read.items()})
         return following
+
+    def _require_distance(self, boxes: list[_OpenBox]) -> None:
+        """Refuse to cut where it is of no use: no box around a point is shown to be safe if the point itself is not.
+
+        Raises:
+            CertificateError: the middle of a box violates the property, or comes as near as rounding allows to see.
+        """
+        if not boxes:
+            return
+        middles = np.stack([box.low + (box.high - box.low) / 2 for box in boxes])
+        form = Bounds(self.question.network, middles, middles).output_form()
+        lower, room = form.least(middles, middles)
+        for middle, clear, box in zip(middles, lower - _ROOMS * room, boxes):
+            if any(max(clear[row] for row in self.question.rows(d)) <= 0 for d in box.alive):
+                raise CertificateError(
+                    "no certificate could be written: the checker sees no distance from a violation at "
+                    f"{[float(each) for each in middle]}."
+                )
 
     def _noted(self, place: Place, box: _OpenBox, cut: tuple[int, float] | None, known: dict) -> list[Place]:
         """The node of a box, written down, and the places of those that follow it."""
@@ -145,7 +161,7 @@ class _Search:
                 return [Place(new, box.low, box.high, alive, known)]
             raise CertificateError(
                 "no certificate could be written: the checker's bounds do not exclude a violation at "
-                f"{[float(each) for each in box.low]}, and there is nothing to cut."
+                f"{[float(each) for each in box.low]}, and there is nothing left to cut."
             )
         axis, value = cut
         node.cut = Cut(axis, value, new, new + 1)
@@ -199,6 +215,12 @@ class _OpenBox:
         best = max(self.question.rows(worst), key=lambda row: self.lower[row])
         place = rows.index(best)
         self._slopes = np.maximum(np.abs(low[place]), np.abs(high[place]))
+
+    def worked_on(self, low: np.ndarray, high: np.ndarray) -> tuple[int, float] | None:
+        """Do all that can be done with the rows' gradients, (rows, columns); where to cut what is left."""
+        self.fix(low, high)
+        self.drop()
+        return self.cut() if self.alive else None
 
     def drop(self) -> None:
         """Leave out the parts that the linear bounds exclude, and exclude what they do on the rest."""
