@@ -46,10 +46,20 @@ class Relaxation:
 
     def padded(
         self,
-        error: Tensor,  # shape: (b, 1) or (b, u)
+        error: Tensor,  # shape: (b, u)
+        steepest: Tensor | float = 0.0,  # shape: (b, u)
+        rounding: Tensor | float = 0.0,  # shape: (b, u)
     ) -> Relaxation:
-        """Lines that hold as well for a v that is off by an error: ``constant -+ |slope| error``."""
-        below, above = self.lower_slope.abs() * error, self.upper_slope.abs() * error
+        """Lines that hold as well for a v, and a place that v is counted from, that are off by an error.
+
+        ``constant -+ (|slope| + steepest) error -+ rounding``.
+
+        Args:
+            error: of v.
+            steepest: the largest derivative of f in absolute value, if f is counted from its value there, too.
+            rounding: what else is left room for.
+        """
+        below, above = ((s.abs() + steepest) * error + rounding for s in (self.lower_slope, self.upper_slope))
         return Relaxation(self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above)
 
     def for_rows(self) -> Relaxation:
@@ -87,6 +97,35 @@ def relax_kinked(
     slopes = (activation.derivative(side, parameters).expand_as(center) for side in sides)
     numbers = [value.flatten(1).gather(1, index) for value in (*slopes, lower, upper, center)]
     return [linear_pieces(*numbers, near=near) for near in choices]
+
+
+def product_lines(
+    dl: Tensor,  # shape: (*any)
+    du: Tensor,  # shape: (*any)
+    first: Tensor,  # shape: (*any)
+    last: Tensor,  # shape: (*any)
+) -> Relaxation:
+    r"""Lines of ``d t`` in t for every d in [dl, du] and t in [first, last].
+
+    Where t has one sign the extreme derivative for that sign is the slope; elsewhere they are the chords
+
+    .. math:: d t \le s t + (\overline{d} - \underline{d}) \frac{-t_1 t_2}{t_2 - t_1}, \qquad
+        s = \frac{\overline{d} t_2 - \underline{d} t_1}{t_2 - t_1},
+
+    of the convex function ``max(dl t, du t)``, and of its concave counterpart below.
+
+    Source: McCormick, Mathematical Programming 10, 1976, for products of two bounded factors.
+    """
+    inside = (first < 0) & (last > 0)
+    width = torch.where(inside, last - first, 1.0)
+    height = torch.where(inside, (du - dl) * -first * (last / width), 0.0)
+    positive = first >= 0
+    return Relaxation(
+        lower_slope=torch.where(inside, (dl * last - du * first) / width, torch.where(positive, dl, du)),
+        lower_constant=-height,
+        upper_slope=torch.where(inside, (du * last - dl * first) / width, torch.where(positive, du, dl)),
+        upper_constant=height,
+    )
 
 
 def linear_pieces(

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.errors import estimated_errors, jacobian_error
 from recurjac_plugin.graph.graph import refinable
-from recurjac_plugin.host.problem import Problem, read, specification
+from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
@@ -34,8 +34,9 @@ from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.numerics.rounding import eps
+from recurjac_plugin.preactivations.crown import CrownBounds, Known, crown_bounds
 from recurjac_plugin.preactivations.host import host_bounds
-from recurjac_plugin.preactivations.refinement import Refined, refine
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 
@@ -132,11 +133,12 @@ def bounder(
     lower: Tensor,
     upper: Tensor,
     branching: str,
+    rigorous: bool = False,
 ) -> RowsBounder:
     """The bounder that suits the network and the method.
 
-    `RefiningBounder` if the method's pre-activation bounds are CROWN's and the graph is `refinable`, else
-    `HostBounder`.
+    `RefiningBounder` if the method's pre-activation bounds are CROWN's and the graph is `refinable`, or if bounds are
+    to be rigorous; else `HostBounder`.
 
     Args:
         model: the host's model.
@@ -146,6 +148,7 @@ def bounder(
         lower: lower ends of the region, (1, columns).
         upper: its upper ends, (1, columns).
         branching: what boxes will be cut by.
+        rigorous: whether the bounds are to be proven, by CROWN of our own.
 
     Raises:
         InputError: `branching` needs linear bounds that this network or method does not give.
@@ -156,9 +159,9 @@ def bounder(
     """
     if method.host == "CROWN":
         region = _region(lower, upper, input_shape)
-        problem = read(model, region)
-        if refinable(problem.graph):
-            return RefiningBounder(problem, rows, method, input_shape, branching)
+        problem = read_in_float64(model, region) if rigorous else read(model, region)
+        if rigorous or refinable(problem.graph):
+            return RefiningBounder(problem, rows, method, input_shape, branching, rigorous)
     if branching == "crown":
         raise InputError(
             f"`branching='crown'` needs CROWN's linear bounds of a network of ReLUs, leaky ReLUs or Abs; with "
@@ -184,35 +187,45 @@ class RefiningBounder(RowsBounder):
     """
 
     def __init__(
-        self, problem: Problem, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str
+        self,
+        problem: Problem,
+        rows: Rows,
+        method: Method,
+        input_shape: tuple[int, ...],
+        branching: str,
+        rigorous: bool,
     ) -> None:
         super().__init__(problem.model, rows, method, input_shape, branching)
-        self.graph = problem.graph
-        self.names = [step.reads[0].name for step in self.graph.factors]
-        C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
-        self.root, _, precision = host_bounds(problem, method.host, C, self.names)
-        self.precision = precision.relative
-        sizes = term_sizes(self.graph, self._largest(problem.region), precision.least)
-        self.sizes: Mapping[str, Tensor] = sizes
-        self.neurons = sum(low[0].numel() for low, _ in self.root.values())
-        self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
-        self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.graph, self.rigorous = problem.graph, rigorous
         self.memory_budget = memory_budget(None, rows.A.device)
+        self.host_graph = problem.host_graph
+        C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
+        self.root, self.entry_error = self._proven(problem, C) if rigorous else self._estimated(problem, C)
+        self.neurons = sum(low[0].numel() for low, _ in self.root.bounds.values())
+        self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
 
-    def _largest(self, region: Region) -> dict[str, Tensor]:
-        """How large the input, what activations read, and what they give can get anywhere in the region."""
-        (name,) = self.graph.inputs
-        largest = {name: region.center.abs() + region.radius.reshape(region.center.shape)}
-        largest |= {name: torch.maximum(low.abs(), high.abs()) for name, (low, high) in self.root.items()}
-        for step in self.graph.factors:
-            read = largest[step.reads[0].name]
-            slopes = step.factor.derivative_range((-torch.ones_like(read), torch.ones_like(read)))
-            largest.setdefault(step.name, read * torch.maximum(slopes[0].abs(), slopes[1].abs()))
-        return largest
+    def _proven(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
+        """Bounds of the whole region by CROWN of our own, and the errors of the rows' Jacobian there."""
+        values, output = problem.host_graph.values, problem.host_graph.output
+        C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
+        bounds = crown_bounds(self.graph, values, output, problem.arguments.regions, C, self.memory_budget)
+        error = jacobian_error(self.graph, bounds.layers, C, self.memory_budget) if self.uses_jacobian else None
+        return bounds.known, C.new_zeros(()) if error is None else error
+
+    def _estimated(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
+        """The host's bounds of the whole region, with estimated errors; those of the rows are the goal's."""
+        graph = self.graph
+        root, _, precision = host_bounds(problem, self.method.host, C, [*graph.reads])
+        errors = estimated_errors(
+            graph, problem.host_graph.values, problem.reach, root, precision.relative, precision.least
+        )
+        by_step = {graph.stands_for[name]: error for name, error in errors.items()}
+        return Known(root, by_step, C.new_zeros(1, C.shape[1])), C.new_zeros(())
 
     def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
-        """The region with the host's bounds."""
-        return self._undecided(lower, upper, self.root)
+        """The region with what is known of it."""
+        return self._undecided(lower, upper, self.root.bounds)
 
     def bytes_per_box(self) -> int:
         """16 bytes per column and neuron: two bounds of at most 8 bytes."""
@@ -248,13 +261,16 @@ class RefiningBounder(RowsBounder):
 
         ``s_vk (x - x0) + t_vk`` are the bounds of `refine`, less ``b_k``, with v the choice of lines.
         """
-        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
-        output, values = evaluated(self.model, region.center, self.names)
+        region = self._around(boxes)
+        output, values = self._evaluated(region.center)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        refined = refine(self.graph, values, output, region, boxes.around, C, self.sizes, self.precision)
+        known = replace(self.root, bounds=boxes.around)
+        refined = crown_bounds(
+            self.graph, values, output, (region,), C, self.memory_budget, known=known, proven=self.rigorous
+        )
         outputs = output.flatten(1)
-        offset = refined.offset - self.rows.b
+        offset = refined.offset - self.rows.b - refined.row_error.unsqueeze(1)
         lower, best = (offset - (refined.slope.abs() * region.radius[:, None, None]).sum(3)).max(1)
         slope = refined.slope.gather(1, best[:, None, :, None].expand(-1, 1, -1, refined.slope.shape[3])).squeeze(1)
 
@@ -264,10 +280,22 @@ class RefiningBounder(RowsBounder):
         usable = self.method.with_host_output
         lower = lower if usable else torch.full_like(lower, -math.inf)
         linear = (refined.slope, offset) if usable else None
-        return BoxBounds(outputs, lower, slope, linear, refined.bounds, differentiated)
+        around = {name: (each.lower, each.upper) for name, each in refined.bounds.items()}
+        return BoxBounds(outputs, lower, slope, linear, around, differentiated)
+
+    def _around(self, boxes: Boxes[Disjuncts]) -> Region:
+        """The boxes by middles and radii, which are rounded: so far outward that they reach both ends."""
+        return Region(self.shaped(boxes.center), math.inf, boxes.radius * (1 + 4 * eps(boxes.radius)))
+
+    def _evaluated(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Output and values of the network at points, in the arithmetic of the bounds."""
+        if not self.rigorous:
+            return evaluated(self.model, x, [*self.graph.reads])
+        at_points = self.host_graph.in_float64(dict.fromkeys(self.graph.inputs, x))
+        return at_points.output, at_points.values
 
     def _differentiated(
-        self, boxes: Boxes[Disjuncts], refined: Refined, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
+        self, boxes: Boxes[Disjuncts], refined: CrownBounds, outputs: Tensor, C: Tensor, index: Tensor, rows: Tensor
     ) -> BoundedJacobian:
         """The Jacobian of chosen rows on chosen boxes. Derivatives of kinks have no lines with a slope."""
         treatment = self.cuts_by.treatment
@@ -277,8 +305,16 @@ class RefiningBounder(RowsBounder):
             order = IntervalArithmetic(self.graph, derivatives, gathered_rows(C, rows), self.memory_budget)
         else:
             order = backward_order(refined.gains.part(index, rows), treatment.upper_line, self.memory_budget)
-        region = Region(self.shaped(boxes.center), math.inf, boxes.radius)
-        return BoundedByOrder(region, self.rows.values(outputs).gather(1, rows), treatment, order)
+        region = self._around(boxes)
+        center = self.rows.values(outputs).gather(1, rows)
+        if not self.rigorous:
+            return BoundedByOrder(region, center, treatment, order)
+        center = center - self.root.row_error[0][rows]
+        return BoundedByOrder(region, center, treatment, order, self.entry_error[0][rows])
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Outputs of the network, (n, columns) -> (n, n_outputs)."""
+        return self._evaluated(self.shaped(x))[0].flatten(1)
 
 
 class HostBounder(RowsBounder):

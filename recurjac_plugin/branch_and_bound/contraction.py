@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recurjac_plugin.numerics.rounding import CONTRACTION, eps
+from recurjac_plugin.numerics.rounding import CONTRACTION, eps, gamma
 
 
 def contracted(
@@ -36,7 +36,7 @@ def contracted(
     Row after row, the limit of every coordinate and the room that is left for its rounding are
 
     .. math:: \text{limit}_r = -\frac{1}{s_r} \Big(t + \sum_{j \ne r} m_j\Big), \quad
-        \text{room}_r = 16 \varepsilon \Big(|\text{limit}_r| + |\text{below}_r| + |\text{above}_r|
+        \text{room}_r = (16 \varepsilon + \gamma_n) \Big(|\text{limit}_r| + |\text{below}_r| + |\text{above}_r|
         + \frac{1}{|s_r|} \sum_j |m_j|\Big), \quad m_j = \min(s_j \text{below}_j, s_j \text{above}_j) ,
 
     and ``above_r`` becomes ``min(above_r, limit_r + room_r)`` where ``s_r > 0``, ``below_r`` becomes
@@ -57,7 +57,7 @@ def contracted(
         Savelsbergh: Preprocessing and probing techniques for mixed integer programming problems, ORSA Journal on
         Computing 6, 1994; the room for rounding is this package's own.
     """
-    unit = CONTRACTION * eps(slope)
+    unit = CONTRACTION * eps(slope) + gamma(slope.shape[2])
     for k in [k for _ in range(sweeps) for k in range(slope.shape[1])]:
         s = slope[:, k]
         least = torch.where(s > 0, s * below, s * above)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurjac_plugin.numerics.rounding import proof_slack
+from recurjac_plugin.numerics.rounding import gamma, proof_slack
 from recurjac_plugin.properties.spec import Box
 
 
@@ -31,6 +31,8 @@ class Rows:
         disjunct: the disjunct that each row belongs to, int (k,), in increasing order.
         difference: how far the outputs bounded here may be from those of the network that is judged, one number.
         eps: relative error of one rounding in the arithmetic of the network that is judged.
+        proven: whether bounds come with proven errors, so that only what is done with them here needs room.
+        columns: number of input coordinates, which bounds of rows are sums over.
 
     Source:
         As this module's.
@@ -42,9 +44,11 @@ class Rows:
     disjunct: Tensor
     difference: float
     eps: float
+    proven: bool = False
+    columns: int = 0
 
     @classmethod
-    def of(cls, box: Box, like: Tensor, difference: float = 0.0, eps: float = 0.0) -> Rows:
+    def of(cls, box: Box, like: Tensor, difference: float = 0.0, eps: float = 0.0, proven: bool = False) -> Rows:
         """The rows of one box, in the type and on the device of `like`."""
         counts = [len(polytope.b) for polytope in box.disjuncts]
         (A, b), strict = box.rows(), np.concatenate([polytope.strict for polytope in box.disjuncts])
@@ -56,6 +60,8 @@ class Rows:
             torch.from_numpy(disjunct).to(like.device),
             difference,
             eps,
+            proven,
+            len(box.lower),
         )
 
     @cached_property
@@ -93,7 +99,8 @@ class Rows:
             + |A_k f(x_0) - b_k - \text{lower}_k|\Big) + \varepsilon' \sum_j |A_{kj} f_j(x_0)|,
 
         with x0 the middle of the box, d the `difference`, and eps, eps' those of the arithmetic here and there. An
-        estimate, not a proof: see `numerics.rounding.proof_slack`.
+        estimate, not a proof: see `numerics.rounding.proof_slack`. Where bounds have proven errors, ``64 eps`` becomes
+        ``gamma_n``, for the sums that they are combined in.
 
         Args:
             outputs: of the network at the middles, (n, n_outputs).
@@ -101,7 +108,12 @@ class Rows:
         """
         A = self.A.abs()
         terms = outputs.abs() @ A.T
-        slack = proof_slack(terms + self.b.abs(), self.values(outputs) - lower)
+        fallen = self.values(outputs) - lower
+        if self.proven:
+            sizes = terms + self.b.abs() + torch.where(fallen.isfinite(), fallen.abs(), 0.0)
+            slack = gamma(A.shape[1] + self.columns + 64) * sizes
+        else:
+            slack = proof_slack(terms + self.b.abs(), fallen)
         return self.difference * A.sum(1) + slack + self.eps * terms
 
     def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:

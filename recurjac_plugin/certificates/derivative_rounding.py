@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.gains.errors import estimated_errors
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.sweeps import backward, pull_absolute, times
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
@@ -42,10 +43,12 @@ def unit_of_rounding(
     problem = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
     graph, host_graph = problem.graph, problem.host_graph
     eps, count = host_precision(host_graph, "IBP", points.dtype).relative, len(points)
+    values = {name: host_graph.values[name].reshape(count, *read.shape) for name, read in graph.reads.items()}
+    errors = estimated_errors(graph, host_graph.values, {}, {name: (v, v) for name, v in values.items()}, eps)
     largest = {}
     for factor in graph.factors:
-        values = [host_graph.values[each.name].reshape(count, *each.shape) for each in factor.reads]
-        layer = classify(factor, [PreactivationBounds(value, value, eps) for value in values])
+        reads = [each.name for each in factor.reads]
+        layer = classify(factor, [PreactivationBounds(values[n], values[n], errors[n]) for n in reads])
         ends = layer.dense(count, torch.Size(factor.shape).numel())
         largest[factor.name] = torch.maximum(*(end.abs() for end in ends)).reshape(count, *factor.shape)
     (name,) = graph.inputs

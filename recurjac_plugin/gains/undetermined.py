@@ -9,7 +9,7 @@ per region: they are listed up to the largest number, the rest of a list being f
 Axes: b regions, n neurons of a layer, u undetermined ones, r rows.
 
 Source:
-    RecurJac (arXiv:1810.11783), section 3.2, for the ranges; the room for rounding is described in `numerics.rounding`.
+    RecurJac (arXiv:1810.11783), section 3.2, for the ranges; the room for rounding is that of `errors`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.numerics.intervals import Interval
-from recurjac_plugin.numerics.rounding import AT_KINKS, SMOOTH
+from recurjac_plugin.numerics.rounding import proven_room
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,80 +81,32 @@ class Layer:
         return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
 
 
-def largest(lower: Tensor, upper: Tensor) -> Tensor:
-    """``max_j max(|l_j|, |u_j|)`` over the finite ones, 0 if there are none; without gradients: (b, n) -> (b, 1).
-
-    For a layer without neurons the result has the shape (b, 0). Source: own.
-    """
-    scale = torch.maximum(lower.detach().abs(), upper.detach().abs())
-    scale = torch.where(scale.isfinite(), scale, 0.0)
-    return scale.amax(1, keepdim=True) if scale.shape[1] else scale
-
-
-def widened(lower: Tensor, upper: Tensor, slack: float, term_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``[min(l, u) - slack s, max(l, u) + slack s]``: bounds ordered, where rounding has inverted them, and widened.
-
-    Source: own; the sizes of `slack` have their reasons in `numerics.rounding`.
-
-    Args:
-        lower: shape (b, n).
-        upper: shape (b, n).
-        slack: how much room, relative to s.
-        term_sizes: t, shape (b or 1, n), for ``s = t + max |bound|`` with the layer's largest finite bound; None for 0.
-
-    Returns:
-        Lower and upper bounds, both of shape (b, n).
-    """
-    low, high = torch.minimum(lower, upper), torch.maximum(lower, upper)
-    scale = largest(low, high)
-    scale = scale if term_sizes is None else scale + term_sizes
-    return low - slack * scale, high + slack * scale
-
-
 @dataclass(frozen=True, eq=False)
 class PreactivationBounds:
-    """Bounds of one node, and how well they are known.
+    """Bounds of one node, and how far rounding can have moved them.
 
     Attributes:
         lower, upper: shape (b, *shape).
-        precision: relative error of one rounding in the arithmetic the bounds come from.
-        term_sizes: sums of absolute terms of the node, shape (b, *shape); None if they are not known.
+        error: absolute error of both, shape (b or 1, *shape); see `gains.errors`.
     """
 
     lower: Tensor
     upper: Tensor
-    precision: float
-    term_sizes: Tensor | None = None
+    error: Tensor
 
     def part(self, regions: Tensor) -> PreactivationBounds:
         """The bounds of some of the regions, by their positions, shape (b',)."""
-        term_sizes = self.term_sizes
-        if term_sizes is not None and len(term_sizes) > 1:
-            term_sizes = term_sizes[regions]
-        return replace(self, lower=self.lower[regions], upper=self.upper[regions], term_sizes=term_sizes)
+        error = self.error[regions] if len(self.error) > 1 else self.error
+        return PreactivationBounds(self.lower[regions], self.upper[regions], error)
 
     def ordered(self) -> Interval:
         """The bounds, the smaller one first: ``min(l, u), max(l, u)``, both of shape (b, *shape)."""
         return torch.minimum(self.lower, self.upper), torch.maximum(self.lower, self.upper)
 
-    def widened(self, kinked: bool) -> Interval:
-        """The bounds ordered, and widened by the rounding that they can be off by.
-
-        ``[min(l, u) - a s, max(l, u) + a s]`` with ``a = AT_KINKS precision`` and ``s = t + max |bound|`` where the
-        derivative jumps, ``a = SMOOTH precision`` and ``s = max |bound|`` elsewhere; t are the `term_sizes`, or 0.
-
-        Source: own; see `numerics.rounding`.
-
-        Args:
-            kinked: whether the derivative jumps, so that the rounding of single terms matters, see `AT_KINKS`.
-
-        Returns:
-            Lower and upper bounds, both of shape (b, *shape).
-        """
-        slack = (AT_KINKS if kinked else SMOOTH) * self.precision
-        terms = self.term_sizes.flatten(1) if kinked and self.term_sizes is not None else None
-        low, high = widened(self.lower.flatten(1), self.upper.flatten(1), slack, terms)
-        return low.reshape(self.lower.shape), high.reshape(self.lower.shape)
+    def widened(self) -> Interval:
+        """The bounds ordered, and widened by their error: ``[min(l, u) - e, max(l, u) + e]``, both (b, *shape)."""
+        low, high = self.ordered()
+        return low - self.error, high + self.error
 
 
 def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequence[Interval]:
@@ -174,13 +126,13 @@ def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequen
     Raises:
         UnsupportedError: the bounds reach beyond where the activation has a finite derivative.
     """
-    widened = [each.widened(step.factor.kinked) for each in bounds]
+    widened = [each.widened() for each in bounds]
     if not step.factor.has_domain:
         return widened
     return step.factor.within_domain(step.name, [each.ordered() for each in bounds], widened)
 
 
-def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
+def classify(step: FactorStep, bounds: Sequence[PreactivationBounds], outward: bool = False) -> Layer:
     """Split one layer of factors into undetermined (``dl < du``) and stable (``dl = du``) neurons.
 
     ``[dl, du]`` is the range of the factor over the `intervals` of what it reads: for an activation s,
@@ -191,6 +143,8 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
     Args:
         step: the layer.
         bounds: bounds of what it reads, in that order.
+        outward: whether ranges that are not exact are widened by what float64 can be off by; no neuron of theirs is
+            stable, then.
 
     Returns:
         The layer with the positions and ranges of the undetermined neurons, and the derivatives of the stable ones.
@@ -205,6 +159,8 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Layer:
             "NaN or infinite values."
         )
     dl, du = step.factor.derivative_range(*intervals(step, bounds))
+    if outward and not step.factor.exact:
+        dl, du = dl - proven_room(dl.abs().clamp(min=1.0)), du + proven_room(du.abs().clamp(min=1.0))
     dl, du = dl.flatten(1), du.flatten(1)
     undetermined = dl < du
     index = positions(undetermined)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from recurjac_plugin.numerics.intervals import Interval
 
-from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, nonnegative
+from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, aligned, nonnegative
 from .node import Node
 from .operators import Refusal, broadcast_shapes
 from .steps import Step, StepBuilder, ToSteps, spread
@@ -43,7 +43,12 @@ def pairwise(sign: int) -> ToSteps:
             x, y = (next(of_perturbed) if p else builder.constant(i) for i, p in enumerate(perturbed[:2]))
             return _weight_of_first(spread(x, shape), spread(y, shape))
 
-        weighted = builder.factor(difference, shape, [builder.read(i) for i in signed], weight_of_x, kinked=True)
+        def at_center(*values: Tensor) -> Tensor:
+            of_perturbed = iter(values)
+            x, y = (next(of_perturbed) if p else builder.constant(i)[0] for i, p in enumerate(perturbed[:2]))
+            return (aligned(x, shape) - aligned(y, shape)).expand(-1, *shape)
+
+        weighted = builder.rectified(difference, shape, [builder.read(i) for i in signed], weight_of_x, at_center)
         sources: list[tuple[str, LinearMap]] = [(weighted, Broadcast(sign, shape, shape))]
         base = 1 if sign > 0 else 0
         if perturbed[base]:
@@ -135,6 +140,10 @@ def _tournament(builder: StepBuilder, items: str, shape: Shape, item_bounds: _It
     """
     bounds, read = _contenders(item_bounds, sign), builder.read(0)
     count, *rest = shape
+
+    def values(value: Tensor) -> Tensor:
+        return item_bounds((value, value))[0]
+
     while count > 1:
         half = (count + 1) // 2
         pairs = count - half
@@ -155,10 +164,21 @@ def _tournament(builder: StepBuilder, items: str, shape: Shape, item_bounds: _It
                 bound[:, :pairs] = torch.maximum(bound[:, :pairs], bound[:, half:])
             return low[:, :half], high[:, :half]
 
-        weighted = builder.factor(difference, first, (read,), weight_of_b, kinked=True)
+        def at_center(value: Tensor, items: Callable[[Tensor], Tensor] = values, half: int = half) -> Tensor:
+            compared = items(value)
+            return compared[:, half:] - compared[:, : compared.shape[1] - half]
+
+        weighted = builder.rectified(difference, first, (read,), weight_of_b, at_center, sign)
         kept = _part(0, (half, *rest), whole)
         items = builder.linear((items, kept), (weighted, Embedding(1, 0, first, (half, *rest))))
-        count, bounds = half, winners
+
+        def better(value: Tensor, items: Callable[[Tensor], Tensor] = values, half: int = half) -> Tensor:
+            compared = items(value)
+            pairs = compared.shape[1] - half
+            best = torch.maximum if sign > 0 else torch.minimum
+            return torch.cat((best(compared[:, :pairs], compared[:, half:]), compared[:, pairs:half]), 1)
+
+        count, bounds, values = half, winners, better
     return items
 
 

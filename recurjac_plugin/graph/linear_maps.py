@@ -70,6 +70,18 @@ class LinearMap(abc.ABC):
         """``|W|^T g``, shape (n, *input_shape)."""
         return self.absolute().pull(rows)
 
+    def push_squared(
+        self,
+        tangent: Tensor,  # shape: (n, *input_shape)
+    ) -> Tensor:
+        """At least ``sum_i W_ji^2 t_i`` for ``t >= 0``, shape (n, *output_shape); ``(|W| sqrt(t))^2`` unless known."""
+        return self.push_absolute(tangent.sqrt()).square()
+
+    @property
+    def terms(self) -> int:
+        """Most products that are added up in one element of ``W t``, or of ``W^T g``."""
+        return max(_size(self.input_shape), _size(self.output_shape))
+
     def pull_units(
         self,
         index: Tensor,  # shape: (n,)
@@ -109,6 +121,13 @@ class Broadcast(LinearMap):
     def absolute(self) -> LinearMap:
         return replace(self, sign=1)
 
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return self.absolute().push(tangent)
+
+    @property
+    def terms(self) -> int:
+        return max(1, _size(self.output_shape) // max(1, _size(self.input_shape)))
+
     def push(self, tangent: Tensor) -> Tensor:
         out = aligned(tangent, self.output_shape).expand(-1, *self.output_shape)
         return out if self.sign == 1 else -out
@@ -127,6 +146,13 @@ class Embedding(LinearMap):
     input_shape: Shape
     output_shape: Shape
 
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return self.absolute().push(tangent)
+
+    @property
+    def terms(self) -> int:
+        return 1
+
     def push(self, tangent: Tensor) -> Tensor:
         length, total = self.input_shape[self.axis - 1], self.output_shape[self.axis - 1]
         behind = len(self.output_shape) - self.axis
@@ -142,6 +168,13 @@ class View(LinearMap):
 
     input_shape: Shape
     output_shape: Shape
+
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return self.absolute().push(tangent)
+
+    @property
+    def terms(self) -> int:
+        return 1
 
     def push(self, tangent: Tensor) -> Tensor:
         return tangent.reshape(-1, *self.output_shape)
@@ -167,6 +200,13 @@ class Dense(LinearMap):
     def pull(self, rows: Tensor) -> Tensor:
         return rows @ self.weight
 
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return tangent @ self.weight.square().T
+
+    @property
+    def terms(self) -> int:
+        return max(self.weight.shape)
+
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         if len(self.output_shape) == 1:  # no product needed: the rows of the matrix are there to read
             return self.weight[index]
@@ -183,6 +223,13 @@ class Scale(LinearMap):
 
     def absolute(self) -> LinearMap:
         return replace(self, factor=self.factor.abs())
+
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return replace(self, factor=self.factor.square()).push(tangent)
+
+    @property
+    def terms(self) -> int:
+        return max(1, _size(self.output_shape) // max(1, _size(self.input_shape)))
 
     def push(self, tangent: Tensor) -> Tensor:
         return aligned(tangent, self.output_shape) * self.factor
@@ -205,6 +252,13 @@ class Convolution(LinearMap):
 
     def absolute(self) -> LinearMap:
         return replace(self, weight=self.weight.abs())
+
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return replace(self, weight=self.weight.square()).push(tangent)
+
+    @property
+    def terms(self) -> int:
+        return max(self.weight[0].numel(), self.weight[:, 0].numel() // self.groups)
 
     def push(self, tangent: Tensor) -> Tensor:
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.weight.dim() - 3]
@@ -249,6 +303,10 @@ class Transposed(LinearMap):
     def absolute(self) -> LinearMap:
         return Transposed(self.linear.absolute())
 
+    @property
+    def terms(self) -> int:
+        return self.linear.terms
+
     def push(self, tangent: Tensor) -> Tensor:
         return self.linear.pull(tangent)
 
@@ -272,6 +330,13 @@ class Negative(LinearMap):
 
     def absolute(self) -> LinearMap:
         return self.linear.absolute()
+
+    def push_squared(self, tangent: Tensor) -> Tensor:
+        return self.linear.push_squared(tangent)
+
+    @property
+    def terms(self) -> int:
+        return self.linear.terms
 
     def push(self, tangent: Tensor) -> Tensor:
         return -self.linear.push(tangent)

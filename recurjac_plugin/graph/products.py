@@ -79,7 +79,7 @@ def _mul(builder: StepBuilder) -> tuple[Step, ...]:
         def other_factor(*bounds: Interval, position: int = position) -> Interval:
             return spread(bounds[0] if bounds else builder.constant(1 - position), shape)
 
-        terms.append(builder.factor(operand, shape, reads, other_factor))
+        terms.append(builder.factor(operand, shape, reads, other_factor, exact=True))
     return builder.finished(*((term, _identity(shape)) for term in terms))
 
 
@@ -131,7 +131,7 @@ def _matmul(builder: StepBuilder) -> tuple[Step, ...]:
         def other_factor(bounds: Interval, view: Shape = views[1 - position]) -> Interval:
             return spread((bounds[0].reshape(-1, *view), bounds[1].reshape(-1, *view)), whole)
 
-        terms.append(builder.factor(operand, whole, (builder.read(1 - position),), other_factor))
+        terms.append(builder.factor(operand, whole, (builder.read(1 - position),), other_factor, exact=True))
     total = nonnegative(lambda t: t.sum(-2), whole, builder.shape)
     return builder.finished(*((term, total) for term in terms))
 

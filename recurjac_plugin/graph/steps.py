@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from recurjac_plugin.activations.activation import Activation
+from recurjac_plugin.activations.curves import relax_smooth
+from recurjac_plugin.activations.lines import Relaxation, linear_pieces, product_lines, relax_kinked
 from recurjac_plugin.numerics.intervals import Interval
 
 from .linear_maps import Broadcast, LinearMap, Shape, aligned
@@ -32,10 +37,12 @@ class Factor(abc.ABC):
 
     Attributes:
         kinked: whether it jumps where something passes 0, so that rounding of the bounds can hide one of its values.
+        exact: whether its range is computed without rounding from the bounds of what it reads.
         has_domain: whether the function ends somewhere; `within_domain` is asked only then.
     """
 
     kinked: bool
+    exact: bool = False
     has_domain: bool = False
 
     @abc.abstractmethod
@@ -45,6 +52,34 @@ class Factor(abc.ABC):
         Args:
             intervals: lower and upper bounds of each node in `FactorStep.reads`, (b, *shape of the node).
         """
+
+    def change_lines(
+        self,
+        intervals: Sequence[Interval],
+        centers: Sequence[Tensor],
+        change: Interval,
+        index: Tensor | None = None,  # shape: (b, u)
+    ) -> Relaxation:
+        r"""Lines in t around how far a step's output moves while its source moves by t from the centre of the region.
+
+        For a factor d that is only known to a range they are those of ``d t`` (`activations.lines.product_lines`); for
+        an activation a at ``z0`` those of ``a(z0 + t) - a(z0)``. They hold for what the step's differential adds up to
+        along the straight line, in the space of the node's inputs, from the centre to any point of the bounds.
+
+        Args:
+            intervals: bounds of what it reads, as for `derivative_range`.
+            centers: values of these at the centre of the region, (b, *shape of the node); within the bounds.
+            change: bounds of t, two tensors of shape (b, *shape of the step); 0 lies between them.
+            index: positions in the flattened step; None for all of them in order.
+
+        Returns:
+            Shape (b, u); (b, n) without an index.
+
+        Source:
+            The mean value theorem along that line.
+        """
+        dl, du = self.derivative_range(*intervals)
+        return product_lines(*(at(value, index) for value in (dl, du, *change)))
 
     def within_domain(self, name: str, given: Sequence[Interval], widened: Sequence[Interval]) -> Sequence[Interval]:
         """The widened bounds of what it reads, cut where the function ends.
@@ -72,6 +107,7 @@ class ActivationFactor(Factor):
         points = tuple(activation.points(parameters))
         self.activation, self.parameters = activation, parameters
         self.kinked = any(len(values) > 1 for _, values in points)
+        self.exact = activation.linear_pieces or activation.curvature == 0
         self.has_domain = activation.domain(parameters) is not None
         self._with_points = replace(activation, critical_points=points)  # found once, not for every interval
 
@@ -82,6 +118,25 @@ class ActivationFactor(Factor):
     def derivative_range(self, *intervals: Interval) -> Interval:
         """The range of the function's derivative over its pre-activations' bounds."""
         return self._with_points.derivative_range(*intervals[0], self.parameters)
+
+    def change_lines(
+        self,
+        intervals: Sequence[Interval],
+        centers: Sequence[Tensor],
+        change: Interval,
+        index: Tensor | None = None,  # shape: (b, u)
+    ) -> Relaxation:
+        """Lines of ``a(z0 + t) - a(z0)`` in t on the pre-activations' bounds."""
+        (lower, upper), center = intervals[0], centers[0]
+        # Bounds of a part of the region need not hold the value at its centre, which the distances are from.
+        lower, upper = torch.minimum(lower, center), torch.maximum(upper, center)
+        if self.activation.linear_pieces:
+            everything = torch.arange(lower[0].numel(), device=lower.device).expand(len(lower), -1)
+            index = everything if index is None else index
+            return relax_kinked(self.activation, self.parameters, index, lower, upper, center)[0]
+        dl, du = self.derivative_range((lower, upper))
+        numbers = (at(value, index) for value in (lower, upper, center, dl, du))
+        return relax_smooth(self.activation, self.parameters, *numbers)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +225,34 @@ class StepBuilder:
         shape: Shape,
         reads: Sequence[Read],
         derivative_range: Callable[..., Interval],
-        kinked: bool = False,
+        exact: bool = False,
     ) -> str:
         """Add a factor step, see `Factor` and `FactorStep`; returns its name."""
-        step = FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range, kinked))
+        return self._add(FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range, exact)))
+
+    def rectified(
+        self,
+        source: str,
+        shape: Shape,
+        reads: Sequence[Read],
+        derivative_range: Callable[..., Interval],
+        at_center: Callable[..., Tensor],
+        sign: int = 1,
+    ) -> str:
+        """Add the factor step of ``max(s, 0)``, or ``min(s, 0)``, of a step s; returns its name.
+
+        Args:
+            source: the step s.
+            shape: its shape.
+            reads: what decides its sign.
+            derivative_range: from bounds of these to the range of the derivative.
+            at_center: from values of these to that of s.
+            sign: 1 for ``max(s, 0)``, -1 for ``min(s, 0)``.
+        """
+        factor = _RectifiedFactor(derivative_range, at_center, sign)
+        return self._add(FactorStep(self._name(), shape, source, tuple(reads), factor))
+
+    def _add(self, step: FactorStep) -> str:
         self.steps.append(step)
         return step.name
 
@@ -190,14 +269,58 @@ class _RangeFactor(Factor):
     """A factor by the function that computes its range."""
 
     range: Callable[..., Interval]
+    exact: bool
     kinked: bool = False
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         return self.range(*intervals)
 
 
+@dataclass(frozen=True, eq=False)
+class _RectifiedFactor(Factor):
+    """``max(s, 0)`` or ``min(s, 0)`` of a step s that is no node of the host: the bounds of others decide its sign.
+
+    Attributes:
+        range: from these bounds to the derivative's range.
+        at_center: from the values of what is read to that of s.
+        sign: 1 for the maximum, -1 for the minimum.
+    """
+
+    range: Callable[..., Interval]
+    at_center: Callable[..., Tensor]
+    sign: int
+    kinked: bool = True
+    exact: bool = True
+
+    def derivative_range(self, *intervals: Interval) -> Interval:
+        return self.range(*intervals)
+
+    def change_lines(
+        self,
+        intervals: Sequence[Interval],
+        centers: Sequence[Tensor],
+        change: Interval,
+        index: Tensor | None = None,  # shape: (b, u)
+    ) -> Relaxation:
+        """Lines of the change from ``s0`` to ``s0 + t``; exact where the derivative is known."""
+        center = self.at_center(*centers)
+        dl, du, first, last, center = (at(v, index) for v in (*self.range(*intervals), *change, center))
+        zero, one = torch.zeros_like(center), torch.ones_like(center)
+        left, right = (zero, one) if self.sign > 0 else (one, zero)
+        pieces = linear_pieces(left, right, center + first, center + last, center)
+        slope = torch.where(dl == du, dl, torch.where(center + first >= 0, right, left))
+        known = (dl == du) | (center + first >= 0) | (center + last <= 0)
+        return Relaxation(slope, zero, slope, zero).where(known, pieces)
+
+
 ToSteps = Callable[[StepBuilder], tuple[Step, ...]]
 """How an operator is taken apart: from a builder for one node of its kind to the node's steps."""
+
+
+def at(value: Tensor, index: Tensor | None) -> Tensor:
+    """Elements of a flattened sample, by position: (b or 1, *shape) -> (b, u), or all of them: (b or 1, n)."""
+    flat = value.flatten(1)
+    return flat if index is None else flat.expand(len(index), -1).gather(1, index)
 
 
 def spread(interval: Interval, shape: Shape) -> Interval:

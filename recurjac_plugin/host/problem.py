@@ -19,7 +19,7 @@ from recurjac_plugin.numerics.region import Region, joined
 
 from .library import BoundedModule
 from .read import HostGraph, read_graph
-from .region import Arguments, read_arguments
+from .region import Arguments, converted, read_arguments
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +54,15 @@ class Problem:
         """
         return joined(self.arguments.regions)
 
+    @cached_property
+    def reach(self) -> dict[str, Tensor]:
+        """How far each perturbed input can be from its centre, by name, (b, *shape)."""
+        regions = zip(self.host_graph.inputs, self.arguments.regions, strict=True)
+        return {name: region.reach.reshape(region.center.shape) for name, region in regions}
+
     def shrunk(self, fraction: float) -> Problem:
         """The same over regions shrunk about their centres."""
-        return replace(self, arguments=self.arguments.shrunk(fraction))
+        return replace(self, arguments=self.arguments.scaled(fraction))
 
 
 def read(model: Any, x: Any) -> Problem:
@@ -77,6 +83,26 @@ def read(model: Any, x: Any) -> Problem:
         )
     arguments = read_arguments(x, model)
     return Problem(model, arguments, read_graph(model, *arguments.for_host()))
+
+
+def read_in_float64(model: Any, x: Any) -> Problem:
+    """`read`, and everything in float64 from then on, whatever the model's type: what proven bounds start from.
+
+    Regions are the smallest of float64 numbers that contain all points between the ends given.
+
+    Args:
+        model: as there.
+        x: as there.
+
+    Raises:
+        InputError: as there.
+        UnsupportedError: as there.
+    """
+    own = next((parameter.dtype for parameter in getattr(model, "parameters", tuple)()), None)
+    problem = read(model, x if own is None else converted(x, own))
+    arguments = read_arguments(converted(x, torch.float64), None).scaled(1 + 2.0**-50)
+    centers = {name: region.center for name, region in zip(problem.host_graph.inputs, arguments.regions, strict=True)}
+    return Problem(model, arguments, problem.host_graph.in_float64(centers))
 
 
 def specification(

@@ -9,7 +9,7 @@ as other ones are refused (`misread`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,12 +54,37 @@ class HostGraph:
         """
         return build_graph(self.nodes, self.inputs, self.output_name)
 
+    def in_float64(self, centers: Mapping[str, Tensor]) -> HostGraph:
+        """The same network in float64, evaluated at centres of its inputs by the nodes' own functions.
+
+        Casts to coarser types inside of it are left out: it stands for the network in real arithmetic.
+
+        Args:
+            centers: of the inputs, by name, float64, (b, *shape) each.
+        """
+        values, nodes = dict(centers), []
+        for node in self.nodes:
+            constants = tuple(
+                c.double() if isinstance(c, Tensor) and c.is_floating_point() else c for c in node.constants
+            )
+            forward = _first if node.kind == "BoundCast" else node.forward
+            node = replace(node, constants=constants, forward=forward)
+            nodes.append(node)
+            arguments = (values[n] if p else c for n, p, c in zip(node.inputs, node.perturbed, constants))
+            with torch.no_grad():
+                values[node.name] = node.forward(*arguments)
+        return HostGraph(tuple(nodes), self.inputs, self.output_name, values[self.output_name], values)
+
     def specified(
         self,
         rows: Tensor,  # shape: (b, k, *output_shape)
     ) -> Tensor:
         """``C f(x)`` at the given input, C given by its rows: (b, k)."""
         return (rows.flatten(2) @ self.output.flatten(1).unsqueeze(2)).squeeze(2)
+
+
+def _first(x: Tensor, *rest: Any) -> Tensor:
+    return x
 
 
 def read_graph(model: Any, *x: Any) -> HostGraph:

@@ -12,6 +12,7 @@ anything is computed.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,17 +77,18 @@ class Arguments:
             for i, value in enumerate(self.values)
         )
 
-    def shrunk(self, fraction: float) -> Arguments:
-        """All regions shrunk about their centres."""
-        return Arguments(tuple(value.shrunk(fraction) if isinstance(value, Region) else value for value in self.values))
+    def scaled(self, fraction: float) -> Arguments:
+        """All regions scaled about their centres."""
+        return Arguments(tuple(value.scaled(fraction) if isinstance(value, Region) else value for value in self.values))
 
 
-def read_arguments(x: Any, model: nn.Module) -> Arguments:
+def read_arguments(x: Any, model: nn.Module | None) -> Arguments:
     """Read what a model is to be bounded on.
 
     Args:
         x: a `BoundedTensor`, or a tuple of them and of plain tensors, shape (b, *input_shape) each.
-        model: the model, whose parameters must be of the type and on the device of the perturbed ones.
+        model: the model, whose parameters must be of the type and on the device of the perturbed ones; None for
+            nothing to compare with.
 
     Raises:
         InputError: nothing is perturbed, a region cannot be read, or batches, types or devices differ.
@@ -108,8 +110,30 @@ def read_arguments(x: Any, model: nn.Module) -> Arguments:
         same = (len(region.center), region.center.dtype, region.center.device)
         if same != (len(first), first.dtype, first.device):
             raise InputError("The perturbed inputs differ in batch size, dtype or device; they must agree.")
-    require_alike(model, first)
+    if model is not None:
+        require_alike(model, first)
     return arguments
+
+
+def converted(x: Any, dtype: torch.dtype) -> Any:
+    """Perturbed and plain inputs in another type; to float64 exactly, ends and radii being the numbers that they are.
+
+    Args:
+        x: a `BoundedTensor` or another tensor, or a tuple of them.
+        dtype: what its floating-point numbers become.
+    """
+    if isinstance(x, (tuple, list)):
+        return tuple(converted(value, dtype) for value in x)
+
+    def number(value: Any) -> Any:
+        return value.detach().to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    perturbation: Any = getattr(x, "ptb", None)
+    if type(perturbation) is not PerturbationLpNorm:
+        return number(x)
+    copied = copy.copy(perturbation)
+    copied.eps, copied.x_L, copied.x_U = (number(value) for value in (copied.eps, copied.x_L, copied.x_U))
+    return BoundedTensor(number(x).as_subclass(Tensor), copied)
 
 
 def require_full_type(what: str, dtype: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.numerics.rounding import gamma, underflow
 from recurjac_plugin.recursion.order import Order
 
 from .methods import Treatment
@@ -58,21 +59,36 @@ class BoundedByOrder:
         center_value: ``C f(x_0)``, shape (b, k).
         treatment: how the undetermined neurons were treated.
         order: what bounds the entries, and sums of them.
+        error: proven absolute errors of the entries' bounds, (b, k, columns); None to leave no room for rounding.
     """
 
     region: Region
     center_value: Tensor
     treatment: Treatment
     order: Order
+    error: Tensor | None = None
 
     @cached_property
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        return self.order.jacobian()
+        return with_room(self.order.jacobian(), self.error)
 
     def upper_of_sum(
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
-        return self.order.upper_of_sum(weights)
+        return sum_with_room(self.order.upper_of_sum(weights), weights, self.error)
+
+
+def with_room(bounds: Interval, error: Tensor | None) -> Interval:
+    """``[l - e, u + e]``, or the bounds as they are without an error."""
+    return bounds if error is None else (bounds[0] - error, bounds[1] + error)
+
+
+def sum_with_room(upper: Tensor, weights: Tensor, error: Tensor | None) -> Tensor:
+    """An upper bound (b, k) of a sum with weights (b, k, columns) and ``sum |weights| e``, more for its rounding."""
+    if error is None:
+        return upper
+    room = (weights.abs() * error).sum(2)
+    return upper + room * (1 + gamma(weights.shape[2] + 8)) + gamma(4) * upper.abs() + underflow(1)

@@ -88,6 +88,11 @@ class Method:
         return self.jacobian is not None
 
     @cached_property
+    def rigorous(self) -> bool:
+        """Whether its bounds can be proven: pre-activation bounds are CROWN's, which this package has its own of."""
+        return self.host == "CROWN"
+
+    @cached_property
     def treatment(self) -> Treatment:
         """What happens at an undetermined neuron.
 
@@ -97,6 +102,20 @@ class Method:
         if self.jacobian is None:
             raise _without_jacobian(self.name)
         return TREATMENTS[self.jacobian]
+
+
+def require_rigorous(method: Method, wanted: bool) -> bool:
+    """Whether rigorous bounds are wanted; refused for methods that have none.
+
+    Raises:
+        MethodError: the method's pre-activation bounds are the host's.
+    """
+    if wanted and not method.rigorous:
+        raise MethodError(
+            f"`{method.name}` starts from the host's `{method.host}` bounds, which are not rigorous; use a method "
+            "without a prefix, or leave `rigorous` out."
+        )
+    return wanted
 
 
 def is_method(name: object) -> bool:

@@ -70,13 +70,22 @@ class Region:
         """The smallest box around the region."""
         return Region(self.center, math.inf, self.reach)
 
-    def shrunk(self, fraction: float) -> Region:
+    def scaled(self, fraction: float) -> Region:
         """The region scaled about its centre."""
         return replace(self, radius=fraction * self.radius)
 
     def part(self, regions: Tensor | slice) -> Region:
         """The regions of some samples, by position."""
         return Region(self.center[regions], self.norm, self.radius[regions])
+
+
+def concretized(
+    regions: Sequence[Region],
+    slopes: Tensor,  # shape: (b, m, columns)
+) -> Tensor:
+    """The largest ``slopes (x - x0)`` over the regions of several inputs, whose columns stand side by side: (b, m)."""
+    parts = slopes.split([region.columns for region in regions], 2)
+    return torch.stack([region.concretize(part) for region, part in zip(regions, parts, strict=True)]).sum(0)
 
 
 def joined(regions: Sequence[Region]) -> Region:

@@ -10,9 +10,7 @@ what                   size  unit: eps times the
 =====================  ====  ================================================
 `PROOF`                  64  sizes of all terms of a bound
 `SIGN_OF_DERIVATIVE`     64  sum over all ways through the network
-`AT_KINKS`               16  largest bound of a layer, plus its summed terms
-`SMOOTH`                  2  largest bound of a layer
-`FROM_CENTER`             4  largest bound of a layer
+`PER_SUM`                16  sizes of all terms of a sum
 `CONTRACTION`            16  ends of a box, and terms of a row
 `ELEMENTWISE`             8  value, and slope times argument
 `GROSS`                1024  largest bound of a layer
@@ -37,16 +35,11 @@ those in float64 by at most 7 units."""
 SIGN_OF_DERIVATIVE = 64
 """Of the sign of a derivative at a point, in the units of `certificates.derivative_rounding`."""
 
-AT_KINKS = 16
-"""Of pre-activation bounds where the derivative jumps. Bounds come from floating-point sums: a lower bound of 4e-8 in a
-layer of values around 1 can belong to a neuron that is negative in truth. Without room such a neuron counts as stable,
-and the Jacobian misses an entire branch."""
+PER_SUM = 16
+"""Of a sum, in the estimated errors of `gains.errors`: what separates bounds in float32 from those in float64."""
 
-SMOOTH = 2
-"""Of pre-activation bounds where the derivative is continuous: being off by the rounding itself is all that happens."""
-
-FROM_CENTER = 4
-"""Of distances of pre-activations from their values at the centre of the region: differences of rounded sums."""
+UNEXPLAINED = 64
+"""Of an estimated error: what is off by more is no rounding."""
 
 CONTRACTION = 16.0
 """Of an end of a box that a linear bound moves: a cut is never made to the last digit."""
@@ -108,6 +101,32 @@ def proof_slack(
     """
     scale = terms if fallen is None else terms + torch.where(fallen.isfinite(), fallen.abs(), 0.0)
     return PROOF * eps(terms) * scale
+
+
+def gamma(roundings: int) -> float:
+    r"""Relative error of a product that is rounded so many times in float64, in any order.
+
+    .. math:: \gamma_n = \frac{n u}{1 - n u}, \qquad u = 2^{-53},
+
+    a little more, for the rounding of this number itself.
+
+    Source: Higham, Accuracy and Stability of Numerical Algorithms, 2002, Lemma 3.1.
+    """
+    share = roundings * 2.0**-53
+    return share / (1 - share) * (1 + 2.0**-40) if share < 0.5 else float("inf")
+
+
+def underflow(products: int) -> float:
+    """Absolute room for so many products in float64 that underflow, each by at most ``2^-1074``.
+
+    It is large enough for ``2^-53`` times it to be that: errors that are relative to a sum with this in it cover it.
+    """
+    return products * 2.0**-1020
+
+
+def proven_room(size: Tensor) -> Tensor:
+    """What a few operations of float64 on numbers of a size can be off by, elementary functions among them."""
+    return gamma(128) * size + underflow(128)
 
 
 def sum_error(terms: int) -> float:

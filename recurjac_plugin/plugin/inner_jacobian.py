@@ -27,6 +27,7 @@ from recurjac_plugin.jacobian.methods import Treatment
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.numerics.rounding import PER_SUM
 from recurjac_plugin.preactivations.bounds import checked_bounds
 from recurjac_plugin.preactivations.defects import Precision
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
@@ -83,7 +84,8 @@ class InnerProblem:
                 regions.append(Region(center, math.inf, torch.zeros_like(center)))
             else:
                 low, high = (bound.reshape(center.shape) for bound in bounds[name])
-                low, high = PreactivationBounds(low, high, precision.relative).widened(kinked=False)
+                error = PER_SUM * precision.relative * torch.maximum(low.abs(), high.abs()).detach()
+                low, high = PreactivationBounds(low, high, error).widened()
                 regions.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
         return regions
 
@@ -156,8 +158,8 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], p
         UnsupportedError: they reach beyond where an activation has a finite derivative.
     """
     graph, rows, treatment = problem.graph, problem.rows, problem.treatment
-    values = problem.subgraph.graph.values
-    bounds = checked_bounds(graph, given, dict.fromkeys(given, precision), problem.whole, values, rows)
+    values, reach = problem.subgraph.graph.values, problem.subgraph.reach
+    bounds = checked_bounds(graph, given, dict.fromkeys(given, precision), problem.whole, values, reach, rows)
     derivatives, budget = derivative_ranges(graph, bounds), memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
     if treatment.upper_line is None:

@@ -79,6 +79,11 @@ class Subgraph:
     regions: Mapping[str, Region]
     certain: frozenset[str]
 
+    @property
+    def reach(self) -> dict[str, Tensor]:
+        """How far the model's perturbed inputs can be from their centres, by name, (b, *shape)."""
+        return {name: region.reach.reshape(region.center.shape) for name, region in self.regions.items()}
+
 
 def read_between(output: Any, source: Any, *, marked: bool = True) -> Subgraph:
     """Read the sub-graph from `source` to `output`, the host's inputs and marks being set.

@@ -1,17 +1,11 @@
 r"""Bounds of pre-activations: gathered, checked, and turned into the derivative ranges that follow from them.
 
-Bounds that the caller gives are taken as they are; the host bounds what is left. All of them come with their precision,
-because a bound that rounding has moved across a kink would hide one side of it: with bounds ``[l_j, u_j]`` of a layer,
-errors of ``n`` roundings of relative size eps are left room for,
+Bounds that the caller gives are taken as they are; the host bounds what is left. All of them come with an error,
+because a bound that rounding has moved across a kink would hide one side of it: derivatives are ranged over
 
-.. math:: [\, l_j - n \varepsilon s_j,\; u_j + n \varepsilon s_j \,], \qquad
-    s_j = \max_i \max(|l_i|, |u_i|) + t_j,
+.. math:: [\, l_j - e_j,\; u_j + e_j \,]
 
-before derivatives are ranged over them (`gains.undetermined`). At kinks n is 16 and ``t_j`` are the sizes of the terms
-that the network adds up there (`gains.summed_terms`); elsewhere n is 2 and ``t_j`` is 0.
-
-Source: own; that errors grow with the terms is in Higham, Accuracy and Stability of Numerical Algorithms, 2002, section
-3.1.
+(`gains.undetermined`), with the errors e of `gains.errors`.
 """
 
 from __future__ import annotations
@@ -22,14 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.errors import InputError, UnsupportedError
+from recurjac_plugin.gains.errors import estimated_errors
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, derivative_ranges
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import Read
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import Interval, Intervals
-from recurjac_plugin.numerics.rounding import GROSS
+from recurjac_plugin.numerics.rounding import UNEXPLAINED
 
 from .defects import Precision
 from .host import host_bounds
@@ -87,7 +81,9 @@ def bound_preactivations(
         bounds |= computed.intervals
         precision |= dict.fromkeys(wanted, computed.precision)
         host_output = computed.output
-    checked = checked_bounds(graph, bounds, precision, graph, problem.host_graph.values, rows)
+    values = problem.host_graph.values
+    checked = checked_bounds(graph, bounds, precision, graph, values, problem.reach, rows)
+    _require_small_errors({name: each for name, each in checked.items() if name not in given}, values)
     return Preactivations(checked, derivative_ranges(graph, checked), host_output)
 
 
@@ -97,12 +93,12 @@ def checked_bounds(
     precision: Mapping[str, Precision],
     network: Graph,
     values: Mapping[str, Tensor],
+    reach: Mapping[str, Tensor],
     like: Tensor,
 ) -> dict[str, PreactivationBounds]:
     """Bounds of everything that the factor steps of a graph read, by name: in their own shapes, and with their errors.
 
-    Bounds of a node are inverted if ``l_j > u_j + 1024 eps max(m, least)`` anywhere, with m its largest bound in
-    absolute value and eps, least its `Precision`.
+    Bounds of a node are inverted if ``l_j > u_j + 64 e_j`` anywhere, with its estimated error e.
 
     Args:
         graph: the network, or the part of it whose derivatives are wanted.
@@ -111,28 +107,26 @@ def checked_bounds(
         precision: how exact these bounds are, by the same names.
         network: the graph whose terms add up to what is read.
         values: values of its inputs and nodes at the centres of the regions, (b, *shape) each.
+        reach: how far its inputs can be from there, by name, (b, *shape) each.
         like: a tensor of the batch, dtype and device of the inputs, (b, ...).
 
     Returns:
-        Bounds of shape (b, *shape) each; with the sizes of the terms, (b, *shape), if a derivative of the graph jumps.
+        Bounds of shape (b, *shape) each, with their estimated errors (`estimated_errors`).
 
     Raises:
         InputError: bounds of the wrong shape, or inverted.
 
     Source:
-        Own; the sizes of the terms are those of `gains.summed_terms`.
+        Own; see `gains.errors`.
     """
-    sizes: Mapping[str, Tensor] = {}
-    if any(step.factor.kinked for step in graph.factors):  # nothing else looks at them
-        sizes = term_sizes(network, values, max(each.least for each in precision.values()))
-    return {
-        name: PreactivationBounds(
-            *_checked(bounds[name], read, like, precision[name]),
-            precision[name].relative,
-            sizes.get(graph.stands_for[name]),
-        )
-        for name, read in graph.reads.items()
-    }
+    pairs = {name: _checked(bounds[name], read, like) for name, read in graph.reads.items()}
+    unit = max((each.relative for each in precision.values()), default=0.0)
+    least = max((each.least for each in precision.values()), default=0.0)
+    errors = estimated_errors(network, values, reach, pairs, unit, least)
+    checked = {name: PreactivationBounds(*pair, errors[name]) for name, pair in pairs.items()}
+    for name, each in checked.items():
+        _require_ordered(name, each)
+    return checked
 
 
 def _floating_pairs(given: Intervals, reads: Mapping[str, Read]) -> dict[str, Interval]:
@@ -153,7 +147,7 @@ def _floating_pairs(given: Intervals, reads: Mapping[str, Read]) -> dict[str, In
     return {name: (pair[0], pair[1]) for name, pair in given.items()}
 
 
-def _checked(pair: Interval, read: Read, like: Tensor, precision: Precision) -> Interval:
+def _checked(pair: Interval, read: Read, like: Tensor) -> Interval:
     """Bounds of a node in its own shape, (b, *shape) each, and in the dtype and on the device of the inputs."""
     shape = (len(like), *read.shape)
     lower, upper = pair
@@ -163,8 +157,21 @@ def _checked(pair: Interval, read: Read, like: Tensor, precision: Precision) -> 
             f"The bounds of `{read.name}` have shapes {tuple(lower.shape)} and {tuple(upper.shape)}, expected {shape}."
         )
     lower, upper = (bound.to(like).reshape(-1, *shape[1:]).expand(shape) for bound in (lower, upper))
-    largest = torch.maximum(lower.abs(), upper.abs()).amax().detach()
-    allowed = GROSS * precision.relative * largest.clamp(min=precision.least)
-    if bool((lower > upper + allowed).any()):
-        raise InputError(f"The bounds of `{read.name}` are inverted by more than rounding: give lower bounds first.")
     return lower, upper
+
+
+def _require_ordered(name: str, bounds: PreactivationBounds) -> None:
+    """Refuse lower bounds that lie above the upper ones by more than rounding explains."""
+    if bool((bounds.lower > bounds.upper + UNEXPLAINED * bounds.error).any()):
+        raise InputError(f"The bounds of `{name}` are inverted by more than rounding: give lower bounds first.")
+
+
+def _require_small_errors(bounds: Mapping[str, PreactivationBounds], values: Mapping[str, Tensor]) -> None:
+    """Refuse bounds that miss the values at the centres by more than their errors, of which both have one."""
+    wrong = [
+        f"`{name}`: rounding moved its bounds past its value at the centre of the region"
+        for name, each in bounds.items()
+        if bool(((values[name] < each.lower - 2 * each.error) | (values[name] > each.upper + 2 * each.error)).any())
+    ]
+    if wrong:
+        raise UnsupportedError("The network", wrong, "Compute in float64 (`model.double()`), or with `rigorous=True`.")

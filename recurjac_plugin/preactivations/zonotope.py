@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.gains.summed_terms import term_sizes
+from recurjac_plugin.gains.errors import estimated_errors
 from recurjac_plugin.gains.undetermined import PreactivationBounds
 from recurjac_plugin.graph.graph import Graph, refinable
 from recurjac_plugin.graph.linear_maps import LinearMap
@@ -78,13 +78,11 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
         )
     region = problem.region
     budget = chosen_budget(memory_budget, region.center.device)
-    sizes = term_sizes(graph, host_graph.values)
     per_region = []
     for i in range(len(region.center)):
         values = {name: value[i : i + 1] for name, value in host_graph.values.items()}
-        scales = {name: size[i % len(size)].unsqueeze(0) for name, size in sizes.items()}
         one = region.part(slice(i, i + 1))
-        per_region.append(_Zonotope(graph, values, scales, one, budget).bounds())
+        per_region.append(_Zonotope(graph, values, one, budget).bounds())
     return {
         name: (torch.cat([each[name][0] for each in per_region]), torch.cat([each[name][1] for each in per_region]))
         for name in per_region[0]
@@ -97,7 +95,6 @@ class _Zonotope:
 
     graph: Graph
     values: Mapping[str, Tensor]
-    sizes: Mapping[str, Tensor]
     region: Region
     memory_budget: int
 
@@ -113,7 +110,7 @@ class _Zonotope:
             bounds[name] = self._bounds(name, columns)
             if step.name == self.graph.output:
                 return None
-            columns = self._activated(step, columns, bounds[name], count)
+            columns = self._activated(step, columns, self._widened(name, bounds), count)
             count = len(columns)  # the columns of other branches are other columns
             return columns
 
@@ -159,12 +156,18 @@ class _Zonotope:
             result[start : start + chunk] = linear.push(columns[start : start + chunk])
         return result
 
+    def _widened(self, name: str, bounds: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Bounds of a node with room for their errors, the bounds of all that lies before it being known."""
+        (start,) = self.graph.inputs
+        reach = {start: self.region.reach.reshape(self.region.center.shape)}
+        unit = torch.finfo(self.region.center.dtype).eps
+        errors = estimated_errors(self.graph, self.values, reach, bounds, unit)
+        return PreactivationBounds(*bounds[name], errors[name]).widened()
+
     def _activated(self, step: FactorStep, columns: Tensor, bounds: tuple[Tensor, Tensor], count: int) -> Tensor:
         """Through an activation; its new columns come behind the first `count`."""
         assert isinstance(step.factor, ActivationFactor)
-        name = step.reads[0].name
-        size = self.sizes[self.graph.stands_for[name]]
-        low, high = PreactivationBounds(*bounds, torch.finfo(columns.dtype).eps, size).widened(kinked=True)
+        name, (low, high) = step.reads[0].name, bounds
         below, above = (
             step.factor.activation.derivative(torch.full_like(low, side), step.factor.parameters)
             for side in (-1.0, 1.0)

@@ -34,12 +34,11 @@ from recurjac_plugin.activations.curves import relax_smooth
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import Gains
-from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, intervals, largest
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, intervals
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import ActivationFactor, FactorStep
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, at
 from recurjac_plugin.numerics.intervals import Interval
-from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.numerics.rounding import FROM_CENTER, eps
+from recurjac_plugin.numerics.region import Region, concretized
 
 from .rules import Rule, UpperLine, recurjac_linear
 
@@ -178,9 +177,7 @@ class NetworkRelaxation:
         """
         count = next(iter(t_slopes.values())).shape[1]
         slope, constant = linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
-        parts = slope.split([region.columns for region in self.inputs], 2)
-        changes = [region.concretize(part) for region, part in zip(self.inputs, parts, strict=True)]
-        return constant + torch.stack(changes).sum(0)
+        return constant + concretized(self.inputs, slope)
 
 
 # How the relaxations are made.
@@ -198,8 +195,8 @@ def relax_network(
     Bounds that are given for a part of the region need not hold the values at its centre. Nothing is relaxed from the
     first step on that is linear on such bounds, but not up to the centre (see `linear_up_to_center`).
 
-    The lines are those of `relax_layer`, with room ``|slope| e`` for the rounding of t, which is off by
-    ``e = FROM_CENTER eps max |bound|``.
+    The lines are those of `relax_layer`, with room for the errors e of the pre-activations (`gains.errors`), by which t
+    and z0 are off: ``(|slope| + max |a'|) e`` for an activation, ``|slope| e`` for its derivative.
 
     Source: CROWN, arXiv:1811.00866, section 3.2, for the activations' lines; the rest is own.
 
@@ -237,15 +234,15 @@ def relax_network(
         # A product of two uncertain factors has two derivatives: its change is not one of them times a distance.
         if not isinstance(step.factor, ActivationFactor) or any(earlier not in activations for earlier in before):
             continue
-        # The values at the centres, and the distances from them, are sums that were rounded.
-        error = FROM_CENTER * eps(centers[0]) * largest(*(bound.flatten(1) for bound in bounds[0]))
-        relaxations = relax_layer(step, gains.derivatives[name], bounds[0], centers[0])
-        activations[name], lines = (relaxation.padded(error) for relaxation in relaxations)
+        layer = gains.derivatives[name]
+        index = layer.index.expand(len(centers[0]), -1)
+        error = at(preactivations[step.reads[0].name].error, index)
+        change, derivative = relax_layer(step, layer, bounds[0], centers[0])
+        activations[name] = change.padded(error, torch.maximum(layer.lower.abs(), layer.upper.abs()))
         if _changes_gradually(step):
-            index = gains.derivatives[name].index.expand(len(centers[0]), -1)
             middle = ((bounds[0][0] + bounds[0][1]) / 2 - centers[0]).flatten(1).gather(1, index)
             middle = torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1)
-            derivatives[name] = DerivativeRelaxation(lines.for_rows(), middle)
+            derivatives[name] = DerivativeRelaxation(derivative.padded(error).for_rows(), middle)
     return NetworkRelaxation(gains, activations, derivatives, inputs) if derivatives else None
 
 

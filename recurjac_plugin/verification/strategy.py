@@ -50,6 +50,7 @@ class Verification:
         branching: what boxes are cut by, one of `branching.BRANCHINGS`.
         deadline: value of `time.monotonic` at which to stop.
         seed: of the attacks.
+        rigorous: whether bounds are proven, in float64, or the host's where it bounds.
 
     Attributes:
         counterexample: an input that violates the property, if one was met.
@@ -68,6 +69,7 @@ class Verification:
         branching: str,
         deadline: float,
         seed: int,
+        rigorous: bool,
     ) -> None:
         self.network, self.spec, self.session = network, spec, session
         self.method, self.branching, self.deadline = method, branching, deadline
@@ -77,7 +79,9 @@ class Verification:
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self._like = torch.zeros((), dtype=network.dtype if own else torch.float64, device=device)
+        self.rigorous = rigorous
+        dtype = network.dtype if own and not rigorous else torch.float64
+        self._like = torch.zeros((), dtype=dtype, device=device)
         self._seeds = itertools.count(seed)
 
     @property
@@ -195,10 +199,12 @@ class Verification:
         if self._model is None:
             double = copy.deepcopy(self.network).to(like.dtype)
             self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
-        rows = Rows.of(box, like, self.network.max_difference, torch.finfo(self.network.dtype).eps)
+        eps = torch.finfo(self.network.dtype).eps
+        rows = Rows.of(box, like, self.network.max_difference, eps, proven=self.rigorous)
         shape = self.network.input_shape
-        bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching)
-        if not takes_batches(self._model.forward, shape, like):  # its graph was read for one input at a time
+        bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching, self.rigorous)
+        own = next((p for p in self._model.parameters()), like)
+        if not takes_batches(self._model.forward, shape, own.detach()):  # its graph was read for one input at a time
             bounds.batch = 1
         return bounds
 

@@ -23,7 +23,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type
 from recurjac_plugin.host.state import preserved, takes_batches
-from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse
+from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
@@ -81,6 +81,7 @@ def verify(
     seed: int = 0,
     attack_seconds: float = 5.0,
     input_shape: tuple[int, ...] | None = None,
+    rigorous: bool | None = None,
     certificate: str | PathLike[str] | None = None,
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
@@ -88,9 +89,12 @@ def verify(
     Every box of the property is bounded, then attacked (see `attack.find_counterexample`) and, with `split`, cut into
     smaller ones until each of them is excluded or a counterexample shows (see `branch_and_bound.exclusion`). `UNSAT` if
     every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
-    (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. Bounds are computed in float64,
-    except for a `BoundedModule`, which cannot be copied and keeps its type. A counterexample is accepted only as
-    `session` computes it. Without a `timeout` the answer is the same every time.
+    (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. A counterexample is accepted only
+    as `session` computes it. Without a `timeout` the answer is the same every time.
+
+    Rigorous bounds are proven for the network in real arithmetic with the weights given, and rest on nothing of the
+    host's but its graph (`preactivations.crown`). Bounds are computed in float64; only those that are not rigorous keep
+    the type of a `BoundedModule`, which cannot be copied.
 
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
@@ -106,13 +110,14 @@ def verify(
         attack_seconds: how long to attack at most where boxes are not cut; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
+        rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's.
         certificate: a file to write, with `UNSAT`, what `recurjac check` accepts as a proof, see
             `certificate.write_certificate`; for what `load_onnx` and `load_vnnlib` return.
 
     Raises:
         CertificateError: the property was proved, but the certificate could not be written.
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
-        MethodError: unknown method.
+        MethodError: unknown method, or one that is not rigorous where this is asked for.
         UnsupportedError: parts of the network have no rule, or none in the checker of the certificate.
 
     Source:
@@ -136,6 +141,7 @@ def verify(
             branching=branching,
             deadline=deadline,
             seed=seed,
+            rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
         )
         if attack_seconds > 0:
             verification.sample()

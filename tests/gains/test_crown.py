@@ -17,7 +17,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Dense
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, Read
 from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.preactivations.refinement import refine
+from recurjac_plugin.preactivations.crown import Known, crown_bounds
 from recurjac_plugin.recursion.mccormick import NetworkRelaxation
 
 BATCH, COLUMNS, SUMS = 2, 3, 4
@@ -161,7 +161,7 @@ def dense_crown(A, lines):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_refined_bounds_are_those_of_the_whole_network_neuron_by_neuron(seed):
-    """The refinement's use: on dense matrices, with a line for every neuron, the same comes out."""
+    """The search's use: on dense matrices, with a line for every neuron, the same comes out."""
     torch.manual_seed(seed)
     graph, (W1, W2, W3, V) = relu_network()
     bias, x = (rand(1, 4), rand(1, 5)), rand(1, 3)
@@ -171,19 +171,22 @@ def test_refined_bounds_are_those_of_the_whole_network_neuron_by_neuron(seed):
     y = z2.relu() @ W3.T + z1.relu() @ V.T
     far = torch.full((1, 5), 100.0, dtype=torch.float64)
     around = {"z1": (z1 - far[:, :4], z1 + far[:, :4]), "z2": (z2 - far, z2 + far)}
-    sizes = {name: torch.zeros(1, *shape, dtype=torch.float64) for name, shape in graph.shapes.items()}
+    errors = {name: torch.zeros(1, *shape, dtype=torch.float64) for name, shape in graph.shapes.items()}
     rows = torch.eye(2, dtype=torch.float64)[None]
-    found = refine(graph, {"z1": z1, "z2": z2}, y, Region(x, math.inf, radius), around, rows, sizes, 0.0)
+    known = Known(around, errors, torch.zeros(1, 2, dtype=torch.float64))
+    region = Region(x, math.inf, radius)
+    found = crown_bounds(graph, {"z1": z1, "z2": z2}, y, (region,), rows, 1 << 20, known=known, proven=False)
+    bounds = {name: (each.lower, each.upper) for name, each in found.bounds.items()}
 
     reach = (radius @ W1.abs().T)[0]
-    assert torch.allclose(found.bounds["z1"][0], z1 - reach) and torch.allclose(found.bounds["z1"][1], z1 + reach)
-    lines = relu_lines(*found.bounds["z1"], z1, None)
-    for sign, bound in ((1, found.bounds["z2"][0]), (-1, found.bounds["z2"][1])):
+    assert torch.allclose(bounds["z1"][0], z1 - reach) and torch.allclose(bounds["z1"][1], z1 + reach)
+    lines = relu_lines(*bounds["z1"], z1, None)
+    for sign, bound in ((1, bounds["z2"][0]), (-1, bounds["z2"][1])):
         slope, constant = dense_crown(sign * W2, lines)
         expected = z2 + sign * (constant - (slope @ W1).abs() @ radius[0])
         assert torch.allclose(bound, expected, rtol=0, atol=1e-12)
     for choice, near in enumerate((None, 0.0, 0.5)):
-        first, second = (relu_lines(*found.bounds[name], z, near) for name, z in (("z1", z1), ("z2", z2)))
+        first, second = (relu_lines(*bounds[name], z, near) for name, z in (("z1", z1), ("z2", z2)))
         on_z2, constant = dense_crown(W3, second)
         on_z1, more = dense_crown(V + on_z2 @ W2, first)
         assert torch.allclose(found.slope[0, choice], on_z1 @ W1, rtol=0, atol=1e-12)

@@ -13,11 +13,12 @@ from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
 EPS = torch.finfo(torch.float64).eps
 
 
-def layer(lower, upper, kind="BoundRelu", precision=0.0, term_sizes=None):
+def layer(lower, upper, kind="BoundRelu", error=0.0, outward=False):
     lower, upper = (torch.tensor(bound, dtype=torch.float64) for bound in (lower, upper))
+    error = torch.as_tensor(error, dtype=torch.float64).expand(1, *lower.shape[1:])
     shape = tuple(lower.shape[1:])
     step = FactorStep("/act", shape, "/z", (Read("/z", shape),), ActivationFactor(ACTIVATIONS[kind], {}))
-    return classify(step, [PreactivationBounds(lower, upper, precision, term_sizes)])
+    return classify(step, [PreactivationBounds(lower, upper, error)], outward)
 
 
 def test_stable_dead_and_undetermined_neurons():
@@ -74,12 +75,18 @@ def test_entries_of_the_undetermined_neurons(index):
         assert torch.equal(selected[i], rows[0][:, places])
 
 
-def test_bounds_within_their_rounding_of_a_kink_are_open():
-    """What a sum of terms of size 100 can be off by decides, not the small bound itself."""
-    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], precision=0.0).count == 0
-    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], precision=EPS).count == 0
-    sizes = torch.full((1, 2), 100.0, dtype=torch.float64)
-    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], precision=EPS, term_sizes=sizes).index.tolist() == [[0]]
+def test_bounds_within_their_error_of_a_kink_are_open():
+    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]]).count == 0
+    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], error=9e-15).count == 0
+    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], error=1e-14).index.tolist() == [[0]]
+    assert layer([[1e-14, 0.5]], [[2e-14, 1.0]], error=[0.0, 0.6]).index.tolist() == [[1]]
+
+
+def test_ranges_of_smooth_derivatives_are_widened_by_what_float64_is_off_by():
+    plain, wider = (layer([[-1.0, 1.0]], [[2.0, 1.0]], "BoundSigmoid", outward=outward) for outward in (False, True))
+    assert (plain.count, wider.count) == (1, 2)  # nothing is certain to the last digit
+    assert float(plain.lower[0, 0] - wider.lower[0, 0]) == pytest.approx(128 * EPS / 2, rel=0.1)
+    assert layer([[-1.0, 1.0]], [[2.0, 1.0]], outward=True).count == 1  # 0 and 1 are
 
 
 def test_inverted_bounds_are_put_in_order():
@@ -106,8 +113,7 @@ def test_bounds_beyond_the_domain_are_refused():
 
 def test_bounds_of_some_regions():
     lower = torch.zeros(3, 2)
-    sizes = torch.arange(6.0).reshape(3, 2)
-    bounds = PreactivationBounds(lower, lower + 1, 0.0, sizes)
-    assert torch.equal(bounds.part(torch.tensor([2, 0])).term_sizes, sizes[[2, 0]])
-    shared = PreactivationBounds(lower, lower + 1, 0.0, sizes[:1])
-    assert torch.equal(shared.part(torch.tensor([2, 0])).term_sizes, sizes[:1])
+    error = torch.arange(6.0).reshape(3, 2)
+    assert torch.equal(PreactivationBounds(lower, lower + 1, error).part(torch.tensor([2, 0])).error, error[[2, 0]])
+    shared = PreactivationBounds(lower, lower + 1, error[:1])
+    assert torch.equal(shared.part(torch.tensor([2, 0])).error, error[:1])

@@ -87,10 +87,10 @@ def test_parts_are_the_regions_of_some_samples(norm, chosen):
     assert torch.equal(part.radius, region.radius[chosen])
 
 
-def test_shrunk_regions_keep_their_centres():
-    region = ball(math.inf).shrunk(0.25)
-    assert torch.equal(region.shrunk(2).radius, 2 * region.radius)
-    assert region.shrunk(2).center is region.center
+def test_scaled_regions_keep_their_centres():
+    region = ball(math.inf).scaled(0.25)
+    assert torch.equal(region.scaled(2).radius, 2 * region.radius)
+    assert region.scaled(2).center is region.center
 
 
 def test_boxes_of_several_inputs_are_one_box():

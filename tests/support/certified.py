@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def perceptron(folder: Path, sizes: tuple[int, ...], seed: int, scale: float = 1
     random = np.random.default_rng(seed)
     weights: dict[str, np.ndarray] = {}
     nodes, name = [], "x"
-    for i, (n, m) in enumerate(zip(sizes, sizes[1:])):
+    for i, (n, m) in enumerate(itertools.pairwise(sizes)):
         weights[f"W{i}"] = scale * random.standard_normal((n, m)) / np.sqrt(n)
         weights[f"b{i}"] = 0.1 * random.standard_normal(m)
         last = i == len(sizes) - 2

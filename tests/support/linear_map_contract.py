@@ -46,6 +46,14 @@ class LinearMapContract:
         assert torch.allclose(linear.push(t).reshape(3, -1), t.reshape(3, -1) @ matrix.abs().T)
         assert torch.allclose(linear.pull(g).reshape(3, -1), g.reshape(3, -1) @ matrix.abs())
 
+    def test_squared_is_no_less_than_the_squares_of_its_elements(self, matrix: Tensor) -> None:
+        linear, t = self.linear(), numbers(3, *self.linear().input_shape).abs()
+        squared = linear.push_squared(t).reshape(3, -1)
+        assert bool((squared >= (1 - 1e-12) * (t.reshape(3, -1) @ matrix.square().T)).all())
+
+    def test_terms_are_no_fewer_than_are_added_up(self, matrix: Tensor) -> None:
+        assert self.linear().terms >= max((matrix != 0).sum(1).max(), (matrix != 0).sum(0).max())
+
     def test_pulled_units_are_its_rows(self, matrix: Tensor) -> None:
         linear, index = self.linear(), torch.tensor([len(matrix) - 1, 0])
         rows = linear.pull_units(index, numbers())

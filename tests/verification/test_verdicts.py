@@ -156,7 +156,7 @@ def test_the_worst_box_counts():
 
 @pytest.mark.parametrize(("dtype", "proved"), [(torch.float32, False), (torch.float64, True)])
 def test_a_margin_that_rounding_can_explain_is_no_proof(dtype, proved):
-    spec = spec_of(box([0.0], [1.0], polytope([[1.0]], [-1e-9])))
+    spec = spec_of(box([1.0], [2.0], polytope([[1.0]], [1 - 1e-9])))
     result = verify(linear([[1.0]], dtype), spec, attack_seconds=0.1, split=False)
     assert result.lower_bound > 0
     assert result.verdict is (Verdict.UNSAT if proved else Verdict.UNKNOWN)

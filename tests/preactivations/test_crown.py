@@ -147,7 +147,7 @@ class Problem:
     def values(self, points):
         """Rows at the points, (count, boxes, k), and what activations read there."""
         flat = points.flatten(0, 1)
-        outputs, reads = evaluated(self.model, flat.reshape(-1, *self.case.shape), self.refining.names)
+        outputs, reads = evaluated(self.model, flat.reshape(-1, *self.case.shape), [*self.refining.graph.reads])
         return self.rows.values(outputs.flatten(1)).unflatten(0, points.shape[:2]), {
             name: value.unflatten(0, points.shape[:2]) for name, value in reads.items()
         }

@@ -1,0 +1,463 @@
+r"""CROWN on the plain graph: bounds of what derivatives depend on, and of the rows, by arithmetic of our own.
+
+With x0 the centre of a region and ``t = z(x) - z(x_0)`` the change of a step from there, linear steps are exact,
+``t = sum_i W_i t_i``, and every factor step lies between two lines in the change of its source (`Factor.change_lines`).
+So with the gains G between undetermined neurons (`gains.gains`)
+
+.. math:: t_j = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} \, (a_m(x) - a_m(x_0)),
+
+and CROWN's substitution (`gains.crown.linear_upper_bound`) gives ``t_j <= s_j (x - x_0) + c_j``. One sweep from the
+input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. It needs no rule of
+the host for any operator. The gains are those that the recursion runs on.
+
+A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on every part
+of it. `around` gives bounds that hold on a box around; only what is undetermined by them is looked at again.
+
+*Proven* bounds hold for the network in real arithmetic, with the weights as they are given, whatever rounding did here:
+``[\hat z_0 - e_0 - E + \ldots, \hat z_0 + e_0 + E + \ldots]`` with e0 the error of the value at the centre and E that
+of the linear bound (`gains.errors.Proven`), lines with room for their own rounding, derivative ranges widened by that
+of the functions. Assumed are IEEE arithmetic in float64, sums in any order, and elementary functions to 2 units in the
+last place.
+
+Source: Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2; Higham, Accuracy and
+Stability of Numerical Algorithms, 2002, for the errors. That it runs on gains, and in changes from the centre, is own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.activations.lines import Relaxation, relax_kinked
+from recurjac_plugin.gains.crown import linear_upper_bound
+from recurjac_plugin.gains.errors import Proven, roundings
+from recurjac_plugin.gains.gains import ROWS, Gains, Pull
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify, intervals
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, at
+from recurjac_plugin.graph.sweeps import Arrived, forward
+from recurjac_plugin.numerics.intervals import Interval, Intervals
+from recurjac_plugin.numerics.memory import chunk_size
+from recurjac_plugin.numerics.region import Region, concretized
+from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
+
+# Slopes of the line through 0, see `linear_pieces`. CROWN's choice (None) is one of many: alpha-CROWN (Xu et al., ICLR
+# 2021, arXiv:2011.13824) optimises them. With few undetermined neurons two more choices for the rows find most of what
+# there is to find, at next to no cost.
+_CHOICES = (None, 0.0, 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class CrownBounds:
+    """What is known about a batch of b regions.
+
+    Attributes:
+        gains: the exact part, ready for the recursion.
+        layers: derivative ranges ``[dl, du]`` of every factor step.
+        bounds: bounds of the nodes that factor steps read, by name, with their errors; (b, *shape).
+        slope, offset: several bounds ``C f(x) >= slope_v (x - x0) + offset_v`` on each region around its centre x0:
+            (b, v, k, columns), (b, v, k).
+        errors: absolute errors of what is known of steps, by name, (b or 1, *shape).
+        row_error: absolute error of the offsets, (b or 1, k).
+    """
+
+    gains: Gains
+    layers: Mapping[str, Layer]
+    bounds: dict[str, PreactivationBounds]
+    slope: Tensor
+    offset: Tensor
+    errors: Mapping[str, Tensor]
+    row_error: Tensor
+
+    @property
+    def known(self) -> Known:
+        """What it leaves for parts of the regions."""
+        return Known(
+            {name: (each.lower, each.upper) for name, each in self.bounds.items()}, self.errors, self.row_error
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What a run over a region leaves for runs over parts of it.
+
+    Attributes:
+        bounds: of the nodes that factor steps read, (b, *shape).
+        errors: absolute errors of bounds of steps on any part, by name of the step, (1, *shape).
+        row_error: of the rows' bounds, (1, k).
+    """
+
+    bounds: Intervals
+    errors: Mapping[str, Tensor]
+    row_error: Tensor
+
+
+def crown_bounds(
+    graph: Graph,
+    values: Mapping[str, Tensor],
+    output: Tensor,  # shape: (b, *output_shape)
+    regions: Sequence[Region],
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    memory_budget: int,  # bytes
+    *,
+    known: Known | None = None,
+    proven: bool = True,
+) -> CrownBounds:
+    r"""Bound all that factor steps read, and the rows, on a batch of regions.
+
+    With ``s (x - x0) + c``, CROWN's upper bounds of :math:`\pm (z_j(x) - z_j(x_0))`, neurons that intervals leave
+    undetermined have
+
+    .. math:: z_j(x_0) - \max_x (s_j^- (x - x_0) + c_j^-) \le z_j(x) \le z_j(x_0) + \max_x (s_j^+ (x - x_0) + c_j^+),
+
+    intersected with the intervals. The rows have ``C_k f(x) >= C_k f(x_0) - s_{vk} (x - x_0) - c_{vk}``, from upper
+    bounds of :math:`-C_k (f(x) - f(x_0))`, one for each choice v of the lines through 0 of functions with two linear
+    pieces.
+
+    Args:
+        graph: the network.
+        values: value of every input and node at the centres x0, each (b, *shape).
+        output: value of the network there.
+        regions: where the inputs lie, in the order of the graph's inputs, b each.
+        rows: what is bounded: the matrix C.
+        memory_budget: bytes that one chunk of rows may take; the result does not depend on it.
+        known: bounds and errors that hold on regions around these ones; errors are not computed again, then.
+        proven: whether derivative ranges and lines leave proven room for rounding.
+
+    Raises:
+        InputError: bounds are NaN.
+        UnsupportedError: bounds reach beyond where an activation has a finite derivative.
+
+    Source:
+        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
+    """
+    run = _Crown(graph, values, regions, rows, memory_budget, known, proven)
+    return run.rows(output, run.sweep())
+
+
+@dataclass(frozen=True, eq=False)
+class _Carried:
+    """What is carried along the graph; parts that nobody needs are None.
+
+    Attributes:
+        middle, radius: the change from the centre lies in ``middle -+ radius``, (b, *shape).
+        proven: errors of the value at the centre, and of linear bounds of the change.
+    """
+
+    middle: Tensor | None
+    radius: Tensor | None
+    proven: Proven | None
+
+    def interval(self) -> Interval:
+        """The change's bounds, both (b, *shape), with 0 between them."""
+        assert self.middle is not None and self.radius is not None
+        return (self.middle - self.radius).clamp(max=0), (self.middle + self.radius).clamp(min=0)
+
+
+class _Crown:
+    """One run over a batch of regions: what is known of the layers up to one."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        values: Mapping[str, Tensor],
+        regions: Sequence[Region],
+        rows: Tensor,
+        memory_budget: int,
+        known: Known | None,
+        proven: bool,
+    ) -> None:
+        self.graph, self.values, self.regions, self.output_rows = graph, values, regions, rows
+        self.memory_budget, self.known, self.proven = memory_budget, known, proven
+        self.bounds: dict[str, PreactivationBounds] = {}
+        self.derivatives: dict[str, Layer] = {}
+        self.blocks: dict[tuple[str, str], Tensor] = {}
+        kinked = all(
+            isinstance(step.factor, ActivationFactor) and step.factor.activation.linear_pieces for step in graph.factors
+        )
+        self.choices = _CHOICES if kinked else (None,)
+        self.relaxations: tuple[dict[str, Relaxation], ...] = tuple({} for _ in self.choices)
+        self.layers: list[str] = []
+        self.pull = Pull(graph, self.derivatives)
+        # Of boxes that are cut from a known one only products need intervals: those of their operands.
+        self.with_intervals = known is None or not all(isinstance(s.factor, ActivationFactor) for s in graph.factors)
+        self.roundings = gamma(roundings(graph, rows.shape[1]))
+        self.widest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
+        self.spreads = 0.0  # the sum of all spreads so far: coefficients that underflow are multiplied by them
+        self.carried: dict[str, _Carried] = {}  # at what factor steps read
+        self.errors: dict[str, Tensor] = {} if known is None else dict(known.errors)
+        self.reads = {graph.stands_for[name] for name in graph.reads}
+        self.sources = self.reads | {step.source for step in graph.factors}
+
+    def sweep(self) -> _Carried:
+        """Bound layer by layer; what is carried to the output."""
+        starts = {}
+        for name, region in zip(self.graph.inputs, self.regions, strict=True):
+            reach = region.reach.reshape(region.center.shape)
+            starts[name] = self._noted(
+                name,
+                _Carried(
+                    torch.zeros_like(reach) if self.with_intervals else None,
+                    reach if self.with_intervals else None,
+                    None if self.known else Proven.at_input(region.center, reach),
+                ),
+            )
+        # Without anything to carry along it is the order of the steps that is wanted.
+        carried = forward(self.graph, starts, self._factor, self._linear)
+        return carried[self.graph.output]
+
+    def _noted(self, name: str, carried: _Carried) -> _Carried:
+        """Note what is asked for later of a step."""
+        if name in self.reads:
+            self.carried[name] = carried
+        if carried.proven is not None:
+            self.spreads += float(carried.proven.spread.flatten(1).sum(1).max())
+            if name in self.sources:
+                self.errors[name] = self._error(carried.proven)
+        return carried
+
+    def _linear(self, step: LinearStep, arrived: Arrived[_Carried]) -> _Carried:
+        parts = list(arrived)
+        middle = radius = proven = None
+        count = sum(step.sources[i][1].terms for i, _ in parts) + 8
+        for i, each in parts:
+            if each.middle is not None and each.radius is not None:
+                linear = step.sources[i][1]
+                reach = each.radius + gamma(count) * (each.middle.abs() + each.radius)
+                pushed, reached = linear.push(each.middle), linear.push_absolute(reach) + underflow(count)
+                middle = pushed if middle is None else middle + pushed
+                radius = reached if radius is None else radius + reached
+        if self.known is None:
+            proven = Proven.summed(step, [(i, each.proven) for i, each in parts], self.values.get(step.name))
+        return self._noted(step.name, _Carried(middle, radius, proven))
+
+    def _factor(self, step: FactorStep, carried: _Carried) -> _Carried:
+        bounds = [self._bounds_of(read.name) for read in step.reads]
+        layer = classify(step, bounds, outward=self.proven)
+        pulled: dict[str, Tensor] = {}
+        if layer.count:
+            bounds, pulled = self._tightened(step, layer, bounds)
+            before, layer = layer, classify(step, bounds, outward=self.proven)
+            if layer.count:
+                self._keep(step, before, layer, pulled)
+        for read, each in zip(step.reads, bounds):
+            self.bounds[read.name] = each
+        self.derivatives[step.name] = layer
+        ranges = intervals(step, bounds)
+        change = self._change(step, ranges, carried)
+        if layer.count:
+            self._relax(step, layer, ranges, change)
+        return self._noted(step.name, self._moved(step, layer, ranges, change, carried))
+
+    def _bounds_of(self, name: str) -> PreactivationBounds:
+        """What is known of a node before CROWN: bounds of an earlier step's reading, of a box around, or intervals."""
+        if name in self.bounds:
+            return self.bounds[name]
+        step, center = self.graph.stands_for[name], self.values[name]
+        error = self.errors[step].reshape(-1, *center.shape[1:])
+        if self.known is not None:
+            return PreactivationBounds(*self.known.bounds[name], error)
+        low, high = (end.reshape(center.shape) for end in self.carried[step].interval())
+        return PreactivationBounds(center + low, center + high, error)
+
+    def _error(self, proven: Proven) -> Tensor:
+        """Of a bound of a step: of the value at the centre, of the linear bound, and of adding both up."""
+        lost = underflow(1) * self.spreads * 2.0**-30  # each of the coefficients may have lost 2^-1074 to underflow
+        total = proven.error + self.roundings * proven.spread + gamma(4) * (proven.size + proven.spread) + lost
+        return (total * (1 + gamma(8))).nan_to_num(nan=torch.inf)
+
+    def _tightened(
+        self, step: FactorStep, layer: Layer, bounds: list[PreactivationBounds]
+    ) -> tuple[list[PreactivationBounds], dict[str, Tensor]]:
+        """CROWN's bounds of what a layer reads, where it is undetermined; and the rows that were pulled for them."""
+        pulled: dict[str, Tensor] = {}
+        tightened = []
+        for read, each in zip(step.reads, bounds):
+            start = self.graph.stands_for[read.name]
+            count = each.lower[0].numel()
+            alike = start == step.source and tuple(read.shape) == tuple(step.shape)
+            index = layer.index if alike else torch.arange(count, device=each.lower.device).unsqueeze(0)
+            if alike:
+                pulled = self._pulled(start, index)
+                of_read = pulled
+            else:
+                of_read = self._pulled(start, index)
+            tightened.append(self._intersected(read.name, each, index, *self._crown(of_read, index.shape[1])))
+        return tightened, pulled
+
+    def _pulled(self, start: str, index: Tensor) -> dict[str, Tensor]:
+        """Gains of neurons of a step, in chunks: (b or 1, u, u_m) by layer."""
+        like = self.output_rows
+        size = chunk_size(self.memory_budget, 4 * len(index) * self.widest, like)
+        chunks = [self.pull.units(start, part, like) for part in index.split(size, 1)]
+        if len(chunks) == 1:
+            return chunks[0]
+        return {earlier: torch.cat([chunk[earlier] for chunk in chunks], 1) for earlier in chunks[0]}
+
+    def _crown(self, pulled: Mapping[str, Tensor], count: int) -> Interval:
+        """Bounds of the change of neurons whose gains are given, (b, u) each."""
+        both = {earlier: torch.cat((-gain, gain), 1) for earlier, gain in pulled.items()}
+        slope, constant = linear_upper_bound(self.gains(), self.relaxations[0], 2 * count, on_activations=both)
+        below, above = (constant + concretized(self.regions, slope)).chunk(2, 1)
+        return -below, above
+
+    def _intersected(
+        self, name: str, before: PreactivationBounds, index: Tensor, below: Tensor, above: Tensor
+    ) -> PreactivationBounds:
+        """Bounds replaced, at the neurons of a list, where those by CROWN are better."""
+        center = self.values[name]
+        batch, shape = len(center), center.shape
+        index = index.expand(batch, -1)
+        low, high = (bound.expand(shape).flatten(1) for bound in (before.lower, before.upper))
+        at_center = at(center, index)
+        lower, upper = torch.fmax(at(low, index), at_center + below), torch.fmin(at(high, index), at_center + above)
+        # Both hold, up to rounding: where they miss each other, the interval between them is what is left.
+        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        low, high = low.scatter(1, index, lower), high.scatter(1, index, upper)
+        return PreactivationBounds(low.reshape(shape), high.reshape(shape), before.error)
+
+    def _keep(self, step: FactorStep, before: Layer, after: Layer, pulled: Mapping[str, Tensor]) -> None:
+        """Keep the gains of the neurons that stayed undetermined for later layers."""
+        self.layers.append(step.name)
+        if not pulled:  # a product's operand is no node that it reads
+            pulled, before = self._pulled(step.source, after.index), after
+        position = _positions(before, after, torch.Size(step.shape).numel())
+        for earlier, gain in pulled.items():
+            self.blocks[step.name, earlier] = _taken(gain, position)
+
+    def _relax(self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval) -> None:
+        """Lines around the change of a layer's undetermined neurons, with room for the errors of what it reads."""
+        index = layer.index.expand(len(self.output_rows), -1)
+        centers = self._centers(step)
+        if len(self.choices) > 1:
+            assert isinstance(step.factor, ActivationFactor)
+            low, high = ranges[0]
+            numbers = torch.minimum(low, centers[0]), torch.maximum(high, centers[0]), centers[0]
+            lines = relax_kinked(step.factor.activation, step.factor.parameters, index, *numbers, choices=self.choices)
+        else:
+            lines = [step.factor.change_lines(ranges, centers, change, index)]
+        steepest = torch.maximum(layer.lower.abs(), layer.upper.abs())
+        error, rounding = at(self.errors[step.source], index), torch.zeros(())
+        if self.proven:
+            largest = sum(torch.maximum(low.abs(), high.abs()).flatten(1).amax(1, keepdim=True) for low, high in ranges)
+            own = at(torch.maximum(*(end.abs() for end in change)), index)
+            if _reads_source(self.graph, step):
+                largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
+            rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
+        for relaxations, each in zip(self.relaxations, lines, strict=True):
+            relaxations[step.name] = each.padded(error, steepest, rounding)
+
+    def _centers(self, step: FactorStep) -> list[Tensor]:
+        """Values of what a step reads at the centres, (b, *shape of the node) each."""
+        return [self.values[read.name].reshape(-1, *read.shape) for read in step.reads]
+
+    def _change(self, step: FactorStep, ranges: Sequence[Interval], carried: _Carried) -> Interval:
+        """Bounds of the change of a step's source, (b, *shape) each: from its own bounds where it has some."""
+        if not _reads_source(self.graph, step):
+            return carried.interval()
+        (center,), error = self._centers(step), self.errors[step.source]
+        low, high = ranges[0]
+        return (low - center - error).clamp(max=0), (high - center + error).clamp(min=0)
+
+    def _moved(
+        self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval, carried: _Carried
+    ) -> _Carried:
+        """What is carried on behind a layer."""
+        if carried.middle is None and carried.proven is None:
+            return carried
+        batch, shape = len(change[0]), step.shape
+        dl, du = (end.reshape(batch, *shape) for end in layer.dense(batch, torch.Size(shape).numel()))
+        steepest = torch.maximum(dl.abs(), du.abs())
+        middle = radius = proven = None
+        if carried.middle is not None:
+            corners = torch.stack([d * t for d in (dl, du) for t in change])
+            low, high = corners.amin(0), corners.amax(0)
+            if isinstance(step.factor, ActivationFactor) and step.factor.activation.linear_pieces:
+                low, high = self._between_pieces(step, ranges[0], steepest, (low, high))
+            middle = (low + high) / 2
+            radius = torch.maximum(high - middle, middle - low) * (1 + gamma(8)) + underflow(8)
+        if carried.proven is not None:
+            width = torch.where(dl < du, change[1] - change[0], 0.0)
+            proven = carried.proven.through(steepest, width, self.values.get(step.name))
+        return _Carried(middle, radius, proven)
+
+    def _between_pieces(self, step: FactorStep, interval: Interval, steepest: Tensor, corners: Interval) -> Interval:
+        """Bounds of the change of a function with two linear pieces: it is extreme at the ends, or at 0."""
+        assert isinstance(step.factor, ActivationFactor)
+        activation, parameters = step.factor.activation, step.factor.parameters
+        (center,), (low, high) = self._centers(step), interval
+
+        def value(z: Tensor) -> Tensor:
+            return activation.derivative(z, parameters) * z
+
+        ends = torch.stack([value(low), value(high), value(torch.maximum(low, high.clamp(max=0.0)))])
+        room = steepest * self.errors[step.source] + proven_room(steepest * (low.abs() + high.abs()))
+        first, last = ends.amin(0) - value(center) - room, ends.amax(0) - value(center) + room
+        return torch.maximum(corners[0], first), torch.minimum(corners[1], last)
+
+    def rows(self, output: Tensor, carried: _Carried) -> CrownBounds:
+        """Bounds of the rows, and all that is known."""
+        C = self.output_rows
+        pulled = self.pull(self.graph.output, C)
+        self.blocks |= {(ROWS, earlier): gain for earlier, gain in pulled.items()}
+        gains, negative = self.gains(), {earlier: -gain for earlier, gain in pulled.items()}
+        uppers = [
+            linear_upper_bound(gains, lines, gains.rows, on_activations=negative) for lines in self.relaxations
+        ]  # of -C (f(x) - f(x0))
+        slope, constant = (-torch.stack(parts, 1) for parts in zip(*uppers))
+        center = (C.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
+        row_error = self._row_error(C, carried.proven) if self.known is None else self.known.row_error
+        offset = center.unsqueeze(1) + constant
+        return CrownBounds(gains, self.derivatives, self.bounds, slope, offset, self.errors, row_error)
+
+    def _row_error(self, C: Tensor, proven: Proven | None) -> Tensor:
+        """Of the bounds of the rows, (b, k)."""
+        assert proven is not None
+        weighted = [
+            (C.flatten(2).abs() @ each.flatten(1).unsqueeze(2)).squeeze(2)
+            for each in (proven.error, proven.size, proven.spread)
+        ]
+        return self._error(Proven(weighted[0] + gamma(C[0, 0].numel() + 8) * weighted[1], *weighted[1:]))
+
+    def gains(self) -> Gains:
+        """The exact part, as CROWN and the recursion take it."""
+        return Gains(
+            layers=tuple(self.layers),
+            derivatives={name: self.derivatives[name] for name in self.layers},
+            blocks=self.blocks,
+            batch=len(self.output_rows),
+            rows=self.output_rows.shape[1],
+            columns=self.graph.columns,
+            reference=self.output_rows,
+        )
+
+
+def _reads_source(graph: Graph, step: FactorStep) -> bool:
+    """Whether what decides a factor's range is what the factor multiplies: as for all activations."""
+    return (
+        len(step.reads) == 1
+        and graph.stands_for[step.reads[0].name] == step.source
+        and (isinstance(step.factor, ActivationFactor))
+    )
+
+
+def _positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:
+    """Where the neurons of the second layer's list stand in the first one's: (b or 1, u); None if nothing changes."""
+    if before.index.shape == after.index.shape and bool((before.index == after.index).all()):
+        return None
+    batch = max(len(before.index), len(after.index))
+    first = before.index.expand(batch, -1)
+    place = first.new_zeros(batch, neurons)
+    place = place.scatter(1, first, torch.arange(before.count, device=first.device).expand(batch, -1))
+    return place.gather(1, after.index.expand(batch, -1))
+
+
+def _taken(gain: Tensor, position: Tensor | None) -> Tensor:
+    """Rows of a gain, (b or 1, u, m), at positions (b or 1, u')."""
+    if position is None:
+        return gain
+    batch = max(len(gain), len(position))
+    return gain.expand(batch, -1, -1).gather(1, position.unsqueeze(2).expand(batch, -1, gain.shape[2]))
