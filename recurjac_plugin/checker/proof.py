@@ -42,11 +42,13 @@ class Question:
     Attributes:
         network: from the input to ``A y - b``.
         strict: which rows are strict, bool (k,).
+        settled: which rows have no output in them and are never fulfilled, such as ``0 < 0``, bool (k,).
         first: of each disjunct the number of its first row, and at the end the number of rows.
     """
 
     network: Network
     strict: np.ndarray
+    settled: np.ndarray
     first: tuple[int, ...]
 
     @classmethod
@@ -62,7 +64,10 @@ class Question:
             b[k], doubt_b[k] = _nearest(-row.right)
         first = (0, *np.cumsum([len(disjunct) for disjunct in region.disjuncts]).tolist())
         strict = np.array([row.strict for row in rows], dtype=bool)
-        return cls(network.followed_by(Dense(A, doubt), b, doubt_b), strict, first)
+        alone = [not any(value for _, value in row.coefficients) for row in rows]
+        never = [-row.right > 0 or (row.strict and row.right == 0) for row in rows]
+        settled = np.array(alone, dtype=bool) & np.array(never, dtype=bool)
+        return cls(network.followed_by(Dense(A, doubt), b, doubt_b), strict, settled, first)
 
     @property
     def disjuncts(self) -> int:
@@ -84,7 +89,7 @@ class Question:
 
     def positive(self, lower: np.ndarray, row: int) -> bool:
         """Whether no output with this lower bound of a row fulfils it."""
-        return bool(lower[row] > 0 or (self.strict[row] and lower[row] >= 0))
+        return bool(self.settled[row] or lower[row] > 0 or (self.strict[row] and lower[row] >= 0))
 
 
 @dataclass(frozen=True, eq=False)

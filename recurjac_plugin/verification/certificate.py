@@ -193,7 +193,7 @@ class _OpenBox:
         self.lower = lower
         for disjunct in sorted(self.alive):
             rows = self.question.rows(disjunct)
-            clear = [lower[row] - margin[row] for row in rows]
+            clear = [math.inf if self.question.settled[row] else lower[row] - margin[row] for row in rows]
             best = int(np.argmax(clear))
             if clear[best] > 0:
                 self.alive.remove(disjunct)

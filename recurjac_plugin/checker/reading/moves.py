@@ -18,8 +18,8 @@ def moving(move: Callable[[np.ndarray, list[Operand], Attributes], np.ndarray]) 
     def operator(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
         x = inputs[0]
         if isinstance(x, np.ndarray):
-            return [move(x, inputs, attributes)]
-        return [vectors.selected(perturbed(x), move(numbers(x), inputs, attributes))]
+            return [np.asarray(move(x, inputs, attributes))]
+        return [vectors.selected(perturbed(x), np.asarray(move(numbers(x), inputs, attributes)))]
 
     return operator
 
