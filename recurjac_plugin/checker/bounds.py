@@ -30,6 +30,10 @@ import numpy as np
 from .network import Affine, Input, Kinks, Network
 from .rounding import GROWTH, TINY, UNIT, above, below, gamma
 
+NEAREST = "nearest"
+CHOICES = (NEAREST, "positive", "negative")
+"""Which side of a kink a line takes where both would do: the one nearer to the function, or always the same."""
+
 _ELEMENTS = 1 << 22  # coefficients that are worked on at once
 Ends = tuple[np.ndarray, np.ndarray]
 
@@ -90,14 +94,17 @@ class Form:
         return Form(self.coefficients[i : i + 1], self.offset[i : i + 1], self.error[i : i + 1])
 
 
-def line_above(negative: np.ndarray, positive: np.ndarray, low: np.ndarray, high: np.ndarray) -> Ends:
+def line_above(
+    negative: np.ndarray, positive: np.ndarray, low: np.ndarray, high: np.ndarray, choice: str = NEAREST
+) -> Ends:
     """Slope and offset of a line above ``negative z`` (z < 0), ``positive z`` (z >= 0) on ``low <= z <= high``.
 
     Where the function is bent upwards it is the chord, with any slope near it: the offset is the largest that either
-    end needs, rounded up. Where it is bent downwards it is one of its two sides.
+    end needs, rounded up. Where it is bent downwards it is one of its two sides, as `choice` says.
     """
     chord = (positive * high - negative * low) / (high - low)
-    side = np.where(high > -low, positive, negative)
+    farther = high > -low if choice == NEAREST else np.full(low.shape, choice == "positive")
+    side = np.where(farther, positive, negative)
     convex = negative <= positive
     slope = np.where(convex, chord, side)
     offset = np.maximum(np.maximum((negative - slope) * low, (positive - slope) * high), 0.0)
@@ -135,7 +142,7 @@ class Bounds:
     ) -> None:
         self.network, self.low, self.high = network, [low], [high]
         self._largest = [np.maximum(np.abs(low), np.abs(high))]
-        self._lines: dict[int, tuple[np.ndarray, ...]] = {}
+        self._lines: dict[tuple[int, str], tuple[np.ndarray, ...]] = {}
         self._errors: dict[int, np.ndarray] = {}  # of a row's step over an affine vector, per coefficient
         self._doubts: dict[int, np.ndarray] = {}
         self._known = known or {}
@@ -166,11 +173,16 @@ class Bounds:
         return ends[0], ends[1]
 
     def output_form(self) -> Form:
-        """Lower bounds of the last vector's elements in terms of the input."""
+        """Lower bounds of the last vector's elements in terms of the input: for each the best of `CHOICES`."""
         last = len(self.network.vectors) - 1
         n, size = self.low[last].shape
+        index = np.broadcast_to(np.arange(size), (n, size))
         with np.errstate(all="ignore"):
-            return self._form(last, np.broadcast_to(np.arange(size), (n, size)), (1.0,))
+            forms = [self._form(last, index, (1.0,), choice) for choice in CHOICES]
+        least = np.stack([form.least(self.low[0], self.high[0])[0] for form in forms])
+        best = np.where(np.isnan(least), -np.inf, least).argmax(0)[None]
+        parts = [np.stack([getattr(form, name) for form in forms]) for name in ("coefficients", "offset", "error")]
+        return Form(*(np.take_along_axis(each, best[(...,) + (None,) * (each.ndim - 3)], 0)[0] for each in parts))
 
     def refined(self) -> Ends:
         """Bounds of the last vector by substitution, (n, size) each."""
@@ -213,8 +225,10 @@ class Bounds:
     def _kinks(self, v: int, source: int) -> Ends:
         """The range of the two functions with a kink; and the lines around them."""
         slopes, low, high = self._slopes[v], self.low[source], self.high[source]
-        slope, offset = line_above(-slopes.below_negative, -slopes.below_positive, low, high)
-        self._lines[v] = (-slope, -offset, *line_above(slopes.above_negative, slopes.above_positive, low, high))
+        for choice in CHOICES:
+            slope, offset = line_above(-slopes.below_negative, -slopes.below_positive, low, high, choice)
+            line = line_above(slopes.above_negative, slopes.above_positive, low, high, choice)
+            self._lines[v, choice] = (-slope, -offset, *line)
         crossing = ~((low >= 0) | (high <= 0))
         ends = []
         for sign, negative, positive in (
@@ -250,7 +264,7 @@ class Bounds:
         self.low[v], self.high[v] = low, high
         self._largest[v] = np.maximum(np.abs(low), np.abs(high))
 
-    def _form(self, v: int, index: np.ndarray, signs: tuple[float, ...]) -> Form:
+    def _form(self, v: int, index: np.ndarray, signs: tuple[float, ...], choice: str = NEAREST) -> Form:
         """Lower bounds of elements (n, m) of vector v, times each of the signs: (n, signs m) rows."""
         vector = self.network.vectors[v]
         one_map = vector.terms[0][1] if isinstance(vector, Affine) and len(vector.terms) == 1 else None
@@ -263,9 +277,9 @@ class Bounds:
             rows, start = np.zeros((*index.shape, vector.size)), v
             np.put_along_axis(rows, index[..., None], 1.0, 2)
             offset = error = np.zeros((len(index), len(signs) * index.shape[1]))
-        return self._substituted(start, np.concatenate([sign * rows for sign in signs], 1), offset, error)
+        return self._substituted(start, np.concatenate([sign * rows for sign in signs], 1), offset, error, choice)
 
-    def _substituted(self, v: int, rows: np.ndarray, offset: np.ndarray, error: np.ndarray) -> Form:
+    def _substituted(self, v: int, rows: np.ndarray, offset: np.ndarray, error: np.ndarray, choice: str) -> Form:
         """Lower bounds of ``rows h_v + offset`` in terms of the input."""
         pending = {v: rows}
         for u in range(v, 0, -1):
@@ -278,7 +292,7 @@ class Bounds:
                 steps = [(source, map_.pulled(rows)) for source, map_ in vector.terms]
             else:
                 assert isinstance(vector, Kinks)
-                rows, more, lost = self._over_kinks(u, rows)
+                rows, more, lost = self._over_kinks(u, rows, choice)
                 offset = offset + more
                 error = error + lost + 2 * UNIT * np.abs(offset)
                 error = error + 2 * UNIT * _dot(np.abs(rows), self._largest[vector.source])
@@ -291,9 +305,9 @@ class Bounds:
         columns = self.low[0].shape[1]
         return Form(pending.get(0, np.zeros((*offset.shape, columns))), offset, error)
 
-    def _over_kinks(self, v: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _over_kinks(self, v: int, rows: np.ndarray, choice: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows in terms of what the kinks read, the constants of their lines, and what those lose by rounding."""
-        slope_below, offset_below, slope_above, offset_above = self._lines[v]
+        slope_below, offset_below, slope_above, offset_above = self._lines[v, choice]
         positive, negative = np.maximum(rows, 0.0), np.minimum(rows, 0.0)
         low, high = _dot(positive, offset_below), _dot(negative, offset_above)  # offsets below are <= 0, above >= 0
         largest = self._largest[self._source(v)]
