@@ -308,12 +308,12 @@ class Bounds:
     def _over_kinks(self, v: int, rows: np.ndarray, choice: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows in terms of what the kinks read, the constants of their lines, and what those lose by rounding."""
         slope_below, offset_below, slope_above, offset_above = self._lines[v, choice]
-        positive, negative = np.maximum(rows, 0.0), np.minimum(rows, 0.0)
-        low, high = _dot(positive, offset_below), _dot(negative, offset_above)  # offsets below are <= 0, above >= 0
+        # Offsets below are <= 0, those above >= 0: both sums are sums of numbers of one sign.
+        low, high = _dot(np.maximum(rows, 0.0), offset_below), _dot(np.minimum(rows, 0.0), offset_above)
         largest = self._largest[self._source(v)]
         lost = gamma(2 * rows.shape[2] + 4) * (np.abs(low) + np.abs(high))
         lost = GROWTH * (lost + TINY * (1.0 + largest.sum(1, keepdims=True)))
-        return positive * slope_below[:, None] + negative * slope_above[:, None], low + high, lost
+        return rows * np.where(rows >= 0, slope_below[:, None], slope_above[:, None]), low + high, lost
 
     def _source(self, v: int) -> int:
         vector = self.network.vectors[v]

@@ -316,7 +316,7 @@ def test_a_weight_that_differs_is_another_network(certified, tmp_path):
 
 
 def test_a_threshold_that_differs_is_another_property(certified, tmp_path):
-    (tmp_path / "p.vnnlib").write_text(certified.prop.read_text().replace("-0.5)", "-0.499)"))
+    (tmp_path / "p.vnnlib").write_text(certified.prop.read_text().replace("-0.491)", "-0.49)"))
     with pytest.raises(Rejected, match="another property"):
         check(certified.network, tmp_path / "p.vnnlib", certified.certificate)
 

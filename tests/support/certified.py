@@ -81,7 +81,7 @@ def every_step(folder: Path) -> Certified:
     # Decimals that float64 does not have: the ends of the boxes lie outside of these.
     regions = ([("-0.7", "0.3"), ("-0.1", "0.9"), ("0.1", "0.7")], [("0.3", "0.9"), ("-0.7", "-0.3"), ("-0.9", "0.1")])
     boxes = " ".join(f"(and {bounded(ends)})" for ends in regions)
-    outputs = "(or (<= Y_0 -0.5) (and (>= Y_1 0.88) (<= Y_0 2.0)) (and (<= Y_2 -0.45) (>= Y_1 Y_2)))"
+    outputs = "(or (<= Y_0 -0.491) (and (>= Y_1 0.88) (<= Y_0 2.0)) (and (<= Y_2 -0.435) (>= Y_1 Y_2)))"
     prop.write_text(f"{declared(3, 3)}(assert (or {boxes}))\n(assert {outputs})\n")
     write_certificate(Problem.read(network, prop), folder / "every.json")
     return Certified(network, prop, folder / "every.json")
