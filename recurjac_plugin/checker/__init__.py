@@ -8,6 +8,6 @@ the weights of the file, and for all real inputs of the property.
 from __future__ import annotations
 
 from .document import Rejected
-from .files import Accepted, check
+from .files import Accepted, check, check_jacobian
 
-__all__ = ["Accepted", "Rejected", "check"]
+__all__ = ["Accepted", "Rejected", "check", "check_jacobian"]

@@ -1,4 +1,7 @@
-"""``python -m recurjac_plugin.checker NETWORK PROPERTY CERTIFICATE``: 0 if accepted, 1 if rejected, 2 for bad input."""
+"""``python -m recurjac_plugin.checker NETWORK [PROPERTY] CERTIFICATE``.
+
+The exit code is 0 if the certificate is accepted, 1 if it is rejected, 2 for bad input.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from collections.abc import Sequence
 
 from recurjac_plugin.errors import RecurJacError
 
-from . import Rejected, check
+from . import Rejected, check, check_jacobian
 
 
 def main(arguments: Sequence[str]) -> int:
     """Check the certificate that the arguments name, say what came out, and return the exit code."""
-    if len(arguments) != 3:
-        sys.stderr.write("usage: python -m recurjac_plugin.checker NETWORK PROPERTY CERTIFICATE\n")
+    if len(arguments) not in (2, 3):
+        sys.stderr.write("usage: python -m recurjac_plugin.checker NETWORK [PROPERTY] CERTIFICATE\n")
         return 2
     try:
-        accepted = check(*arguments)
+        accepted = check(*arguments) if len(arguments) == 3 else check_jacobian(*arguments)
     except Rejected as error:
         sys.stdout.write(f"rejected: {error}\n")
         return 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ FORMAT = "recurjac certificate"
 VERSION = 1
 
 
-class Rejected(ValueError):
+class Rejected(Exception):
     """Why a certificate does not prove what it claims, in one sentence."""
 
 
@@ -129,16 +130,14 @@ class Certificate:
 
     def dumped(self) -> bytes:
         """As a file: one node a line."""
-        head = {"format": FORMAT, "version": VERSION, "claim": "unsat", "producer": self.producer}
-        head |= {"network": {"sha256": self.network}, "property": {"sha256": self.property}}
         trees = [
-            f'{{"lower": {json.dumps(_hex(tree.lower))}, "upper": {json.dumps(_hex(tree.upper))}, "nodes": [\n'
+            f'{{"lower": {json.dumps(as_hex(tree.lower))}, "upper": {json.dumps(as_hex(tree.upper))}, "nodes": [\n'
             + ",\n".join(json.dumps(_node(node)) for node in tree.nodes)
             + "\n]}"
             for tree in self.trees
         ]
-        text = json.dumps(head, indent=1)[:-2] + ',\n "regions": [\n' + ",\n".join(trees) + "\n]}\n"
-        return text.encode()
+        hashes = {"network": self.network, "property": self.property}
+        return dumped("unsat", self.producer, hashes, trees)
 
 
 def load(content: bytes) -> Certificate:
@@ -150,22 +149,43 @@ def load(content: bytes) -> Certificate:
     Raises:
         Rejected: it is malformed.
     """
+    with malformed_is_rejected():
+        values, (network, prop) = head_of(content, "unsat", "network", "property")
+        trees = tuple(_tree(each) for each in as_list(values["regions"]))
+        return Certificate(network, prop, trees, str(values["producer"]))
+
+
+@contextmanager
+def malformed_is_rejected() -> Iterator[None]:
+    """Turn what a malformed certificate raises into `Rejected`."""
     try:
-        values = json.loads(content.decode("utf-8"), parse_constant=_no_number)
-        _only(values, "format", "version", "claim", "producer", "network", "property", "regions")
-        if (values["format"], values["version"], values["claim"]) != (FORMAT, VERSION, "unsat"):
-            raise ValueError(f"expected version {VERSION} of `{FORMAT}` with the claim `unsat`")
-        hashes = []
-        for name in ("network", "property"):
-            _only(values[name], "sha256")
-            hashes.append(str(values[name]["sha256"]))
-        trees = tuple(_tree(each) for each in _list(values["regions"]))
+        yield
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise Rejected(f"it is no certificate of this kind ({type(error).__name__}: {error})") from error
-    return Certificate(hashes[0], hashes[1], trees, str(values["producer"]))
 
 
-def _hex(values: np.ndarray) -> list[str]:
+def head_of(content: bytes, claim: str, *files: str) -> tuple[dict[str, Any], list[str]]:
+    """All entries of a certificate with that claim, and the hashes of the files that it is about."""
+    values = json.loads(content.decode("utf-8"), parse_constant=no_number)
+    require_entries(values, "format", "version", "claim", "producer", *files, "regions")
+    if (values["format"], values["version"], values["claim"]) != (FORMAT, VERSION, claim):
+        raise ValueError(f"expected version {VERSION} of `{FORMAT}` with the claim `{claim}`")
+    hashes = []
+    for name in files:
+        require_entries(values[name], "sha256")
+        hashes.append(str(values[name]["sha256"]))
+    return values, hashes
+
+
+def dumped(claim: str, producer: str, hashes: dict[str, str], regions: Sequence[str]) -> bytes:
+    """A certificate as a file, from the texts of its regions."""
+    head = {"format": FORMAT, "version": VERSION, "claim": claim, "producer": producer}
+    head |= {name: {"sha256": each} for name, each in hashes.items()}
+    return (json.dumps(head, indent=1)[:-2] + ',\n "regions": [\n' + ",\n".join(regions) + "\n]}\n").encode()
+
+
+def as_hex(values: np.ndarray) -> list[str]:
+    """Numbers as texts that lose nothing, from a vector."""
     return [float(value).hex() for value in values]
 
 
@@ -180,35 +200,39 @@ def _node(node: Node) -> dict[str, Any]:
             steps.append([step.side, step.axis, float(step.value).hex()])
     written: dict[str, Any] = {"steps": steps}
     if node.cut is not None:
-        written["cut"] = [node.cut.axis, float(node.cut.value).hex(), node.cut.below, node.cut.above]
+        written["cut"] = cut_text(node.cut)
     if node.next is not None:
         written["next"] = node.next
     return written
 
 
-def _no_number(word: str) -> Any:
+def no_number(word: str) -> Any:
+    """Refuse what Python's JSON takes and JSON has not: NaN and infinity."""
     raise ValueError(f"{word} is no number")
 
 
-def _only(values: Any, *names: str, optional: Sequence[str] = ()) -> None:
+def require_entries(values: Any, *names: str, optional: Sequence[str] = ()) -> None:
     """Refuse what is no dictionary of these names."""
     if not isinstance(values, dict) or not set(names) <= set(values) <= {*names, *optional}:
         raise ValueError(f"expected the entries {', '.join(names)}")
 
 
-def _list(values: Any) -> list[Any]:
+def as_list(values: Any) -> list[Any]:
+    """A list."""
     if not isinstance(values, list):
         raise ValueError(f"expected a list, got {values!r}")
     return values
 
 
-def _integer(value: Any) -> int:
+def as_integer(value: Any) -> int:
+    """A number from 0 on."""
     if type(value) is not int or value < 0:
         raise ValueError(f"expected a number from 0 on, got {value!r}")
     return value
 
 
-def _float(word: Any) -> float:
+def as_float(word: Any) -> float:
+    """A finite number, written by `as_hex`."""
     if not isinstance(word, str):
         raise ValueError(f"expected a hexadecimal number as text, got {word!r}")
     value = float.fromhex(word)
@@ -218,33 +242,43 @@ def _float(word: Any) -> float:
 
 
 def _tree(values: Any) -> Tree:
-    _only(values, "lower", "upper", "nodes")
-    lower, upper = (np.array([_float(each) for each in _list(values[end])]) for end in ("lower", "upper"))
-    return Tree(lower, upper, [_read_node(each) for each in _list(values["nodes"])])
+    require_entries(values, "lower", "upper", "nodes")
+    lower, upper = (np.array([as_float(each) for each in as_list(values[end])]) for end in ("lower", "upper"))
+    return Tree(lower, upper, [_read_node(each) for each in as_list(values["nodes"])])
 
 
 def _read_node(values: Any) -> Node:
-    _only(values, "steps", optional=("cut", "next"))
-    node = Node([_read_step(each) for each in _list(values["steps"])])
+    require_entries(values, "steps", optional=("cut", "next"))
+    node = Node([_read_step(each) for each in as_list(values["steps"])])
     if "cut" in values and "next" in values:
         raise ValueError("a node goes on in two ways")
     if "cut" in values:
-        axis, value, below, above = _list(values["cut"])
-        node.cut = Cut(_integer(axis), _float(value), _integer(below), _integer(above))
+        node.cut = as_cut(values["cut"])
     if "next" in values:
-        node.next = _integer(values["next"])
+        node.next = as_integer(values["next"])
     return node
 
 
+def as_cut(values: Any) -> Cut:
+    """A cut."""
+    axis, value, below, above = as_list(values)
+    return Cut(as_integer(axis), as_float(value), as_integer(below), as_integer(above))
+
+
+def cut_text(cut: Cut) -> list[Any]:
+    """A cut as it is written."""
+    return [cut.axis, float(cut.value).hex(), cut.below, cut.above]
+
+
 def _read_step(values: Any) -> Step:
-    kind, *rest = _list(values)
+    kind, *rest = as_list(values)
     if kind == "row":
         disjunct, row = rest
-        return Row(_integer(disjunct), _integer(row))
+        return Row(as_integer(disjunct), as_integer(row))
     if kind in ("lower", "upper"):
         (axis,) = rest
-        return Fixed(_integer(axis), kind)
+        return Fixed(as_integer(axis), kind)
     if kind in ("below", "above"):
         axis, value = rest
-        return Dropped(_integer(axis), kind, _float(value))
+        return Dropped(as_integer(axis), kind, as_float(value))
     raise ValueError(f"there is no step {kind!r}")

@@ -29,6 +29,11 @@ NEIGHBOURS = {
         Specimen((1, 4), (floats(4), floats(4), floats(4), floats(4) ** 2 + 1), {"epsilon": 0.01}),
         Specimen((1, 2, 5), (floats(2), floats(2), 100 * floats(2), floats(2) ** 2 + 1e-4)),
     ],
+    "AveragePool": [
+        Specimen(IMAGE, attributes={"kernel_shape": [3, 2], "pads": [1, 0, 1, 1], "strides": [1, 2]}),
+        Specimen(IMAGE, attributes={"kernel_shape": [2, 2], "pads": [1, 1, 0, 0], "count_include_pad": 1}),
+        Specimen(IMAGE, attributes={"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}),
+    ],
     "Gemm": [
         Specimen(constants=(floats(3, 4),), attributes={"transB": 1, "alpha": 0.3}),
         Specimen(constants=(floats(4, 3), floats(1, 3)), attributes={"beta": -0.7}),

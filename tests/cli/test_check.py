@@ -9,6 +9,7 @@ from commands import answer, recurjac
 from onnx_files import few_inputs, model, node, save
 
 import recurjac_plugin as rj
+from recurjac_plugin.checker.jacobian import load_claims
 
 
 def test_a_verdict_is_written_down_and_accepted(tmp_path):
@@ -99,3 +100,29 @@ def test_a_certificate_that_cannot_be_written_leaves_the_verdict(tmp_path, monke
     with pytest.raises(rj.CertificateError, match="no certificate could be written"):
         rj.verify(rj.load_onnx(network), rj.load_vnnlib(prop), certificate=tmp_path / "c.json")
     assert not (tmp_path / "c.json").exists()
+
+
+def test_bounds_of_a_jacobian_are_written_down_and_accepted(tmp_path):
+    network, prop = few_inputs(tmp_path, -0.6)
+    for i, region in enumerate((("--vnnlib", prop), ("--input", tmp_path / "x.npy", "--eps", 0.1))):
+        np.save(tmp_path / "x.npy", np.array([[0.3, 0.1], [0.0, 0.0]], dtype=np.float32))
+        file = tmp_path / f"{i}.json"
+        found = answer("jacobian", network, *region, "--certificate", file)
+        assert found["certificate"]["file"] == str(file)
+        assert found["certificate"]["widened"] < 1e-6
+        accepted = answer("check", network, file)
+        assert (accepted["accepted"], accepted["boxes"]) == (True, found["certificate"]["boxes"])
+        stated = [load_claims(file.read_bytes()).trees[row["input"]].bounds for row in found["rows"]]
+        for row, (lower, upper) in zip(found["rows"], stated):
+            assert lower.min() == pytest.approx(row["lower"], abs=1e-6)
+            assert upper.max() == pytest.approx(row["upper"], abs=1e-6)
+    assert "certificate of" in recurjac("jacobian", network, "--vnnlib", prop, "--certificate", file).stderr
+
+
+def test_certificates_of_bounds_are_about_boxes(tmp_path):
+    network, _ = few_inputs(tmp_path, -0.6)
+    np.save(tmp_path / "x.npy", np.zeros((1, 2), dtype=np.float32))
+    options = ("--input", tmp_path / "x.npy", "--eps", 0.1, "--norm", 2)
+    result = recurjac("jacobian", network, *options, "--certificate", tmp_path / "c.json", code=2)
+    assert "is about boxes" in result.stderr
+    assert recurjac("check", network, code=2).stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-r"""Convolution and batch normalisation in evaluation mode, as linear maps.
+r"""Convolution, average pooling, and batch normalisation in evaluation mode, as linear maps.
 
 Source: the operators' definitions in the ONNX standard, https://onnx.ai/onnx/operators/.
 """
@@ -111,5 +111,34 @@ def _normalisation(vectors: Vectors, inputs: list[Operand], attributes: Attribut
     return [vectors.affine(x.shape, (x.vector, scaling), bias=bias, radius=radius)]
 
 
-OPERATORS: dict[str, Operator] = {"BatchNormalization": _normalisation, "Conv": _convolution}
+def _average(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
+    """Means over windows: ones, divided by their number."""
+    x = perturbed(inputs[0])
+    lengths = list(attributes("kernel_shape", []))
+    if len(lengths) != 2 or len(x.shape) != 4 or x.shape[0] != 1 or attributes("ceil_mode", 0):
+        raise Refused("expected one image, and windows that are not rounded up")
+    if attributes("dilations", [1, 1]) != [1, 1]:
+        raise Refused("its windows have gaps")
+    strides, channels, sizes = attributes("strides", [1, 1]), x.shape[1], [*x.shape[2:]]
+    pairs = _padding(sizes, lengths, strides, [1, 1], attributes)
+    out = [(size + sum(pair) - k) // s + 1 for size, pair, k, s in zip(sizes, pairs, lengths, strides)]
+    ones = np.ones((channels, 1, *lengths))
+    matrix = _matrix(ones, channels, sizes, out, [pair[0] for pair in pairs], strides, [1, 1])
+    number = np.full(len(matrix), math.prod(lengths)) if attributes("count_include_pad", 0) else matrix.sum(1)
+    mean = matrix / number[:, None]
+    return [vectors.affine((1, channels, *out), (x.vector, Dense(mean, 2 * UNIT * mean)))]
+
+
+def _global_average(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
+    """Means over whole channels."""
+    whole = {"kernel_shape": list(perturbed(inputs[0]).shape[2:])}
+    return _average(vectors, inputs, Attributes(whole, attributes.outputs))
+
+
+OPERATORS: dict[str, Operator] = {
+    "AveragePool": _average,
+    "BatchNormalization": _normalisation,
+    "Conv": _convolution,
+    "GlobalAveragePool": _global_average,
+}
 """Layers with weights."""
