@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .perturbed_points import Clip, point_rows, read_points
 from .stationary_points import certain_signs
@@ -49,6 +51,7 @@ def landscape_scan(
     shift: int = 0,
     clip: Clip | None = None,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Landscape:
     """Follow the gradients on balls that grow evenly from a point up to a radius.
 
@@ -64,6 +67,7 @@ def landscape_scan(
         shift: as in `jacobian_bounds`.
         clip: as in `certified_radius`.
         memory_budget: as in `jacobian_bounds`.
+        rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
 
     Returns:
         Radii, and for every radius and row the number of entries without a certain sign (as `stationary_free_radius`
@@ -90,12 +94,27 @@ def landscape_scan(
             for i in range(points):
                 region = around.take(index).region(radii[index, i])
                 analysis = analyse(
-                    model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget
+                    model,
+                    region,
+                    parsed,
+                    rows[index],
+                    order=order,
+                    shift=shift,
+                    memory_budget=memory_budget,
+                    rigorous=rigorous,
                 )
-                undetermined[index, i] = (~certain_signs(analysis)).sum(2)
+                undetermined[index, i] = (~certain_signs(analysis, rigorous)).sum(2)
                 one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[index, i] = row_constants(analysis, one)
+                constants[index, i] = (
+                    _proven_constants(analysis, one, rows.dtype) if rigorous else row_constants(analysis, one)
+                )
     return Landscape(radii, undetermined, constants)
+
+
+def _proven_constants(analysis: Analysis, one: Tensor, dtype: torch.dtype) -> Tensor:
+    """Row constants with room for the sums that they are, rounded up to the type of the points."""
+    constants = row_constants(analysis, one)
+    return rounded_up(constants * (1 + gamma(2 * one.shape[1] + 64)) + underflow(1), dtype)
 
 
 def _radii(largest: float | Tensor, count: int, center: Tensor) -> Tensor:

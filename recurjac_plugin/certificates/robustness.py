@@ -10,10 +10,10 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import Method, parse
+from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
 from recurjac_plugin.lipschitz.mean_value import largest_drop, output_bounds
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.numerics.rounding import proof_slack
+from recurjac_plugin.numerics.rounding import gamma, proof_slack
 
 from .perturbed_points import Clip, PerturbedPoints, point_rows, probing, read_points
 from .radius_search import RadiusSearch, largest_radius
@@ -36,6 +36,7 @@ def certified_radius(
     tolerance: float = 1e-5,
     max_probes: int = 100,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Tensor:
     r"""The largest radius found such that every row of ``C f`` is positive on the whole ball around `x0`.
 
@@ -50,7 +51,8 @@ def certified_radius(
     by growing or shrinking by a factor of 10, then bisecting (`radius_search`). Every radius returned has been
     certified itself; a larger one may exist.
 
-    Proofs leave room for rounding, as those of `verify`: a row counts as positive if its bound is larger than
+    Proofs leave room for rounding, a proven one with `rigorous`; otherwise a row counts as positive if its bound is
+    larger than
 
     .. math:: 64 \varepsilon \Big(\sum_j |C_{kj} f_j(x_0)| + |C_k f(x_0) - \text{bound}_k|\Big),
 
@@ -72,6 +74,7 @@ def certified_radius(
         tolerance: how close to the smallest refused radius the search goes.
         max_probes: most radii to probe per sample.
         memory_budget: as in `jacobian_bounds`.
+        rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
 
     Returns:
         Shape (b,), of the model's dtype and device, not differentiable: 0 where nothing was certified, among others
@@ -88,26 +91,32 @@ def certified_radius(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed, points = parse(method), read_points(x0, norm, clip)
+    require_rigorous(parsed, rigorous)
     search = RadiusSearch(initial, limit, tolerance, max_probes)
     outputs, rows = point_rows(model, points, C)
     terms = rows * outputs.unsqueeze(1)
     margin, scale = terms.sum(2), terms.abs().sum(2)
+    options: dict[str, Any] = {"order": order, "shift": shift, "memory_budget": memory_budget, "rigorous": rigorous}
+    if rigorous:
+        margin = _proven_margin(model, points, parsed, rows)
 
     def positive(bound: Tensor, index: Tensor) -> Tensor:
         # An infinite bound is an overflow, not a proof.
-        return bound.isfinite() & (bound > proof_slack(scale[index], margin[index] - bound))
+        slack = 0.0 if rigorous else proof_slack(scale[index], margin[index] - bound)
+        return bound.isfinite() & (bound > slack)
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         chosen, C_chosen = points.take(index), rows[index]
         proved = torch.zeros_like(C_chosen[:, :, 0], dtype=torch.bool)
         if parsed.with_host_output:
-            host = output_bounds(model, chosen.region(radii), method=parsed.host, C=C_chosen)
+            host = output_bounds(model, chosen.region(radii), method=parsed.host, C=C_chosen, rigorous=rigorous)
             proved = positive(host[0], index)
         if not parsed.bounds_jacobian or bool(proved.all()):
             return proved.all(1)
-        for drop in _drops(
-            model, chosen, radii, parsed, C_chosen, steps, order=order, shift=shift, memory_budget=memory_budget
-        ):
+        for drop in _drops(model, chosen, radii, parsed, C_chosen, steps, **options):
+            if rigorous:  # sums of as many terms as there are columns and steps
+                count = 2 * points.center[0].numel() + 8 * steps + 64
+                drop = drop + gamma(count) * (drop + margin[index].abs())
             rest = positive(margin[index] - drop, index) | proved
             if not bool(rest.all(1).any()):  # drops only grow
                 break
@@ -116,6 +125,14 @@ def certified_radius(
     everyone = torch.arange(len(points), device=margin.device)
     active = positive(margin, everyone).all(1).cpu()
     return largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
+
+
+def _proven_margin(model: Any, points: PerturbedPoints, method: Method, rows: Tensor) -> Tensor:
+    """Proven lower bounds of ``C f(x0)``, float64, (b, k)."""
+    at_points = points.region(torch.zeros(len(points), device=points.center.device))
+    method = method if method.bounds_jacobian else parse(f"{method.host}+RecurJac")
+    analysis = analyse(model, at_points, method, rows, rigorous=True)
+    return analysis.center_value - analysis.center_error
 
 
 def _drops(
@@ -138,12 +155,14 @@ def _drops(
         steps: n.
         options: of `analyse`.
     """
-    total = torch.zeros_like(rows[:, :, 0])
+    rows_type = torch.float64 if options.get("rigorous") else rows.dtype
+    total = torch.zeros_like(rows[:, :, 0], dtype=rows_type)
     before: tuple[Tensor, Tensor] | None = None
     for i in range(1, steps + 1):
         inner = radii * (i / steps) if i < steps else radii
         below, above = points.reach(inner)
         analysis = analyse(model, points.region(inner), method, rows, **options)
+        below, above = below.to(rows_type), above.to(rows_type)
         grown = (below, above) if before is None else (below - before[0], above - before[1])
         total = total + largest_drop(analysis, *grown)
         before = below, above

@@ -107,6 +107,7 @@ def monotonicity(
     seed: int = 0,
     batch_size: int = 256,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Tensor:
     r"""Certify in which inputs ``C f`` is monotone over the region of `x`.
 
@@ -116,7 +117,7 @@ def monotonicity(
 
     row k never decreases (never increases) anywhere in region b as input r grows and the other inputs stay. The signs
     are not strict, for a ReLU network may have flat parts; where ``L = U = 0`` the row does not depend on the input,
-    both hold, and the entry is +1. Like the bounds, certificates are computed without directed rounding. To ask about a
+    both hold, and the entry is +1. Like the bounds, certificates are proven only with `rigorous`. To ask about a
     feature's whole range, let the region be a box that spans it.
 
     With `timeout` or `max_boxes` boxes are bisected where entries stay unknown (branch and bound): the coordinate whose
@@ -137,6 +138,7 @@ def monotonicity(
         seed: of the points that derivatives are sampled at while bisecting.
         batch_size: boxes bounded, and points evaluated, at once; 1 for networks that take one input at a time.
         memory_budget: as in `jacobian_bounds`.
+        rigorous: as in `jacobian_bounds`.
 
     Returns:
         int8, (b, k, *input_shape).
@@ -164,6 +166,7 @@ def monotonicity(
         seed=seed,
         batch_size=batch_size,
         memory_budget=memory_budget,
+        rigorous=rigorous,
     ).sign
 
 
@@ -183,6 +186,7 @@ def monotonicity_report(
     seed: int = 0,
     batch_size: int = 256,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Monotonicity:
     """Certify or refute monotonicity, the refutations with two points each where the derivative has both signs.
 
@@ -204,6 +208,7 @@ def monotonicity_report(
         seed: of the points.
         batch_size: as in `monotonicity`.
         memory_budget: as in `monotonicity`.
+        rigorous: as in `monotonicity`.
 
     Raises:
         InputError: as in `monotonicity`, or a negative number of samples.
@@ -223,7 +228,9 @@ def monotonicity_report(
         )
     deadline = math.inf if timeout is None else start + timeout
     C = specification(C, graph.output).flatten(2)
-    bounds_of = partial(jacobian_bounds, model, method=method, order=order, memory_budget=memory_budget)
+    bounds_of = partial(
+        jacobian_bounds, model, method=method, order=order, memory_budget=memory_budget, rigorous=rigorous
+    )
     bounds = bounds_of(x, C=C)
     shape, input_shape = bounds.lower.shape, tuple(bounds.lower.shape[2:])
     lower, upper = (bound.flatten(2) for bound in bounds)

@@ -34,6 +34,7 @@ def stationary_free_radius(
     tolerance: float = 1e-5,
     max_probes: int = 100,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Tensor:
     r"""The largest radius found such that no row of ``C f`` has a stationary point in the ball around `x0`.
 
@@ -43,9 +44,10 @@ def stationary_free_radius(
     .. math:: L_{kr} > s_k \quad\text{or}\quad U_{kr} < -s_k, \qquad
         s_k = 64 \varepsilon \max_r \max(|L_{kr}|, |U_{kr}|),
 
-    which leaves room for rounding (eps is the number type's). An entry that is 0 all over the ball has no such sign.
-    At kinks (ReLU at 0) the statement is about Clarke's generalised gradient: entry r of all its elements has that
-    sign, so 0 is not among them. The radius is searched as in `certified_radius`.
+    which leaves room for rounding (eps is the number type's); with `rigorous` the bounds have their room already, and s
+    is 0. An entry that is 0 all over the ball has no such sign. At kinks (ReLU at 0) the statement is about Clarke's
+    generalised gradient: entry r of all its elements has that sign, so 0 is not among them. The radius is searched as
+    in `certified_radius`.
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
@@ -62,6 +64,7 @@ def stationary_free_radius(
         tolerance: how close to the smallest refused radius the search goes.
         max_probes: most radii to probe per sample.
         memory_budget: as in `jacobian_bounds`.
+        rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
 
     Returns:
         Shape (b,), or (b, k) with `per_output`, of the model's dtype and device, not differentiable; 0 where nothing
@@ -85,20 +88,24 @@ def stationary_free_radius(
 
     def check(index: Tensor, radii: Tensor) -> Tensor:
         region = points.take(index).region(radii)
-        analysis = analyse(model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget)
-        return certain_signs(analysis).any(2).all(1)
+        analysis = analyse(
+            model, region, parsed, rows[index], order=order, shift=shift, memory_budget=memory_budget, rigorous=rigorous
+        )
+        return certain_signs(analysis, rigorous).any(2).all(1)
 
     active = torch.ones(len(points), dtype=torch.bool)
     radii = largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
     return radii.reshape(batch, count) if per_output else radii
 
 
-def certain_signs(bounded: BoundedJacobian) -> Tensor:
+def certain_signs(bounded: BoundedJacobian, proven: bool = False) -> Tensor:
     """Which entries of the Jacobian have one sign all over the region, and are never 0: bool (b, k, columns).
 
-    Those with ``L > s`` or ``U < -s`` for the slack s of `stationary_free_radius`.
+    Those with ``L > s`` or ``U < -s`` for the slack s of `stationary_free_radius`, 0 for proven bounds.
     """
     lower, upper = bounded.jacobian
+    if proven:
+        return (lower > 0) | (upper < 0)
     size = torch.maximum(lower.abs(), upper.abs()).amax(2, keepdim=True)
     slack = proof_slack(size)
     return (lower > slack) | (upper < -slack)

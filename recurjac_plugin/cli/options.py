@@ -80,6 +80,10 @@ Split = Annotated[
     bool | None,
     typer.Option("--split/--no-split", help="Cut boxes.  [default: where few inputs vary]", show_default=False),
 ]
+Rigorous = Annotated[
+    bool,
+    typer.Option("--rigorous", help="Proven bounds: in float64 with running error bounds, by CROWN of our own."),
+]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
 RegionProperty = Annotated[Path | None, _vnnlib("Bound over the input boxes of this property.")]

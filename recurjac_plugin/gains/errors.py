@@ -33,7 +33,7 @@ from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull_absolute
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import chunk_size
-from recurjac_plugin.numerics.rounding import ELEMENTWISE, PER_SUM, gamma, underflow
+from recurjac_plugin.numerics.rounding import AT_KINKS, ELEMENTWISE, PER_SUM, gamma, underflow
 
 from .undetermined import Layer
 
@@ -52,13 +52,13 @@ def estimated_errors(
 ) -> dict[str, Tensor]:
     r"""Estimated absolute errors of the bounds of what the factors of a graph depend on.
 
-    .. math:: e_z^2 = \sum_i W_i^2 e_i^2 + (16 \, u)^2 \Big(2 \sum_i |W_i h_i| + |z|\Big)^2, \qquad
+    .. math:: e_z^2 = \sum_i W_i^2 e_i^2 + (2 u)^2 \Big(2 \sum_i |W_i h_i| + |z|\Big)^2, \qquad
         e_a^2 = \max |a'|^2 e_z^2 + (8 u)^2 (|a| + \max |a'| |z|)^2,
 
     with u the unit; ``2 sum |W h| + |z|`` is at least the sum with the constant among its terms. Errors of two paths
-    that meet are added up.
+    that meet are added up. What is returned is 8 times as much where a derivative jumps.
 
-    Source: this module's; the numbers are `PER_SUM` and `ELEMENTWISE`.
+    Source: this module's; the numbers are `PER_SUM`, `ELEMENTWISE` and `AT_KINKS`.
 
     Args:
         graph: the network.
@@ -106,8 +106,11 @@ def estimated_errors(
     wanted = {*known}
     carried = forward(graph, starts, factor, linear, keep=wanted)
     most = torch.finfo(next(iter(centers.values())).dtype).max / 4
+    at_kinks = {read.name for step in graph.factors if step.factor.kinked for read in step.reads}
     return {
-        name: (carried[graph.stands_for[name]].error).nan_to_num(nan=most, posinf=most).clamp(max=most)
+        name: (carried[graph.stands_for[name]].error * (AT_KINKS if name in at_kinks else 1.0))
+        .nan_to_num(nan=most, posinf=most)
+        .clamp(max=most)
         for name in bounds
         if graph.stands_for[name] in carried
     }
@@ -198,6 +201,7 @@ def jacobian_error(
     derivatives: Mapping[str, Layer],
     rows: Tensor,  # shape: (b, k, *output_shape)
     memory_budget: int,  # bytes
+    planes: Mapping[str, float] | None = None,
 ) -> Tensor:
     r"""Proven absolute errors of bounds of the Jacobian's entries, and of weighted sums of them: (b, k, columns).
 
@@ -210,7 +214,9 @@ def jacobian_error(
     rounding, and a line that holds on the rounded range fails on the true one by at most ``dl - du`` times that; with
     what they are off by themselves, layer after layer, this doubles the error at most L times:
 
-    .. math:: E = 2^L (1 + L) \gamma_N A .
+    .. math:: E = 2^L \Big(1 + \sum_l s_l\Big) \gamma_N A .
+
+    with ``s_l = 1`` for a layer with lines; planes have more terms.
 
     Source: own.
 
@@ -219,6 +225,7 @@ def jacobian_error(
         derivatives: derivative ranges of its factor steps.
         rows: C.
         memory_budget: bytes for a chunk of rows.
+        planes: how large the terms of the planes of a layer get, relative to those of its lines, by name.
     """
     batch, count = rows.shape[:2]
     steepest, undetermined = {}, 0
@@ -247,5 +254,6 @@ def jacobian_error(
         ]
         chunks.append(torch.cat(sums, 2))
     paths = torch.cat(chunks, 1) + tiny
-    relative = 2.0**undetermined * (1 + undetermined) * gamma(2 * roundings(graph, count))
+    terms = 1 + undetermined + sum((planes or {}).values())
+    relative = 2.0**undetermined * terms * gamma(2 * roundings(graph, count))
     return (relative * paths + underflow(1) * 2.0**-30 * total).nan_to_num(nan=torch.inf)

@@ -132,7 +132,12 @@ def intervals(step: FactorStep, bounds: Sequence[PreactivationBounds]) -> Sequen
     return step.factor.within_domain(step.name, [each.ordered() for each in bounds], widened)
 
 
-def classify(step: FactorStep, bounds: Sequence[PreactivationBounds], outward: bool = False) -> Layer:
+def classify(
+    step: FactorStep,
+    bounds: Sequence[PreactivationBounds],
+    outward: bool = False,
+    reached: Tensor | None = None,  # shape: (b, *shape of the step)
+) -> Layer:
     """Split one layer of factors into undetermined (``dl < du``) and stable (``dl = du``) neurons.
 
     ``[dl, du]`` is the range of the factor over the `intervals` of what it reads: for an activation s,
@@ -145,6 +150,8 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds], outward: b
         bounds: bounds of what it reads, in that order.
         outward: whether ranges that are not exact are widened by what float64 can be off by; no neuron of theirs is
             stable, then.
+        reached: 0 where nothing leads to that changes over the region, so that the factor does not matter: it counts as
+            0 there.
 
     Returns:
         The layer with the positions and ranges of the undetermined neurons, and the derivatives of the stable ones.
@@ -161,6 +168,8 @@ def classify(step: FactorStep, bounds: Sequence[PreactivationBounds], outward: b
     dl, du = step.factor.derivative_range(*intervals(step, bounds))
     if outward and not step.factor.exact:
         dl, du = dl - proven_room(dl.abs().clamp(min=1.0)), du + proven_room(du.abs().clamp(min=1.0))
+    if reached is not None:
+        dl, du = torch.where(reached > 0, dl, 0.0), torch.where(reached > 0, du, 0.0)
     dl, du = dl.flatten(1), du.flatten(1)
     undetermined = dl < du
     index = positions(undetermined)

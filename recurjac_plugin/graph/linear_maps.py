@@ -1,8 +1,8 @@
 """Linear maps per sample, and their transposes.
 
 Derivatives only see the linear part of a node: how a perturbation of its input moves its output (`push`) and how a
-row of sensitivities of its output becomes one of its input (`pull`, the transpose, which is what the gains are computed
-with). With W the matrix of a map between flattened samples, both act on any number of samples at once,
+row of sensitivities of its output becomes one of its input (`pull`, with which the gains are computed). With W the
+matrix of a map between flattened samples, both act on any number of samples at once,
 
     push: t -> W t,    (n, *input_shape) -> (n, *output_shape),
     pull: g -> W^T g,  (n, *output_shape) -> (n, *input_shape),
@@ -10,8 +10,8 @@ with). With W the matrix of a map between flattened samples, both act on any num
 and ``<push t, g> = <t, pull g>`` for all t and g. W is hardly ever written out. Biases and other constants added on
 drop out. Shapes are per sample, without the batch dimension. A map knows its shapes, never where it stands in a graph.
 
-A new kind of map supplies `push` and `pull`, and `absolute` unless no element of its matrix is negative; `Function`
-makes one of any torch function that is affine in each sample.
+A new kind of map supplies `push` and `pull`, and `absolute` unless no element is negative; `Function` makes one of any
+torch function that is affine in each sample.
 """
 
 from __future__ import annotations

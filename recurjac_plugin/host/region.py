@@ -136,6 +136,13 @@ def converted(x: Any, dtype: torch.dtype) -> Any:
     return BoundedTensor(number(x).as_subclass(Tensor), copied)
 
 
+def type_of(x: Any) -> torch.dtype:
+    """The type of the perturbed inputs."""
+    values = x if isinstance(x, (tuple, list)) else (x,)
+    dtype: torch.dtype = next(value.dtype for value in values if getattr(value, "ptb", None) is not None)
+    return dtype
+
+
 def require_full_type(what: str, dtype: torch.dtype) -> None:
     """Refuse other numbers than float32 and float64: half types round too coarsely for bounds to mean much.
 

@@ -15,21 +15,24 @@ from typing import Any
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.gains.errors import jacobian_error
 from recurjac_plugin.gains.gains import Gains, compute_gains
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.host.problem import Problem, read, specification
+from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
-from recurjac_plugin.preactivations.bounds import bound_preactivations
+from recurjac_plugin.preactivations.bounds import Preactivations, bound_preactivations
+from recurjac_plugin.preactivations.rigorous import ProvenErrors, prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
 from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.recursion.order import BothOrders, Order
 
-from .methods import Method, Treatment
+from .bounded import sum_with_room, with_room
+from .methods import Method, Treatment, require_rigorous
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
@@ -50,7 +53,9 @@ class Analysis:
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(x_0)`` at the centres, shape (b, k).
-        host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
+        host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run. Of a proven
+            analysis those of our own CROWN.
+        proven: what its bounds have proven errors from; None if they have none.
     """
 
     regions: tuple[Region, ...]
@@ -65,6 +70,7 @@ class Analysis:
     memory_budget: int
     center_value: Tensor
     host_output: Interval | None
+    proven: ProvenErrors | None = None
 
     @cached_property
     def region(self) -> Region:
@@ -78,6 +84,8 @@ class Analysis:
     @cached_property
     def gains(self) -> Gains:
         """The exact part between the undetermined neurons."""
+        if self.proven is not None:
+            return self.proven.gains
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
     @cached_property
@@ -85,12 +93,25 @@ class Analysis:
         """What is known of the derivatives beyond their ranges, if the method uses it."""
         if not self.treatment.planes:
             return None
-        return relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions)
+        proven = self.proven is not None
+        return relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions, proven)
+
+    @cached_property
+    def entry_error(self) -> Tensor | None:
+        """Proven errors of the entries' bounds, (b, k, columns); None without proof."""
+        if self.proven is None:
+            return None
+        planes = (
+            {}
+            if self.relaxation is None
+            else self.relaxation.sizes({step.name: self.proven.spreads[step.source] for step in self.graph.factors})
+        )
+        return jacobian_error(self.graph, self.derivatives, self.rows, self.memory_budget, planes)
 
     @cached_property
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        return self._in_order.jacobian()
+        return with_room(self._in_order.jacobian(), self.entry_error)
 
     def upper_of_sum(
         self,
@@ -100,7 +121,12 @@ class Analysis:
 
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
-        return self._in_order.upper_of_sum(weights)
+        return sum_with_room(self._in_order.upper_of_sum(weights), weights, self.entry_error)
+
+    @property
+    def center_error(self) -> Tensor | float:
+        """Proven error of ``C f(x_0)``, (b, k); 0 without proof."""
+        return 0.0 if self.proven is None else self.proven.center
 
     def part(
         self,
@@ -117,6 +143,7 @@ class Analysis:
             centers={name: value[regions] for name, value in self.centers.items()},
             center_value=self.center_value[regions].gather(1, rows),
             host_output=None,
+            proven=None if self.proven is None else self.proven.part(regions, rows),
         )
 
     @cached_property
@@ -162,6 +189,7 @@ def analyse(
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Analysis:
     """`analyse_problem` for a model and a perturbed input that nobody has read yet.
 
@@ -174,19 +202,23 @@ def analyse(
         shift: as there.
         intermediate_bounds: as there.
         memory_budget: as there.
+        rigorous: as there.
 
     Raises:
         InputError: model, input or C do not fit together.
+        MethodError: the method has no rigorous bounds where these are asked for.
         UnsupportedError: parts of the network have no rule.
     """
+    require_rigorous(method, rigorous)
     return analyse_problem(
-        read(model, x),
+        read_in_float64(model, x) if rigorous else read(model, x),
         method,
         C,
         order=order,
         shift=shift,
         intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget,
+        rigorous=rigorous,
     )
 
 
@@ -199,6 +231,7 @@ def analyse_problem(
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Analysis:
     """Find out what is certain and what is not about the derivatives of ``C f``.
 
@@ -210,6 +243,8 @@ def analyse_problem(
         shift: 1 to let the forward order begin behind the first activation layer.
         intermediate_bounds: pre-activation bounds by node name, used instead of the host's where given.
         memory_budget: bytes that one chunk may take; None for a share of the free memory.
+        rigorous: whether everything is proven, by CROWN of our own; the problem is one in float64, then
+            (`host.problem.read_in_float64`).
 
     Raises:
         InputError: C, bounds or options do not fit the model.
@@ -219,9 +254,14 @@ def analyse_problem(
     treatment = method.treatment
     _require_order(order, shift)
     graph, host_graph = problem.graph, problem.host_graph
-    rows = specification(C, host_graph.output)
+    rows = specification(C.to(host_graph.output) if rigorous and isinstance(C, Tensor) else C, host_graph.output)
     budget = chosen_budget(memory_budget, rows.device)
-    known = bound_preactivations(problem, method.host, rows, intermediate_bounds or {}, method.with_host_output)
+    known: Preactivations
+    if rigorous:
+        _require_none_given(intermediate_bounds)
+        known = prove_preactivations(problem, rows, budget)
+    else:
+        known = bound_preactivations(problem, method.host, rows, intermediate_bounds or {}, method.with_host_output)
     return Analysis(
         regions=problem.arguments.regions,
         graph=graph,
@@ -235,7 +275,14 @@ def analyse_problem(
         memory_budget=budget,
         center_value=host_graph.specified(rows),
         host_output=known.host_output,
+        proven=known.proven,
     )
+
+
+def _require_none_given(bounds: Intervals | None) -> None:
+    """Refuse bounds of the caller where everything is to be proven."""
+    if bounds:
+        raise InputError("`intermediate_bounds` are not proven: leave them out with `rigorous=True`.")
 
 
 def _require_order(order: str, shift: int) -> None:

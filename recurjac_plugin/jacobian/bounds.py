@@ -26,17 +26,20 @@ class Bounds:
 
     Attributes:
         lower, upper: shape (b, k, *input_shape): region, row (output or row of C), input coordinate.
+        rigorous: whether they are proven, rounding included.
     """
 
     lower: Tensor
     upper: Tensor
+    rigorous: bool = False
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.lower, self.upper))
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.lower.shape))
-        return f"Bounds([{shape}], {self.lower.dtype}, {self.lower.device})"
+        proven = ", rigorous" if self.rigorous else ""
+        return f"Bounds([{shape}], {self.lower.dtype}, {self.lower.device}{proven})"
 
     @property
     def width(self) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.numerics.intervals import Intervals
+from recurjac_plugin.host.region import type_of
+from recurjac_plugin.numerics.intervals import Intervals, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 
 from .analysis import analyse
@@ -26,6 +27,7 @@ def jacobian_bounds(
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> Any:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
@@ -52,15 +54,20 @@ def jacobian_bounds(
         memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it, up to rounding.
             None takes a quarter of what is free on the device of `x`, at most 512 MiB of main memory or 8 GiB of a
             CUDA device's.
+        rigorous: whether the bounds are to be proven: computed in float64 with running error bounds, from
+            pre-activation bounds by CROWN of our own, and rounded outward to the type of the model. They hold for the
+            network in real arithmetic with the weights that it has, whatever rounding did on the way. Assumed are IEEE
+            arithmetic, matrix products in any order, and elementary functions to 2 units in the last place; of the host
+            only its graph is used. Methods without a prefix have such bounds.
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
-        weights where the host's pre-activation bounds are. For a tuple of several inputs a tuple of bounds, one for
-        each perturbed input, in their order.
+        weights where the host's pre-activation bounds are; rigorous ones are not. For a tuple of several inputs a tuple
+        of bounds, one for each perturbed input, in their order.
 
     Raises:
         InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order or shift.
-        MethodError: unknown method, or one without Jacobian bounds.
+        MethodError: unknown method, one without Jacobian bounds, or without rigorous ones where these are asked for.
         UnsupportedError: the network has parts without a rule; all of them are listed.
 
     Source:
@@ -68,13 +75,15 @@ def jacobian_bounds(
     """
     analysis = analyse(
         model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
-        memory_budget=memory_budget,
+        memory_budget=memory_budget, rigorous=rigorous,
     )  # fmt: skip
     lower, upper = analysis.jacobian
+    if rigorous:
+        lower, upper = rounded_outward((lower, upper), type_of(x))
     shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
     sizes = [torch.Size(shape).numel() for shape in shapes]
     bounds = tuple(
-        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape))
+        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape), rigorous)
         for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
     )
     return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]

@@ -13,13 +13,17 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.problem import read, specification
+from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
+from recurjac_plugin.host.region import type_of
 from recurjac_plugin.jacobian.analysis import analyse_problem
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
-from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.numerics.intervals import intersection
+from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
+from recurjac_plugin.numerics.intervals import Interval, intersection, rounded_outward
+from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.numerics.rounding import gamma
 from recurjac_plugin.preactivations.host import host_bounds
+from recurjac_plugin.preactivations.rigorous import prove_preactivations
 
 from .local import row_constants
 
@@ -35,6 +39,7 @@ def output_bounds(
     order: str = "backward",
     shift: int = 0,
     memory_budget: int | None = None,
+    rigorous: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Bound ``C f`` over the region of `x`.
 
@@ -55,6 +60,7 @@ def output_bounds(
         order: as in `jacobian_bounds`; methods of the host alone have none.
         shift: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
+        rigorous: as in `jacobian_bounds`; CROWN's bounds are those of our own, then.
 
     Returns:
         ``lower, upper``, each of shape (b, k).
@@ -70,21 +76,42 @@ def output_bounds(
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)
-    problem = read(model, x)
+    require_rigorous(parsed, rigorous)
+    problem = read_in_float64(model, x) if rigorous else read(model, x)
     if not parsed.bounds_jacobian:
-        return host_bounds(problem, parsed.host, specification(C, problem.host_graph.output), ()).output
+        return _of_rows_alone(problem, parsed, C, memory_budget, rigorous, x)
     radius = problem.region.radius
     deviation, analysis = None, None
     for i in range(1, steps + 1):
         nested = problem if i == steps else problem.shrunk(i / steps)
-        analysis = analyse_problem(nested, parsed, C, order=order, shift=shift, memory_budget=memory_budget)
+        analysis = analyse_problem(
+            nested, parsed, C, order=order, shift=shift, memory_budget=memory_budget, rigorous=rigorous
+        )
         step = largest_drop(analysis, radius) / steps
         deviation = step if deviation is None else deviation + step
     assert analysis is not None and deviation is not None
-    lower, upper = analysis.center_value - deviation, analysis.center_value + deviation
+    center = analysis.center_value
+    if rigorous:
+        columns = analysis.jacobian[0].shape[2]
+        deviation = deviation * (1 + gamma(2 * columns + 4 * steps + 64)) + analysis.center_error
+        deviation = deviation + gamma(8) * (center.abs() + deviation)
+    lower, upper = center - deviation, center + deviation
     if parsed.with_host_output and analysis.host_output is not None:
         lower, upper = intersection((lower, upper), analysis.host_output)
-    return lower, upper
+    return rounded_outward((lower, upper), type_of(x)) if rigorous else (lower, upper)
+
+
+def _of_rows_alone(
+    problem: Problem, method: Method, C: Tensor | None, budget: int | None, rigorous: bool, x: Any
+) -> Interval:
+    """Bounds of the rows without a Jacobian: the host's, or CROWN's of our own."""
+    if not rigorous:
+        return host_bounds(problem, method.host, specification(C, problem.host_graph.output), ()).output
+    output = problem.host_graph.output
+    rows = specification(None if C is None else C.to(output), output)
+    proven = prove_preactivations(problem, rows, memory_budget(budget, rows.device)).host_output
+    assert proven is not None
+    return rounded_outward(proven, type_of(x))
 
 
 def largest_drop(bounded: BoundedJacobian, below: Tensor, above: Tensor | None = None) -> Tensor:

@@ -44,3 +44,14 @@ def intersection(first: Interval, second: Interval) -> Interval:
             f"for {lower.dtype}; please report the network, or try float64."
         )
     return torch.minimum(lower, upper), torch.maximum(lower, upper)
+
+
+def rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The least numbers of a type that are no less than the given ones, of float64."""
+    near = value.to(dtype)
+    return torch.where(near.double() < value, torch.nextafter(near, torch.full_like(near, torch.inf)), near)
+
+
+def rounded_outward(bounds: Interval, dtype: torch.dtype) -> Interval:
+    """Bounds of float64 in another type, the lower rounded down and the upper rounded up."""
+    return -rounded_up(-bounds[0], dtype), rounded_up(bounds[1], dtype)

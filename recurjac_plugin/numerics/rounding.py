@@ -10,7 +10,8 @@ what                   size  unit: eps times the
 =====================  ====  ================================================
 `PROOF`                  64  sizes of all terms of a bound
 `SIGN_OF_DERIVATIVE`     64  sum over all ways through the network
-`PER_SUM`                16  sizes of all terms of a sum
+`PER_SUM`                 2  sizes of all terms of a sum
+`AT_KINKS`                8  (times an estimated error)
 `CONTRACTION`            16  ends of a box, and terms of a row
 `ELEMENTWISE`             8  value, and slope times argument
 `GROSS`                1024  largest bound of a layer
@@ -35,8 +36,15 @@ those in float64 by at most 7 units."""
 SIGN_OF_DERIVATIVE = 64
 """Of the sign of a derivative at a point, in the units of `certificates.derivative_rounding`."""
 
-PER_SUM = 16
-"""Of a sum, in the estimated errors of `gains.errors`: what separates bounds in float32 from those in float64."""
+PER_SUM = 2
+"""Of a sum, in the estimated errors of `gains.errors`."""
+
+AT_KINKS = 8
+"""Of an estimated error, where the derivative jumps. Elsewhere being off by the rounding itself is all that happens;
+there a bound that is off by more hides one side of the kink, and the Jacobian misses an entire branch."""
+
+NOTICEABLE = 16
+"""Of an estimated error: bounds that are off by more show that it was no good estimate."""
 
 UNEXPLAINED = 64
 """Of an estimated error: what is off by more is no rounding."""

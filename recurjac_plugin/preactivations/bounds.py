@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,10 +24,13 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import Read
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import Interval, Intervals
-from recurjac_plugin.numerics.rounding import UNEXPLAINED
+from recurjac_plugin.numerics.rounding import NOTICEABLE, UNEXPLAINED
 
 from .defects import Precision
 from .host import host_bounds
+
+if TYPE_CHECKING:
+    from .rigorous import ProvenErrors
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +41,13 @@ class Preactivations:
         bounds: their bounds ``l <= z <= u``, by name, each of shape (b, *shape).
         derivatives: the derivative ranges ``[dl, du]`` of the factor steps, by their names.
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
+        proven: what proven bounds bring along (`rigorous.ProvenErrors`); None for others.
     """
 
     bounds: Mapping[str, PreactivationBounds]
     derivatives: Mapping[str, Layer]
     host_output: Interval | None = None
+    proven: ProvenErrors | None = None
 
 
 def bound_preactivations(
@@ -167,11 +173,11 @@ def _require_ordered(name: str, bounds: PreactivationBounds) -> None:
 
 
 def _require_small_errors(bounds: Mapping[str, PreactivationBounds], values: Mapping[str, Tensor]) -> None:
-    """Refuse bounds that miss the values at the centres by more than their errors, of which both have one."""
+    """Refuse bounds that miss the values at the centres by more than their errors can be thought to explain."""
     wrong = [
         f"`{name}`: rounding moved its bounds past its value at the centre of the region"
         for name, each in bounds.items()
-        if bool(((values[name] < each.lower - 2 * each.error) | (values[name] > each.upper + 2 * each.error)).any())
+        if bool((torch.maximum(each.lower - values[name], values[name] - each.upper) > NOTICEABLE * each.error).any())
     ]
     if wrong:
         raise UnsupportedError("The network", wrong, "Compute in float64 (`model.double()`), or with `rigorous=True`.")

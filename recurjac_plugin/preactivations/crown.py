@@ -44,6 +44,8 @@ from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.region import Region, concretized
 from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
 
+from .changes import Change, multiplied, summed
+
 # Slopes of the line through 0, see `linear_pieces`. CROWN's choice (None) is one of many: alpha-CROWN (Xu et al., ICLR
 # 2021, arXiv:2011.13824) optimises them. With few undetermined neurons two more choices for the rows find most of what
 # there is to find, at next to no cost.
@@ -61,6 +63,7 @@ class CrownBounds:
         slope, offset: several bounds ``C f(x) >= slope_v (x - x0) + offset_v`` on each region around its centre x0:
             (b, v, k, columns), (b, v, k).
         errors: absolute errors of what is known of steps, by name, (b or 1, *shape).
+        spreads: of the same steps, `Proven.spread`.
         row_error: absolute error of the offsets, (b or 1, k).
     """
 
@@ -70,6 +73,7 @@ class CrownBounds:
     slope: Tensor
     offset: Tensor
     errors: Mapping[str, Tensor]
+    spreads: Mapping[str, Tensor]
     row_error: Tensor
 
     @property
@@ -138,25 +142,6 @@ def crown_bounds(
     return run.rows(output, run.sweep())
 
 
-@dataclass(frozen=True, eq=False)
-class _Carried:
-    """What is carried along the graph; parts that nobody needs are None.
-
-    Attributes:
-        middle, radius: the change from the centre lies in ``middle -+ radius``, (b, *shape).
-        proven: errors of the value at the centre, and of linear bounds of the change.
-    """
-
-    middle: Tensor | None
-    radius: Tensor | None
-    proven: Proven | None
-
-    def interval(self) -> Interval:
-        """The change's bounds, both (b, *shape), with 0 between them."""
-        assert self.middle is not None and self.radius is not None
-        return (self.middle - self.radius).clamp(max=0), (self.middle + self.radius).clamp(min=0)
-
-
 class _Crown:
     """One run over a batch of regions: what is known of the layers up to one."""
 
@@ -186,61 +171,45 @@ class _Crown:
         self.with_intervals = known is None or not all(isinstance(s.factor, ActivationFactor) for s in graph.factors)
         self.roundings = gamma(roundings(graph, rows.shape[1]))
         self.widest = max(torch.Size(shape).numel() for shape in graph.shapes.values())
-        self.spreads = 0.0  # the sum of all spreads so far: coefficients that underflow are multiplied by them
-        self.carried: dict[str, _Carried] = {}  # at what factor steps read
+        self.spread = 0.0  # the sum of all spreads so far: coefficients that underflow are multiplied by them
+        self.spreads: dict[str, Tensor] = {}
+        self.carried: dict[str, Change] = {}  # at what factor steps read
         self.errors: dict[str, Tensor] = {} if known is None else dict(known.errors)
         self.reads = {graph.stands_for[name] for name in graph.reads}
         self.sources = self.reads | {step.source for step in graph.factors}
 
-    def sweep(self) -> _Carried:
+    def sweep(self) -> Change:
         """Bound layer by layer; what is carried to the output."""
         starts = {}
         for name, region in zip(self.graph.inputs, self.regions, strict=True):
             reach = region.reach.reshape(region.center.shape)
-            starts[name] = self._noted(
-                name,
-                _Carried(
-                    torch.zeros_like(reach) if self.with_intervals else None,
-                    reach if self.with_intervals else None,
-                    None if self.known else Proven.at_input(region.center, reach),
-                ),
-            )
+            change = Change.of_input(region.center, reach, self.with_intervals, self.known is None)
+            starts[name] = self._noted(name, change)
         # Without anything to carry along it is the order of the steps that is wanted.
         carried = forward(self.graph, starts, self._factor, self._linear)
         return carried[self.graph.output]
 
-    def _noted(self, name: str, carried: _Carried) -> _Carried:
+    def _noted(self, name: str, carried: Change) -> Change:
         """Note what is asked for later of a step."""
         if name in self.reads:
             self.carried[name] = carried
         if carried.proven is not None:
-            self.spreads += float(carried.proven.spread.flatten(1).sum(1).max())
+            self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
             if name in self.sources:
                 self.errors[name] = self._error(carried.proven)
+                self.spreads[name] = carried.proven.spread
         return carried
 
-    def _linear(self, step: LinearStep, arrived: Arrived[_Carried]) -> _Carried:
-        parts = list(arrived)
-        middle = radius = proven = None
-        count = sum(step.sources[i][1].terms for i, _ in parts) + 8
-        for i, each in parts:
-            if each.middle is not None and each.radius is not None:
-                linear = step.sources[i][1]
-                reach = each.radius + gamma(count) * (each.middle.abs() + each.radius)
-                pushed, reached = linear.push(each.middle), linear.push_absolute(reach) + underflow(count)
-                middle = pushed if middle is None else middle + pushed
-                radius = reached if radius is None else radius + reached
-        if self.known is None:
-            proven = Proven.summed(step, [(i, each.proven) for i, each in parts], self.values.get(step.name))
-        return self._noted(step.name, _Carried(middle, radius, proven))
+    def _linear(self, step: LinearStep, arrived: Arrived[Change]) -> Change:
+        return self._noted(step.name, summed(step, arrived, self.values.get(step.name)))
 
-    def _factor(self, step: FactorStep, carried: _Carried) -> _Carried:
+    def _factor(self, step: FactorStep, carried: Change) -> Change:
         bounds = [self._bounds_of(read.name) for read in step.reads]
-        layer = classify(step, bounds, outward=self.proven)
+        layer = classify(step, bounds, self.proven, carried.reached)
         pulled: dict[str, Tensor] = {}
         if layer.count:
             bounds, pulled = self._tightened(step, layer, bounds)
-            before, layer = layer, classify(step, bounds, outward=self.proven)
+            before, layer = layer, classify(step, bounds, self.proven, carried.reached)
             if layer.count:
                 self._keep(step, before, layer, pulled)
         for read, each in zip(step.reads, bounds):
@@ -260,33 +229,42 @@ class _Crown:
         error = self.errors[step].reshape(-1, *center.shape[1:])
         if self.known is not None:
             return PreactivationBounds(*self.known.bounds[name], error)
-        low, high = (end.reshape(center.shape) for end in self.carried[step].interval())
+        low, high = (end.reshape(center.shape) for end in self.carried[step].interval)
         return PreactivationBounds(center + low, center + high, error)
 
     def _error(self, proven: Proven) -> Tensor:
         """Of a bound of a step: of the value at the centre, of the linear bound, and of adding both up."""
-        lost = underflow(1) * self.spreads * 2.0**-30  # each of the coefficients may have lost 2^-1074 to underflow
+        lost = underflow(1) * self.spread * 2.0**-30  # each of the coefficients may have lost 2^-1074 to underflow
         total = proven.error + self.roundings * proven.spread + gamma(4) * (proven.size + proven.spread) + lost
         return (total * (1 + gamma(8))).nan_to_num(nan=torch.inf)
 
     def _tightened(
         self, step: FactorStep, layer: Layer, bounds: list[PreactivationBounds]
     ) -> tuple[list[PreactivationBounds], dict[str, Tensor]]:
-        """CROWN's bounds of what a layer reads, where it is undetermined; and the rows that were pulled for them."""
+        """CROWN's bounds of what a layer reads, where it is undetermined; and the rows that were pulled for them.
+
+        Of nodes that are not what the layer multiplies all neurons are bounded, once. What an activation gives has no
+        better bounds than those that follow from its own pre-activation.
+        """
         pulled: dict[str, Tensor] = {}
         tightened = []
         for read, each in zip(step.reads, bounds):
             start = self.graph.stands_for[read.name]
-            count = each.lower[0].numel()
-            alike = start == step.source and tuple(read.shape) == tuple(step.shape)
-            index = layer.index if alike else torch.arange(count, device=each.lower.device).unsqueeze(0)
-            if alike:
-                pulled = self._pulled(start, index)
-                of_read = pulled
-            else:
-                of_read = self._pulled(start, index)
-            tightened.append(self._intersected(read.name, each, index, *self._crown(of_read, index.shape[1])))
+            if _reads_source(self.graph, step):
+                pulled = self._pulled(start, layer.index)
+                each = self._intersected(read.name, each, layer.index, *self._crown(pulled, layer.count))
+            elif read.name not in self.bounds and self._is_linear(start):
+                index = torch.arange(each.lower[0].numel(), device=each.lower.device).unsqueeze(0)
+                each = self._intersected(
+                    read.name, each, index, *self._crown(self._pulled(start, index), index.shape[1])
+                )
+            tightened.append(each)
         return tightened, pulled
+
+    def _is_linear(self, name: str) -> bool:
+        """Whether a step adds up others; what is none is an activation, or an input."""
+        place = self.graph.position[name]
+        return place >= 0 and isinstance(self.graph.steps[place], LinearStep)
 
     def _pulled(self, start: str, index: Tensor) -> dict[str, Tensor]:
         """Gains of neurons of a step, in chunks: (b or 1, u, u_m) by layer."""
@@ -354,51 +332,26 @@ class _Crown:
         """Values of what a step reads at the centres, (b, *shape of the node) each."""
         return [self.values[read.name].reshape(-1, *read.shape) for read in step.reads]
 
-    def _change(self, step: FactorStep, ranges: Sequence[Interval], carried: _Carried) -> Interval:
+    def _change(self, step: FactorStep, ranges: Sequence[Interval], carried: Change) -> Interval:
         """Bounds of the change of a step's source, (b, *shape) each: from its own bounds where it has some."""
         if not _reads_source(self.graph, step):
-            return carried.interval()
+            return carried.interval
         (center,), error = self._centers(step), self.errors[step.source]
         low, high = ranges[0]
         return (low - center - error).clamp(max=0), (high - center + error).clamp(min=0)
 
     def _moved(
-        self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval, carried: _Carried
-    ) -> _Carried:
+        self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval, carried: Change
+    ) -> Change:
         """What is carried on behind a layer."""
         if carried.middle is None and carried.proven is None:
             return carried
         batch, shape = len(change[0]), step.shape
         dl, du = (end.reshape(batch, *shape) for end in layer.dense(batch, torch.Size(shape).numel()))
-        steepest = torch.maximum(dl.abs(), du.abs())
-        middle = radius = proven = None
-        if carried.middle is not None:
-            corners = torch.stack([d * t for d in (dl, du) for t in change])
-            low, high = corners.amin(0), corners.amax(0)
-            if isinstance(step.factor, ActivationFactor) and step.factor.activation.linear_pieces:
-                low, high = self._between_pieces(step, ranges[0], steepest, (low, high))
-            middle = (low + high) / 2
-            radius = torch.maximum(high - middle, middle - low) * (1 + gamma(8)) + underflow(8)
-        if carried.proven is not None:
-            width = torch.where(dl < du, change[1] - change[0], 0.0)
-            proven = carried.proven.through(steepest, width, self.values.get(step.name))
-        return _Carried(middle, radius, proven)
+        error, value = self.errors[step.source], self.values.get(step.name)
+        return multiplied(step, carried, (dl, du), change, ranges, self._centers(step), error, value)
 
-    def _between_pieces(self, step: FactorStep, interval: Interval, steepest: Tensor, corners: Interval) -> Interval:
-        """Bounds of the change of a function with two linear pieces: it is extreme at the ends, or at 0."""
-        assert isinstance(step.factor, ActivationFactor)
-        activation, parameters = step.factor.activation, step.factor.parameters
-        (center,), (low, high) = self._centers(step), interval
-
-        def value(z: Tensor) -> Tensor:
-            return activation.derivative(z, parameters) * z
-
-        ends = torch.stack([value(low), value(high), value(torch.maximum(low, high.clamp(max=0.0)))])
-        room = steepest * self.errors[step.source] + proven_room(steepest * (low.abs() + high.abs()))
-        first, last = ends.amin(0) - value(center) - room, ends.amax(0) - value(center) + room
-        return torch.maximum(corners[0], first), torch.minimum(corners[1], last)
-
-    def rows(self, output: Tensor, carried: _Carried) -> CrownBounds:
+    def rows(self, output: Tensor, carried: Change) -> CrownBounds:
         """Bounds of the rows, and all that is known."""
         C = self.output_rows
         pulled = self.pull(self.graph.output, C)
@@ -411,7 +364,7 @@ class _Crown:
         center = (C.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
         row_error = self._row_error(C, carried.proven) if self.known is None else self.known.row_error
         offset = center.unsqueeze(1) + constant
-        return CrownBounds(gains, self.derivatives, self.bounds, slope, offset, self.errors, row_error)
+        return CrownBounds(gains, self.derivatives, self.bounds, slope, offset, self.errors, self.spreads, row_error)
 
     def _row_error(self, C: Tensor, proven: Proven | None) -> Tensor:
         """Of the bounds of the rows, (b, k)."""

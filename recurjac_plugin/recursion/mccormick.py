@@ -39,6 +39,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, at
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region, concretized
+from recurjac_plugin.numerics.rounding import proven_room
 
 from .rules import Rule, UpperLine, recurjac_linear
 
@@ -179,6 +180,26 @@ class NetworkRelaxation:
         slope, constant = linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
         return constant + concretized(self.inputs, slope)
 
+    def sizes(self, spreads: Mapping[str, Tensor]) -> dict[str, float]:
+        """How large the terms of a plane get, relative to ``|y| max |d|``, for each layer that has planes.
+
+        The slope in t of a plane is at most twice ``|y|`` times the slope s of the derivative's line, the constants
+        are at most 4 times ``|y| (max |d| + |c|)`` with c the line's: 4 times ``1 + (|s| spread + |c|) / max |d|``.
+
+        Args:
+            spreads: sums of the absolute values of all terms of linear bounds of t, by name of the layer, (b, *shape).
+        """
+        sizes = {}
+        for name, known in self.derivatives.items():
+            layer, lines = self.gains.derivatives[name], known.lines
+            spread = at(spreads[name], layer.index.expand(len(layer.lower), -1))
+            slope = torch.maximum(lines.lower_slope.abs(), lines.upper_slope.abs()).squeeze(1)
+            constant = torch.maximum(lines.lower_constant.abs(), lines.upper_constant.abs()).squeeze(1)
+            steepest = torch.maximum(layer.lower.abs(), layer.upper.abs())
+            ratio = torch.where(steepest > 0, (slope * spread + constant) / steepest, 0.0)
+            sizes[name] = 4 * (1 + float(ratio.max())) if ratio.numel() else 4.0
+        return sizes
+
 
 # How the relaxations are made.
 
@@ -189,6 +210,7 @@ def relax_network(
     preactivations: Mapping[str, PreactivationBounds],
     values: Mapping[str, Tensor],
     inputs: Sequence[Region],
+    proven: bool = False,
 ) -> NetworkRelaxation | None:
     """Relax all activations of a network, or as many as have nothing but activations before them.
 
@@ -206,6 +228,7 @@ def relax_network(
         preactivations: bounds of the pre-activations, by name of the node that is read.
         values: value of every node at the centres of the regions, shape (b, *shape) by name.
         inputs: where the graph's inputs lie.
+        proven: whether the lines leave proven room for their own rounding.
 
     Returns:
         Relaxations of shape (b, u) of the activations, (b, 1, u) of the derivatives; None if no derivative has lines
@@ -238,12 +261,24 @@ def relax_network(
         index = layer.index.expand(len(centers[0]), -1)
         error = at(preactivations[step.reads[0].name].error, index)
         change, derivative = relax_layer(step, layer, bounds[0], centers[0])
-        activations[name] = change.padded(error, torch.maximum(layer.lower.abs(), layer.upper.abs()))
+        steepest, rounding = torch.maximum(layer.lower.abs(), layer.upper.abs()), torch.zeros_like(layer.lower)
+        if proven:
+            rounding = proven_room(steepest.clamp(min=1.0) * sum(at(end.abs(), index) for end in bounds[0]))
+        activations[name] = change.padded(error, steepest, rounding)
         if _changes_gradually(step):
             middle = ((bounds[0][0] + bounds[0][1]) / 2 - centers[0]).flatten(1).gather(1, index)
             middle = torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1)
-            derivatives[name] = DerivativeRelaxation(derivative.padded(error).for_rows(), middle)
+            derivatives[name] = DerivativeRelaxation(_with_room(derivative, error, proven).for_rows(), middle)
     return NetworkRelaxation(gains, activations, derivatives, inputs) if derivatives else None
+
+
+def _with_room(derivative: Relaxation, error: Tensor, proven: bool) -> Relaxation:
+    """Lines of a derivative with room for the error of t, and for their own rounding."""
+    if not proven:
+        return derivative.padded(error)
+    sides = (derivative.lower_constant, derivative.upper_constant)
+    largest = torch.maximum(*(side.abs() for side in sides)).clamp(min=1.0)
+    return derivative.padded(error, rounding=proven_room(largest))
 
 
 def relax_layer(

@@ -21,7 +21,7 @@ import recurjac_plugin as rj
 from recurjac_plugin.host import BoundedModule
 
 WIDE = [name for name in CASES if name.startswith("quirk_crown_wide")]
-PRECISIONS = [(torch.float64, "", 1e-12), (torch.float32, "_f32", 1e-5)]
+PRECISIONS = [(torch.float64, "", 1e-12), (torch.float32, "_f32", 1e-4)]  # bounds of ours have room for rounding
 
 
 def assert_same(ours, published, tolerance):

@@ -70,6 +70,7 @@ def jacobian_command(
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
+    rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
     """Bound the Jacobian over a VNN-LIB property's boxes or over balls around inputs."""
@@ -85,7 +86,7 @@ def jacobian_command(
             _check_output(output, network)
         regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
-        lower, upper = _bounds(network, regions, name, streams)
+        lower, upper = _bounds(network, regions, name, rigorous, streams)
         elapsed = time.perf_counter() - start
         title = f"{model.name}: Jacobian of output {output} by {name}"
         picture = None if shape is None else _drawn(lower, upper, output, shape, title, file_format)
@@ -99,6 +100,7 @@ def jacobian_command(
             "command": "jacobian",
             **network.describe(model),
             "method": name,
+            "rigorous": rigorous,
             "norm": norm.lower(),
             "eps": radius,
             "shape": list(lower.shape),
@@ -185,7 +187,9 @@ def _drawn(
     return encoded(Bounds(lower, upper).plot(output, image_shape=shape, title=title), file_format)
 
 
-def _bounds(network: Network, regions: list[Any], name: str, streams: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(
+    network: Network, regions: list[Any], name: str, rigorous: bool, streams: Streams
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Bounds over all regions, (b, k, *input_shape), on the CPU."""
     import torch
 
@@ -194,7 +198,7 @@ def _bounds(network: Network, regions: list[Any], name: str, streams: Streams) -
     pairs = []
     for x in streams.progress(regions, "Jacobian"):
         with torch.no_grad():
-            lower, upper = jacobian_bounds(network.host, x, method=name)
+            lower, upper = jacobian_bounds(network.host, x, method=name, rigorous=rigorous)
         pairs.append((lower.cpu(), upper.cpu()))
     return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs])
 

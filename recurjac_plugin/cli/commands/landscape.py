@@ -61,6 +61,7 @@ def landscape_command(
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
+    rigorous: options.Rigorous = False,
 ) -> None:
     """Find the largest ball on which an output has no stationary point: some entry of its gradient keeps its sign.
 
@@ -81,11 +82,11 @@ def landscape_command(
             span = None
         search = {
             "initial": initial, "limit": _LIMITS[p] if limit is None else limit, "tolerance": tolerance,
-            "max_probes": max_probes,
+            "max_probes": max_probes, "rigorous": rigorous,
         }  # fmt: skip
         radii = _radii(network, centers, C, p, names, search | {"clip": span}, streams)
         largest = max(entry["radius"] for entry in radii)
-        scan = _scan(network, centers, C, p, names, largest, points, span, streams)
+        scan = _scan(network, centers, C, p, names, largest, points, {"clip": span, "rigorous": rigorous}, streams)
         result = {
             "command": "landscape",
             **network.describe(model),
@@ -142,7 +143,7 @@ def _scan(
     names: tuple[str, ...],
     largest: float,
     points: int,
-    span: tuple[float, float] | None,
+    how: dict[str, Any],
     streams: Streams,
 ) -> list[dict[str, Any]]:
     """The gradients on growing balls, one entry per method, input and radius."""
@@ -152,7 +153,7 @@ def _scan(
     for name, i in streams.progress([(name, i) for name in names for i in range(len(centers))], "Gradients"):
         alone = slice(i, i + 1)
         scan = landscape_scan(
-            network.host, centers[alone], norm=norm, radius=largest, points=points, C=C[alone], method=name, clip=span
+            network.host, centers[alone], norm=norm, radius=largest, points=points, C=C[alone], method=name, **how
         )
         values = zip(scan.radii[0], scan.undetermined[0, :, 0], scan.constants[0, :, 0])
         entries += [

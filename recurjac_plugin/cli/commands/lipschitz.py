@@ -44,6 +44,7 @@ def lipschitz_command(
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
+    rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
     """Bound the Lipschitz constant of the network's output vector on balls, in the norm of the ball on both sides.
@@ -59,12 +60,13 @@ def lipschitz_command(
         check_format(plot)
         network = load_network(model, device, dtype)
         centers = load_centers(network, vnnlib, input_file)
-        constants = _constants(network, centers, p, radii, names, streams)
+        constants = _constants(network, centers, p, radii, names, rigorous, streams)
         if samples:
             constants += _sampled(network, centers, p, radii, (samples, steps, seed), streams)
         result = {
             "command": "lipschitz",
             **network.describe(model),
+            "rigorous": rigorous,
             "norm": norm.lower(),
             "inputs": len(centers),
             "seed": seed,
@@ -81,6 +83,7 @@ def _constants(
     norm: float,
     radii: tuple[float, ...],
     names: tuple[str, ...],
+    rigorous: bool,
     streams: Streams,
 ) -> list[dict[str, Any]]:
     """Certified constants, one entry per method and ball."""
@@ -94,7 +97,8 @@ def _constants(
     for name, eps, i in streams.progress(local, "Lipschitz constants"):
         start = time.perf_counter()
         with torch.no_grad():
-            constant = local_lipschitz(network.host, ball(centers[i : i + 1], norm, eps), method=name)
+            x = ball(centers[i : i + 1], norm, eps)
+            constant = local_lipschitz(network.host, x, method=name, rigorous=rigorous)
         entries[name].append(_entry(name, eps, i, float(constant[0]), time.perf_counter() - start))
     for name in (name for name in names if name in GLOBAL_METHODS):
         start = time.perf_counter()

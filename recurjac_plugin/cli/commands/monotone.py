@@ -78,6 +78,7 @@ def monotone_command(
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
+    rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
     """Certify or refute, for every (output, input) pair, that the output is monotone in the input over a region.
@@ -99,7 +100,7 @@ def monotone_command(
         if chosen is not None:
             _check_feature(chosen, network)
         regions = [_spanned(x, chosen) for x in load_regions(network, vnnlib, input_file, p, radius)]
-        limits = {"max_boxes": max_boxes, "samples": samples, "seed": seed}
+        limits = {"max_boxes": max_boxes, "samples": samples, "seed": seed, "rigorous": rigorous}
         start = time.perf_counter()
         signs = _signs(network, regions, chosen, timeout, {"method": name, **limits}, streams)
         elapsed = time.perf_counter() - start

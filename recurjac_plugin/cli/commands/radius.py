@@ -53,6 +53,7 @@ def radius_command(
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
+    rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
     """Find the largest ball on which the network is certified to say the same class.
@@ -71,7 +72,7 @@ def radius_command(
             streams.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
         search = {
             "initial": initial, "limit": limit, "tolerance": tolerance, "max_probes": max_probes, "steps": steps,
-            "clip": span if p == math.inf else None,
+            "clip": span if p == math.inf else None, "rigorous": rigorous,
         }  # fmt: skip
         radii = _radii(network, points, C, p, names, search, streams)
         result = {

@@ -1,0 +1,104 @@
+r"""Pre-activation bounds that are proven, with the errors that everything computed from them needs.
+
+They come from CROWN of our own (`crown`) in float64, and hold for the network in real arithmetic with the weights that
+it was given. What is assumed: float64 as IEEE 754 has it, rounded to nearest; sums in any order; elementary functions
+to 2 units in the last place. Nothing is taken from the host but its graph and the weights in it.
+
+Source: as in `crown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.gains.gains import ROWS, Gains
+from recurjac_plugin.host.problem import Problem
+from recurjac_plugin.numerics.region import concretized
+from recurjac_plugin.numerics.rounding import gamma
+
+from .bounds import Preactivations
+from .crown import crown_bounds
+
+# The host takes the logarithm of a number below this for that of this one.
+_LOGARITHM_FROM = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class ProvenErrors:
+    """What proven bounds of a Jacobian, and of the rows, are made of.
+
+    Attributes:
+        gains: the exact part between undetermined neurons, that of the rows included.
+        spreads: sums of the absolute values of all terms of linear bounds of what factor steps multiply, by name of the
+            step, (b, *shape).
+        center: errors of the rows at the centres of the regions, (b, k).
+    """
+
+    gains: Gains
+    spreads: Mapping[str, Tensor]
+    center: Tensor
+
+    def part(
+        self,
+        regions: Tensor,  # shape: (n,)
+        rows: Tensor,  # shape: (n, k')
+    ) -> ProvenErrors:
+        """Those of some regions, by position, and of some rows of each."""
+        spreads = {name: spread[regions] for name, spread in self.spreads.items()}
+        return ProvenErrors(self.gains.part(regions, rows), spreads, self.center[regions].gather(1, rows))
+
+
+@torch.no_grad()
+def prove_preactivations(
+    problem: Problem,
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    memory_budget: int,  # bytes
+) -> Preactivations:
+    """Proven bounds of everything that derivatives depend on, and of the rows.
+
+    Args:
+        problem: model and regions, in float64.
+        rows: the matrix C, in float64.
+        memory_budget: bytes for one chunk of rows.
+
+    Raises:
+        InputError: bounds are NaN.
+        UnsupportedError: bounds reach beyond where an activation has a finite derivative, or where the host computes
+            another function.
+    """
+    graph, host_graph = problem.graph, problem.host_graph
+    count = rows.shape[1]
+    both = torch.cat((rows, -rows), 1).reshape(len(rows), 2 * count, *graph.shapes[graph.output])
+    regions = problem.arguments.regions
+    crown = crown_bounds(graph, host_graph.values, host_graph.output, regions, both, memory_budget)
+    _require_whole_logarithms(problem)
+    least = torch.stack(
+        [offset - concretized(regions, -slope) for slope, offset in zip(crown.slope.unbind(1), crown.offset.unbind(1))]
+    ).amax(0)
+    # The offset is the value at the centre and a constant, from which what the region adds is taken off.
+    least = least - crown.row_error - gamma(8) * least.abs()
+    lower, upper = least[:, :count], -least[:, count:]
+    gains = replace(
+        crown.gains,
+        rows=count,
+        blocks={key: block[:, :count] if key[0] == ROWS else block for key, block in crown.gains.blocks.items()},
+    )
+    errors = ProvenErrors(gains, crown.spreads, crown.row_error[:, :count])
+    return Preactivations(crown.bounds, crown.layers, (lower, upper), errors)
+
+
+def _require_whole_logarithms(problem: Problem) -> None:
+    """Refuse logarithms that the host has cut off at the centres."""
+    values = problem.host_graph.values
+    wrong = [
+        f"`{node.name}` (Log): its argument comes below {_LOGARITHM_FROM:g}, where the host cuts the logarithm off"
+        for node in problem.host_graph.nodes
+        if node.kind == "BoundLog" and bool((values[node.inputs[0]] < _LOGARITHM_FROM).any())
+    ]
+    if wrong:
+        raise UnsupportedError("The network", wrong, "Use a region on which the argument is larger.")
