@@ -210,7 +210,7 @@ class Bounds:
         n = len(self.low[0])
         low = high = np.broadcast_to(vector.bias, (n, vector.size))
         sizes, doubts = np.abs(low), np.broadcast_to(vector.radius, (n, vector.size))
-        operations, largest = 4, np.ones((n, 1))
+        operations, largest = 4 + vector.size, np.ones((n, 1))
         for source, map_ in vector.terms:
             ends = map_.ends(self.low[source], self.high[source])
             low, high = low + ends[0], high + ends[1]

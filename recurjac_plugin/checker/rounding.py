@@ -24,7 +24,8 @@ GROWTH = 1.0 + 2.0**-20
 """Times a sum of non-negative numbers: more than the sum without rounding, for up to 2**32 operations."""
 
 TINY = 2.0**-1000
-"""More than all products of one sum lose together by underflow, for up to 2**70 of them."""
+"""More than all products of one sum lose together by underflow, for up to 2**70 of them (2**22 where a library has
+told the processor to flush what underflows to zero)."""
 
 
 def gamma(operations: int) -> float:

@@ -136,6 +136,8 @@ def test_shapes_are_constants():
          {"start": ints(3), "end": ints(0), "axis": ints(1), "step": ints(-1)}, "backwards"),
         ([node("Reshape", "x shape", "y")], {"shape": ints(1, 3)}, "do not fit"),
         ([node("Gather", "x place", "y", axis=1)], {"place": ints(7)}, "do not fit"),
+        ([node("Add", "x c", "y", axis=1, broadcast=1)], {"c": floats(4)}, "axis, broadcast"),
+        ([node("Constant", "", "c", value_float=1.0), node("Add", "x c", "y")], {}, "value_float"),
         ([node("Gemm", "W x", "y")], {"W": floats(4, 1)}, "depend|constants alone"),
     ],
 )  # fmt: skip
@@ -155,6 +157,9 @@ def test_what_is_no_network_of_one_input_is_refused():
     constant = onnx_model([node("Identity", "c", "y")], [1, 4], [1, 4], {"c": floats(1, 4)})
     with pytest.raises(FileError, match="does not depend"):
         read_onnx(constant.SerializeToString(), "constant")
+    old = onnx_model([node("Relu", "x", "y")], [1, 4], [1, 4], opset=6)
+    with pytest.raises(FileError, match="operator set"):
+        read_onnx(old.SerializeToString(), "old")
     large = onnx_model([node("MatMul", "x W", "y")], [1, 2**14], [1, 1], {"W": floats(2**14, 1)})
     with pytest.raises(UnsupportedError, match="more than"):
         read_onnx(large.SerializeToString(), "large")

@@ -92,7 +92,7 @@ def _matrix(
 def _normalisation(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
     """``(x - mean) scale / sqrt(variance + epsilon) + bias``, factor and constant with their roundings."""
     x = perturbed(inputs[0])
-    if attributes("training_mode", 0) or attributes.outputs > 1:
+    if attributes("training_mode", 0) or attributes.outputs > 1 or not attributes("spatial", 1):
         raise Refused("it is in training mode")
     scale, bias, mean, variance = (finite(fixed(each)) for each in inputs[1:5])
     root = np.sqrt(variance + attributes("epsilon", float(np.float32(1e-5))))

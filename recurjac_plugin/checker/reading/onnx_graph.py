@@ -23,6 +23,7 @@ from . import arithmetic, layers, moves
 from .tensors import Attributes, Operand, Operator, Refused, Tensor, Vectors
 
 _DOMAINS = ("", "ai.onnx")
+_OLDEST = 7  # operator set: in older ones sums and products say how they broadcast
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 
 
@@ -56,6 +57,9 @@ class _Reader:
         self.graph, self.name = model.graph, name
         self.vectors = Vectors()
         self.tensors: dict[str, Tensor | np.ndarray] = {}
+        versions = [each.version for each in model.opset_import if each.domain in _DOMAINS]
+        if not versions or max(versions) < _OLDEST:
+            raise FileError(f"`{name}` uses operator set {versions}: expected {_OLDEST} or newer; export it again.")
         if model.functions or self.graph.sparse_initializer:
             raise FileError(f"`{name}` has functions of its own, or sparse tensors; export it without them.")
 
@@ -94,6 +98,9 @@ class _Reader:
             raise Refused("its output exists already")
         inputs = [self.tensors[each] if each else None for each in node.input]
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        strange = set(attributes) - _ATTRIBUTES.get(node.op_type, set())
+        if strange:
+            raise Refused(f"it has attributes of no meaning here: {', '.join(sorted(strange))}")
         try:
             outputs = _OPERATORS[node.op_type](self.vectors, inputs, Attributes(attributes, len(node.output)))
         except (IndexError, KeyError, TypeError, ValueError, np.exceptions.AxisError) as error:
@@ -108,8 +115,6 @@ def _constant(tensor: onnx.TensorProto) -> np.ndarray:
 
 def _stored(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
     """A tensor written into a node."""
-    if set(attributes.given) != {"value"}:
-        raise Refused("expected a tensor")
     return [_constant(attributes.given["value"])]
 
 
@@ -127,6 +132,29 @@ _OPERATORS: dict[str, Operator] = {
     **arithmetic.OPERATORS,
     **layers.OPERATORS,
 }
+
+_WINDOWS = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
+_ATTRIBUTES = {
+    "AveragePool": {*_WINDOWS, "ceil_mode", "count_include_pad"},
+    # In evaluation mode the momentum means nothing.
+    "BatchNormalization": {"epsilon", "momentum", "spatial", "training_mode"},
+    "Cast": {"saturate", "to"},
+    "Concat": {"axis"},
+    "Constant": {"value"},
+    "Conv": {*_WINDOWS, "group"},
+    "Dropout": {"ratio", "seed"},
+    "Flatten": {"axis"},
+    "Gather": {"axis"},
+    "Gemm": {"alpha", "beta", "transA", "transB"},
+    "LeakyRelu": {"alpha"},
+    "Reshape": {"allowzero"},
+    "Slice": {"axes", "ends", "starts"},
+    "Split": {"axis", "num_outputs", "split"},
+    "Squeeze": {"axes"},
+    "Transpose": {"perm"},
+    "Unsqueeze": {"axes"},
+}
+"""The attributes that are read, or make no difference; a node with any other is refused."""
 
 OPERATORS = tuple(sorted(_OPERATORS))
 """Names of the operators that have a meaning here."""
