@@ -34,6 +34,8 @@ from recurjac_plugin.version import __version__
 _ROOMS = 64.0  # times what rounding can do: how far above 0 a lower bound must lie
 _SIGN = 2.0**-40  # times the largest derivative of a row: how far from 0 one must lie to have a sign
 _WORTH = 0.05  # part of a side that is worth to be dropped
+_CUTTABLE = 20  # coordinates that vary: boxes with more are not cut
+_SHOWN = 8  # numbers of an input in a message
 _SWEEPS = 2  # how many times all sides are looked at
 
 
@@ -144,7 +146,7 @@ class _Search:
             if any(max(clear[row] for row in self.question.rows(d)) <= 0 for d in box.alive):
                 raise CertificateError(
                     "no certificate could be written: the checker sees no distance from a violation at "
-                    f"{[float(each) for each in middle]}."
+                    f"{[float(each) for each in middle[:_SHOWN]]}{' ...' if len(middle) > _SHOWN else ''}."
                 )
 
     def _noted(self, place: Place, box: _OpenBox, cut: tuple[int, float] | None, known: dict) -> list[Place]:
@@ -154,14 +156,16 @@ class _Search:
         if not box.alive:
             return []
         alive, new = frozenset(box.alive), len(self.nodes)
-        if cut is None:
-            if box.shrank:
+        many = int((box.high > box.low).sum()) > _CUTTABLE
+        if cut is None or many:
+            if box.shrank and (not many or any(isinstance(step, Fixed) for step in box.steps)):
                 node.next = new
                 self.nodes.append(Node())
                 return [Place(new, box.low, box.high, alive, known)]
             raise CertificateError(
                 "no certificate could be written: the checker's bounds do not exclude a violation at "
-                f"{[float(each) for each in box.low]}, and there is nothing left to cut."
+                f"{[float(each) for each in box.low[:_SHOWN]]}{' ...' if len(box.low) > _SHOWN else ''}, and "
+                f"{f'more than {_CUTTABLE} inputs vary: boxes are not cut' if many else 'nothing is left to cut'}."
             )
         axis, value = cut
         node.cut = Cut(axis, value, new, new + 1)

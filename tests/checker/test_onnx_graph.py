@@ -147,6 +147,31 @@ def test_what_has_no_meaning_is_refused(nodes, constants, says):
         read_onnx(file.SerializeToString(), "strange")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "shape", "weight"),
+    [
+        ("x W", [4], (4, 3)),
+        ("W x", [4], (3, 4)),
+        ("W x", [4], (2, 3, 4)),
+        ("x W", [4], (4,)),
+        ("W x", [1, 4, 2], (3, 4)),
+        ("W x", [1, 2, 4, 2], (2, 3, 4)),
+    ],
+)
+def test_matrix_products_from_either_side(inputs, shape, weight):
+    file = onnx_model([node("MatMul", inputs, "y")], shape, None, {"W": floats(*weight)})
+    x = floats(*shape, seed=1)
+    if weight == (2, 3, 4) and shape == [4]:
+        with pytest.raises(UnsupportedError, match="more axes"):
+            read_onnx(file.SerializeToString(), "product")
+        return
+    (y,) = session(file).run(None, {"x": x})
+    flat = x.reshape(1, -1).astype(np.float64)
+    point = Bounds(read_onnx(file.SerializeToString(), "product"), flat, flat)
+    assert point.low[-1].shape == (1, y.size)
+    assert np.abs(point.low[-1] - y.reshape(1, -1)).max() < 1e-5
+
+
 def test_what_is_no_network_of_one_input_is_refused():
     with pytest.raises(FileError, match="not an ONNX network"):
         read_onnx(b"no network", "text")

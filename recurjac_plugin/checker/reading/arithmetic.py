@@ -65,12 +65,16 @@ def _negative(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -
 def _matmul(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
     x = next(each for each in inputs if isinstance(each, Tensor))
     other = finite(fixed(inputs[1] if x is inputs[0] else inputs[0]))
-    if other.ndim > max(2, len(x.shape)) or (x is inputs[1] and (len(x.shape) < 2 or other.ndim < 2)):
-        raise Refused("its constant has more axes than its input")
+    alone = len(x.shape) == 1  # a row from the left, a column from the right
+    if other.ndim > max(2, len(x.shape)) or (x is inputs[1] and not alone and other.ndim < 2):
+        raise Refused("its constant has more axes than its input, or too few")
     size = math.prod(x.shape)
     room(size, size)
     unit = np.eye(size).reshape(size, *x.shape)
-    columns = unit @ other if x is inputs[0] else other @ unit
+    if alone:
+        columns = unit @ (other if x is inputs[0] else other.T)
+    else:
+        columns = unit @ other if x is inputs[0] else other @ unit
     room(columns.size)
     return [vectors.affine(columns.shape[1:], (x.vector, Dense(columns.reshape(size, -1).T.copy())))]
 
