@@ -15,6 +15,7 @@ import onnx
 import pytest
 from certified import Certified, bounded, declared, every_step, perceptron
 from onnx_files import few_inputs
+from places import DATA
 
 from recurjac_plugin.checker import Rejected, check
 from recurjac_plugin.checker.document import Dropped, Fixed, Row, load
@@ -451,3 +452,12 @@ def test_nothing_is_written_when_the_time_is_over(certified, tmp_path):
     with pytest.raises(CertificateError, match="the time was over"):
         write_certificate(problem, tmp_path / "late.json", timeout=0.0)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_images_are_not_cut(tmp_path):
+    """What 64 inputs leave open after coordinates were fixed stays open, in one sentence."""
+    problem = Problem.read(DATA / "digits_relu.onnx", DATA / "digits_relu_small.vnnlib")
+    assert write_certificate(problem, tmp_path / "small.json") >= 1
+    problem = Problem.read(DATA / "digits_relu.onnx", DATA / "digits_relu_mid.vnnlib")
+    with pytest.raises(CertificateError, match="more than 20 inputs vary"):
+        write_certificate(problem, tmp_path / "mid.json")
