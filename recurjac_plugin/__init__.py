@@ -10,7 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import CertificateError, FileError, HostError, InputError, MethodError, RecurJacError, UnsupportedError
+from .errors import (
+    CertificateError,
+    ContradictionError,
+    FileError,
+    HostError,
+    InputError,
+    MethodError,
+    RecurJacError,
+    UnsupportedError,
+)
 from .host.find import prepare_import
 from .version import __version__
 
@@ -101,6 +110,7 @@ __all__ = [
     "METHODS",
     "Bounds",
     "CertificateError",
+    "ContradictionError",
     "FileError",
     "GradNorm",
     "HostError",

@@ -28,6 +28,10 @@ class FileError(RecurJacError):
     """A file that is missing, malformed, or says something the package does not accept."""
 
 
+class ContradictionError(RecurJacError):
+    """A bound and a value, or two answers, that cannot both be right; the command line turns it into exit code 1."""
+
+
 class UnsupportedError(RecurJacError):
     """Parts of a network that are not supported; `offenders` lists all of them.
 

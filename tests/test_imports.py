@@ -16,6 +16,7 @@ ORDER = (
     "graph",
     "gains",
     "recursion",
+    "modules",
     "host",
     "preactivations",
     "jacobian",

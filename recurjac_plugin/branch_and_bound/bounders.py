@@ -201,6 +201,8 @@ class RefiningBounder(RowsBounder):
         self.host_graph = problem.host_graph
         C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
         self.root, self.entry_error = self._proven(problem, C) if rigorous else self._estimated(problem, C)
+        if rigorous:
+            self.rows = replace(rows, evaluation=self.root.row_error[0])
         self.neurons = sum(low[0].numel() for low, _ in self.root.bounds.values())
         self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())

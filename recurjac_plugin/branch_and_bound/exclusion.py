@@ -9,6 +9,12 @@ responsible for (`goals.Rows.slack`). Where that is not so, the bounds are used 
   (`branching.fixed_coordinates`);
 * what linear lower bounds of the rows exclude is cut off (`contraction`).
 
+Before anything counts as excluded it is cross-examined. The network is evaluated at the middles of all boxes and at
+corners where it may come nearest to a violation: those that linear bounds or the derivative of one row point to. These
+are corners of all boxes that are left, and of those just excluded whose middles came nearest to a violation. A point
+that violates ends the search if the network that is judged agrees; if not, a bound and a value contradict each other,
+and nothing is proved (`Exclusion.require_consistent`).
+
 The *row to work on* is the best row of the worst disjunct: the one with the largest lower bound, of the disjunct for
 which that is smallest. Its Jacobian says where to cut.
 
@@ -25,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import ContradictionError
 from recurjac_plugin.gains.undetermined import positions
 from recurjac_plugin.numerics.rounding import VERGE, eps
 
@@ -35,6 +42,7 @@ from .contraction import hull_of_disjuncts
 from .search import BranchAndBound, Goal, Open
 
 _NEAREST = 16  # middles of a batch that an attack may start from
+_EXAMINED = 16  # excluded boxes of a batch of which a corner is evaluated
 _WAITING = 1 << 30  # bytes that waiting boxes may take before the search goes depth first
 
 
@@ -48,6 +56,7 @@ class _Left(NamedTuple):
         alive: the disjuncts that are left, bool (n, d).
         bounds: lower bounds of all rows, (n, k).
         sensitivity: how fast the row to work on can change with each coordinate, (n, columns).
+        slope: that of the row to work on, by its linear bound or in the middle of its Jacobian's bounds, (n, columns).
     """
 
     at: Tensor
@@ -56,6 +65,7 @@ class _Left(NamedTuple):
     alive: Tensor
     bounds: Tensor
     sensitivity: Tensor
+    slope: Tensor
 
     def take(self, index: Tensor) -> _Left:
         """Some of them, by position."""
@@ -73,6 +83,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         nearest: middles of the last batch's open boxes that were nearest to a violation, (m, columns).
         closed: smallest lower bound of a disjunct that was excluded, that of its best row; at most 0 once parts of a
             box were cut off.
+        contradiction: the first point (columns,) that violates clearly what bounds excluded there; None as it should.
 
     Source:
         As this module's.
@@ -82,6 +93,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         self.bounder, self.rows, self.branching = bounder, bounder.rows, branching
         self.nearest = bounder.rows.b.new_zeros(0, math.prod(bounder.input_shape))
         self.closed = math.inf
+        self.contradiction: Tensor | None = None
         self._judged = 0
         self._near: list[tuple[Tensor, Tensor]] = []
 
@@ -89,8 +101,8 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         """Exclude disjuncts; fix coordinates and cut off parts of the boxes that are left.
 
         A box that is left has the bound ``min_d max_k lower_k`` over its disjuncts d and their rows k, or that of the
-        box it was cut from, if this is larger. Points that violate are the middles of boxes, and the corners that the
-        linear bounds point to: ``l_r`` where ``s_r > 0``, else ``u_r``.
+        box it was cut from, if this is larger. Points that violate are the middles of boxes, and corners: ``l_r`` where
+        ``s_r > 0``, else ``u_r``, with s the slope of the row to work on.
 
         Args:
             boxes: n boxes.
@@ -99,10 +111,18 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         self._judged += len(boxes)
         points = self._violations(boxes.center, bounds.outputs, boxes.known.alive)
         left = self._not_excluded(boxes, bounds)
+        excluded = torch.ones_like(boxes.known.alive).index_copy(0, left.at, ~left.alive)
+        points += self._contradictions(boxes.center, bounds.outputs, excluded)
+        points += self._examined(boxes, bounds, excluded & boxes.known.alive)
         if len(left.at):
             self._near.append((self._distances(left, bounds), boxes.center[left.at]))
-            points += self._violating_corners(left, bounds)
-            left = self._contracted(left, boxes, bounds)
+            corners = torch.where(left.slope > 0, left.lower, left.upper)
+            outputs = self.bounder.evaluate(corners)
+            points += self._violations(corners, outputs, left.alive)
+            smaller = self._contracted(left, boxes, bounds)
+            outside = ((corners < smaller.lower) | (corners > smaller.upper)).any(1, keepdim=True)
+            self._contradictions(corners, outputs, left.alive & (outside | ~smaller.alive))
+            left = smaller.take(smaller.alive.any(1).nonzero().squeeze(1))
         around = {name: (low[left.at], high[left.at]) for name, (low, high) in bounds.around.items()}
         known = Disjuncts(left.alive, torch.maximum(self._worst(left), boxes.known.bound[left.at]))
         return Open(
@@ -112,6 +132,20 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
             self._hopeless(left, bounds),
             points,
         )
+
+    def require_consistent(self) -> None:
+        """Refuse bounds that a value of the network contradicts.
+
+        Raises:
+            ContradictionError: at some point ``A f(x) - b <= -slack`` for a disjunct that is excluded there.
+        """
+        if self.contradiction is not None:
+            raise ContradictionError(
+                f"A bound and a value of the network contradict each other: `{self.bounder.method.name}` excludes a "
+                "violation of the property where one was met, at x = "
+                f"{self.contradiction.tolist()}; one of the two is wrong, so nothing is proved: please report the "
+                "network and the property."
+            )
 
     def settle(self, left: Iterable[Boxes[Disjuncts]]) -> None:
         """Note the 16 middles that came nearest to a violation, by ``min_d max_k (A_k f(x0) - b_k)``."""
@@ -140,13 +174,44 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         worst = self.rows.per_disjunct(values[met], "amax").masked_fill(~alive[met], math.inf).amin(1)
         return (points[met[worst.argsort(stable=True)]],)
 
-    def _violating_corners(self, left: _Left, bounds: BoxBounds) -> tuple[Tensor, ...]:
-        """Of the corners of open boxes that the linear bound of the row to work on points to, those that violate."""
-        if bounds.slope is None:
+    def _examined(self, boxes: Boxes[Disjuncts], bounds: BoxBounds, excluded: Tensor) -> tuple[Tensor, ...]:
+        """Look for violations in disjuncts (n, d) that have just been excluded: corners that violate.
+
+        Of the boxes whose middles are nearest to a violation one corner each: where the best row of the nearest
+        excluded disjunct is smallest by its linear bound, or by its gradient in the middle.
+        """
+        values = self.rows.values(bounds.outputs)
+        distance = self.rows.per_disjunct(values, "amax").masked_fill(~excluded, math.inf).amin(1)
+        order = distance.nan_to_num(nan=math.inf).argsort(stable=True)[:_EXAMINED]
+        at = order[distance[order] < math.inf]
+        if not len(at):
             return ()
-        slope = _of_row(bounds.slope[left.at], self._row(left.bounds, left.alive))
-        corner = torch.where(slope > 0, left.lower, left.upper)
-        return self._violations(corner, self.bounder.evaluate(corner), left.alive)
+        excluded = excluded[at]
+        slope = self._slope(boxes, bounds, at, self._row(values[at], excluded))
+        corners = torch.where(slope > 0, boxes.lower[at], boxes.upper[at])
+        outputs = self.bounder.evaluate(corners)
+        self._contradictions(corners, outputs, excluded)
+        return self._violations(corners, outputs, excluded)
+
+    def _contradictions(self, points: Tensor, outputs: Tensor, excluded: Tensor) -> tuple[Tensor, ...]:
+        """Those of the points (n, columns) that violate, by more than rounding, a disjunct (n, d) excluded there."""
+        values = self.rows.values(outputs)
+        clear = self.rows.met(values + self.rows.slack(outputs, values)) & excluded
+        found = self._violations(points, outputs, clear) if bool(clear.any()) else ()
+        if self.contradiction is None and found:
+            self.contradiction = found[0][0]
+        return found
+
+    def _slope(self, boxes: Boxes[Disjuncts], bounds: BoxBounds, at: Tensor, row: Tensor) -> Tensor:
+        """Of one row of chosen boxes (m,): that of its linear bound, or its gradient in the middle, (m, columns)."""
+        if bounds.slope is not None:
+            return _of_row(bounds.slope[at], row)
+        with torch.enable_grad():
+            x = boxes.center[at].detach().requires_grad_(True)
+            outputs = self.bounder.model.forward(self.bounder.shaped(x)).flatten(1)
+            value = self.rows.values(outputs).gather(1, row.unsqueeze(1)).sum()
+            (gradient,) = torch.autograd.grad(value, x)
+        return gradient
 
     def _not_excluded(self, boxes: Boxes[Disjuncts], bounds: BoxBounds) -> _Left:
         """What the bounds leave open of a batch, with the coordinates fixed in which everything is monotone."""
@@ -154,14 +219,18 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         alive = self._alive(boxes.known.alive, lower, bounds.outputs)
         at = alive.any(1).nonzero().squeeze(1)
         every = torch.ones_like(boxes.lower[at])
-        left = _Left(at, boxes.lower[at], boxes.upper[at], alive[at], lower[at], every)
+        left = _Left(at, boxes.lower[at], boxes.upper[at], alive[at], lower[at], every, every)
         if not len(at):
             return left
         if self.branching == "crown":
             assert bounds.slope is not None
             row = self._row(left.bounds, left.alive)
             left = left._replace(sensitivity=_of_row(bounds.slope[at], row).abs())
-        return self._differentiated(left, bounds) if self.bounder.uses_jacobian else left
+        if self.bounder.uses_jacobian:
+            left = self._differentiated(left, bounds)
+        if len(left.at) and (bounds.slope is not None or not self.bounder.uses_jacobian):
+            left = left._replace(slope=self._slope(boxes, bounds, left.at, self._row(left.bounds, left.alive)))
+        return left
 
     def _differentiated(self, left: _Left, bounds: BoxBounds) -> _Left:
         """What the Jacobian adds: mean value bounds, fixed coordinates, and where to cut."""
@@ -178,11 +247,13 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
             left = left._replace(bounds=lower, alive=self._alive(left.alive, lower, bounds.outputs[left.at]))
             keep = left.alive.any(1).nonzero().squeeze(1)
             left, rows, jacobian = left.take(keep), rows[keep], jacobian[:, keep]
+        place = torch.zeros_like(rows[:, 0])
+        if not best_alone:
+            place = (rows == self._row(left.bounds, left.alive).unsqueeze(1)).to(torch.uint8).argmax(1)
+        low, high = (_of_row(end, place) for end in jacobian)
+        left = left._replace(slope=low + high)
         if self.branching == "jacobian":
-            place = torch.zeros_like(rows[:, 0])
-            if not best_alone:
-                place = (rows == self._row(left.bounds, left.alive).unsqueeze(1)).to(torch.uint8).argmax(1)
-            left = left._replace(sensitivity=_of_row(jacobian.abs().amax(0), place))
+            left = left._replace(sensitivity=torch.maximum(low.abs(), high.abs()))
         return self._fixed(left, bounds, rows, jacobian)
 
     def _fixed(
@@ -252,7 +323,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         high = torch.maximum(torch.minimum(high, left.upper), low)
         if bool((low > left.lower).any() | (high < left.upper).any() | (alive != left.alive).any()):
             self.closed = min(self.closed, 0.0)  # what is cut off is excluded, by a margin that nobody measures
-        return left._replace(lower=low, upper=high, alive=alive).take(alive.any(1).nonzero().squeeze(1))
+        return left._replace(lower=low, upper=high, alive=alive)
 
     def _hopeless(self, left: _Left, bounds: BoxBounds) -> Tensor:
         """Boxes that will never be excluded, and where no counterexample is to be expected: bool (n,).

@@ -33,6 +33,7 @@ class Rows:
         eps: relative error of one rounding in the arithmetic of the network that is judged.
         proven: whether bounds come with proven errors, so that only what is done with them here needs room.
         columns: number of input coordinates, which bounds of rows are sums over.
+        evaluation: proven error of the rows of computed outputs, (k,), or one number.
 
     Source:
         As this module's.
@@ -46,6 +47,7 @@ class Rows:
     eps: float
     proven: bool = False
     columns: int = 0
+    evaluation: Tensor | float = 0.0
 
     @classmethod
     def of(cls, box: Box, like: Tensor, difference: float = 0.0, eps: float = 0.0, proven: bool = False) -> Rows:
@@ -111,7 +113,7 @@ class Rows:
         fallen = self.values(outputs) - lower
         if self.proven:
             sizes = terms + self.b.abs() + torch.where(fallen.isfinite(), fallen.abs(), 0.0)
-            slack = gamma(A.shape[1] + self.columns + 64) * sizes
+            slack = gamma(A.shape[1] + self.columns + 64) * sizes + self.evaluation
         else:
             slack = proof_slack(terms + self.b.abs(), fallen)
         return self.difference * A.sum(1) + slack + self.eps * terms

@@ -4,7 +4,7 @@ Given are regions of inputs, a *goal* (what is to be shown on a box), a *bounder
 *branching* (which coordinate of a box to halve) and a *frontier* (the order in which boxes have their turn).
 
 1. Take the next boxes out of the frontier; it holds the whole regions at first.
-2. Bound every one of them.
+2. Bound every one of them. A box that cannot be bounded is left open as it is, and cut (`BranchAndBound`).
 3. *Goal*: close the boxes on which it is shown. Of the others cut off, where the goal allows it, what cannot
    contradict it.
 4. *Branching*: halve what is left across one coordinate and put both halves into the frontier; what cannot be halved is
@@ -40,10 +40,15 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import UnsupportedError
+
 from .boxes import Boxes, Frontier, Known
 
 Bounds = TypeVar("Bounds")
 """What a bounder says about a batch of boxes, and a goal understands."""
+
+_REFUSALS = 1 << 12  # boxes of one search that may be refused: more are no exception, and cutting does not help
+_PROBED = (0.5, 0.25, 0.75)  # where on the diagonal of a refused box the bounder is asked for a point
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +115,11 @@ class Branching(Protocol[Known]):
 class BranchAndBound(Generic[Known, Bounds]):
     """One search, see the beginning of this module.
 
+    A batch that the bounder refuses is bounded in halves, until the boxes at fault are alone. Such a box is cut across
+    its longest side, for what is wrong there may concern a part of it only: a pole, the end of a domain, a fault of the
+    host. If not even points of it can be bounded, it is stuck; if nothing was ever bounded, the refusal is about the
+    network and ends the search. So does the 4097th.
+
     Args:
         goal: what is to be shown.
         bounder: what it may follow from.
@@ -120,6 +130,8 @@ class BranchAndBound(Generic[Known, Bounds]):
     Attributes:
         stuck: boxes that were not closed and cannot be cut.
         boxes: how many boxes of every region were bounded so far, int64 (regions,).
+        bounded: whether any box could be bounded.
+        refusal: why the last box that could not be bounded was refused; None if there was none.
 
     Source:
         As this module's.
@@ -136,6 +148,9 @@ class BranchAndBound(Generic[Known, Bounds]):
         self.goal, self.bounder, self.branching, self.frontier = goal, bounder, branching, frontier
         self.stuck: list[Boxes[Known]] = []
         self.boxes = boxes
+        self.bounded = False
+        self.refusal: UnsupportedError | None = None
+        self._refusals, self._bounded_a_point = 0, False
 
     @property
     def finished(self) -> bool:
@@ -160,16 +175,59 @@ class BranchAndBound(Generic[Known, Bounds]):
 
         Yields:
             Points (m, columns) that contradict the goal as far as this arithmetic can tell.
+
+        Raises:
+            UnsupportedError: nothing can be bounded, or too many boxes cannot.
         """
         for i, boxes in enumerate(self.bounder.parts(self.frontier.pop())):
             if i and over():
                 self.frontier.put_back(boxes)
                 continue
             self.boxes = self.boxes + torch.bincount(boxes.region, minlength=len(self.boxes))
-            left = self.goal.judge(boxes, self.bounder(boxes))
-            yield from left.points
-            self.branch(left)
+            for left in self._judged(boxes):
+                yield from left.points
+                self.branch(left)
         self.goal.settle(self.left)
+
+    def _judged(self, boxes: Boxes[Known]) -> Iterator[Open[Known]]:
+        """Steps 2 and 3: what the goal leaves open of boxes, in parts where some of them cannot be bounded."""
+        left: Open[Known] | None
+        try:
+            left = self.goal.judge(boxes, self.bounder(boxes))
+            self.bounded = True
+        except UnsupportedError as error:
+            left = self._refused(boxes, error) if len(boxes) == 1 else None
+        if left is not None:
+            yield left
+            return
+        half = len(boxes) // 2
+        yield from self._judged(boxes.take(slice(None, half)))
+        yield from self._judged(boxes.take(slice(half, None)))
+
+    def _refused(self, box: Boxes[Known], error: UnsupportedError) -> Open[Known]:
+        """A box (a batch of one) that cannot be bounded, left open as it is, equally sensitive to all coordinates.
+
+        Raises:
+            UnsupportedError: nothing can be bounded here, or too many boxes could not.
+        """
+        self.refusal, self._refusals = error, self._refusals + 1
+        divisible = self._bounds_a_point(box)
+        self._bounded_a_point = self._bounded_a_point or divisible
+        if self._refusals > _REFUSALS or not (self.bounded or self._bounded_a_point):
+            raise error
+        sides = box.upper - box.lower
+        return Open(box, sides, torch.ones_like(sides), torch.full_like(box.region, not divisible, dtype=torch.bool))
+
+    def _bounds_a_point(self, box: Boxes[Known]) -> bool:
+        """Whether the bounder takes one of three points of a box: else cutting the box does not help."""
+        for fraction in _PROBED:
+            point = box.lower + fraction * (box.upper - box.lower)
+            try:
+                self.bounder(replace(box, lower=point, upper=point))
+            except UnsupportedError:
+                continue
+            return True
+        return False
 
     def branch(self, left: Open[Known]) -> None:
         """Step 4: what is left of bounded boxes goes into the frontier, to be cut, or is stuck.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.local import row_constants
@@ -52,6 +53,7 @@ def landscape_scan(
     clip: Clip | None = None,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Landscape:
     """Follow the gradients on balls that grow evenly from a point up to a radius.
 
@@ -68,6 +70,7 @@ def landscape_scan(
         clip: as in `certified_radius`.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Radii, and for every radius and row the number of entries without a certain sign (as `stationary_free_radius`
@@ -81,6 +84,7 @@ def landscape_scan(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
+    declare(model, reference)
     parsed, around = parse_jacobian_method(method), read_points(x0, norm, clip)
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise InputError(f"`points` must be a whole number of at least 2, got {points!r}.")

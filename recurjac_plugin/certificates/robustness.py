@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
 from recurjac_plugin.lipschitz.mean_value import largest_drop, output_bounds
@@ -37,6 +38,7 @@ def certified_radius(
     max_probes: int = 100,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Tensor:
     r"""The largest radius found such that every row of ``C f`` is positive on the whole ball around `x0`.
 
@@ -75,6 +77,7 @@ def certified_radius(
         max_probes: most radii to probe per sample.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Shape (b,), of the model's dtype and device, not differentiable: 0 where nothing was certified, among others
@@ -88,6 +91,7 @@ def certified_radius(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 3.5.
     """
+    declare(model, reference)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed, points = parse(method), read_points(x0, norm, clip)

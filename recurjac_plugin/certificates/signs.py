@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.branch_and_bound.entry_signs import (
     JacobianBounder,
@@ -25,6 +25,7 @@ from recurjac_plugin.branch_and_bound.entry_signs import (
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import read_region
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
@@ -108,6 +109,7 @@ def monotonicity(
     batch_size: int = 256,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Tensor:
     r"""Certify in which inputs ``C f`` is monotone over the region of `x`.
 
@@ -139,6 +141,7 @@ def monotonicity(
         batch_size: boxes bounded, and points evaluated, at once; 1 for networks that take one input at a time.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         int8, (b, k, *input_shape).
@@ -167,6 +170,7 @@ def monotonicity(
         batch_size=batch_size,
         memory_budget=memory_budget,
         rigorous=rigorous,
+        reference=reference,
     ).sign
 
 
@@ -187,6 +191,7 @@ def monotonicity_report(
     batch_size: int = 256,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Monotonicity:
     """Certify or refute monotonicity, the refutations with two points each where the derivative has both signs.
 
@@ -209,6 +214,7 @@ def monotonicity_report(
         batch_size: as in `monotonicity`.
         memory_budget: as in `monotonicity`.
         rigorous: as in `monotonicity`.
+        reference: as in `jacobian_bounds`.
 
     Raises:
         InputError: as in `monotonicity`, or a negative number of samples.
@@ -216,6 +222,7 @@ def monotonicity_report(
         RecurJacError: as in `monotonicity`.
         UnsupportedError: as in `monotonicity`.
     """
+    declare(model, reference)
     start = time.monotonic()
     bisects = timeout is not None or (max_boxes is not None and max_boxes != 1)
     _check_budget(timeout, max_boxes, samples, seed, batch_size)

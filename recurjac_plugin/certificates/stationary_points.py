@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
@@ -35,6 +36,7 @@ def stationary_free_radius(
     max_probes: int = 100,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Tensor:
     r"""The largest radius found such that no row of ``C f`` has a stationary point in the ball around `x0`.
 
@@ -65,6 +67,7 @@ def stationary_free_radius(
         max_probes: most radii to probe per sample.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Shape (b,), or (b, k) with `per_output`, of the model's dtype and device, not differentiable; 0 where nothing
@@ -78,6 +81,7 @@ def stationary_free_radius(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
+    declare(model, reference)
     parsed, points = parse_jacobian_method(method), read_points(x0, norm, clip)
     search = RadiusSearch(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)

@@ -23,7 +23,7 @@ from recurjac_plugin.cli.commands.radius import radius_command
 from recurjac_plugin.cli.commands.report import report_command
 from recurjac_plugin.cli.commands.verify import verify_command
 from recurjac_plugin.cli.proofs.check import check_command
-from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.errors import ContradictionError, RecurJacError
 
 from .standard import NAME
 
@@ -32,7 +32,7 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 class _Group(typer.core.TyperGroup):
-    """Ends every refusal with one line on stderr and exit code 2."""
+    """Ends every refusal with one line on stderr and exit code 2, an answer that contradicts another with 1."""
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
         if not standalone_mode:
@@ -43,6 +43,9 @@ class _Group(typer.core.TyperGroup):
         except _UsageError as error:
             help_line = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
             refuse(error.format_message().rstrip(".") + "." + help_line)
+        except ContradictionError as error:
+            _say(str(error))
+            sys.exit(1)
         except RecurJacError as error:
             refuse(str(error))
         sys.exit(code if isinstance(code, int) else 0)
@@ -50,8 +53,12 @@ class _Group(typer.core.TyperGroup):
 
 def refuse(message: str) -> NoReturn:
     """Say on stderr, in one line, what is wrong with the input, and leave with exit code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _say(message)
     sys.exit(2)
+
+
+def _say(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

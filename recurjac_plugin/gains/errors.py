@@ -179,6 +179,27 @@ class Proven:
         spread = steepest * (self.spread + 4 * width)
         return Proven(up * (steepest * self.error + rounded) + tiny, up * size + tiny, up * spread + tiny)
 
+    def of_rows(
+        self,
+        C: Tensor,  # shape: (b, k, *shape)
+    ) -> Proven:
+        """Of ``C z``, (b, k) each."""
+        weights = C.flatten(2).abs()
+        error, size, spread = (
+            (weights @ each.flatten(1).unsqueeze(2)).squeeze(2) for each in (self.error, self.size, self.spread)
+        )
+        return Proven(error + gamma(weights.shape[2] + 8) * size, size, spread)
+
+    def of_bound(self, relative: float, everywhere: float) -> Tensor:
+        """Error of a linear bound: that of the value at the centre, of the bound of the change, and of their sum.
+
+        Args:
+            relative: gamma of the `roundings` of the change's terms.
+            everywhere: sum of the spreads of all steps: a coefficient of each may have lost ``2^-1074`` to underflow.
+        """
+        total = self.error + relative * self.spread + gamma(4) * (self.size + self.spread)
+        return ((total + underflow(1) * 2.0**-30 * everywhere) * (1 + gamma(8))).nan_to_num(nan=torch.inf)
+
 
 def roundings(graph: Graph, rows: int) -> int:
     """Most roundings that one product of weights and slopes meets in a linear bound, or a derivative, of a graph.

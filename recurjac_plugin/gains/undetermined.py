@@ -150,8 +150,8 @@ def classify(
         bounds: bounds of what it reads, in that order.
         outward: whether ranges that are not exact are widened by what float64 can be off by; no neuron of theirs is
             stable, then.
-        reached: 0 where nothing leads to that changes over the region, so that the factor does not matter: it counts as
-            0 there.
+        reached: 0 where the source depends on no input anywhere in the region, so that the factor does not matter: it
+            counts as 0 there.
 
     Returns:
         The layer with the positions and ranges of the undetermined neurons, and the derivatives of the stable ones.
@@ -210,3 +210,33 @@ def positions(mask: Tensor) -> Tensor:
         return mask[0].nonzero().T
     longest = int(mask.sum(1).max())
     return mask.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :longest]
+
+
+def moved_positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:
+    """Where the neurons of the second layer's list stand in the first one's: (b or 1, u); None if nothing changes.
+
+    Source: own.
+
+    Args:
+        before: a layer.
+        after: the same with some of its undetermined neurons.
+        neurons: how many the layer has.
+    """
+    if before.index.shape == after.index.shape and bool((before.index == after.index).all()):
+        return None
+    batch = max(len(before.index), len(after.index))
+    first = before.index.expand(batch, -1)
+    place = first.new_zeros(batch, neurons)
+    place = place.scatter(1, first, torch.arange(before.count, device=first.device).expand(batch, -1))
+    return place.gather(1, after.index.expand(batch, -1))
+
+
+def rows_at(
+    gain: Tensor,  # shape: (b or 1, u, m)
+    position: Tensor | None,  # shape: (b or 1, u')
+) -> Tensor:
+    """Rows of a gain at positions, (b or 1, u', m); all of them without any. Source: own."""
+    if position is None:
+        return gain
+    batch = max(len(gain), len(position))
+    return gain.expand(batch, -1, -1).gather(1, position.unsqueeze(2).expand(batch, -1, gain.shape[2]))

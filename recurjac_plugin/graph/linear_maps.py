@@ -121,9 +121,6 @@ class Broadcast(LinearMap):
     def absolute(self) -> LinearMap:
         return replace(self, sign=1)
 
-    def push_squared(self, tangent: Tensor) -> Tensor:
-        return self.absolute().push(tangent)
-
     @property
     def terms(self) -> int:
         return max(1, _size(self.output_shape) // max(1, _size(self.input_shape)))
@@ -146,9 +143,6 @@ class Embedding(LinearMap):
     input_shape: Shape
     output_shape: Shape
 
-    def push_squared(self, tangent: Tensor) -> Tensor:
-        return self.absolute().push(tangent)
-
     @property
     def terms(self) -> int:
         return 1
@@ -168,9 +162,6 @@ class View(LinearMap):
 
     input_shape: Shape
     output_shape: Shape
-
-    def push_squared(self, tangent: Tensor) -> Tensor:
-        return self.absolute().push(tangent)
 
     @property
     def terms(self) -> int:
@@ -330,9 +321,6 @@ class Negative(LinearMap):
 
     def absolute(self) -> LinearMap:
         return self.linear.absolute()
-
-    def push_squared(self, tangent: Tensor) -> Tensor:
-        return self.linear.push_squared(tangent)
 
     @property
     def terms(self) -> int:

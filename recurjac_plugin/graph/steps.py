@@ -126,17 +126,20 @@ class ActivationFactor(Factor):
         change: Interval,
         index: Tensor | None = None,  # shape: (b, u)
     ) -> Relaxation:
-        """Lines of ``a(z0 + t) - a(z0)`` in t on the pre-activations' bounds."""
+        """Lines of ``a(z0 + t) - a(z0)`` in t on the pre-activations' bounds; exact where a is linear on them."""
         (lower, upper), center = intervals[0], centers[0]
         # Bounds of a part of the region need not hold the value at its centre, which the distances are from.
         lower, upper = torch.minimum(lower, center), torch.maximum(upper, center)
+        if index is None:
+            index = torch.arange(lower[0].numel(), device=lower.device).expand(len(lower), -1)
+        dl, du = (at(end, index) for end in self.derivative_range((lower, upper)))
         if self.activation.linear_pieces:
-            everything = torch.arange(lower[0].numel(), device=lower.device).expand(len(lower), -1)
-            index = everything if index is None else index
-            return relax_kinked(self.activation, self.parameters, index, lower, upper, center)[0]
-        dl, du = self.derivative_range((lower, upper))
-        numbers = (at(value, index) for value in (lower, upper, center, dl, du))
-        return relax_smooth(self.activation, self.parameters, *numbers)[0]
+            (lines,) = relax_kinked(self.activation, self.parameters, index, lower, upper, center)
+        else:
+            lower, upper, center = (at(value, index) for value in (lower, upper, center))
+            lines, _ = relax_smooth(self.activation, self.parameters, lower, upper, center, dl, du)
+        zero = torch.zeros_like(dl)
+        return Relaxation(dl, zero, dl, zero).where(dl == du, lines)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -28,6 +28,17 @@ INSTALL_LINES = (
     "pip install --no-deps git+https://github.com/Verified-Intelligence/auto_LiRPA.git",
 )
 SUPPORTED = "0.3 (PyPI) and 0.4 to 0.7 (git)"
+
+HOST_FAILURES = (
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What the host raises for operators, shapes and methods it cannot take: it has no exception of its own."""
 
 _OLDEST, _NEWEST = (0, 3), (0, 7)
 _VERSION = re.compile(r"""^__version__\s*=\s*["']((\d+)\.(\d+)[^"']*)["']""", re.MULTILINE)
@@ -144,6 +155,7 @@ class _PreparedLoader(Loader):
         if self.is_03:
             fixes_03.patch_after_import(module)
         _PreparedLoader.ran = True
+        _load_library()
 
 
 class _Finder(MetaPathFinder):
@@ -186,9 +198,20 @@ def was_prepared() -> bool:
 
 
 def prepare_import() -> None:
-    """Let whoever imports auto_LiRPA from now on get it as `library` does; it is not imported yet."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    """Have `library` loaded as soon as somebody imports auto_LiRPA, or now if that has happened.
+
+    Until then nothing heavy is imported. From then on models are compared with their modules (`same_function`).
+    """
+    if sys.modules.get("auto_LiRPA") is not None:
+        _load_library()
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+def _load_library() -> None:
+    """Import `library`; why it cannot be imported is said when it is needed."""
+    with suppress(HostError):
+        importlib.import_module("recurjac_plugin.host.library")
 
 
 def _remedy() -> str:

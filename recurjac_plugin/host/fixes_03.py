@@ -39,7 +39,7 @@ def patch_after_import(host: ModuleType) -> None:
     CROWN that fail where a network transposes its input (as exporters of channels-last frameworks write it).
     The interval bounds of a product of matrices take a specification, as those of a dense layer do that it calls: a
     layer without biases is one. Those of a quotient are replaced, which 0.3 takes from the wrong ends where the
-    dividend can be negative.
+    dividend can be negative. Casts to float64 give that, not float32.
 
     Args:
         host: the imported package auto_LiRPA, version 0.3.
@@ -58,6 +58,8 @@ def patch_after_import(host: ModuleType) -> None:
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
     quotient = bivariate.BoundDiv
     quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)
+    cast = importlib.import_module(f"{host.__name__}.operators.dtype").BoundCast
+    cast.__init__ = _knowing_doubles(cast.__init__)
     for method in (host.BoundedTensor.__new__, host.BoundedTensor.__init__):
         method.__defaults__ = (None,)  # `BoundedTensor(x)` without a perturbation, as newer versions allow
 
@@ -167,5 +169,18 @@ def _from_all_corners(interval_propagate: Callable[..., Any], root: type) -> Cal
         assert bool(((low > 0) | (high < 0)).all()), "the divisor can be 0"
         corners = torch.stack([x / y for x in dividend for y in (low, high)])
         return corners.amin(0), corners.amax(0)
+
+    return wrapper
+
+
+def _knowing_doubles(init: Callable[..., Any]) -> Callable[..., Any]:
+    """Let casts give the type that ONNX calls 11: in the table of 0.3 float32 stands in the place of float64."""
+    double = 11
+
+    @functools.wraps(init)
+    def wrapper(self: Any, attr: Any, *args: Any) -> None:
+        init(self, attr, *args)
+        if attr["to"] == double:
+            self.type = torch.float64
 
     return wrapper

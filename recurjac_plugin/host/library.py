@@ -2,6 +2,7 @@
 
 Everything else takes `BoundedModule`, `BoundedTensor` and `PerturbationLpNorm` from here. Importing this module imports
 the host, on 0.3 with the fixes that current torch needs (`fixes_03`), and leaves logging and warning filters alone.
+From then on every model of the host's class is compared with the module that it is made of (`same_function`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import HostError
 
-from . import fixes_03
+from . import fixes_03, same_function
+from .find import HOST_FAILURES as HOST_FAILURES
 from .find import INSTALL_LINES, load_operator_sets, prepare_import, process_state_kept, require_host, was_prepared
 
 
@@ -62,16 +64,7 @@ else:
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
     parse_module = importlib.import_module("auto_LiRPA.parse_graph").parse_module
 
-# What the host raises for operators, shapes and methods it cannot take: it has no exception of its own.
-HOST_FAILURES = (
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 VERSION: str = _host.__version__
 IS_03: bool = require_host().is_03
+
+same_function.watch(_host.BoundedModule)

@@ -2,7 +2,8 @@
 
 Each row of `MISREAD` names an operator of which the host overlooks an attribute, or which it takes for a part of
 another operator. Bounds of what it reads would hold, for the wrong function; such networks are refused when they are
-read. (Operators that it reads rightly but bounds wrongly are in `preactivations.defects`.)
+read. Most models are compared with their modules besides (`same_function`); a graph alone does not show everything.
+(Operators that it reads rightly but bounds wrongly are in `preactivations.defects`.)
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
     return None
 
 
+def _padding(node: Node, kinds: Mapping[str, str]) -> str | None:
+    mode = node.attributes["onnx"].get("mode", "constant")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
+    return None if mode == "constant" else f"its mode is {mode!r}, but the host pads with a constant"
+
+
+def _leaky(node: Node, kinds: Mapping[str, str]) -> str | None:
+    slope = node.attributes["onnx"].get("alpha", 0.01)
+    return f"its negative slope of {slope:g} counts as 0 on the host" if slope < 0 and not IS_03 else None
+
+
 def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:
     if IS_03 and kinds.get(node.inputs[1]) == "BoundSqrt":
         return "it divides by a root, which auto_LiRPA 0.3 takes for a layer normalisation"
@@ -42,9 +54,16 @@ MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
     "BoundMaxPool": _pool,
     "BoundAveragePool": _pool,
     "BoundDiv": _quotient,
+    "BoundPad": _padding,
+    "BoundLeakyRelu": _leaky,
 }
 """Exact class name of the host's node -> ``(node, kinds of all nodes by name) -> what the host computes otherwise than
 the network does``, or None."""
+
+UNDECIDED = {
+    "BoundAveragePool": "its graph does not say whether it divides by a number of its own (`divisor_override`)"
+}
+"""Exact class name of the host's node -> what of the network is not to be seen in its attributes."""
 
 
 def require_read_right(nodes: Sequence[Node]) -> None:
@@ -67,4 +86,27 @@ def require_read_right(nodes: Sequence[Node]) -> None:
             "The network",
             offenders,
             f"auto_LiRPA {VERSION} reads another network there; write it with other operators.",
+        )
+
+
+def require_decided(nodes: Sequence[Node]) -> None:
+    """Refuse a graph that may not be the network's; for models of which only the graph is known.
+
+    Args:
+        nodes: its nodes, in topological order.
+
+    Raises:
+        UnsupportedError: lists every node that may be another operator of the network.
+    """
+    offenders = [
+        f"`{node.name}` ({node.kind.removeprefix('Bound')}): {UNDECIDED[node.kind]}"
+        for node in nodes
+        if node.kind in UNDECIDED
+    ]
+    if offenders:
+        raise UnsupportedError(
+            "The model",
+            offenders,
+            "Hand over the module that it was made of with `reference=`, or make the model after "
+            "`import recurjac_plugin`, which compares them.",
         )

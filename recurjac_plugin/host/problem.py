@@ -18,8 +18,10 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.numerics.region import Region, joined
 
 from .library import BoundedModule
+from .misread import require_decided
 from .read import HostGraph, read_graph
 from .region import Arguments, converted, read_arguments
+from .same_function import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,11 @@ def read(model: Any, x: Any) -> Problem:
             "`BoundedModule(model, example_input)`."
         )
     arguments = read_arguments(x, model)
-    return Problem(model, arguments, read_graph(model, *arguments.for_host()))
+    problem = Problem(model, arguments, read_graph(model, *arguments.for_host()))
+    centers = [value.center if isinstance(value, Region) else value for value in arguments.values]
+    if not require(model, centers, problem.host_graph.output):
+        require_decided(problem.host_graph.nodes)
+    return problem
 
 
 def read_in_float64(model: Any, x: Any) -> Problem:

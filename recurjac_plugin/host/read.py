@@ -65,7 +65,7 @@ class HostGraph:
         values, nodes = dict(centers), []
         for node in self.nodes:
             constants = tuple(
-                c.double() if isinstance(c, Tensor) and c.is_floating_point() else c for c in node.constants
+                c.detach().double() if isinstance(c, Tensor) and c.is_floating_point() else c for c in node.constants
             )
             forward = _first if node.kind == "BoundCast" else node.forward
             node = replace(node, constants=constants, forward=forward)

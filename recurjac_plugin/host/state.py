@@ -6,17 +6,16 @@ it do so within `preserved`, which puts back what was there: the owner of a mode
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from recurjac_plugin.numerics.rounding import OTHER_FUNCTION
+from recurjac_plugin.numerics.rounding import half_of_the_digits
 
-from .library import HOST_FAILURES
+from .find import HOST_FAILURES
 
 
 @contextmanager
@@ -28,9 +27,7 @@ def preserved(model: Any) -> Iterator[None]:
 
     def copied(state: dict[str, Any]) -> dict[str, Any]:
         # One level deep: the host replaces values and adds to its lists and dictionaries, but does not edit tensors.
-        return {
-            key: copy.copy(value) if isinstance(value, (list, dict, set)) else value for key, value in state.items()
-        }
+        return {key: value.copy() if isinstance(value, (list, dict, set)) else value for key, value in state.items()}
 
     modules = (model, *model._modules.values())
     states = [copied(vars(module)) for module in modules]
@@ -91,5 +88,18 @@ def takes_batches(function: Callable[[Tensor], Tensor], shape: tuple[int, ...], 
         return False
     size = float(alone.abs().nan_to_num(nan=0.0, posinf=0.0).max())
     return together.shape == alone.shape and torch.allclose(
-        together, alone, rtol=0, atol=OTHER_FUNCTION * size, equal_nan=True
+        together, alone, rtol=0, atol=half_of_the_digits(like) * size, equal_nan=True
     )
+
+
+def shares_weights(model: Any, module: nn.Module) -> bool:
+    """Whether a model has the weights of its module still: the same parameters, and buffers of equal values."""
+    own = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for node in model._modules.values():
+        name = getattr(node, "ori_name", None)
+        held = getattr(node, "param", getattr(node, "buffer", None))
+        if name not in own or not isinstance(held, Tensor) or held is own[name]:
+            continue
+        if isinstance(held, nn.Parameter) or held.device != own[name].device or not torch.equal(held, own[name]):
+            return False
+    return True

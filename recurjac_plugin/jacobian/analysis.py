@@ -23,8 +23,8 @@ from recurjac_plugin.host.problem import Problem, read, read_in_float64, specifi
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
-from recurjac_plugin.preactivations.bounds import Preactivations, bound_preactivations
-from recurjac_plugin.preactivations.rigorous import ProvenErrors, prove_preactivations
+from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
+from recurjac_plugin.preactivations.rigorous import prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.intervals import Intervals, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 
@@ -28,6 +29,7 @@ def jacobian_bounds(
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Any:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
@@ -59,6 +61,8 @@ def jacobian_bounds(
             network in real arithmetic with the weights that it has, whatever rounding did on the way. Assumed are IEEE
             arithmetic, matrix products in any order, and elementary functions to 2 units in the last place; of the host
             only its graph is used. Methods without a prefix have such bounds.
+        reference: the module that the model was made of. Models made after `import recurjac_plugin` have been compared
+            with theirs; for another one it is compared now, and refused if it computes something else.
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
@@ -73,6 +77,7 @@ def jacobian_bounds(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
+    declare(model, reference)
     analysis = analyse(
         model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget, rigorous=rigorous,

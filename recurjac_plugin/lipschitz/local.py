@@ -11,10 +11,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
@@ -40,6 +41,7 @@ def local_lipschitz(
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> Tensor:
     r"""Upper bound of the Lipschitz constant of ``C f`` over the region of `x`, in the norm of its perturbation.
 
@@ -63,6 +65,7 @@ def local_lipschitz(
         intermediate_bounds: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Shape (b,), or (b, k) with `per_output`.
@@ -75,6 +78,7 @@ def local_lipschitz(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4.
     """
+    declare(model, reference)
     analysis = analyse(
         model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
         memory_budget=memory_budget, rigorous=rigorous,

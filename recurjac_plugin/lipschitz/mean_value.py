@@ -10,11 +10,12 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
 from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse_problem
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
@@ -40,6 +41,7 @@ def output_bounds(
     shift: int = 0,
     memory_budget: int | None = None,
     rigorous: bool = False,
+    reference: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Bound ``C f`` over the region of `x`.
 
@@ -61,6 +63,7 @@ def output_bounds(
         shift: as in `jacobian_bounds`.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`; CROWN's bounds are those of our own, then.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         ``lower, upper``, each of shape (b, k).
@@ -73,6 +76,7 @@ def output_bounds(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 3.5.
     """
+    declare(model, reference)
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"`steps` must be a whole number of at least 1, got {steps!r}.")
     parsed = parse(method)

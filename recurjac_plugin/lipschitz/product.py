@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.graph.graph import Graph
@@ -23,6 +23,7 @@ from recurjac_plugin.graph.sweeps import Arrived, ancestors, backward, forward, 
 from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.methods import OPERATOR_NORM
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import sum_error
@@ -39,7 +40,9 @@ _FAR = (1e4, 1e8, 1e12)
 
 @torch.no_grad()
 @full_precision()
-def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_output: bool = False) -> Tensor:
+def global_lipschitz(
+    model: Any, *, norm: float, C: Tensor | None = None, per_output: bool = False, reference: nn.Module | None = None
+) -> Tensor:
     r"""Upper bound of the Lipschitz constant of ``C f`` on the whole space, in the l_p norm on both sides.
 
     For a network ``A_n s_{n-1}(... s_1(A_1 x))`` it is the product of operator norms
@@ -62,6 +65,7 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
         C: specification matrix, shape (b, k, n_out); None takes every output.
         per_output: one constant per row instead of one for the vector output; with q dual to p, the row's own operator
             norm is ``|C_k A_n|_q``.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Shape (1,), or (1, k) with `per_output`; the leading size is b where C has b matrices. Of the model's dtype and
@@ -76,6 +80,7 @@ def global_lipschitz(model: Any, *, norm: float, C: Tensor | None = None, per_ou
         Szegedy et al.: Intriguing properties of neural networks, ICLR 2014, section 4.3; the baseline of RecurJac's
         experiments.
     """
+    declare(model, reference)
     if not isinstance(norm, (int, float)) or norm not in NORMS:
         raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}; operator norms have no formula for others.")
     graph, output = _read(model)

@@ -18,7 +18,7 @@ from recurjac_plugin.errors import FileError, UnsupportedError
 from .converter import import_onnx2pytorch
 from .onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
 from .rewrite import Shapes, constant_arrays, prepare
-from .session import OnnxSession, onnx_session
+from .session import OnnxSession, largest_difference, onnx_session
 from .static import static_module
 
 __all__ = ["OnnxNetwork", "OnnxSession", "load_onnx", "onnx_session"]
@@ -50,7 +50,8 @@ class OnnxNetwork(nn.Module):
         input_shape: shape of one input, without the batch dimension.
         n_outputs: number of outputs, flattened.
         dtype: floating-point type of inputs, weights and outputs.
-        max_difference: largest absolute difference between its outputs and onnxruntime's on the inputs of `load_onnx`.
+        max_difference: largest absolute difference between its outputs and onnxruntime's on the inputs of `load_onnx`,
+            as far as those are numbers. `verify` adds inputs of the property's boxes.
         takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
         path: the file it came from, None for a network that has none.
     """
@@ -83,7 +84,8 @@ def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
 
     Its outputs are compared with onnxruntime's on zeros, ones and random inputs: with f the module and g the file in
     onnxruntime, ``max |f(x) - g(x)| <= tolerance * max(1, max |g(x)|)``, tolerance 1e-4 in float32 and 1e-10 in
-    float64. Networks without a batch dimension get one where their operators allow it.
+    float64. Where onnxruntime itself gives NaN (0/0 at zeros), there is nothing to compare with. Networks without a
+    batch dimension get one where their operators allow it.
 
     Args:
         path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
@@ -155,13 +157,18 @@ def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None
     """
     probes = _probes(file)
     expected = session(probes)
-    allowed = _TOLERANCE[file.dtype] * max(1.0, float(np.abs(expected).max()))
+    if not np.isfinite(expected).any():
+        raise FileError(
+            f"`{file.path}` gives no finite output on any of the inputs tried, zeros, ones and random ones, in "
+            "onnxruntime; export it again."
+        )
+    allowed = _TOLERANCE[file.dtype] * max(1.0, float(np.abs(expected[np.isfinite(expected)]).max()))
     network.n_outputs = expected.shape[1]
     groups = [probes[i : i + 1] for i in range(len(probes))]
     outputs = np.concatenate([_evaluate(network, group, file) for group in groups])
     same_size = outputs.size == expected.size
-    network.max_difference = float(np.abs(outputs - expected).max()) if same_size else float("inf")
-    if not network.max_difference <= allowed:  # NaN is refused too
+    network.max_difference = largest_difference(outputs, expected) if same_size else float("inf")
+    if network.max_difference > allowed:
         raise FileError(
             f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest "
             f"difference {network.max_difference:.3g}, expected at most {allowed:.3g}); simplify the export."
@@ -189,7 +196,7 @@ def _agrees_on_batch(network: OnnxNetwork, x: np.ndarray, expected: np.ndarray, 
             y = network(torch.from_numpy(x)).numpy()
     except _CONVERTER_ERRORS:
         return False
-    return y.shape == expected.shape and bool(np.abs(y - expected).max() <= tolerance)
+    return y.shape == expected.shape and largest_difference(y, expected) <= tolerance
 
 
 def _probes(file: OnnxFile) -> np.ndarray:  # shape: (n, *input_shape)

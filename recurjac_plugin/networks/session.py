@@ -71,6 +71,22 @@ def onnx_session(path: str | PathLike[str]) -> OnnxSession:
     return OnnxSession(read_onnx(path))
 
 
+def largest_difference(
+    outputs: np.ndarray,  # shape: (n, n_outputs)
+    expected: np.ndarray,  # shape: (n, n_outputs)
+) -> float:
+    """``max |y - z|`` over outputs y and expected ones z, without those z that are NaN; 0 if all of them are.
+
+    Equal infinities do not differ; if only one of both is a finite number, they differ infinitely.
+
+    Source:
+        Own.
+    """
+    with np.errstate(invalid="ignore"):
+        difference = np.where(outputs == expected, 0.0, np.abs(outputs - expected))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf)[~np.isnan(expected)].max(initial=0.0))
+
+
 def measured_shapes(file: OnnxFile, model: ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
     """Shapes of intermediate values for one input of zeros; empty if onnxruntime does not run the model.
 

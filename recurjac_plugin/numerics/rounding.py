@@ -19,6 +19,7 @@ what                   size  unit: eps times the
 `PERIODIC`                2  number of the period
 `NEAR_POLES`              4  one plus the number of the pole
 `EIGENVALUE`             64  longer side of a matrix
+`SAME_FUNCTION`           8  largest output of a network
 =====================  ====  ================================================
 
 The other constants here are parts of a size, or multiples of such a room.
@@ -74,8 +75,12 @@ EIGENVALUE = 64
 CONTRADICTION = 0.01
 """Two bounds of the same quantity contradict each other if they miss by more than this part of its size."""
 
-OTHER_FUNCTION = 1e-3
-"""Outputs that differ by more than this part of their size are not the same function's."""
+SAME_FUNCTION = 8
+"""Of outputs that two implementations of one function give. In most networks they are equal to the last digit; where
+they are further apart than this, both are computed once more in another precision."""
+
+SHRINKS_WITH_PRECISION = 2.0**-20
+"""A difference that is rounding is by about 2^-29 smaller in float64 than in float32; another function's stays."""
 
 VERGE = 4.0
 """Violations smaller than so many times what rounding explains are not searched for any further."""
@@ -140,3 +145,8 @@ def proven_room(size: Tensor) -> Tensor:
 def sum_error(terms: int) -> float:
     """Relative error of a sum of so many float64 numbers of one sign: ``n eps``."""
     return terms * eps(torch.float64)
+
+
+def half_of_the_digits(like: Tensor | torch.dtype) -> float:
+    """The part of their size by which numbers differ that have half of their digits in common: the root of `eps`."""
+    return eps(like) ** 0.5

@@ -1,20 +1,14 @@
-"""A torch network as the host's model, refused where the host computes something else.
-
-Reading a network may fail silently: an attribute overlooked gives another function. So the model is evaluated at a
-random point and compared with the network, up to ``1e-3 (1 + max |f(x)|)`` (`numerics.rounding.OTHER_FUNCTION`).
-"""
+"""A torch network as the host's model, refused where the host computes something else (`host.same_function`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, VERSION, BoundedModule
-from recurjac_plugin.host.state import preserved
-from recurjac_plugin.numerics.rounding import OTHER_FUNCTION
+from recurjac_plugin.host.same_function import require
 
 from .activations import missing
 
@@ -34,9 +28,6 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
     """
     try:
         model = BoundedModule(network, example, device=example.device, custom_ops=missing())
-        probe = torch.rand(example.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(example)
-        with torch.no_grad(), preserved(model):
-            expected, read = network(probe), model.forward(probe)
     except HOST_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(
@@ -44,12 +35,5 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
             [f"auto_LiRPA {VERSION} cannot read it ({reason})"],
             "Export it with other operators, or use another version of auto_LiRPA.",
         ) from error
-    if expected.shape != read.shape or bool(
-        ((expected - read).abs() > OTHER_FUNCTION * (1 + expected.abs().max())).any()
-    ):
-        raise UnsupportedError(
-            "The network",
-            [f"auto_LiRPA {VERSION} reads it as another one: its outputs differ"],
-            "Bounds of that would not be bounds of this; export it with other operators.",
-        )
+    require(model, [example])
     return model

@@ -12,6 +12,7 @@ import inspect
 from typing import Any
 
 from recurjac_plugin.errors import InputError, MethodError
+from recurjac_plugin.host import same_function
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import jacobian_bounds
@@ -64,11 +65,12 @@ def unregister() -> None:
 def _wrapped_init(original: Any) -> Any:
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        with jacobian_op.building():
+        with same_function.postponed(), jacobian_op.building():  # a `JacobianOP` has values once it is built
             original(self, *args, **kwargs)
         for node in jacobian_node.nodes_of(self):
             node.add_inputs()
             node.require_supported()
+            same_function.require(self, ())
 
     return init
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.gains.errors import estimated_errors
+from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, derivative_ranges
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import Read
@@ -29,8 +29,30 @@ from recurjac_plugin.numerics.rounding import NOTICEABLE, UNEXPLAINED
 from .defects import Precision
 from .host import host_bounds
 
-if TYPE_CHECKING:
-    from .rigorous import ProvenErrors
+
+@dataclass(frozen=True, eq=False)
+class ProvenErrors:
+    """What proven bounds of a Jacobian, and of the rows, are made of.
+
+    Attributes:
+        gains: the exact part between undetermined neurons, that of the rows included.
+        spreads: sums of the absolute values of all terms of linear bounds of what factor steps multiply, by name of the
+            step, (b, *shape).
+        center: errors of the rows at the centres of the regions, (b, k).
+    """
+
+    gains: Gains
+    spreads: Mapping[str, Tensor]
+    center: Tensor
+
+    def part(
+        self,
+        regions: Tensor,  # shape: (n,)
+        rows: Tensor,  # shape: (n, k')
+    ) -> ProvenErrors:
+        """Those of some regions, by position, and of some rows of each."""
+        spreads = {name: spread[regions] for name, spread in self.spreads.items()}
+        return ProvenErrors(self.gains.part(regions, rows), spreads, self.center[regions].gather(1, rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +63,7 @@ class Preactivations:
         bounds: their bounds ``l <= z <= u``, by name, each of shape (b, *shape).
         derivatives: the derivative ranges ``[dl, du]`` of the factor steps, by their names.
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run.
-        proven: what proven bounds bring along (`rigorous.ProvenErrors`); None for others.
+        proven: what proven bounds bring along ; None for others.
     """
 
     bounds: Mapping[str, PreactivationBounds]

@@ -30,7 +30,7 @@ class Change:
 
     Attributes:
         middle, radius: the change from the centre lies in ``middle -+ radius``, (b, *shape).
-        reached: 0 where nothing that changes leads to, so that the change is exactly 0, else 1; (b, *shape).
+        reached: 0 where no derivative by any input leads to, so that the change is exactly 0, else 1; (b, *shape).
         proven: errors of the value at the centre, and of linear bounds of the change.
     """
 
@@ -50,7 +50,7 @@ class Change:
         return Change(
             torch.zeros_like(reach) if intervals else None,
             reach if intervals else None,
-            reach.sign() if intervals else None,
+            torch.ones_like(reach) if intervals else None,  # derivatives by fixed coordinates are asked for, too
             Proven.at_input(center, reach) if proven else None,
         )
 
@@ -136,11 +136,21 @@ def _between_pieces(
     factor: ActivationFactor, interval: Interval, center: Tensor, steepest: Tensor, error: Tensor
 ) -> Interval:
     """Bounds of the change of a function with two linear pieces, with room for the error of its argument."""
-    low, high = interval
+    least, most = values_between(factor, *interval)
+    value = factor.activation.derivative(center, factor.parameters) * center
+    room = steepest * error + proven_room(steepest * (interval[0].abs() + interval[1].abs()))
+    return least - value - room, most - value + room
+
+
+def values_between(
+    factor: ActivationFactor,
+    low: Tensor,  # shape: (b, *shape)
+    high: Tensor,  # shape: (b, *shape)
+) -> Interval:
+    """The least and the largest value of a function with two linear pieces on intervals, (b, *shape) each."""
 
     def value(z: Tensor) -> Tensor:
         return factor.activation.derivative(z, factor.parameters) * z
 
     ends = torch.stack([value(low), value(high), value(torch.maximum(low, high.clamp(max=0.0)))])
-    room = steepest * error + proven_room(steepest * (low.abs() + high.abs()))
-    return ends.amin(0) - value(center) - room, ends.amax(0) - value(center) + room
+    return ends.amin(0), ends.amax(0)

@@ -7,17 +7,16 @@ So with the gains G between undetermined neurons (`gains.gains`)
 .. math:: t_j = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} \, (a_m(x) - a_m(x_0)),
 
 and CROWN's substitution (`gains.crown.linear_upper_bound`) gives ``t_j <= s_j (x - x_0) + c_j``. One sweep from the
-input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. It needs no rule of
-the host for any operator. The gains are those that the recursion runs on.
+input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. The host has
+no part in it. The gains are those that the recursion runs on.
 
-A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on every part
-of it. `around` gives bounds that hold on a box around; only what is undetermined by them is looked at again.
+A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on its parts.
+Only what is undetermined by the bounds of a box around (`Known`) is looked at again.
 
 *Proven* bounds hold for the network in real arithmetic, with the weights as they are given, whatever rounding did here:
-``[\hat z_0 - e_0 - E + \ldots, \hat z_0 + e_0 + E + \ldots]`` with e0 the error of the value at the centre and E that
-of the linear bound (`gains.errors.Proven`), lines with room for their own rounding, derivative ranges widened by that
-of the functions. Assumed are IEEE arithmetic in float64, sums in any order, and elementary functions to 2 units in the
-last place.
+they are widened by the errors of the value at the centre and of the linear bound (`gains.errors.Proven`), lines and
+derivative ranges by that of the functions. Assumed are IEEE arithmetic in float64, sums in any order, and elementary
+functions to 2 units in the last place.
 
 Source: Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2; Higham, Accuracy and
 Stability of Numerical Algorithms, 2002, for the errors. That it runs on gains, and in changes from the centre, is own.
@@ -33,18 +32,25 @@ from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
-from recurjac_plugin.gains.errors import Proven, roundings
+from recurjac_plugin.gains.errors import roundings
 from recurjac_plugin.gains.gains import ROWS, Gains, Pull
-from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify, intervals
+from recurjac_plugin.gains.undetermined import (
+    Layer,
+    PreactivationBounds,
+    classify,
+    intervals,
+    moved_positions,
+    rows_at,
+)
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, at
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.region import Region, concretized
-from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
+from recurjac_plugin.numerics.rounding import gamma, proven_room
 
-from .changes import Change, multiplied, summed
+from .changes import Change, multiplied, summed, values_between
 
 # Slopes of the line through 0, see `linear_pieces`. CROWN's choice (None) is one of many: alpha-CROWN (Xu et al., ICLR
 # 2021, arXiv:2011.13824) optimises them. With few undetermined neurons two more choices for the rows find most of what
@@ -174,6 +180,7 @@ class _Crown:
         self.spread = 0.0  # the sum of all spreads so far: coefficients that underflow are multiplied by them
         self.spreads: dict[str, Tensor] = {}
         self.carried: dict[str, Change] = {}  # at what factor steps read
+        self.exact: dict[str, Interval] = {}  # values of functions with two linear pieces, where they are read
         self.errors: dict[str, Tensor] = {} if known is None else dict(known.errors)
         self.reads = {graph.stands_for[name] for name in graph.reads}
         self.sources = self.reads | {step.source for step in graph.factors}
@@ -185,7 +192,6 @@ class _Crown:
             reach = region.reach.reshape(region.center.shape)
             change = Change.of_input(region.center, reach, self.with_intervals, self.known is None)
             starts[name] = self._noted(name, change)
-        # Without anything to carry along it is the order of the steps that is wanted.
         carried = forward(self.graph, starts, self._factor, self._linear)
         return carried[self.graph.output]
 
@@ -196,7 +202,7 @@ class _Crown:
         if carried.proven is not None:
             self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
             if name in self.sources:
-                self.errors[name] = self._error(carried.proven)
+                self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
                 self.spreads[name] = carried.proven.spread
         return carried
 
@@ -219,6 +225,12 @@ class _Crown:
         change = self._change(step, ranges, carried)
         if layer.count:
             self._relax(step, layer, ranges, change)
+        if (
+            step.name in self.reads
+            and isinstance(step.factor, ActivationFactor)
+            and step.factor.activation.linear_pieces
+        ):
+            self.exact[step.name] = values_between(step.factor, *ranges[0])
         return self._noted(step.name, self._moved(step, layer, ranges, change, carried))
 
     def _bounds_of(self, name: str) -> PreactivationBounds:
@@ -229,14 +241,10 @@ class _Crown:
         error = self.errors[step].reshape(-1, *center.shape[1:])
         if self.known is not None:
             return PreactivationBounds(*self.known.bounds[name], error)
+        if name in self.exact:  # by the node itself: another one may stand for it, with a constant added
+            return PreactivationBounds(*self.exact[name], error)
         low, high = (end.reshape(center.shape) for end in self.carried[step].interval)
         return PreactivationBounds(center + low, center + high, error)
-
-    def _error(self, proven: Proven) -> Tensor:
-        """Of a bound of a step: of the value at the centre, of the linear bound, and of adding both up."""
-        lost = underflow(1) * self.spread * 2.0**-30  # each of the coefficients may have lost 2^-1074 to underflow
-        total = proven.error + self.roundings * proven.spread + gamma(4) * (proven.size + proven.spread) + lost
-        return (total * (1 + gamma(8))).nan_to_num(nan=torch.inf)
 
     def _tightened(
         self, step: FactorStep, layer: Layer, bounds: list[PreactivationBounds]
@@ -292,8 +300,7 @@ class _Crown:
         low, high = (bound.expand(shape).flatten(1) for bound in (before.lower, before.upper))
         at_center = at(center, index)
         lower, upper = torch.fmax(at(low, index), at_center + below), torch.fmin(at(high, index), at_center + above)
-        # Both hold, up to rounding: where they miss each other, the interval between them is what is left.
-        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+        lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)  # both hold, up to rounding
         low, high = low.scatter(1, index, lower), high.scatter(1, index, upper)
         return PreactivationBounds(low.reshape(shape), high.reshape(shape), before.error)
 
@@ -302,9 +309,9 @@ class _Crown:
         self.layers.append(step.name)
         if not pulled:  # a product's operand is no node that it reads
             pulled, before = self._pulled(step.source, after.index), after
-        position = _positions(before, after, torch.Size(step.shape).numel())
+        position = moved_positions(before, after, torch.Size(step.shape).numel())
         for earlier, gain in pulled.items():
-            self.blocks[step.name, earlier] = _taken(gain, position)
+            self.blocks[step.name, earlier] = rows_at(gain, position)
 
     def _relax(self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval) -> None:
         """Lines around the change of a layer's undetermined neurons, with room for the errors of what it reads."""
@@ -325,8 +332,10 @@ class _Crown:
             if _reads_source(self.graph, step):
                 largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
             rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
+        listed, zero = layer.lower < layer.upper, torch.zeros_like(layer.lower)
+        nothing = Relaxation(zero, zero, zero, zero)  # what fills up a list is stable: it is in the gains already
         for relaxations, each in zip(self.relaxations, lines, strict=True):
-            relaxations[step.name] = each.padded(error, steepest, rounding)
+            relaxations[step.name] = each.padded(error, steepest, rounding).where(listed, nothing)
 
     def _centers(self, step: FactorStep) -> list[Tensor]:
         """Values of what a step reads at the centres, (b, *shape of the node) each."""
@@ -362,18 +371,13 @@ class _Crown:
         ]  # of -C (f(x) - f(x0))
         slope, constant = (-torch.stack(parts, 1) for parts in zip(*uppers))
         center = (C.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2)
-        row_error = self._row_error(C, carried.proven) if self.known is None else self.known.row_error
+        if self.known is not None:
+            row_error = self.known.row_error
+        else:
+            assert carried.proven is not None
+            row_error = carried.proven.of_rows(C).of_bound(self.roundings, self.spread)
         offset = center.unsqueeze(1) + constant
         return CrownBounds(gains, self.derivatives, self.bounds, slope, offset, self.errors, self.spreads, row_error)
-
-    def _row_error(self, C: Tensor, proven: Proven | None) -> Tensor:
-        """Of the bounds of the rows, (b, k)."""
-        assert proven is not None
-        weighted = [
-            (C.flatten(2).abs() @ each.flatten(1).unsqueeze(2)).squeeze(2)
-            for each in (proven.error, proven.size, proven.spread)
-        ]
-        return self._error(Proven(weighted[0] + gamma(C[0, 0].numel() + 8) * weighted[1], *weighted[1:]))
 
     def gains(self) -> Gains:
         """The exact part, as CROWN and the recursion take it."""
@@ -395,22 +399,3 @@ def _reads_source(graph: Graph, step: FactorStep) -> bool:
         and graph.stands_for[step.reads[0].name] == step.source
         and (isinstance(step.factor, ActivationFactor))
     )
-
-
-def _positions(before: Layer, after: Layer, neurons: int) -> Tensor | None:
-    """Where the neurons of the second layer's list stand in the first one's: (b or 1, u); None if nothing changes."""
-    if before.index.shape == after.index.shape and bool((before.index == after.index).all()):
-        return None
-    batch = max(len(before.index), len(after.index))
-    first = before.index.expand(batch, -1)
-    place = first.new_zeros(batch, neurons)
-    place = place.scatter(1, first, torch.arange(before.count, device=first.device).expand(batch, -1))
-    return place.gather(1, after.index.expand(batch, -1))
-
-
-def _taken(gain: Tensor, position: Tensor | None) -> Tensor:
-    """Rows of a gain, (b or 1, u, m), at positions (b or 1, u')."""
-    if position is None:
-        return gain
-    batch = max(len(gain), len(position))
-    return gain.expand(batch, -1, -1).gather(1, position.unsqueeze(2).expand(batch, -1, gain.shape[2]))

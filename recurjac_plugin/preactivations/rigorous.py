@@ -9,48 +9,22 @@ Source: as in `crown`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.gains.gains import ROWS, Gains
+from recurjac_plugin.gains.gains import ROWS
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.region import concretized
 from recurjac_plugin.numerics.rounding import gamma
 
-from .bounds import Preactivations
+from .bounds import Preactivations, ProvenErrors
 from .crown import crown_bounds
 
 # The host takes the logarithm of a number below this for that of this one.
 _LOGARITHM_FROM = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class ProvenErrors:
-    """What proven bounds of a Jacobian, and of the rows, are made of.
-
-    Attributes:
-        gains: the exact part between undetermined neurons, that of the rows included.
-        spreads: sums of the absolute values of all terms of linear bounds of what factor steps multiply, by name of the
-            step, (b, *shape).
-        center: errors of the rows at the centres of the regions, (b, k).
-    """
-
-    gains: Gains
-    spreads: Mapping[str, Tensor]
-    center: Tensor
-
-    def part(
-        self,
-        regions: Tensor,  # shape: (n,)
-        rows: Tensor,  # shape: (n, k')
-    ) -> ProvenErrors:
-        """Those of some regions, by position, and of some rows of each."""
-        spreads = {name: spread[regions] for name, spread in self.spreads.items()}
-        return ProvenErrors(self.gains.part(regions, rows), spreads, self.center[regions].gather(1, rows))
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.gains.errors import estimated_errors
@@ -34,6 +34,7 @@ from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
@@ -42,7 +43,9 @@ from recurjac_plugin.numerics.region import Region
 
 @torch.no_grad()
 @full_precision()
-def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+def zonotope_bounds(
+    model: Any, x: Any, *, memory_budget: int | None = None, reference: nn.Module | None = None
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
 
     ``z(x0) + s - reach <= z(x) <= z(x0) + s + reach`` with ``reach = |g_inputs|_q + sum_i |g_i|``: the dual norm of the
@@ -56,6 +59,7 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
         x: a `BoundedTensor`.
         memory_budget: as in `jacobian_bounds`, for one chunk of columns at one step; all columns of the steps that
             are still needed are kept besides.
+        reference: as in `jacobian_bounds`.
 
     Returns:
         Name of the node -> lower and upper bound, each of shape (b, *shape).
@@ -68,6 +72,7 @@ def zonotope_bounds(model: Any, x: Any, *, memory_budget: int | None = None) -> 
         Singh, Gehr, Mirman, Püschel, Vechev, NeurIPS 2018 (DeepZ), Theorem 3.1, for ReLU; slopes other than 0 and 1,
         and balls of other norms, are this package's own.
     """
+    declare(model, reference)
     problem = read(model, x)
     graph, host_graph = problem.graph, problem.host_graph
     if not refinable(graph):

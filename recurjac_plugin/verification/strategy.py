@@ -22,7 +22,7 @@ from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import BoundedModule
-from recurjac_plugin.host.state import takes_batches
+from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.plugin.model import bounded_model
@@ -30,6 +30,7 @@ from recurjac_plugin.properties.spec import Box, Spec
 
 from .attack import find_counterexample
 from .counterexample import Counterexample, Session, check
+from .probes import difference_inside
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
@@ -149,6 +150,16 @@ class Verification:
             waiting = [search for search in waiting if not search.finished]
         return bool(wanted)
 
+    def require_bounded(self) -> None:
+        """Say why there is no answer where it is that a box of the property could not be bounded at all.
+
+        Raises:
+            UnsupportedError: what refused the box.
+        """
+        for search in self.searches:
+            if search.refusal is not None and not search.bounded and not self._over():
+                raise search.refusal
+
     def _over(self) -> bool:
         self.late = self.late or time.monotonic() >= self.deadline
         return self.late or self.counterexample is not None
@@ -160,6 +171,8 @@ class Verification:
         for points in search.step(self._over):  # to its end: half a step would lose boxes
             for x in points[:_CHECKS].cpu().numpy():
                 self.counterexample = self.counterexample or check(self.spec, self.session, x)
+        if self.counterexample is None:
+            search.goal.require_consistent()
         return int((search.boxes - before).sum())
 
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
@@ -200,13 +213,25 @@ class Verification:
             double = copy.deepcopy(self.network).to(like.dtype)
             self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
         eps = torch.finfo(self.network.dtype).eps
-        rows = Rows.of(box, like, self.network.max_difference, eps, proven=self.rigorous)
+        rows = Rows.of(box, like, self._difference(box), eps, proven=self.rigorous)
         shape = self.network.input_shape
         bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching, self.rigorous)
-        own = next((p for p in self._model.parameters()), like)
-        if not takes_batches(self._model.forward, shape, own.detach()):  # its graph was read for one input at a time
+        own = next((p.detach() for p in self._model.parameters()), like)
+        if not takes_batches(self._model.forward, shape, own):  # its graph was read for one input at a time
             bounds.batch = 1
         return bounds
+
+    def _difference(self, box: Box) -> float:
+        """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
+
+        def bounded(x: np.ndarray) -> np.ndarray:
+            assert self._model is not None
+            like = next((p.detach() for p in self._model.parameters()), self._like)
+            inputs = torch.from_numpy(x).to(like).reshape(-1, 1, *self.network.input_shape)
+            rows = [evaluated(self._model, one, ())[0].flatten(1) for one in inputs]
+            return torch.cat(rows).double().cpu().numpy()
+
+        return max(self.network.max_difference, difference_inside(box, bounded, self.session))
 
 
 def _dimensions(box: Box) -> int:

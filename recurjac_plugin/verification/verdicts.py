@@ -22,6 +22,7 @@ from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
@@ -82,6 +83,7 @@ def verify(
     attack_seconds: float = 5.0,
     input_shape: tuple[int, ...] | None = None,
     rigorous: bool | None = None,
+    reference: nn.Module | None = None,
     certificate: str | PathLike[str] | None = None,
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
@@ -111,6 +113,7 @@ def verify(
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
         rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's.
+        reference: as in `jacobian_bounds`, for a `BoundedModule`.
         certificate: a file to write, with `UNSAT`, what `recurjac check` accepts as a proof, see
             `certificate.write_certificate`; for what `load_onnx` and `load_vnnlib` return.
 
@@ -118,12 +121,15 @@ def verify(
         CertificateError: the property was proved, but the certificate could not be written.
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
         MethodError: unknown method, or one that is not rigorous where this is asked for.
-        UnsupportedError: parts of the network have no rule, or none in the checker of the certificate.
+        UnsupportedError: parts of the network have no rule, or none in the checker of the certificate, or cannot be
+            bounded on a box nor on its parts.
+        ContradictionError: a bound excludes a violation that was met, and that `session` does not confirm.
 
     Source:
         Wang et al.: ReluVal, USENIX Security 2018, arXiv:1804.10829, cuts boxes and fixes monotone coordinates by
         interval gradients; here the gradients are RecurJac's.
     """
+    declare(model, reference)
     start = time.monotonic()
     parsed = parse(method)
     _check_spec(spec)
@@ -148,6 +154,7 @@ def verify(
         verification.bound()
         if not verification.cut(split):
             verification.attack(attack_seconds)
+        verification.require_bounded()
     verdict = _verdict(verification)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
         from .certificate import write_certificate

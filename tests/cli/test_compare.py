@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 
+import pytest
+import torch
 from commands import LARGE, MID, RELU, SMALL, WHERE, answer, recurjac
 from onnx_files import few_inputs
 
 import recurjac_plugin as rj
+from recurjac_plugin import Verdict
 from recurjac_plugin.cli.commands import compare as compare_module
+from recurjac_plugin.verification import verdicts
 
 
 def test_compare_on_a_property_that_some_methods_prove(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture)
-    assert found.keys() == WHERE | {"command", "property", "boxes", "seed", "methods", "lipschitz_sampled"}
+    assert found.keys() == WHERE | {
+        "command",
+        "property",
+        "boxes",
+        "seed",
+        "methods",
+        "lipschitz_sampled",
+        "contradictions",
+    }
+    assert found["contradictions"] == []
     columns = ["method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "verdict", "boxes", "verify_seconds"]
     assert [set(row) for row in found["methods"]] == [{*columns, "unsupported"}] * len(found["methods"])
     rows = {row["method"]: row for row in found["methods"]}
@@ -58,15 +73,83 @@ def test_compare_cuts_boxes_of_few_inputs_within_its_budget(tmp_path):
     assert all(word in " ".join(shown.split()) for word in ("boxes", "unsat", "verdict"))
 
 
+def contradicted(*arguments):
+    """What a command that contradicts itself says: the JSON object, its stderr, and the text without `--json`."""
+    spoken = recurjac(*arguments, "--json", code=1)
+    return json.loads(spoken.stdout), spoken.stderr, recurjac(*arguments, code=1).stdout
+
+
+def test_compare_shouts_where_a_proof_stands_beside_a_counterexample(monkeypatch, tmp_path):
+    """`y >= -1/2`, so that `unsat` is wrong for the property that y comes below -0.4."""
+    path, prop = few_inputs(tmp_path, least=-0.4)
+    honest = verdicts.verify
+
+    def verify(network, spec, *, method, **options):
+        result = honest(network, spec, method=method, **options)
+        return replace(result, verdict=Verdict.UNSAT, counterexample=None) if method == "CROWN" else result
+
+    monkeypatch.setattr(verdicts, "verify", verify)
+    found, told, shown = contradicted("compare", path, prop, "--methods", "RecurJac,CROWN")
+    assert [row["verdict"] for row in found["methods"]] == ["sat", "unsat"]
+    (wrong,) = found["contradictions"]
+    assert (wrong["method"], wrong["against"], wrong["box"]) == ("CROWN", "RecurJac", 0)
+    assert rj.load_onnx(path)(torch.tensor([wrong["point"]])) <= -0.4
+    for text in (told, " ".join(shown.split())):
+        assert "CONTRADICTION: `CROWN` says `unsat`, but `RecurJac` has a counterexample in box 1 of 1" in text
+        assert "please report" in text
+    # Where no other method has a counterexample, a short attack finds one.
+    found, told, _ = contradicted("compare", path, prop, "--methods", "CROWN")
+    assert [each["against"] for each in found["contradictions"]] == ["the attack"]
+    assert "`the attack` has a counterexample" in told
+
+
+def test_compare_shouts_where_a_value_lies_outside_of_a_bound(monkeypatch, tmp_path):
+    path, prop = few_inputs(tmp_path, least=-0.6)
+    honest = compare_module._bounds
+
+    def bounds(network, spec, name):
+        return [
+            (lower + (name == "IBP"), upper - 0.9 * (name == "CROWN")) for lower, upper in honest(network, spec, name)
+        ]
+
+    monkeypatch.setattr(compare_module, "_bounds", bounds)
+    found, told, _ = contradicted("compare", path, prop, "--methods", "RecurJac,CROWN,IBP")
+    truth = {"CROWN": ("most", 0.1), "IBP": ("least", -0.5)}
+    assert {each["method"] for each in found["contradictions"]} <= set(truth)
+    assert found["contradictions"]
+    for each in found["contradictions"]:
+        assert each["against"] == "a value of the network"
+        assert f"`{each['method']}` says that row 1 of the property is at {truth[each['method']][0]}" in each["message"]
+        (x0, x1), sign = each["point"], 1 if each["method"] == "CROWN" else -1
+        assert each["value"] == pytest.approx(abs(x0) - abs(x0 + x1 / 2))
+        assert sign * (each["value"] - each["bound"]) > 0
+        assert each["message"] in told
+
+
+def test_compare_shouts_where_points_show_a_larger_constant(monkeypatch):
+    honest = compare_module._width_and_constant
+
+    def halved(network, spec, name):
+        width, constant = honest(network, spec, name)
+        return width, constant / 20 if name == "RecurJac" else constant
+
+    monkeypatch.setattr(compare_module, "_width_and_constant", halved)
+    found, told, _ = contradicted("compare", RELU, SMALL, "--methods", "RecurJac,Fast-Lip")
+    (wrong,) = found["contradictions"]
+    assert (wrong["method"], wrong["value"]) == ("RecurJac", found["lipschitz_sampled"])
+    assert wrong["bound"] < wrong["value"]
+    assert "Lipschitz constant of the rows is at most" in told
+
+
 def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_path):
-    margins = compare_module._margins
+    bounds = compare_module._bounds
 
     def refuse_ibp(network, spec, name):
         if name == "IBP":
             raise rj.UnsupportedError("The network", ["a part"], "Nothing to be done.")
-        return margins(network, spec, name)
+        return bounds(network, spec, name)
 
-    monkeypatch.setattr(compare_module, "_margins", refuse_ibp)
+    monkeypatch.setattr(compare_module, "_bounds", refuse_ibp)
     arguments = ("compare", RELU, SMALL, "--methods", "IBP,CROWN", "--plot", tmp_path / "p.png")
     refused, proved = answer(*arguments)["methods"]
     assert (refused["verdict"], refused["lower_bound"]) == (None, None)

@@ -163,6 +163,7 @@ import sys
 import recurjac_plugin
 assert not {"torch", "auto_LiRPA"} & set(sys.modules)
 import auto_LiRPA, torch
+assert "recurjac_plugin.host.library" in sys.modules  # which watches the models that are made
 from recurjac_plugin.host import BoundedModule
 assert BoundedModule is auto_LiRPA.BoundedModule
 assert type(auto_LiRPA.__loader__).__name__ == "SourceFileLoader" == type(auto_LiRPA.__spec__.loader).__name__
@@ -171,6 +172,12 @@ print(*model(torch.zeros(1, 2)).shape)
 """
     shown = python(code)
     assert shown.stdout.split()[-2:] == ["1", "3"], shown.stderr
+
+
+@pytest.mark.skipif(host.IS_03, reason="0.3 does not import on torch 2 before this package")
+def test_models_are_watched_where_the_host_was_imported_before():
+    shown = python("import sys, auto_LiRPA, recurjac_plugin; print('recurjac_plugin.host.library' in sys.modules)")
+    assert shown.stdout.split()[-1:] == ["True"], shown.stderr
 
 
 class ChannelsLast(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,9 +20,11 @@ from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from recurjac_plugin.properties.spec import Box, Spec
+    from recurjac_plugin.verification.agreement import Claim
 
 T = TypeVar("T")
 
@@ -50,7 +54,10 @@ def compare_command(
     elements, one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes
     (l_inf), which cannot be below what was sampled. The verdict is that of `recurjac verify` with the method: same
     search, same budget, other bounds; with the boxes it took and its seconds. One attack serves all methods that prove
-    nothing.
+    nothing; where some prove something, it is short.
+
+    All of this is held against each other and against values of the network. A proof beside a counterexample, or a
+    bound beside a value outside of it, is told on stderr and with the results, and the exit code is 1.
     """
     with open_streams(json) as streams:
         names = options.methods("--methods", methods)
@@ -61,8 +68,10 @@ def compare_command(
         network = load_network(model, device, dtype)
         spec = load_property(prop, network)
         search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
-        rows = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
-        _judge(rows, network, spec, model, attack_seconds, seed)
+        entries = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
+        rows, claims = [row for row, _ in entries], [claim for _, claim in entries]
+        claims.append(_judge(rows, network, spec, model, attack_seconds, seed))
+        sampled = _sampled(network, spec, seed)
         result = {
             "command": "compare",
             **network.describe(model),
@@ -70,46 +79,66 @@ def compare_command(
             "boxes": len(spec.boxes),
             "seed": seed,
             "methods": rows,
-            "lipschitz_sampled": _sampled(network, spec, seed),
+            "lipschitz_sampled": sampled,
+            "contradictions": _contradictions(network, spec, claims) + _below_sampled(rows, sampled, network),
         }
         _tell(streams, result, csv, plot)
+    if result["contradictions"]:
+        raise typer.Exit(1)
 
 
-def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> dict[str, Any]:
-    """The row of one method; where it cannot be used on the network, `unsupported` says why."""
+def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> tuple[dict[str, Any], Claim]:
+    """The row of one method, and what it claims; where it cannot be used on the network, `unsupported` says why."""
     from recurjac_plugin.errors import UnsupportedError
     from recurjac_plugin.jacobian.methods import parse
+    from recurjac_plugin.verification.agreement import Claim
     from recurjac_plugin.verification.verdicts import Verdict, verify
 
     entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
+    claim = Claim(name, (), -math.inf, False, None)
     try:
-        margins, entry["seconds"] = _timed(lambda: _margins(network, spec, name))
-        entry["lower_bound"] = min(margins)
+        bounds, entry["seconds"] = _timed(lambda: _bounds(network, spec, name))
+        entry["lower_bound"] = min(map(_margin, spec.boxes, bounds))
+        claim = replace(claim, bounds=bounds)
         result = verify(network.module, spec, method=name, **search)
+        claim = replace(
+            claim,
+            distance=result.lower_bound,
+            proved=result.verdict is Verdict.UNSAT,
+            counterexample=result.counterexample,
+        )
         entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
         entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
         if parse(name).bounds_jacobian:
             entry["jacobian_width"], entry["lipschitz"] = _width_and_constant(network, spec, name)
     except UnsupportedError as error:
         entry["unsupported"] = str(error)
-    return entry
+    return entry, claim
 
 
-def _margins(network: Network, spec: Spec, name: str) -> list[float]:
-    """Certified distance of every box from a violation: the smallest, over disjuncts, of the best row's bound."""
+def _bounds(network: Network, spec: Spec, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Lower and upper bounds of the property's rows ``A f`` on every box, float64 (k,) each."""
+    import torch
+
+    from recurjac_plugin.lipschitz.mean_value import output_bounds
+
+    found = []
+    for box in spec.boxes:
+        with torch.no_grad():
+            lower, upper = output_bounds(network.host, network.region(box), method=name, C=_rows(network, box))
+        found.append((lower[0].double().cpu(), upper[0].double().cpu()))
+    return found
+
+
+def _margin(box: Box, bounds: tuple[Tensor, Tensor]) -> float:
+    """Certified distance of a box from a violation: the smallest, over disjuncts, of the best row's bound."""
     import torch
 
     from recurjac_plugin.branch_and_bound.goals import Rows
-    from recurjac_plugin.lipschitz.mean_value import output_bounds
 
-    margins = []
-    for box in spec.boxes:
-        rows = Rows.of(box, torch.zeros((), dtype=torch.float64))
-        with torch.no_grad():
-            lower, _ = output_bounds(network.host, network.region(box), method=name, C=_rows(network, box))
-        lower = lower.double().cpu() - rows.b
-        margins.append(float(rows.per_disjunct(torch.where(lower.isfinite(), lower, -math.inf), "amax").min()))
-    return margins
+    rows = Rows.of(box, torch.zeros((), dtype=torch.float64))
+    lower = bounds[0].unsqueeze(0) - rows.b
+    return float(rows.per_disjunct(torch.where(lower.isfinite(), lower, -math.inf), "amax").min())
 
 
 def _rows(network: Network, box: Box) -> Tensor:
@@ -161,18 +190,62 @@ def _timed(run: Callable[[], T]) -> tuple[T, float]:
 
 def _judge(
     rows: list[dict[str, Any]], network: Network, spec: Spec, model: Path, attack_seconds: float, seed: int
-) -> None:
-    """Fill in the verdicts of the methods that prove nothing: one attack serves them all."""
+) -> Claim:
+    """Fill in the verdicts of the methods that prove nothing: one attack serves them all. Returns what it claims."""
     from recurjac_plugin.networks.onnx import onnx_session
+    from recurjac_plugin.verification.agreement import Claim
     from recurjac_plugin.verification.attack import find_counterexample
 
-    refuted = False
-    if all(row["verdict"] is None for row in rows):
-        session = onnx_session(model)
-        refuted = find_counterexample(network.module, spec, session, seconds=attack_seconds, seed=seed) is not None
+    answered = any(row["verdict"] is not None for row in rows)
+    found = find_counterexample(
+        network.module,
+        spec,
+        onnx_session(model),
+        seconds=attack_seconds,
+        rounds=1 if answered else None,
+        seed=seed,
+    )
     for row in rows:
         if row["verdict"] is None and row["unsupported"] is None:
-            row["verdict"] = "sat" if refuted else "unknown"
+            row["verdict"] = "unknown" if found is None else "sat"
+    return Claim("the attack", (), -math.inf, False, found)
+
+
+def _contradictions(network: Network, spec: Spec, claims: list[Claim]) -> list[dict[str, Any]]:
+    """What of the claims cannot all be true, and what values of the network in float64 contradict."""
+    import torch
+
+    from recurjac_plugin.cli.problem import Network, outputs_at
+    from recurjac_plugin.verification.agreement import contradictions
+
+    double = Network(copy.deepcopy(network.module).double(), network.device)
+
+    def outputs(x: np.ndarray) -> Tensor:
+        points = torch.from_numpy(x).to(network.device).reshape(-1, *network.module.input_shape)
+        return outputs_at(double, points)
+
+    like = torch.zeros((), dtype=network.module.dtype)
+    return [asdict(each) for each in contradictions(claims, spec, outputs, like, network.module.max_difference)]
+
+
+def _below_sampled(rows: list[dict[str, Any]], sampled: float, network: Network) -> list[dict[str, Any]]:
+    """Lipschitz constants that points of the boxes show to be too small."""
+    from recurjac_plugin.numerics.rounding import PROOF, eps
+
+    allowed = 1 + PROOF * eps(network.module.dtype)
+    wrong = [row for row in rows if row["lipschitz"] is not None and row["lipschitz"] * allowed < sampled]
+    against = {"against": "a value of the network", "box": None, "value": sampled, "point": None}
+    return [
+        {
+            **against,
+            "method": row["method"],
+            "bound": row["lipschitz"],
+            "message": f"`{row['method']}` says that the Lipschitz constant of the rows is at most "
+            f"{row['lipschitz']:.9g}, but points of the boxes show {sampled:.9g}; one of them is wrong: please report "
+            "the network and the property.",
+        }
+        for row in wrong
+    ]
 
 
 def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
@@ -187,6 +260,9 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     for row in rows:
         if row["unsupported"] is not None:
             streams.note(f"{row['method']}: {row['unsupported']}")
+    wrong = [f"CONTRADICTION: {each['message']}" for each in result["contradictions"]]
+    for line in wrong:
+        streams.note(line)
     if streams.as_json:
         streams.json(result)
         return
@@ -195,3 +271,5 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     table = [[duration(row[name]) if name in times else row[name] for name in _HEADER] for row in rows]
     table.append(["sampled", None, None, None, result["lipschitz_sampled"], None, None, None])
     streams.table(title, header, table, right=(1, 2, 3, 4, 6, 7))
+    for line in wrong:
+        streams.line(line)
