@@ -54,11 +54,13 @@ def random_network(random: np.random.Generator) -> Network:
             vectors.append(Affine(((last, Diagonal(random.standard_normal(size))),), np.zeros(size), np.zeros(size)))
         elif choice < 0.7:
             other = int(random.choice([i for i, vector in enumerate(vectors) if vector.size == size]))
-            terms = ((last, Diagonal(np.ones(size))), (other, Diagonal(np.ones(size))))
+            terms = ((other, Diagonal(np.ones(size))), (last, Diagonal(np.ones(size))))
             vectors.append(Affine(terms, np.zeros(size), np.zeros(size)))
         else:
             negative = random.choice([0.0, 0.01, -1.0, 1.5])
-            vectors.append(Kinks(last, np.full(size, negative), np.ones(size)))
+            source = last if random.random() < 0.6 else int(random.integers(0, len(vectors)))
+            size = vectors[source].size
+            vectors.append(Kinks(source, np.full(size, negative), np.ones(size)))
     return Network.of(vectors, len(vectors) - 1)
 
 

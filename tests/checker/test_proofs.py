@@ -96,6 +96,12 @@ def circle(values):
     cuts(values)[0]["cut"][3] = 0
 
 
+def next_is_itself(values):
+    nodes = values["regions"][0]["nodes"]
+    leaf = next(node for node in nodes if "cut" not in node)
+    leaf["steps"], leaf["next"] = [], nodes.index(leaf)
+
+
 def node_that_is_not_there(values):
     cuts(values)[0]["cut"][3] = 10_000
 
@@ -268,7 +274,7 @@ def boolean_as_a_number(values):
 
 
 CHANGES = [
-    leaf_missing, leaf_instead_of_a_cut, subtree_replaced_by_its_sibling, children_exchanged, circle,
+    leaf_missing, leaf_instead_of_a_cut, subtree_replaced_by_its_sibling, children_exchanged, next_is_itself, circle,
     node_that_is_not_there, node_of_no_box, closed_box_goes_on, step_left_out, row_that_does_not_exclude,
     row_that_is_not_there, disjunct_that_is_not_there, disjunct_excluded_twice, cut_outside, cut_shifted,
     cut_of_an_input_that_is_not_there, negative_input, box_smaller_by_one_ulp, box_stretched, box_of_other_size,
