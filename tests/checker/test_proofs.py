@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from certified import Certified, bounded, declared, every_step, perceptron
-from onnx_files import few_inputs
+from onnx_files import few_inputs, model, node, save
 from places import DATA
 
 from recurjac_plugin.checker import Rejected, check
@@ -434,6 +434,47 @@ def change_something(region, choose: random.Random) -> None:
         region[end] = [choose.uniform(-1.5, 1.5).hex() for _ in region[end]]
 
 
+def by_hand(problem: Problem, lower: list[float], upper: list[float], *nodes) -> bytes:
+    """A certificate of one region."""
+    values = {"format": "recurjac certificate", "version": 1, "claim": "unsat", "producer": "by hand"}
+    values |= {name: {"sha256": each} for name, each in zip(("network", "property"), problem.hashes)}
+    ends = {name: [value.hex() for value in end] for name, end in (("lower", lower), ("upper", upper))}
+    return json.dumps({**values, "regions": [{**ends, "nodes": nodes}]}).encode()
+
+
+LEFT = (-0.4).hex()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "steps"),
+    [
+        # Y_0 = x rises, Y_1 = -x falls. At x = -1 the second row excludes, but the middle violates.
+        ("(and (<= Y_0 0.1) (<= Y_1 0.1))", [["lower", 0], ["row", 0, 1]]),
+        ("(and (<= Y_1 0.1) (<= Y_0 0.1))", [["lower", 0], ["row", 0, 0]]),
+        ("(and (<= Y_0 0.1) (<= Y_1 0.1))", [["upper", 0], ["row", 0, 0]]),
+        # The first disjunct rises and is never met; the second falls, and is met from x = 0.5 on.
+        ("(or (<= Y_0 -2) (<= Y_1 -0.5))", [["lower", 0], ["row", 0, 0], ["row", 1, 0]]),
+        ("(or (<= Y_1 -0.5) (<= Y_0 -2))", [["lower", 0], ["row", 0, 0], ["row", 1, 0]]),
+        # From x = -0.4 on the first is excluded, the second is not.
+        ("(or (<= Y_0 -2) (<= Y_1 -0.5))", [["above", 0, LEFT], ["row", 0, 0], ["row", 1, 0]]),
+        ("(or (<= Y_1 -0.5) (<= Y_0 -2))", [["above", 0, LEFT], ["row", 0, 0], ["row", 1, 0]]),
+        # What excludes one end is taken for the whole, or for the other side.
+        ("(<= Y_0 -0.5)", [["above", 0, LEFT], ["row", 0, 0]]),
+        ("(<= Y_0 -0.5)", [["below", 0, LEFT], ["row", 0, 0]]),
+        ("(<= Y_0 -0.5)", [["upper", 0], ["row", 0, 0]]),
+        ("(<= Y_0 -0.5)", [["row", 0, 0]]),
+    ],
+)
+def test_forged_proofs(tmp_path, outputs, steps):
+    """Each property is violated on [-1, 1]; one condition of a step is all that is wrong with each proof."""
+    identity = model([node("MatMul", "x W", "y")], ["b", 1], ["b", 2], {"W": np.array([[1.0, -1.0]])})
+    prop = tmp_path / "p.vnnlib"
+    prop.write_text(f"{declared(1, 2)}(assert (and {bounded([('-1', '1')])}))(assert {outputs})")
+    problem = Problem.read(save(tmp_path / "n.onnx", identity), prop)
+    with pytest.raises(Rejected):
+        check_content(problem, by_hand(problem, [-1.0], [1.0], {"steps": steps}))
+
+
 def test_a_strict_row_is_excluded_by_equality(tmp_path):
     """``0 Y_0 < 0`` holds nowhere, and needs no margin; ``0 Y_0 <= 0`` holds everywhere."""
     network = perceptron(tmp_path, (1, 2, 1), 0)
@@ -441,11 +482,7 @@ def test_a_strict_row_is_excluded_by_equality(tmp_path):
         prop = tmp_path / "p.vnnlib"
         prop.write_text(f"{declared(1, 1)}(assert (and {bounded([('0', '1')])}))(assert ({comparison} (* 0 Y_0) 0))")
         problem = Problem.read(network, prop)
-        node = {"steps": [["row", 0, 0]]}
-        region = {"lower": [(0.0).hex()], "upper": [(1.0).hex()], "nodes": [node]}
-        values = {"format": "recurjac certificate", "version": 1, "claim": "unsat", "producer": "by hand"}
-        values |= {name: {"sha256": each} for name, each in zip(("network", "property"), problem.hashes)}
-        content = json.dumps({**values, "regions": [region]}).encode()
+        content = by_hand(problem, [0.0], [1.0], {"steps": [["row", 0, 0]]})
         if holds:
             assert check_content(problem, content).boxes == write_certificate(problem, tmp_path / "c.json") == 1
         else:
