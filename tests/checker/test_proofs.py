@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from certified import Certified, bounded, declared, every_step, perceptron
-from onnx_files import few_inputs, model, node, save
+from onnx_files import few_inputs, model, save
+from onnx_files import node as onnx_node
 from places import DATA
 
 from recurjac_plugin.checker import Rejected, check
@@ -118,7 +119,7 @@ def closed_box_goes_on(values):
 
 
 def step_left_out(values):
-    node, step = nodes_with(values, "row")[-1]
+    node, step = nodes_with(values, ("row",))[-1]
     node["steps"].remove(step)
 
 
@@ -467,7 +468,7 @@ LEFT = (-0.4).hex()
 )
 def test_forged_proofs(tmp_path, outputs, steps):
     """Each property is violated on [-1, 1]; one condition of a step is all that is wrong with each proof."""
-    identity = model([node("MatMul", "x W", "y")], ["b", 1], ["b", 2], {"W": np.array([[1.0, -1.0]])})
+    identity = model([onnx_node("MatMul", "x W", "y")], ["b", 1], ["b", 2], {"W": np.array([[1.0, -1.0]])})
     prop = tmp_path / "p.vnnlib"
     prop.write_text(f"{declared(1, 2)}(assert (and {bounded([('-1', '1')])}))(assert {outputs})")
     problem = Problem.read(save(tmp_path / "n.onnx", identity), prop)

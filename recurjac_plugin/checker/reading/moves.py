@@ -118,12 +118,27 @@ def _concat(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> 
     return [vectors.affine(owner.shape, *terms, bias=bias)]
 
 
+def _pad(vectors: Vectors, inputs: list[Operand], attributes: Attributes) -> list[Operand]:
+    """Zeros around a tensor."""
+    x, (pads, value, axes) = perturbed(inputs[0]), [*inputs[1:], None, None, None][:3]
+    widths = fixed(pads).tolist() if pads is not None else attributes("pads", [])
+    fill = attributes("value", 0.0) if value is None else float(fixed(value).reshape(()))
+    if attributes("mode", b"constant") != b"constant" or fill != 0 or axes is not None or min(widths, default=0) < 0:
+        raise Refused("expected zeros around all axes")
+    rank = len(x.shape)
+    if len(widths) != 2 * rank:
+        raise Refused("its widths do not fit")
+    pairs = list(zip(widths[:rank], widths[rank:]))
+    return [vectors.selected(x, np.pad(numbers(x), pairs, constant_values=-1))]
+
+
 OPERATORS: dict[str, Operator] = {
     "Concat": _concat,
     "Dropout": moving(_dropout),
     "Flatten": moving(_flatten),
     "Gather": moving(_gather),
     "Identity": moving(_same),
+    "Pad": _pad,
     "Reshape": moving(_reshape),
     "Shape": _shape,
     "Slice": moving(_slice),

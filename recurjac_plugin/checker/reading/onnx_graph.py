@@ -147,6 +147,7 @@ _ATTRIBUTES = {
     "Gather": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
     "LeakyRelu": {"alpha"},
+    "Pad": {"mode", "pads", "value"},
     "Reshape": {"allowzero"},
     "Slice": {"axes", "ends", "starts"},
     "Split": {"axis", "num_outputs", "split"},
