@@ -18,6 +18,7 @@ ORDER = (
     "recursion",
     "modules",
     "host",
+    "bound_operators",
     "preactivations",
     "jacobian",
     "lipschitz",
@@ -29,6 +30,7 @@ ORDER = (
     "verification",
     "bench",
     "report",
+    "audit",
     "cli",
 )
 """Every folder, and every module outside of one, after what it imports."""

@@ -7,8 +7,8 @@ Conventions of all functions that a row of the table (`table.ACTIVATIONS`) bring
 * ``parameters`` are the attributes of the node at hand (``alpha`` of an ELU). A row reads those that its function has.
 
 Required: `derivative`. Where ``f'`` is not monotone, `critical_points`; where ``f`` is not defined everywhere,
-`domain`; for lines around ``f'`` that narrow with the square of the interval's width, `curvature`; for hosts that have
-no node of their own, `function` and `operator`.
+`domain`; for lines around ``f'`` that narrow with the square of the interval's width, `curvature`; for lines around
+f in the host's graph, `function`; for hosts that have no node of their own, `operator`.
 
 The range of the derivative over an interval is exact, because the extremes of a piecewise monotone function are
 attained at the end points or at the critical points inside (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section
@@ -88,9 +88,10 @@ class Activation:
         curvature: upper bound of the second derivative of f', in absolute value, on intervals without a kink of f: one
             number for all, or ``(lower, upper, parameters) ->`` a bound; infinite where f' itself has a corner, or
             where no bound is known.
-        function: ``(z, parameters) -> f(z)``, with which a host that has no sound node for the operator is given one
-            (`recurjac_plugin.plugin.activations`); None where every host has one.
-        operator: how networks write it; None where `function` is.
+        function: ``(z, parameters) -> f(z)``, from whose values `pieces` makes lines; None where nobody asked for any.
+        operator: how networks write it, where a host may lack a node for it (`recurjac_plugin.plugin.activations`).
+        exact: whether the computed values of `function` are off by a few units of their own last digit, as those of one
+            function of torch are. What is made of several is off by as much of its argument, too.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Activation:
     curvature: Curvature | float = inf
     function: Function | None = None
     operator: Operator | None = None
+    exact: bool = False
 
     def points(self, parameters: Parameters) -> Points:
         """The critical points of a node, and the values of f' there."""

@@ -7,7 +7,7 @@ results share. Where several functions follow one pattern, the pattern is a func
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 
 import torch
@@ -57,27 +57,32 @@ def smooth_off(point: float, lower: Tensor, upper: Tensor, curvature: Tensor) ->
 
 
 def two_slopes(*names: str, default: Value | None = None) -> tuple[Function, CriticalPoints]:
-    """Derivative and kink of ``f(z) = z`` for z > 0, ``a z`` for z < 0.
-
-    a is the first of the named parameters that a node has, or the default if it has none.
+    """Derivative and kink of ``f(z) = z`` for z > 0, ``a z`` for z < 0, with a as in `negative_slope`.
 
     ``f'(z) = 1`` for z > 0, ``a`` for z <= 0; {a, 1} at 0.
     """
 
-    def negative(parameters: Parameters) -> Value:
-        for name in names:
-            if name in parameters:
-                slope: Value = parameters[name]
-                return slope
-        if default is None:
-            raise KeyError(names)
-        return default
-
     def derivative(z: Tensor, parameters: Parameters) -> Tensor:
-        slope = torch.as_tensor(negative(parameters), dtype=z.dtype, device=z.device)
+        slope = torch.as_tensor(negative_slope(parameters, names, default), dtype=z.dtype, device=z.device)
         return torch.where(z > 0, torch.ones_like(z), slope)
 
-    return derivative, lambda parameters: ((0.0, (negative(parameters), 1.0)),)
+    return derivative, lambda parameters: ((0.0, (negative_slope(parameters, names, default), 1.0)),)
+
+
+def bent(*names: str, default: Value | None = None) -> Function:
+    """The function whose derivative `two_slopes` gives."""
+    return lambda z, parameters: torch.where(z > 0, z, negative_slope(parameters, names, default) * z)
+
+
+def negative_slope(parameters: Parameters, names: Sequence[str], default: Value | None) -> Value:
+    """The first of the named parameters that a node has, or the default if it has none."""
+    for name in names:
+        if name in parameters:
+            slope: Value = parameters[name]
+            return slope
+    if default is None:
+        raise KeyError(names)
+    return default
 
 
 def clipped(ends: Callable[[Parameters], tuple[float, float, float]]) -> tuple[Function, CriticalPoints]:
@@ -234,6 +239,11 @@ def pow_derivative(z: Tensor, parameters: Parameters) -> Tensor:
         return torch.zeros_like(z)
     base = z if exponent == int(exponent) else z.clamp(min=0)
     return exponent * base.pow(exponent - 1)
+
+
+def power(z: Tensor, parameters: Parameters) -> Tensor:
+    """``f(z) = z^n``."""
+    return z.pow(parameters["exponent"])
 
 
 def pow_curvature(lower: Tensor, upper: Tensor, parameters: Parameters) -> Tensor:

@@ -44,6 +44,7 @@ from .functions import (
     SIGMOID_CURVATURE,
     SILU_CURVATURE,
     SILU_PEAK,
+    bent,
     between_poles,
     clipped,
     critical,
@@ -58,6 +59,7 @@ from .functions import (
     pow_curvature,
     pow_derivative,
     pow_domain,
+    power,
     silu_derivative,
     smooth_off,
     softplus_derivative,
@@ -68,16 +70,31 @@ from .functions import (
 )
 
 ACTIVATIONS: dict[str, Activation] = {
-    "BoundRelu": Activation("ReLU", *two_slopes("leaky_alpha", default=0.0), linear_pieces=True),
-    "BoundLeakyRelu": Activation("LeakyReLU", *two_slopes("leaky_alpha", "alpha"), linear_pieces=True),
+    "BoundRelu": Activation(
+        "ReLU",
+        *two_slopes("leaky_alpha", default=0.0),
+        linear_pieces=True,
+        function=bent("leaky_alpha", default=0.0),
+        exact=True,
+    ),
+    "BoundLeakyRelu": Activation(
+        "LeakyReLU",
+        *two_slopes("leaky_alpha", "alpha"),
+        linear_pieces=True,
+        function=bent("leaky_alpha", "alpha"),
+        exact=True,
+    ),
     "BoundPRelu": Activation(
         "PReLU",
         *two_slopes("slope"),
         linear_pieces=True,
-        function=lambda z, p: torch.where(z >= 0, z, p["slope"] * z),
+        function=bent("slope"),
         operator=Operator("onnx::PRelu", constants=("slope",)),
+        exact=True,
     ),
-    "BoundAbs": Activation("Abs", *two_slopes(default=-1.0), linear_pieces=True),
+    "BoundAbs": Activation(
+        "Abs", *two_slopes(default=-1.0), linear_pieces=True, function=lambda z, p: z.abs(), exact=True
+    ),
     "BoundElu": exponential_below_zero(
         "ELU",
         lambda p: (1.0, p.get("alpha", 1.0), 1.0),
@@ -101,6 +118,7 @@ ACTIVATIONS: dict[str, Activation] = {
         *clipped(lambda p: (p["min"], p["max"], 1.0)),
         function=lambda z, p: torch.clamp(z, p.get("min"), p.get("max")),
         operator=Operator("onnx::Clip", constants=("min", "max")),
+        exact=True,
     ),
     "BoundHardSigmoid": Activation(
         "HardSigmoid",
@@ -116,9 +134,21 @@ ACTIVATIONS: dict[str, Activation] = {
         function=lambda z, p: functional.hardswish(z),
         operator=Operator("onnx::HardSwish"),
     ),
-    "BoundTanh": Activation("Tanh", tanh_derivative, critical((0.0, 1.0)), curvature=2.0),
+    "BoundTanh": Activation(
+        "Tanh",
+        tanh_derivative,
+        critical((0.0, 1.0)),
+        curvature=2.0,
+        function=lambda z, p: torch.tanh(z),
+        exact=True,
+    ),
     "BoundSigmoid": Activation(
-        "Sigmoid", lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z), critical((0.0, 0.25)), curvature=0.125
+        "Sigmoid",
+        lambda z, p: torch.sigmoid(z) * torch.sigmoid(-z),
+        critical((0.0, 0.25)),
+        curvature=0.125,
+        function=lambda z, p: torch.sigmoid(z),
+        exact=True,
     ),
     "Logistic": Activation(
         "1/(1+exp)",
@@ -127,7 +157,14 @@ ACTIVATIONS: dict[str, Activation] = {
         curvature=0.125,
     ),
     "LogSigmoid": Activation("LogSigmoid", lambda z, p: torch.sigmoid(-z), curvature=SIGMOID_CURVATURE),
-    "BoundAtan": Activation("Atan", lambda z, p: 1 / (1 + z.square()), critical((0.0, 1.0)), curvature=2.0),
+    "BoundAtan": Activation(
+        "Atan",
+        lambda z, p: 1 / (1 + z.square()),
+        critical((0.0, 1.0)),
+        curvature=2.0,
+        function=lambda z, p: torch.arctan(z),
+        exact=True,
+    ),
     "BoundSoftsign": Activation(
         "Softsign",
         lambda z, p: 1 / (1 + z.abs()).square(),
@@ -157,7 +194,7 @@ ACTIVATIONS: dict[str, Activation] = {
         gelu_derivative,
         gelu_extremes,
         curvature=lambda l, u, p: GELU_TANH_CURVATURE if p.get("approximate") == "tanh" else GELU_CURVATURE,
-        function=lambda z, p: functional.gelu(z, approximate=p["approximate"]),
+        function=lambda z, p: functional.gelu(z, approximate=p.get("approximate", "none")),
         operator=Operator("onnx::Gelu", {"approximate": "none"}),
     ),
     "SiLU": Activation(
@@ -182,6 +219,7 @@ ACTIVATIONS: dict[str, Activation] = {
         curvature=1.0,
         function=lambda z, p: torch.sin(z),
         operator=Operator("onnx::Sin"),
+        exact=True,
     ),
     "BoundCos": Activation(
         "Cos",
@@ -191,6 +229,7 @@ ACTIVATIONS: dict[str, Activation] = {
         curvature=1.0,
         function=lambda z, p: torch.cos(z),
         operator=Operator("onnx::Cos"),
+        exact=True,
     ),
     "BoundTan": Activation(
         "Tan",
@@ -201,23 +240,39 @@ ACTIVATIONS: dict[str, Activation] = {
         curvature=tan_curvature,
         function=lambda z, p: torch.tan(z),
         operator=Operator("onnx::Tan"),
+        exact=True,
     ),
-    "BoundExp": Activation("Exp", lambda z, p: torch.exp(z), curvature=lambda l, u, p: torch.exp(u)),
+    "BoundExp": Activation(
+        "Exp",
+        lambda z, p: torch.exp(z),
+        curvature=lambda l, u, p: torch.exp(u),
+        function=lambda z, p: torch.exp(z),
+        exact=True,
+    ),
     "BoundLog": Activation(
-        "Log", lambda z, p: z.reciprocal(), domain=lambda p: ABOVE_ZERO, curvature=lambda l, u, p: 2 / l.pow(3)
+        "Log",
+        lambda z, p: z.reciprocal(),
+        domain=lambda p: ABOVE_ZERO,
+        curvature=lambda l, u, p: 2 / l.pow(3),
+        function=lambda z, p: torch.log(z),
+        exact=True,
     ),
     "BoundSqrt": Activation(
         "Sqrt",
         lambda z, p: 0.5 * z.rsqrt(),
         domain=lambda p: ABOVE_ZERO,
         curvature=lambda l, u, p: 0.375 * l.pow(-2.5),
+        function=lambda z, p: torch.sqrt(z),
+        exact=True,
     ),
-    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=0.0),
+    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=0.0, function=lambda z, p: z.square(), exact=True),
     "BoundReciprocal": Activation(
         "Reciprocal",
         lambda z, p: -z.square().reciprocal(),
         domain=lambda p: NOT_ZERO,
         curvature=lambda l, u, p: 6 / from_zero(l, u).pow(4),
+        function=lambda z, p: z.reciprocal(),
+        exact=True,
     ),
     "Pow": Activation(
         "Pow",
@@ -225,6 +280,8 @@ ACTIVATIONS: dict[str, Activation] = {
         lambda p: ((0.0, (0.0,)),) if p["exponent"] > 1 else (),
         domain=pow_domain,
         curvature=pow_curvature,
+        function=power,
+        exact=True,
     ),
 }
 """The activation table: exact class name of the host's node, or the kind of a fused one (`fusions`) -> activation."""

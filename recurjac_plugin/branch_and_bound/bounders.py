@@ -218,10 +218,8 @@ class RefiningBounder(RowsBounder):
     def _estimated(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
         """The host's bounds of the whole region, with estimated errors; those of the rows are the goal's."""
         graph = self.graph
-        root, _, precision = host_bounds(problem, self.method.host, C, [*graph.reads])
-        errors = estimated_errors(
-            graph, problem.host_graph.values, problem.reach, root, precision.relative, precision.least
-        )
+        root, _, unit = host_bounds(problem, self.method.host, C, [*graph.reads])
+        errors = estimated_errors(graph, problem.host_graph.values, problem.reach, root, unit)
         by_step = {graph.stands_for[name]: error for name, error in errors.items()}
         return Known(root, by_step, C.new_zeros(1, C.shape[1])), C.new_zeros(())
 

@@ -21,7 +21,7 @@ from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.sweeps import backward, pull_absolute, times
 from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read
-from recurjac_plugin.preactivations.defects import host_precision
+from recurjac_plugin.preactivations.defects import host_unit
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def unit_of_rounding(
     """
     problem = read(model, BoundedTensor(points, PerturbationLpNorm(norm=float("inf"), eps=0.0)))
     graph, host_graph = problem.graph, problem.host_graph
-    eps, count = host_precision(host_graph, "IBP", points.dtype).relative, len(points)
+    eps, count = host_unit(host_graph, points.dtype), len(points)
     values = {name: host_graph.values[name].reshape(count, *read.shape) for name, read in graph.reads.items()}
     errors = estimated_errors(graph, host_graph.values, {}, {name: (v, v) for name, v in values.items()}, eps)
     largest = {}

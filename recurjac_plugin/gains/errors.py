@@ -48,7 +48,6 @@ def estimated_errors(
     reach: Mapping[str, Tensor],
     bounds: Intervals,
     unit: float,
-    least: float = 0.0,
 ) -> dict[str, Tensor]:
     r"""Estimated absolute errors of the bounds of what the factors of a graph depend on.
 
@@ -67,7 +66,6 @@ def estimated_errors(
         bounds: of the nodes that factor steps read, (b, *shape) each; behind steps for which they are missing errors
             begin anew.
         unit: relative error of one rounding in the arithmetic that the bounds come from.
-        least: outputs of activations count as at least this large, where errors do not shrink with them.
 
     Returns:
         The nodes that factor steps read, by name: (b, *shape), finite.
@@ -78,7 +76,7 @@ def estimated_errors(
     def factor(step: FactorStep, before: _Estimate) -> _Estimate:
         value = centers.get(step.name)
         if any(read.name not in bounds for read in step.reads):  # nothing here asks how it changes
-            size = before.size if value is None else value.abs().clamp(min=least)
+            size = before.size if value is None else value.abs()
             return _Estimate(PER_SUM * unit * size, size)
         steepest = _steepest(step, bounds)
         width = torch.zeros(())
@@ -86,7 +84,6 @@ def estimated_errors(
             if graph.stands_for[read.name] == step.source:
                 width = (bounds[read.name][1] - bounds[read.name][0]).abs()
         size = steepest * before.size if value is None else value.abs() + steepest * width
-        size = size.clamp(min=least)
         rounded = ELEMENTWISE * unit * (size + steepest * before.size)
         return _Estimate((steepest * before.error).hypot(rounded), size)
 

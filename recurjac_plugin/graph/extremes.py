@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from recurjac_plugin.numerics.intervals import Interval
 
-from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, aligned, nonnegative
+from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, nonnegative
 from .node import Node
 from .operators import Refusal, broadcast_shapes
 from .steps import Step, StepBuilder, ToSteps, spread
@@ -38,17 +38,19 @@ def pairwise(sign: int) -> ToSteps:
         signed = {i: Broadcast(1 - 2 * i, *broadcast_shapes(builder.node, i)) for i in (0, 1) if perturbed[i]}
         difference = builder.linear(*((builder.source(i), signed[i]) for i in signed))
 
-        def weight_of_x(*bounds: Interval) -> Interval:
+        def apart(*bounds: Interval) -> Interval:
             of_perturbed = iter(bounds)
             x, y = (next(of_perturbed) if p else builder.constant(i) for i, p in enumerate(perturbed[:2]))
-            return _weight_of_first(spread(x, shape), spread(y, shape))
+            return _difference(spread(x, shape), spread(y, shape))
+
+        def weight_of_x(*bounds: Interval) -> Interval:
+            return _weight(apart(*bounds))
 
         def at_center(*values: Tensor) -> Tensor:
-            of_perturbed = iter(values)
-            x, y = (next(of_perturbed) if p else builder.constant(i)[0] for i, p in enumerate(perturbed[:2]))
-            return (aligned(x, shape) - aligned(y, shape)).expand(-1, *shape)
+            return apart(*((value, value) for value in values))[0]
 
-        weighted = builder.rectified(difference, shape, [builder.read(i) for i in signed], weight_of_x, at_center)
+        reads = [builder.read(i) for i in signed]
+        weighted = builder.rectified(difference, shape, reads, weight_of_x, at_center, apart)
         sources: list[tuple[str, LinearMap]] = [(weighted, Broadcast(sign, shape, shape))]
         base = 1 if sign > 0 else 0
         if perturbed[base]:
@@ -154,37 +156,49 @@ def _tournament(builder: StepBuilder, items: str, shape: Shape, item_bounds: _It
             low, high = bounds(interval)
             pairs = low.shape[1] - half
             a, b = (low[:, :pairs], high[:, :pairs]), (low[:, half:], high[:, half:])
-            lower, upper = _weight_of_first(b, a)
+            lower, upper = _weight(_difference(b, a))
             return lower, torch.where(b[1] <= _least(low), lower, upper)
 
-        def winners(interval: Interval, bounds: _ItemBounds = bounds, half: int = half) -> Interval:
-            low, high = (bound.clone() for bound in bounds(interval))
+        def apart(interval: Interval, bounds: _ItemBounds = bounds, half: int = half) -> Interval:
+            low, high = bounds(interval)
             pairs = low.shape[1] - half
-            for bound in (low, high):
-                bound[:, :pairs] = torch.maximum(bound[:, :pairs], bound[:, half:])
-            return low[:, :half], high[:, :half]
+            low, high = _difference((low[:, half:], high[:, half:]), (low[:, :pairs], high[:, :pairs]))
+            return (low, high) if sign > 0 else (-high, -low)
+
+        def winners(interval: Interval, bounds: _ItemBounds = bounds, half: int = half) -> Interval:
+            low, high = (_better(bound, half, 1) for bound in bounds(interval))
+            return low, high
 
         def at_center(value: Tensor, items: Callable[[Tensor], Tensor] = values, half: int = half) -> Tensor:
             compared = items(value)
             return compared[:, half:] - compared[:, : compared.shape[1] - half]
 
-        weighted = builder.rectified(difference, first, (read,), weight_of_b, at_center, sign)
+        weighted = builder.rectified(difference, first, (read,), weight_of_b, at_center, apart, sign)
         kept = _part(0, (half, *rest), whole)
         items = builder.linear((items, kept), (weighted, Embedding(1, 0, first, (half, *rest))))
 
         def better(value: Tensor, items: Callable[[Tensor], Tensor] = values, half: int = half) -> Tensor:
-            compared = items(value)
-            pairs = compared.shape[1] - half
-            best = torch.maximum if sign > 0 else torch.minimum
-            return torch.cat((best(compared[:, :pairs], compared[:, half:]), compared[:, pairs:half]), 1)
+            return _better(items(value), half, sign)
 
         count, bounds, values = half, winners, better
     return items
 
 
-def _weight_of_first(first: Interval, second: Interval) -> Interval:
-    """Range of the derivative of ``relu(a - b)`` by ``a - b``: 1 where a > b everywhere, 0 where a < b everywhere."""
-    low, high = first[0] - second[1], first[1] - second[0]
+def _better(items: Tensor, half: int, sign: int) -> Tensor:
+    """The winners of one round, (b, count, *rest) -> (b, half, *rest)."""
+    pairs = items.shape[1] - half
+    best = torch.maximum if sign > 0 else torch.minimum
+    return torch.cat((best(items[:, :pairs], items[:, half:]), items[:, pairs:half]), 1)
+
+
+def _difference(first: Interval, second: Interval) -> Interval:
+    """Bounds of ``a - b``."""
+    return first[0] - second[1], first[1] - second[0]
+
+
+def _weight(difference: Interval) -> Interval:
+    """Range of the derivative of ``relu(s)`` by s: 1 where s > 0 everywhere, 0 where s < 0 everywhere."""
+    low, high = difference
     return (low > 0).to(low.dtype), (high >= 0).to(high.dtype)
 
 

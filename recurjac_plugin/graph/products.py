@@ -79,7 +79,7 @@ def _mul(builder: StepBuilder) -> tuple[Step, ...]:
         def other_factor(*bounds: Interval, position: int = position) -> Interval:
             return spread(bounds[0] if bounds else builder.constant(1 - position), shape)
 
-        terms.append(builder.factor(operand, shape, reads, other_factor, exact=True))
+        terms.append(builder.factor(operand, shape, reads, other_factor, exact=True, affine=True))
     return builder.finished(*((term, _identity(shape)) for term in terms))
 
 
@@ -131,7 +131,9 @@ def _matmul(builder: StepBuilder) -> tuple[Step, ...]:
         def other_factor(bounds: Interval, view: Shape = views[1 - position]) -> Interval:
             return spread((bounds[0].reshape(-1, *view), bounds[1].reshape(-1, *view)), whole)
 
-        terms.append(builder.factor(operand, whole, (builder.read(1 - position),), other_factor, exact=True))
+        terms.append(
+            builder.factor(operand, whole, (builder.read(1 - position),), other_factor, exact=True, affine=True)
+        )
     total = nonnegative(lambda t: t.sum(-2), whole, builder.shape)
     return builder.finished(*((term, total) for term in terms))
 
@@ -162,16 +164,17 @@ def softmax_range(low: Tensor, high: Tensor, axis: int) -> Interval:
     Returns:
         Two tensors of the shape of `low` and `high`.
     """
-    low, high = low.movedim(axis, -1), high.movedim(axis, -1)
-    lower, upper = (torch.sigmoid(own - _others(far)) for own, far in ((low, high), (high, low)))
-    return lower.movedim(-1, axis), upper.movedim(-1, axis)
+    lower, upper = (torch.sigmoid(own - logits_of_others(far, axis)) for own, far in ((low, high), (high, low)))
+    return lower, upper
 
 
-def _others(x: Tensor) -> Tensor:
-    """``log sum_{j != i} exp(x_j)`` for every i of the last dimension."""
+def logits_of_others(x: Tensor, axis: int) -> Tensor:
+    """``log sum_{j != i} exp(x_j)`` for every i along an axis; shaped like x."""
+    x = x.movedim(axis, -1)
     count = x.shape[-1]
     own = torch.eye(count, dtype=torch.bool, device=x.device)
-    return x.unsqueeze(-2).expand(*x.shape[:-1], count, count).masked_fill(own, -math.inf).logsumexp(-1)
+    others = x.unsqueeze(-2).expand(*x.shape[:-1], count, count).masked_fill(own, -math.inf).logsumexp(-1)
+    return others.movedim(-1, axis)
 
 
 PRODUCTS: dict[str, ToSteps] = {

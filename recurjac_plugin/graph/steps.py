@@ -19,6 +19,7 @@ from recurjac_plugin.activations.activation import Activation
 from recurjac_plugin.activations.curves import relax_smooth
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces, product_lines, relax_kinked
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.rounding import eps
 
 from .linear_maps import Broadcast, LinearMap, Shape, aligned
 from .node import Node
@@ -229,9 +230,20 @@ class StepBuilder:
         reads: Sequence[Read],
         derivative_range: Callable[..., Interval],
         exact: bool = False,
+        affine: bool = False,
     ) -> str:
-        """Add a factor step, see `Factor` and `FactorStep`; returns its name."""
-        return self._add(FactorStep(self._name(), shape, source, tuple(reads), _RangeFactor(derivative_range, exact)))
+        """Add a factor step, see `Factor` and `FactorStep`; returns its name.
+
+        Args:
+            source: the step that is multiplied.
+            shape: its shape.
+            reads: what decides the factor.
+            derivative_range: from bounds of these to the factor's range.
+            exact: whether no rounding goes into the factor's range, see `Factor`.
+            affine: whether the factor is an affine function of what it reads, as the other operand of a product is.
+        """
+        factor = _RangeFactor(derivative_range, exact, affine)
+        return self._add(FactorStep(self._name(), shape, source, tuple(reads), factor))
 
     def rectified(
         self,
@@ -240,6 +252,7 @@ class StepBuilder:
         reads: Sequence[Read],
         derivative_range: Callable[..., Interval],
         at_center: Callable[..., Tensor],
+        bounds: Callable[..., Interval],
         sign: int = 1,
     ) -> str:
         """Add the factor step of ``max(s, 0)``, or ``min(s, 0)``, of a step s; returns its name.
@@ -250,9 +263,10 @@ class StepBuilder:
             reads: what decides its sign.
             derivative_range: from bounds of these to the range of the derivative.
             at_center: from values of these to that of s.
+            bounds: from bounds of these to those of s.
             sign: 1 for ``max(s, 0)``, -1 for ``min(s, 0)``.
         """
-        factor = _RectifiedFactor(derivative_range, at_center, sign)
+        factor = _RectifiedFactor(derivative_range, at_center, bounds, sign)
         return self._add(FactorStep(self._name(), shape, source, tuple(reads), factor))
 
     def _add(self, step: FactorStep) -> str:
@@ -269,14 +283,31 @@ class StepBuilder:
 
 @dataclass(frozen=True, eq=False)
 class _RangeFactor(Factor):
-    """A factor by the function that computes its range."""
+    """A factor by the function that computes its range, and whether it is affine in what it reads."""
 
     range: Callable[..., Interval]
     exact: bool
+    affine: bool = False
     kinked: bool = False
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         return self.range(*intervals)
+
+    def change_lines(
+        self,
+        intervals: Sequence[Interval],
+        centers: Sequence[Tensor],
+        change: Interval,
+        index: Tensor | None = None,  # shape: (b, u)
+    ) -> Relaxation:
+        """Lines of ``d t``; an affine d is on the average over a straight line what it is at the middle of the line."""
+        dl, du = self.range(*intervals)
+        if self.affine and intervals:
+            low, high = self.range(*((center, center) for center in centers))
+            dl, du = (torch.minimum(dl, low) + low) / 2, (torch.maximum(du, high) + high) / 2
+            unit = eps(dl)  # a mean is rounded
+            dl, du = dl - (unit * dl.abs()).detach(), du + (unit * du.abs()).detach()
+        return product_lines(*(at(value, index) for value in (dl, du, *change)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,11 +317,13 @@ class _RectifiedFactor(Factor):
     Attributes:
         range: from these bounds to the derivative's range.
         at_center: from the values of what is read to that of s.
+        bounds: from bounds of what is read to those of s.
         sign: 1 for the maximum, -1 for the minimum.
     """
 
     range: Callable[..., Interval]
     at_center: Callable[..., Tensor]
+    bounds: Callable[..., Interval]
     sign: int
     kinked: bool = True
     exact: bool = True
@@ -307,7 +340,9 @@ class _RectifiedFactor(Factor):
     ) -> Relaxation:
         """Lines of the change from ``s0`` to ``s0 + t``; exact where the derivative is known."""
         center = self.at_center(*centers)
-        dl, du, first, last, center = (at(v, index) for v in (*self.range(*intervals), *change, center))
+        low, high = self.bounds(*intervals)  # of s itself, where steps before it have made those of its change wider
+        first, last = torch.maximum(change[0], low - center), torch.minimum(change[1], high - center)
+        dl, du, first, last, center = (at(v, index) for v in (*self.range(*intervals), first, last, center))
         zero, one = torch.zeros_like(center), torch.ones_like(center)
         left, right = (zero, one) if self.sign > 0 else (one, zero)
         pieces = linear_pieces(left, right, center + first, center + last, center)
@@ -322,7 +357,7 @@ ToSteps = Callable[[StepBuilder], tuple[Step, ...]]
 
 def at(value: Tensor, index: Tensor | None) -> Tensor:
     """Elements of a flattened sample, by position: (b or 1, *shape) -> (b, u), or all of them: (b or 1, n)."""
-    flat = value.flatten(1)
+    flat = value.reshape(len(value), -1)
     return flat if index is None else flat.expand(len(index), -1).gather(1, index)
 
 

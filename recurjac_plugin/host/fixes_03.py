@@ -38,8 +38,7 @@ def patch_after_import(host: ModuleType) -> None:
     These are graph attributes by name, the signature that `named_parameters` calls today, and two steps of
     CROWN that fail where a network transposes its input (as exporters of channels-last frameworks write it).
     The interval bounds of a product of matrices take a specification, as those of a dense layer do that it calls: a
-    layer without biases is one. Those of a quotient are replaced, which 0.3 takes from the wrong ends where the
-    dividend can be negative. Casts to float64 give that, not float32.
+    layer without biases is one. Quotients are evaluated as such. Casts to float64 give that, not float32.
 
     Args:
         host: the imported package auto_LiRPA, version 0.3.
@@ -56,8 +55,7 @@ def patch_after_import(host: ModuleType) -> None:
     linear = importlib.import_module(f"{host.__name__}.operators.linear")
     linear.BoundMatMul.interval_propagate = linear.BoundLinear.interval_propagate
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
-    quotient = bivariate.BoundDiv
-    quotient.interval_propagate = _from_all_corners(quotient.interval_propagate, bivariate.BoundSqrt)
+    bivariate.BoundDiv.forward = _quotient
     cast = importlib.import_module(f"{host.__name__}.operators.dtype").BoundCast
     cast.__init__ = _knowing_doubles(cast.__init__)
     for method in (host.BoundedTensor.__new__, host.BoundedTensor.__init__):
@@ -153,24 +151,9 @@ def _on_dense_coefficients(bound_backward: Callable[..., Any]) -> Callable[..., 
     return wrapper
 
 
-def _from_all_corners(interval_propagate: Callable[..., Any], root: type) -> Callable[..., Any]:
-    """Bound a quotient by its values at all four corners: ``x_low / y_high`` is the least only from x = 0 on.
-
-    Args:
-        interval_propagate: the host's, kept for roots as divisors, which it takes for parts of a layer normalisation.
-        root: class of the host's nodes of square roots.
-    """
-
-    @functools.wraps(interval_propagate)
-    def wrapper(self: Any, *v: Any) -> Any:
-        if isinstance(self.inputs[1], root):
-            return interval_propagate(self, *v)
-        dividend, (low, high) = v[:2]
-        assert bool(((low > 0) | (high < 0)).all()), "the divisor can be 0"
-        corners = torch.stack([x / y for x in dividend for y in (low, high)])
-        return corners.amin(0), corners.amax(0)
-
-    return wrapper
+def _quotient(self: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A quotient is one also where the divisor is a root, which 0.3 takes for a part of a layer normalisation."""
+    return x / y
 
 
 def _knowing_doubles(init: Callable[..., Any]) -> Callable[..., Any]:

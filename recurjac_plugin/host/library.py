@@ -50,8 +50,11 @@ if TYPE_CHECKING:
     from auto_LiRPA.bound_op_map import bound_op_map
     from auto_LiRPA.bound_ops import Bound, BoundActivation
     from auto_LiRPA.linear_bound import LinearBound
+    from auto_LiRPA.operators.clampmult import multiply_by_A_signs as multiply_by_signs
     from auto_LiRPA.parse_graph import parse_module
-    from auto_LiRPA.patches import Patches
+    from auto_LiRPA.patches import Patches, inplace_unfold, maybe_unfold_patches
+    from auto_LiRPA.utils import OneHotC
+    from auto_LiRPA.utils import eyeC as EyeC
 else:
     BoundedModule = _host.BoundedModule
     BoundedTensor = _host.BoundedTensor
@@ -60,7 +63,12 @@ else:
     Bound = bound_ops.Bound
     BoundActivation = bound_ops.BoundActivation
     LinearBound = importlib.import_module("auto_LiRPA.linear_bound").LinearBound
+    multiply_by_signs = importlib.import_module("auto_LiRPA.operators.clampmult").multiply_by_A_signs
     Patches = importlib.import_module("auto_LiRPA.patches").Patches
+    inplace_unfold = importlib.import_module("auto_LiRPA.patches").inplace_unfold
+    maybe_unfold_patches = importlib.import_module("auto_LiRPA.patches").maybe_unfold_patches
+    OneHotC = importlib.import_module("auto_LiRPA.utils").OneHotC
+    EyeC = importlib.import_module("auto_LiRPA.utils").eyeC
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
     parse_module = importlib.import_module("auto_LiRPA.parse_graph").parse_module
 

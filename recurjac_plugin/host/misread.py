@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
 
-from .library import IS_03, VERSION
+from .library import VERSION
 
 
 def _pool(node: Node, kinds: Mapping[str, str]) -> str | None:
@@ -41,19 +43,14 @@ def _padding(node: Node, kinds: Mapping[str, str]) -> str | None:
 
 def _leaky(node: Node, kinds: Mapping[str, str]) -> str | None:
     slope = node.attributes["onnx"].get("alpha", 0.01)
-    return f"its negative slope of {slope:g} counts as 0 on the host" if slope < 0 and not IS_03 else None
-
-
-def _quotient(node: Node, kinds: Mapping[str, str]) -> str | None:
-    if IS_03 and kinds.get(node.inputs[1]) == "BoundSqrt":
-        return "it divides by a root, which auto_LiRPA 0.3 takes for a layer normalisation"
-    return None
+    if slope >= 0 or float(node.forward(torch.tensor([-1.0]))) > 0:
+        return None
+    return f"its negative slope of {slope:g} counts as 0 on the host; `register` puts it right"
 
 
 MISREAD: dict[str, Callable[[Node, Mapping[str, str]], str | None]] = {
     "BoundMaxPool": _pool,
     "BoundAveragePool": _pool,
-    "BoundDiv": _quotient,
     "BoundPad": _padding,
     "BoundLeakyRelu": _leaky,
 }

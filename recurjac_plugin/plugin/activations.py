@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from recurjac_plugin.activations.activation import Activation, Operator
 from recurjac_plugin.activations.custom import custom_activation
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.bound_operators.elementwise import BoundElementwise
+from recurjac_plugin.bound_operators.lacking import LACKING
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.host.library import BoundActivation, bound_op_map, bound_ops, parse_module
 
-from .elementwise import BoundElementwise
-
-# In the hosts' CROWN, see `preactivations.defects`; 0.3's Tan knows torch's default type only.
-_WRONG = {"onnx::Sin", "onnx::Cos", "onnx::Tan"}
+# Whose constructors make tables in torch's default type.
+_MADE_FOR_A_TYPE = {"onnx::Sin", "onnx::Cos", "onnx::Tan"}
 
 # The exporter writes a function of torch that it does not translate as a call with the function's name as an attribute.
 _CALL, _CALLED = "aten::ATen", "aten::"
@@ -57,13 +57,13 @@ _before: dict[str, Any] = {}
 
 
 def missing() -> dict[str, Any]:
-    """What the host's map lacks: entries for those of `CLASSES` that it has not, or not with a CROWN that holds."""
-    return _entries(name for name in CLASSES if not _works(name))
+    """What the host's map lacks: `LACKING`, and entries for those of `CLASSES` that it has not with lines."""
+    return _entries(name for name in (*CLASSES, *LACKING) if not _works(name))
 
 
 def add_to_host() -> None:
     """Make the host's models understand the operators it lacks. Doing it again changes nothing."""
-    _added.update(name for name in CLASSES if not _works(name))
+    _added.update(name for name in (*CLASSES, *LACKING) if not _works(name))
     _update()
 
 
@@ -75,7 +75,8 @@ def remove_from_host() -> None:
 
 def _works(name: str) -> bool:
     """Whether the host has lines for an operator at present."""
-    return name in _added | _registered or (name not in _WRONG and _has_lines(_own(name)))
+    added = name in _added | _registered
+    return added or (name not in LACKING and name not in _MADE_FOR_A_TYPE and _has_lines(_own(name)))
 
 
 def _has_lines(theirs: Any) -> bool:
@@ -92,7 +93,7 @@ def _own(name: str) -> Any:
 
 def _entries(names: Iterable[str]) -> dict[str, Any]:
     """The entries of the host's map by which it has operators from us."""
-    return dict((_CALL, _call) if name.startswith(_CALLED) else (name, CLASSES[name]) for name in names)
+    return dict((_CALL, _call) if name.startswith(_CALLED) else (name, {**CLASSES, **LACKING}[name]) for name in names)
 
 
 def _update() -> None:

@@ -29,7 +29,6 @@ from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import PER_SUM
 from recurjac_plugin.preactivations.bounds import checked_bounds
-from recurjac_plugin.preactivations.defects import Precision
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.mccormick import relax_network
@@ -72,7 +71,7 @@ class InnerProblem:
             return reads
         return reads | (frozenset(self.whole.inputs) - self.subgraph.certain - self.subgraph.regions.keys())
 
-    def regions(self, bounds: Intervals, precision: Precision) -> list[Region]:
+    def regions(self, bounds: Intervals, unit: float) -> list[Region]:
         """Where the inputs of `whole` lie: the model's own as they are, others in the boxes of their bounds."""
         regions = []
         for name in self.whole.inputs:
@@ -84,7 +83,7 @@ class InnerProblem:
                 regions.append(Region(center, math.inf, torch.zeros_like(center)))
             else:
                 low, high = (bound.reshape(center.shape) for bound in bounds[name])
-                error = PER_SUM * precision.relative * torch.maximum(low.abs(), high.abs()).detach()
+                error = PER_SUM * unit * torch.maximum(low.abs(), high.abs()).detach()
                 low, high = PreactivationBounds(low, high, error).widened()
                 regions.append(Region(center, math.inf, torch.maximum(high - center, center - low)))
         return regions
@@ -145,13 +144,13 @@ def _all_units(
     return units and int(rows.count_nonzero()) == rows.shape[0] * rows.shape[2]
 
 
-def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], precision: Precision) -> InnerBounds:
+def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], unit: float) -> InnerBounds:
     """Bound all entries of a Jacobian inside a model.
 
     Args:
         problem: what is known before.
         given: lower and upper bounds of the nodes that are `needed`, by name.
-        precision: how exact these are.
+        unit: relative error of one rounding in them.
 
     Raises:
         InputError: they are inverted, have another shape, or are NaN.
@@ -159,14 +158,14 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], p
     """
     graph, rows, treatment = problem.graph, problem.rows, problem.treatment
     values, reach = problem.subgraph.graph.values, problem.subgraph.reach
-    bounds = checked_bounds(graph, given, dict.fromkeys(given, precision), problem.whole, values, reach, rows)
+    bounds = checked_bounds(graph, given, unit, problem.whole, values, reach, rows)
     derivatives, budget = derivative_ranges(graph, bounds), memory_budget(None, rows.device)
     order: BackwardOrder | IntervalArithmetic
     if treatment.upper_line is None:
         order = IntervalArithmetic(graph, derivatives, rows, budget)
     elif problem.with_planes:
         gains = compute_gains(problem.whole, derivatives, rows, budget)
-        lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, precision))
+        lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, unit))
         order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines)
     else:
         order = backward_order(compute_gains(graph, derivatives, rows, budget), treatment.upper_line, budget)

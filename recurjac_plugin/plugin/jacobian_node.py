@@ -29,8 +29,7 @@ from recurjac_plugin.host.region import require_alike, require_full_type
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.defects import (
-    Precision,
-    host_precision,
+    host_unit,
     loses_norm,
     require_center_inside,
     require_sound,
@@ -192,8 +191,8 @@ class BoundRecurJacobian(Bound):
         self._last = key, bounds
         return bounds
 
-    def _trusted(self, problem: InnerProblem, given: Mapping[str, Any], method: str) -> Precision:
-        """Refuse bounds of the host that do not hold; how exact the others are."""
+    def _trusted(self, problem: InnerProblem, given: Mapping[str, Any], method: str) -> float:
+        """Refuse bounds of the host that do not hold; the unit of the others."""
         missing = [name for name, (low, high) in given.items() if low is None or high is None]
         if missing:
             raise UnsupportedError(
@@ -203,10 +202,10 @@ class BoundRecurJacobian(Bound):
             )
         ancestors = problem.subgraph.ancestors
         require_sound(ancestors.nodes, method)
-        precision = host_precision(ancestors, method, problem.rows.dtype)
+        unit = host_unit(ancestors, problem.rows.dtype)
         if not self._given:
-            require_center_inside(given, problem.subgraph.graph.values, method, precision)
-        return precision
+            require_center_inside(given, problem.subgraph.graph.values, method, unit)
+        return unit
 
     def _require_whole_logarithms(self, problem: InnerProblem, intervals: Mapping[str, Any]) -> None:
         """Refuse logarithms before y of numbers that the host cuts off; their arguments need not be inputs here."""

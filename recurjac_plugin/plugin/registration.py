@@ -11,6 +11,7 @@ import functools
 import inspect
 from typing import Any
 
+from recurjac_plugin.bound_operators import installation
 from recurjac_plugin.errors import InputError, MethodError
 from recurjac_plugin.host import same_function
 from recurjac_plugin.host.library import BoundedModule
@@ -42,6 +43,7 @@ def register() -> None:
     for name in _WRAPPED:
         _originals[name] = vars(BoundedModule).get(name)
     activations.add_to_host()
+    installation.install()
     jacobian_node.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
@@ -51,7 +53,9 @@ def register() -> None:
 
 
 def unregister() -> None:
-    """Put the host's class back as it was before `register`. Calling it again changes nothing."""
+    """Put the host's classes back as they were before `register`. Calling it again changes nothing."""
+    if not _originals:
+        return
     for name, original in _originals.items():
         if original is None:
             delattr(BoundedModule, name)
@@ -59,7 +63,13 @@ def unregister() -> None:
             setattr(BoundedModule, name, original)
     _originals.clear()
     activations.remove_from_host()
+    installation.uninstall()
     jacobian_node.remove_from_host()
+
+
+def is_registered() -> bool:
+    """Whether the host has the method names and operators of `register` at present."""
+    return bool(_originals)
 
 
 def _wrapped_init(original: Any) -> Any:

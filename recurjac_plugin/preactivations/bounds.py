@@ -26,7 +26,6 @@ from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.rounding import NOTICEABLE, UNEXPLAINED
 
-from .defects import Precision
 from .host import host_bounds
 
 
@@ -101,16 +100,16 @@ def bound_preactivations(
     """
     graph = problem.graph
     bounds = _floating_pairs(given, graph.reads)
-    precision = {name: Precision(torch.finfo(low.dtype).eps) for name, (low, _) in bounds.items()}
+    unit = max((torch.finfo(low.dtype).eps for low, _ in bounds.values()), default=0.0)
     host_output = None
     if with_output or len(bounds) < len(graph.reads):
         wanted = [name for name in graph.reads if name not in bounds]
         computed = host_bounds(problem, method, rows, wanted)
         bounds |= computed.intervals
-        precision |= dict.fromkeys(wanted, computed.precision)
+        unit = max(unit, computed.unit)
         host_output = computed.output
     values = problem.host_graph.values
-    checked = checked_bounds(graph, bounds, precision, graph, values, problem.reach, rows)
+    checked = checked_bounds(graph, bounds, unit, graph, values, problem.reach, rows)
     _require_small_errors({name: each for name, each in checked.items() if name not in given}, values)
     return Preactivations(checked, derivative_ranges(graph, checked), host_output)
 
@@ -118,7 +117,7 @@ def bound_preactivations(
 def checked_bounds(
     graph: Graph,
     bounds: Intervals,
-    precision: Mapping[str, Precision],
+    unit: float,
     network: Graph,
     values: Mapping[str, Tensor],
     reach: Mapping[str, Tensor],
@@ -132,7 +131,7 @@ def checked_bounds(
         graph: the network, or the part of it whose derivatives are wanted.
         bounds: lower and upper bounds of everything that the steps read, by name, each with as many elements as
             (b, *shape) or *shape.
-        precision: how exact these bounds are, by the same names.
+        unit: relative error of one rounding in them.
         network: the graph whose terms add up to what is read.
         values: values of its inputs and nodes at the centres of the regions, (b, *shape) each.
         reach: how far its inputs can be from there, by name, (b, *shape) each.
@@ -148,9 +147,7 @@ def checked_bounds(
         Own; see `gains.errors`.
     """
     pairs = {name: _checked(bounds[name], read, like) for name, read in graph.reads.items()}
-    unit = max((each.relative for each in precision.values()), default=0.0)
-    least = max((each.least for each in precision.values()), default=0.0)
-    errors = estimated_errors(network, values, reach, pairs, unit, least)
+    errors = estimated_errors(network, values, reach, pairs, unit)
     checked = {name: PreactivationBounds(*pair, errors[name]) for name, pair in pairs.items()}
     for name, each in checked.items():
         _require_ordered(name, each)

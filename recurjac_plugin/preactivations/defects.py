@@ -1,15 +1,15 @@
 r"""Where the host's own bounds are known, or seen, to be wrong, so that nothing certified is built on them.
 
 Jacobian bounds are only as sound as the pre-activation bounds they start from. Each row of `DEFECTS` names an operator,
-and says for which of its uses and host methods the host's bounds do not hold; those are refused. Besides,
+and says for which of its uses and host methods the bounds in the host do not hold; those are refused. Besides,
 `require_center_inside` compares all bounds with the network's values at the centre x0 of the region, which the host has
 evaluated anyway: of
 
 .. math:: l_j - s \le z_j(x_0) \le u_j + s, \qquad
-    s = 1024 \, \varepsilon \max\big(m, \max_j \max(|l_j|, |u_j|, |z_j(x_0)|)\big),
+    s = 1024 \, \varepsilon \max_j \max(|l_j|, |u_j|, |z_j(x_0)|),
 
-with eps and m, `relative` and `least`, the `Precision` of the bounds, and the largest finite number of the node in the
-same sample, a violation is no rounding, but an error of an operator not listed here.
+with eps the unit of the bounds (`host_unit`) and the largest finite number of the node in the same sample, a violation
+is either an error of an operator not listed here, or the rounding of terms that cancel, which float64 tells apart.
 
 Source: own; found by comparing the host's bounds with sampled values, and from its code.
 """
@@ -17,7 +17,6 @@ Source: own; found by comparing the host's bounds with sampled values, and from 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import inf
 
 import torch
@@ -25,132 +24,12 @@ from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
-from recurjac_plugin.host.library import IS_03, VERSION
+from recurjac_plugin.host.library import VERSION
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.rounding import GROSS
 
 Check = Callable[[Node, str], str | None]
-
-
-# The host divides the rise of these by the width of the interval, but by no less than 1e-8: on narrower intervals its
-# chords are too flat and end too low by up to 1e-8 / 4 times the slope, however small the values are.
-_FLAT_CHORDS = {"BoundTanh", "BoundSigmoid", "BoundAtan", "BoundExp"}
-_NARROW = 1e-8
-
-# 0.3 computes interval bounds of a reciprocal in float32, whatever the network's type is.
-_IN_FLOAT32 = {"BoundReciprocal"} if IS_03 else set()
-
-TAUGHT = "relaxed_by_pieces"
-"""Attribute of nodes whose bounds are not the host's own but those of `plugin.activations`."""
-
-
-def _leaky_relu(node: Node, method: str) -> str | None:
-    slope = node.attributes.get("leaky_alpha", node.attributes.get("alpha", 0.0))
-    if isinstance(slope, float) and slope < 0:
-        return f"negative slope {slope:g}, which the host bounds as if it were monotone"
-    if isinstance(slope, float) and slope > 1 and method != "IBP":
-        return f"slope {slope:g} above 1, which the host's CROWN bounds as if it were convex"
-    return None
-
-
-def _concat(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP" and not all(node.perturbed):
-        return "a constant is concatenated, which CROWN of auto_LiRPA 0.3 loses"
-    return None
-
-
-def _gather(node: Node, method: str) -> str | None:
-    index = node.constants[1] if len(node.constants) > 1 else None
-    if method != "IBP" and index is not None and index.unique().numel() < index.numel():
-        return "an index is repeated, of which the host's CROWN keeps only one"
-    return None
-
-
-def _pad(node: Node, method: str) -> str | None:
-    value = node.constants[2] if len(node.constants) > 2 else None
-    if method != "IBP" and value is not None and bool((value != 0).any()):
-        return f"padding with {float(value):g}, which the host's CROWN takes for 0"
-    return None
-
-
-def _sine(node: Node, method: str) -> str | None:
-    if method != "IBP" and not node.attributes.get(TAUGHT):
-        where = "are off by 1e-6" if IS_03 else "do not hold on intervals wider than about half a period"
-        return f"the host's lines {where}; `register` replaces them"
-    return None
-
-
-def _tan(node: Node, method: str) -> str | None:
-    if not IS_03 and method != "IBP" and not node.attributes.get(TAUGHT):
-        return "the host's CROWN takes the curve of arctan for its own; `register` replaces it"
-    return None
-
-
-def _sqrt(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP":
-        return "the upper line of CROWN in auto_LiRPA 0.3 falls where the root rises"
-    return None
-
-
-def _reciprocal(node: Node, method: str) -> str | None:
-    if IS_03 and method != "IBP":
-        return "below 0, CROWN of auto_LiRPA 0.3 takes its lower line for the upper one"
-    return None
-
-
-def _div(node: Node, method: str) -> str | None:
-    # Newer hosts write quotients as products with reciprocals; what is left as a quotient is 0.3's, or as in 0.3.
-    if node.perturbed[1] and method != "IBP":
-        return "CROWN of auto_LiRPA 0.3 takes a constant dividend for the divisor, and lines that need divisors above 0"
-    if node.perturbed[1] and not IS_03:
-        return "its interval bounds do not hold where the dividend can be negative"
-    return None
-
-
-def _softmax(node: Node, method: str) -> str | None:
-    # Hosts before 0.7 take it apart. The chord of exp between the logarithms of both bounds has 1e-8 added to the
-    # probabilities, which moves its end, and where they differ by less than 1e-5 a tangent from below takes its place.
-    return "the host's upper lines lie below the function where a probability can be small" if method != "IBP" else None
-
-
-def _average_pool(node: Node, method: str) -> str | None:
-    if method == "IBP" or not (IS_03 or _side_by_side(node)):
-        return None
-    if not _side_by_side(node):
-        return "windows overlap, leave gaps or are padded, for which CROWN of auto_LiRPA 0.3 has other weights"
-    return _unequal_rests(node)
-
-
-def _max_pool(node: Node, method: str) -> str | None:
-    if method == "IBP":
-        return None
-    if not _side_by_side(node):
-        return "windows overlap, leave gaps or are padded, for which the lines of the host's CROWN do not hold"
-    return _unequal_rests(node)
-
-
-def _side_by_side(node: Node) -> bool:
-    kernel, stride = (tuple(node.attributes[name]) for name in ("kernel_size", "stride"))
-    return kernel == stride and not any(node.attributes["padding"])
-
-
-def _unequal_rests(node: Node) -> str | None:
-    below, right = (size % k for size, k in zip(node.input_shapes[0][2:], node.attributes["kernel_size"]))
-    if below != right:
-        return f"it leaves out {below} rows and {right} columns, which the host's CROWN takes for each other"
-    return None
-
-
-def _pow(node: Node, method: str) -> str | None:
-    exponent = node.constants[1] if len(node.constants) > 1 else None
-    if exponent is None:
-        return None
-    if IS_03 and bool((exponent < 0).any()):
-        return "an exponent below 0, whose interval bounds are inverted in auto_LiRPA 0.3"
-    if not IS_03 and method != "IBP" and bool(((exponent % 2 == 0) & (exponent > 2)).any()):
-        return f"an even exponent, {float(exponent.max()):g}, whose lines of the host's CROWN do not hold"
-    return None
 
 
 def another(method: str) -> str:
@@ -164,24 +43,12 @@ def another(method: str) -> str:
     return "CROWN+RecurJac" if method == "IBP" else "IBP+RecurJac"
 
 
-DEFECTS: dict[str, Check] = {
-    "BoundRelu": _leaky_relu,
-    "BoundLeakyRelu": _leaky_relu,
-    "BoundConcat": _concat,
-    "BoundGather": _gather,
-    "BoundPad": _pad,
-    "BoundSin": _sine,
-    "BoundCos": _sine,
-    "BoundTan": _tan,
-    "BoundSqrt": _sqrt,
-    "BoundReciprocal": _reciprocal,
-    "BoundDiv": _div,
-    "BoundSoftmax": _softmax,
-    "BoundAveragePool": _average_pool,
-    "BoundMaxPool": _max_pool,
-    "BoundPow": _pow,
-}
-"""Exact class name of the host's node -> ``(node, host method) -> reason`` or None."""
+DEFECTS: dict[str, Check] = {}
+"""Exact class name of the host's node -> ``(node, host method) -> reason`` or None.
+
+It has no rows for 0.3 and 0.7.1: what these bound wrongly is bounded by `bound_operators`. What is found to be wrong is
+refused by a row here until it is.
+"""
 
 
 def require_sound(nodes: Iterable[Node], method: str) -> None:
@@ -274,37 +141,18 @@ def loses_norm(graph: HostGraph, name: str, norm: float) -> bool:
     return False
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How exact the host's bounds are: one rounding of values of size s is off by ``relative * max(s, least)``.
-
-    Attributes:
-        relative: error of one rounding, in parts of the values.
-        least: errors do not shrink with values that are smaller than this.
-    """
-
-    relative: float
-    least: float = 0.0
-
-
-def host_precision(graph: HostGraph, method: str, dtype: torch.dtype) -> Precision:
-    """How exact the bounds of one of the host's methods are.
-
-    ``relative`` is the largest of: eps of `dtype`; 1e-8 where a method other than IBP draws chords of tanh, sigmoid,
-    arctan or exp; eps of float32 where a node computes in float32. ``least`` is 1 with such chords, and else 0.
+def host_unit(graph: HostGraph, dtype: torch.dtype) -> float:
+    """Relative error of one rounding in the host's bounds: eps of the type, of float32 where a node computes in that.
 
     Args:
         graph: the network.
-        method: the host's method.
         dtype: type of the network's numbers.
 
     Source:
         Own; it follows from the host's code.
     """
-    flat = method != "IBP" and any(node.kind in _FLAT_CHORDS for node in graph.nodes)
-    narrow = any(node.kind in _IN_FLOAT32 or _casts_to_float32(node) for node in graph.nodes)
-    errors = torch.finfo(dtype).eps, _NARROW * flat, torch.finfo(torch.float32).eps * narrow
-    return Precision(max(errors), 1.0 if flat else 0.0)
+    narrow = any(_casts_to_float32(node) for node in graph.nodes)
+    return max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps * narrow)
 
 
 def _casts_to_float32(node: Node) -> bool:
@@ -312,7 +160,7 @@ def _casts_to_float32(node: Node) -> bool:
     return node.kind == "BoundCast" and node.attributes.get("type") == torch.float32
 
 
-def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, precision: Precision) -> None:
+def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], method: str, unit: float) -> None:
     """Refuse bounds that do not contain the network's own values at the centre of the region.
 
     Refused are nodes with ``z_j(x0) < l_j - s`` or ``z_j(x0) > u_j + s`` anywhere, s as in this module.
@@ -321,7 +169,7 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
         bounds: lower and upper bounds by name, with as many elements as the value, (b, ...) each.
         values: values by the same names, shape (b, *shape).
         method: the host's method.
-        precision: how exact its bounds are.
+        unit: relative error of one rounding in them.
 
     Raises:
         UnsupportedError: lists every node with wrong bounds.
@@ -329,19 +177,19 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
     Source:
         Own; bounds over a region must hold at its centre.
     """
-    wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, precision)]
+    wrong = [f"`{name}`" for name, interval in bounds.items() if _escapes(values[name], *interval, unit)]
     if wrong:
         raise UnsupportedError(
             "The network",
             [f"{name}: its value at the centre of the region lies outside the host's bounds" for name in wrong],
-            f"This is an error of auto_LiRPA {VERSION} with `{method}`; try other pre-activation bounds, e.g. "
-            f"`{another(method)}`.",
+            f"This is an error of auto_LiRPA {VERSION} with `{method}`, or rounding where large terms cancel: compute in "
+            f"float64, with `rigorous=True`, or with other pre-activation bounds, e.g. `{another(method)}`.",
         )
 
 
-def _escapes(value: Tensor, lower: Tensor, upper: Tensor, precision: Precision) -> bool:
+def _escapes(value: Tensor, lower: Tensor, upper: Tensor, unit: float) -> bool:
     value, lower, upper = (t.detach().flatten(1) for t in (value, lower, upper))
     scale = torch.maximum(value.abs(), torch.maximum(lower.abs(), upper.abs()))
     scale = torch.where(scale < inf, scale, 0.0).amax(1, keepdim=True) if scale.numel() else scale
-    slack = GROSS * precision.relative * scale.clamp(min=precision.least)
+    slack = GROSS * unit * scale
     return bool(((value < lower - slack) | (value > upper + slack)).any())

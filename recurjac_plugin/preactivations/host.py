@@ -2,8 +2,8 @@
 
 One run of the host (IBP, CROWN-IBP, CROWN or alpha-CROWN) bounds the rows ``C f(x)`` and, on the way, the nodes that
 activations read. It runs on the user's model, within `preserved`, with the settings it needs: torch's default type set
-to that of the network, its tables of tangents in that type, its own softmax intervals replaced. What it gives is
-refused where it is known (`defects`) or seen not to hold.
+to that of the network, and bounds of our own for the operators of which its own do not hold (`bound_operators`). What
+it gives is refused where it is known (`defects`) or seen not to hold.
 
 Source: the host's methods are IBP (Gowal et al., arXiv:1810.12715), CROWN-IBP (Zhang et al., ICLR 2020,
 arXiv:1906.06316), CROWN (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866) and alpha-CROWN (Xu et al.,
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recurjac_plugin.bound_operators.installation import installed
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.graph.products import softmax_range
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.host.read import HostGraph
@@ -32,9 +32,8 @@ from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.region import Region
 
 from .defects import (
-    Precision,
     another,
-    host_precision,
+    host_unit,
     loses_norm,
     require_center_inside,
     require_sound,
@@ -51,12 +50,12 @@ class HostBounds(NamedTuple):
     Attributes:
         intervals: bounds of the nodes asked for, by name, each of shape (b, *shape).
         output: bounds of ``C f(x)``, each of shape (b, k).
-        precision: how exact all of them are.
+        unit: relative error of one rounding in them.
     """
 
     intervals: dict[str, Interval]
     output: Interval
-    precision: Precision
+    unit: float
 
 
 def host_bounds(
@@ -82,12 +81,10 @@ def host_bounds(
     """
     model, graph = problem.model, problem.host_graph
     require_sound(graph.nodes, method)
-    _match_tables(model, rows.dtype)
     with preserved(model), _host_settings(method, rows.dtype):
         _dense_alpha(model, method)
         if method == "alpha-CROWN":  # its optimisation calls `backward`, which would add to the weights' gradients
             keep_gradients(model, False)
-        _exact_softmax(model)
         x = problem.arguments.for_host(_hulls(graph, problem.arguments))
         lower, upper = _computed(model, x, rows, method)
         intervals = _bounds_of_nodes(model, x, names, method)
@@ -107,16 +104,18 @@ def host_bounds(
             "Flatten the outputs, or try another method.",
         )
     output = lower.reshape(rows.shape[:2]), upper.reshape(rows.shape[:2])
-    precision = host_precision(graph, method, rows.dtype)
+    unit = host_unit(graph, rows.dtype)
     values = {**graph.values, "output": graph.specified(rows)}
-    require_center_inside(intervals | {"output": output}, values, method, precision)
-    return HostBounds(intervals, output, precision)
+    require_center_inside(intervals | {"output": output}, values, method, unit)
+    return HostBounds(intervals, output, unit)
 
 
 def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Interval:
     """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
     try:
         lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
+    except UnsupportedError:
+        raise
     except HOST_FAILURES as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UnsupportedError(
@@ -167,7 +166,6 @@ def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bo
         Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
     """
     dtype = next(value.dtype for value in x if value.is_floating_point())
-    _match_tables(model, dtype)
     with _host_settings("CROWN", dtype):
         lower, upper = _HOST_COMPUTE_BOUNDS(
             model, x=x, method="CROWN", bound_lower=bound_lower, bound_upper=bound_upper
@@ -193,13 +191,6 @@ def _hulls(graph: HostGraph, arguments: Arguments) -> list[int]:
     ]
 
 
-_TANGENTS_03 = {
-    "BoundTanh": (torch.tanh, "dtanh"),
-    "BoundSigmoid": (torch.sigmoid, "dsigmoid"),
-    "BoundAtan": (torch.arctan, "darctan"),
-}
-
-
 def _dense_alpha(model: Any, method: str) -> None:
     """Keep 0.3 from mixing sparse and dense optimisation variables, which ends in a failed assertion."""
     if IS_03 and method == "alpha-CROWN":
@@ -209,55 +200,12 @@ def _dense_alpha(model: Any, method: str) -> None:
                     setattr(node, option, False)
 
 
-def _exact_softmax(model: Any) -> None:
-    """Replace the host's intervals of a softmax until `preserved` puts them back.
-
-    It adds 1e-12 to sums of exponentials that were scaled by the largest upper bound: where that bound is far above the
-    others, sums are smaller than this, and upper bounds of probabilities near 1 come out near 0.
-    """
-    for node in model._modules.values():
-        if type(node).__name__ == "BoundSoftmax" and node.option != "complex":
-            node.interval_propagate = lambda *v, axis=node.axis: softmax_range(v[0][0], v[0][1], axis)
-
-
 @contextmanager
 def _host_settings(method: str, dtype: torch.dtype) -> Iterator[None]:
     """What the host takes from the process: default dtype, autograd (alpha-CROWN optimises), stdout (it prints)."""
     gradients = method == "alpha-CROWN" or torch.is_grad_enabled()
-    with _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
+    with installed(), _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
         yield
-
-
-def _match_tables(model: Any, dtype: torch.dtype) -> None:
-    """Rebuild the host's tables of tangent points in another dtype, once per model.
-
-    The host makes them for S-shaped functions in torch's default dtype when the model is built, and cannot bound a
-    network of any other dtype with them. Casting would carry the rounding of float32 into bounds of float64.
-    """
-    for node in model._modules.values():
-        table = getattr(node, "d_lower", None)
-        if not isinstance(table, Tensor) or table.dtype == dtype or not hasattr(node, "step_pre"):
-            continue
-        key = (type(node).__name__, dtype, table.device)
-        if key not in _tables:
-            with _default_dtype(dtype):
-                _rebuild_tables(node)
-            _tables[key] = {name: vars(node)[name] for name in _TABLES if name in vars(node)}
-        vars(node).update(_tables[key])
-
-
-# A rebuild takes a second, and the tables depend on the function alone.
-_TABLES = ("d_lower", "d_upper", "dfunc_values")
-_tables: dict[tuple[str, torch.dtype, torch.device], dict[str, Tensor]] = {}
-
-
-def _rebuild_tables(node: Any) -> None:
-    if IS_03:
-        function, derivative = _TANGENTS_03[type(node).__name__]
-        node.precompute_relaxation(type(node).__name__, function, getattr(node, derivative))
-    else:
-        node.precompute_relaxation(node.act_func, node.d_act_func)
-        node.precompute_dfunc_values(node.act_func, node.d_act_func)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.verification import verdicts
+from recurjac_plugin.verification.strategy import Verification
 
 ENDS = [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]
 # Refined by CROWN on the gains, or by the host; cut by Jacobian bounds, by linear bounds, or by neither.
@@ -87,12 +88,18 @@ class Elsewhere(verdicts.ModelSession):
         return super().__call__(x) + 1e6
 
 
+def judged_elsewhere(monkeypatch):
+    """No counterexample is confirmed, and the points that are probed do not show that."""
+    monkeypatch.setattr(verdicts, "_session", Elsewhere)
+    monkeypatch.setattr(Verification, "_difference", lambda self, box: 0.0)
+
+
 @pytest.mark.parametrize(("method", "activation", "branching"), WAYS)
 def test_a_bound_and_a_value_that_contradict_each_other_prove_nothing(method, activation, branching, monkeypatch):
     net = network(activation)
     corner, least, second = corner_of(net)
     spec = spec_of(box(*ENDS, polytope([[1]], least + 0.5 * (second - least))))
-    monkeypatch.setattr(verdicts, "_session", Elsewhere)
+    judged_elsewhere(monkeypatch)
     options = {"method": method, "branching": branching, "attack_seconds": 0}
     # True bounds exclude nothing there, and leave the question open.
     assert verify(net, spec, timeout=0.5, **options).verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
@@ -113,7 +120,7 @@ def test_violations_in_the_middle_of_an_excluded_box_are_seen_for_every_disjunct
     spec = spec_of(box([-1.0], [1.0], polytope([[0, 1]], -9.0), polytope([[1, 0]], 0.01)))
     lie(monkeypatch)
     assert verify(net, spec, attack_seconds=0).verdict is Verdict.SAT
-    monkeypatch.setattr(verdicts, "_session", Elsewhere)
+    judged_elsewhere(monkeypatch)
     with pytest.raises(ContradictionError, match=r"x = \[0\.0\]"):
         verify(net, spec, attack_seconds=0)
 

@@ -46,3 +46,51 @@ def test_other_commands_without_a_host_say_what_to_install():
     (line,) = shown.stderr.splitlines()
     assert line.startswith("error: `auto_LiRPA` is not installed")
     assert "pip install --no-deps auto_LiRPA==0.3" in line
+
+
+def test_audit_of_an_operator_that_holds():
+    found = answer("doctor", "--audit", "--quick", "--only", "abs")
+    assert found.keys() == {"command", "version", "auto_lirpa", "operators", "ok", "wrong", "counts", "rows"}
+    assert (found["ok"], found["wrong"], found["operators"]) == (True, 0, "plugin")
+    assert [row["place"] for row in found["rows"]] == ["input", "inner", "output", "residual"]
+    for row in found["rows"]:
+        assert row["operator"] == "Abs"
+        assert {method["verdict"] for method in row["methods"].values()} == {"holds"}
+    assert found["counts"]["CROWN"] == {"holds": 4, "refused": 0, "guarded": 0, "violated": 0, "misread": 0}
+    shown = recurjac("doctor", "--audit", "--quick", "--only", "abs").stdout
+    assert "with the plugin's operators" in shown
+    assert "All bounds hold." in shown
+
+
+def test_audit_of_the_host_as_it_is_ends_with_1_where_bounds_do_not_hold():
+    arguments = ("doctor", "--audit", "host", "--quick", "--only", "LeakyRelu(slope=-0.25)")
+    result = recurjac(*arguments, code=1)
+    assert f"auto_LiRPA {host.VERSION}, as it is" in result.stdout
+    assert "LeakyRelu: slope=-0.25" in result.stdout
+    assert "4 of 4 rows are wrong" in result.stdout
+    table = recurjac(*arguments, "--markdown", code=1).stdout
+    assert "| operator | attributes | IBP | CROWN | CROWN-IBP | alpha-CROWN |" in table
+    assert "| LeakyRelu | slope=-0.25 | " in table
+    assert "violated by " in table or "misread by " in table  # 0.7 evaluates it to other numbers
+    assert json.loads(recurjac(*arguments, "--json", code=1).stdout)["wrong"] == 4
+
+
+def test_audit_puts_the_host_back():
+    before = dict(host.bound_op_map)
+    recurjac("doctor", "--audit", "--quick", "--only", "abs")
+    assert host.bound_op_map == before
+    assert not hasattr(host.BoundedModule.compute_bounds, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["host"], "belong to `--audit`"),
+        (["--quick"], "belong to `--audit`"),
+        (["--audit", "--json", "--markdown"], "choose one of"),
+        (["--audit", "--only", "unheard of"], "No operator has `unheard of` in its name"),
+        (["--audit", "nobody"], "nobody"),
+    ],
+)
+def test_audits_that_make_no_sense(arguments, message):
+    assert message in recurjac("doctor", *arguments, code=2).stderr

@@ -14,6 +14,7 @@ from torch import nn
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm, bound_op_map
 from recurjac_plugin.plugin.jacobian_op import OPERATOR
+from recurjac_plugin.preactivations.defects import DEFECTS
 
 pytestmark = pytest.mark.usefixtures("registered", "in_doubles")
 
@@ -83,12 +84,13 @@ def test_regions_the_host_loses_are_refused():
         model.compute_bounds(x=(region,), method="IBP")
 
 
-def test_known_errors_of_the_host_are_refused():
-    net = Wrapped(lambda s, x: J(s.f(x), x).flatten(1), f=nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(1.5)))
+def test_known_errors_of_the_host_are_refused(monkeypatch):
+    monkeypatch.setitem(DEFECTS, "BoundTanh", lambda node, method: None if method == "IBP" else "too flat")
+    net = Wrapped(lambda s, x: J(s.f(x), x).flatten(1), f=nn.Sequential(nn.Linear(3, 4), nn.Tanh()))
     x = torch.randn(1, 3)
     model = BoundedModule(net, x)
     region = BoundedTensor(x, PerturbationLpNorm(norm=float("inf"), eps=0.5))
-    with pytest.raises(rj.UnsupportedError, match=r"slope 1.5 above 1"):
+    with pytest.raises(rj.UnsupportedError, match=r"\(Tanh\): too flat"):
         model.compute_bounds(x=(region,), method="CROWN")
     lower, upper = model.compute_bounds(x=(region,), method="IBP")
     assert bool((lower <= upper).all())

@@ -25,13 +25,14 @@ each_operator = pytest.mark.parametrize("name", [name.rpartition("::")[2] for na
 
 def node_of(name, dtype):
     node = next(ours for key, ours in CLASSES.items() if key.endswith(f"::{name}"))({}, [], 0, {})
-    node._constants = tuple(torch.tensor(value, dtype=dtype) for value in CONSTANTS.get(name, ()))
+    constants = [torch.tensor(value, dtype=dtype) for value in CONSTANTS.get(name, ())]
+    node.inputs = [SimpleNamespace(), *(SimpleNamespace(lower=constant, inputs=()) for constant in constants)]
     return node
 
 
 def function(node, z):
     """The function itself, in the type of z."""
-    return node.forward(z, *(constant.to(z) for constant in node._constants))
+    return node.forward(z, *(constant.lower.to(z) for constant in node.inputs[1:]))
 
 
 def intervals(dtype, count=2000):
@@ -59,7 +60,7 @@ def test_lines_and_intervals_hold(name, dtype):
     slack = 1e-15 * values.abs()
     assert bool((node.lw.double() * z + node.lb.double() <= values + slack).all())
     assert bool((node.uw.double() * z + node.ub.double() >= values - slack).all())
-    low, high = node.interval_propagate((lower[None], upper[None]), *[(c, c) for c in node._constants])
+    low, high = node.interval_propagate((lower[None], upper[None]), *[(c.lower, c.lower) for c in node.inputs[1:]])
     assert bool((low.double() <= values + slack).all() & (high.double() >= values - slack).all())
 
 

@@ -1,4 +1,4 @@
-"""Networks for which the host's own bounds do not hold: refused, or bounded on the box around the ball."""
+"""Networks for which the host's own bounds do not hold: bounded by ours, or on the box around the ball, or refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from oracle import Ball, Box, assert_encloses, jacobian, jacobians, outputs, tru
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.bound_operators.installation import installed
 from recurjac_plugin.host import IS_03
 from recurjac_plugin.plugin.model import bounded_model
+from recurjac_plugin.preactivations import defects
 
 
 class Prefixed(nn.Module):
@@ -102,19 +104,35 @@ def test_radii_of_a_batch():
     assert bool((jacobians(net, points) >= both.lower - 1e-9).all())
 
 
-def test_leaky_slopes_that_the_host_gets_wrong():
-    def model(slope):
-        torch.manual_seed(0)
-        layers = nn.Linear(4, 6), nn.LeakyReLU(slope), nn.Linear(6, 6), nn.LeakyReLU(slope), nn.Linear(6, 2)
-        return on_host(nn.Sequential(*layers).double(), x)
+def test_what_a_row_names_is_refused(monkeypatch):
+    """A defect that is found in a host is one row, and all nodes that it concerns are listed."""
 
+    def wide(node, method):
+        return (
+            "wider than four, which the host takes for four" if method != "IBP" and node.output_shape[1] > 4 else None
+        )
+
+    monkeypatch.setitem(defects.DEFECTS, "BoundTanh", wide)
     x = torch.rand(1, 4, dtype=torch.float64)
-    with pytest.raises(rj.UnsupportedError, match=r"slope 1\.5 above 1") as error:
-        rj.jacobian_bounds(model(1.5), Ball(x, 0.1, math.inf).perturbed())
+    layers = nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2)
+    model = on_host(nn.Sequential(*layers).double(), x)
+    with pytest.raises(rj.UnsupportedError, match="wrong bounds there with `CROWN`") as error:
+        rj.jacobian_bounds(model, Ball(x, 0.1, math.inf).perturbed())
     assert len(error.value.offenders) == 2
-    rj.jacobian_bounds(model(1.5), Ball(x, 0.1, math.inf).perturbed(), method="IBP+RecurJac")
-    with pytest.raises(rj.UnsupportedError, match="negative slope"):
-        rj.jacobian_bounds(model(-0.5), Ball(x, 0.1, math.inf).perturbed(), method="IBP+RecurJac")
+    rj.jacobian_bounds(model, Ball(x, 0.1, math.inf).perturbed(), method="IBP+RecurJac")
+
+
+@pytest.mark.parametrize("slope", [1.5, -0.5])
+def test_leaky_slopes_that_are_not_monotone_or_convex(slope, registered):
+    torch.manual_seed(0)
+    layers = nn.Linear(4, 6), nn.LeakyReLU(slope), nn.Linear(6, 6), nn.LeakyReLU(slope), nn.Linear(6, 2)
+    net = nn.Sequential(*layers).double()
+    region = Ball(torch.rand(1, 4, dtype=torch.float64), 0.3)
+    model = on_host(net, region.center)
+    values = truth(net, region)
+    for method in ("RecurJac", "IBP+RecurJac", "CROWN-IBP+RecurJac"):
+        bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
 
 
 def lines_that_escape(net, method, lower, upper):
@@ -153,8 +171,8 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", WRONG_LINES)
-def test_wrong_lines_of_the_host_are_refused(name):
-    """Each row of the table is justified by an interval on which the host is wrong, and refuses the operator."""
+def test_wrong_lines_of_the_host_are_replaced(name):
+    """On these intervals the host is wrong, and right with bounds of our own in its classes."""
     function, *intervals = WRONG_LINES[name]
     interval = intervals[0] if IS_03 else intervals[1]
     if interval is None:
@@ -162,11 +180,12 @@ def test_wrong_lines_of_the_host_are_refused(name):
     lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in interval)
     net = Prefixed(function, nn.Identity())
     assert lines_that_escape(net, "CROWN", lower, upper) > 1e-7
+    with installed():
+        assert lines_that_escape(net, "CROWN", lower, upper) <= 0
     net = Prefixed(function, nn.Linear(1, 2)).double()
     region = Box(lower, upper)
-    with pytest.raises(rj.UnsupportedError, match=rf"{name}\): .*") as error:
-        rj.jacobian_bounds(on_host(net, lower), region.perturbed())
-    assert "wrong bounds there with `CROWN`" in str(error.value)
+    bounds = rj.jacobian_bounds(on_host(net, lower), region.perturbed())
+    assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -184,7 +203,8 @@ class Dividing(nn.Module):
 
     def __init__(self, dividend, divisor, shift):
         super().__init__()
-        self.dividend, self.divisor, self.shift = dividend, divisor, shift
+        self.dividend, self.divisor = dividend, divisor
+        self.shift = nn.Parameter(torch.tensor([shift]))  # 0.3 finds the type of a network in its parameters
         self.register_buffer("constant", torch.tensor([-1.0]).double())
 
     def forward(self, x):
@@ -213,39 +233,31 @@ def test_quotients_over_wide_boxes(name):
     region = Box(torch.tensor([[-1.0, 0.0]]).double(), torch.tensor([[1.0, 2.0]]).double())
     model = on_host(net, region.center)
     values = truth(net, region, count=300)
-    bounded = []
     for method in ("RecurJac", "CROWN-IBP+RecurJac", "IBP+RecurJac"):
-        try:
-            bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
-        except rj.UnsupportedError:
-            continue
-        bounded.append(method)
+        bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
         assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
-    if IS_03:
-        assert bounded == ["IBP+RecurJac"]
-    elif name != "by a negative divisor":
-        assert bounded
 
 
 class Odds(nn.Module):
     """``relu(s(x) - 0.06 x - 1.2)`` with the first of two probabilities, which is 1e-30 at one end."""
 
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor([1.2]))
+
     def forward(self, x):
-        return torch.relu(torch.cat((x, -x), 1).softmax(1)[:, :1] - 0.06 * x - 1.2)
+        return torch.relu(torch.cat((x, -x), 1).softmax(1)[:, :1] - 0.06 * x - self.shift)
 
 
-@pytest.mark.skipif(IS_03, reason="0.3 takes a softmax apart; its bounds of the sum reach 0 on this interval")
-def test_small_probabilities():
+def test_small_probabilities(registered):
     """On this interval the upper bound of 0.7 for what the ReLU reads is negative, and its largest value 0.9."""
     region = Ball(torch.zeros(1, 1, dtype=torch.float64), 35.0)
-    net = Odds()
+    net = Odds().double()
     model = on_host(net, region.center)
     values = truth(net, region, count=300)
-    bounds = rj.jacobian_bounds(model, region.perturbed(), method="IBP+RecurJac")
-    assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
-    for method in ("RecurJac", "CROWN-IBP+RecurJac"):
-        with pytest.raises(rj.UnsupportedError):
-            rj.jacobian_bounds(model, region.perturbed(), method=method)
+    for method in ("IBP+RecurJac", "RecurJac", "CROWN-IBP+RecurJac"):
+        bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
 
 
 WINDOWS = {
@@ -273,15 +285,9 @@ def test_windows_of_pools(name, kind):
     region = Ball(x, 0.1)
     model = on_host(net, x)
     values = truth(net, region)
-    held = name in ("whole", "border on both sides")
-    held = held or (not IS_03 and kind is nn.AvgPool2d and not name.startswith("border"))
-    for method in ("IBP+RecurJac", "RecurJac"):
-        if method == "RecurJac" and not held:
-            with pytest.raises(rj.UnsupportedError, match=r"Pool\): .*"):
-                rj.jacobian_bounds(model, region.perturbed(), method=method)
-        elif method == "IBP+RecurJac" or not IS_03:  # CROWN of 0.3 fails here for reasons of its own
-            bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
-            assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
+    for method in ("IBP+RecurJac", "RecurJac", "CROWN-IBP+RecurJac"):
+        bounds = rj.jacobian_bounds(model, region.perturbed(), method=method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), values)
 
 
 POOLS = {
@@ -310,13 +316,14 @@ def test_networks_that_the_host_reads_as_others_are_refused():
     assert bounded_model(nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), torch.zeros(1, 1, 6, 6)) is not None
 
 
-@pytest.mark.skipif(not IS_03, reason="newer hosts write products with reciprocals of roots")
 def test_quotients_by_roots_are_not_layer_norms():
-    """0.3 evaluates ``x / sqrt(y)`` as a layer normalisation of x."""
+    """0.3 would evaluate ``x / sqrt(y)`` as a layer normalisation of x; newer hosts write products."""
     net = Prefixed(lambda x: (torch.tanh(x) - x) / torch.sqrt(torch.sigmoid(x) + 1), nn.Linear(6, 2)).double()
     x = torch.rand(2, 6, dtype=torch.float64)
-    with pytest.raises(rj.UnsupportedError, match="divides by a root"):
-        rj.jacobian_bounds(on_host(net, x), Ball(x, 0.1).perturbed(), method="IBP+RecurJac")
+    region = Ball(x, 0.1)
+    for method in ("RecurJac", "IBP+RecurJac"):
+        bounds = rj.jacobian_bounds(on_host(net, x), region.perturbed(), method=method)
+        assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
 
 
 @pytest.mark.parametrize("method", ["RecurJac", "IBP+RecurJac", "CROWN"])
@@ -328,7 +335,7 @@ def test_logarithms_that_the_host_cuts_off_are_refused(method):
     model = on_host(net, x)
     lower, upper = rj.output_bounds(model, Ball(x, 0.1).perturbed(), method=method)
     assert bool((lower <= net(x)).all() & (net(x) <= upper).all())
-    with pytest.raises(rj.UnsupportedError, match="cuts the logarithm off"):
+    with pytest.raises(rj.UnsupportedError, match=r"cuts the logarithm off|must be above 0"):
         rj.output_bounds(model, Ball(x, 100.0).perturbed(), method=method)
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from .case import Case
 from .modules import Net, mlp
-from .reasons import CASTS, RECIPROCALS, UNSQUEEZE, WHOLE_POWERS
+from .reasons import CASTS, UNSQUEEZE
 
 
 def hard_sigmoid(self: Net, x: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def hard_sigmoid(self: Net, x: Tensor) -> Tensor:
 ACTIVATION_CASES = [
     Case("relu", lambda: mlp(nn.ReLU), (5,)),
     Case("leaky_relu", lambda: mlp(lambda: nn.LeakyReLU(0.3)), (5,)),
-    Case("leaky_relu_steep", lambda: mlp(lambda: nn.LeakyReLU(1.5)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
+    Case("leaky_relu_steep", lambda: mlp(lambda: nn.LeakyReLU(1.5)), (5,)),
     Case("prelu", lambda: mlp(lambda: nn.PReLU(init=0.4)), (5,), taught=True),
     Case(
         "prelu_channels",
@@ -60,8 +60,8 @@ ACTIVATION_CASES = [
     Case("softplus", lambda: mlp(nn.Softplus), (5,), taught=True),
     Case("softplus_untaught", lambda: mlp(nn.Softplus), (5,), prefix_03="IBP+", prefix_07="IBP+"),
     Case("softplus_beta", lambda: mlp(lambda: nn.Softplus(2.0)), (5,), taught=True),
-    Case("gelu", lambda: mlp(nn.GELU), (5,), taught=True, prefix_03="IBP+", slack=1e-6),
-    Case("gelu_tanh", lambda: mlp(lambda: nn.GELU("tanh")), (5,), prefix_03="IBP+", slack=1e-6),
+    Case("gelu", lambda: mlp(nn.GELU), (5,), taught=True, slack=1e-6),
+    Case("gelu_tanh", lambda: mlp(lambda: nn.GELU("tanh")), (5,), slack=1e-6),
     Case("silu", lambda: mlp(nn.SiLU), (5,)),
     Case("mish", lambda: mlp(nn.Mish), (5,), taught=True),
     Case("hardtanh", lambda: mlp(lambda: nn.Hardtanh(-0.5, 0.7)), (5,), taught=True, slack=1e-6),
@@ -69,33 +69,29 @@ ACTIVATION_CASES = [
     Case("clamp", lambda: mlp(lambda: Net(lambda s, x: x.clamp(-0.5, 0.7))), (5,), taught=True, slack=1e-6),
     Case("hardsigmoid", lambda: mlp(lambda: Net(hard_sigmoid)), (5,), taught=True, slack=1e-6),
     Case("hardswish", lambda: mlp(nn.Hardswish), (5,), taught=True, slack=1e-6),
-    Case("softsign", lambda: mlp(nn.Softsign), (5,), prefix_03="IBP+"),
+    Case("softsign", lambda: mlp(nn.Softsign), (5,)),
     Case(
         "logistic",
         lambda: mlp(lambda: Net(lambda s, x: 1 / (1 + torch.exp(-x)))),
         (5,),
-        not_03=RECIPROCALS,
-        prefix_03="IBP+",
     ),
     Case("logsigmoid", lambda: mlp(nn.LogSigmoid), (5,)),
     Case("erf", lambda: mlp(lambda: Net(lambda s, x: torch.erf(x))), (5,), taught=True),
     Case("abs", lambda: mlp(lambda: Net(lambda s, x: x.abs())), (5,)),
     Case("sin", lambda: mlp(lambda: Net(lambda s, x: torch.sin(3 * x))), (5,), taught=True),
     Case("cos", lambda: mlp(lambda: Net(lambda s, x: torch.cos(3 * x))), (5,), taught=True),
-    Case("sin_untaught", lambda: mlp(lambda: Net(lambda s, x: torch.sin(x))), (5,), prefix_03="IBP+", prefix_07="IBP+"),
-    Case("tan", lambda: mlp(lambda: Net(lambda s, x: torch.tan(0.7 * x.tanh()))), (5,), prefix_07="IBP+"),
+    Case("sin_untaught", lambda: mlp(lambda: Net(lambda s, x: torch.sin(x))), (5,)),
+    Case("tan", lambda: mlp(lambda: Net(lambda s, x: torch.tan(0.7 * x.tanh()))), (5,)),
     Case("exp", lambda: mlp(lambda: Net(lambda s, x: torch.exp(x))), (5,)),
-    Case("log", lambda: mlp(lambda: Net(lambda s, x: torch.log(x.relu() + 0.5))), (5,), prefix_03="IBP+"),
-    Case("sqrt", lambda: mlp(lambda: Net(lambda s, x: torch.sqrt(x.relu() + 0.5))), (5,), prefix_03="IBP+"),
+    Case("log", lambda: mlp(lambda: Net(lambda s, x: torch.log(x.relu() + 0.5))), (5,)),
+    Case("sqrt", lambda: mlp(lambda: Net(lambda s, x: torch.sqrt(x.relu() + 0.5))), (5,)),
     Case("square", lambda: mlp(lambda: Net(lambda s, x: x * x)), (5,)),
-    Case("cube", lambda: mlp(lambda: Net(lambda s, x: x**3)), (5,), prefix_03="IBP+"),
-    Case("fourth_power", lambda: mlp(lambda: Net(lambda s, x: x**4)), (5,), prefix_03="IBP+", prefix_07="IBP+"),
-    Case("root_power", lambda: mlp(lambda: Net(lambda s, x: x.relu() ** 1.5)), (5,), not_03=WHOLE_POWERS),
+    Case("cube", lambda: mlp(lambda: Net(lambda s, x: x**3)), (5,)),
+    Case("fourth_power", lambda: mlp(lambda: Net(lambda s, x: x**4)), (5,)),
+    Case("root_power", lambda: mlp(lambda: Net(lambda s, x: x.relu() ** 1.5)), (5,)),
     Case(
         "reciprocal",
         lambda: mlp(lambda: Net(lambda s, x: 1 / (x.tanh() + 2))),
         (5,),
-        not_03=RECIPROCALS,
-        prefix_03="IBP+",
     ),
 ]

@@ -23,25 +23,21 @@ ARITHMETIC_CASES = [
             lambda s, x: s.c(torch.matmul(torch.relu(x), s.w).relu().flatten(1)), {"w": (4, 2)}, c=nn.Linear(6, 3)
         ),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "matmul_left",
         lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (2, 3)}, c=head(8)),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "matmul_left_batch_of_one",
         lambda: Constants(lambda s, x: s.c(torch.matmul(s.w, torch.relu(x)).flatten(1)), {"w": (1, 2, 3)}, c=head(8)),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "linear_3d",
         lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2), nn.Flatten(), nn.Linear(6, 2)),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "gemm_scaled",
@@ -52,14 +48,11 @@ ARITHMETIC_CASES = [
             c=head(4),
         ),
         (5,),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "add_constant",
         lambda: Constants(lambda s, x: s.c(s.a(x) + s.b), {"b": (6,)}, a=nn.Linear(5, 6), c=head(6)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "add_broadcast_up",
@@ -70,7 +63,6 @@ ARITHMETIC_CASES = [
             c=head(12),
         ),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "sub_constant",
@@ -78,13 +70,11 @@ ARITHMETIC_CASES = [
             lambda s, x: s.c(s.b - s.a(x - s.b2)), {"b": (6,), "b2": (1, 5)}, a=nn.Linear(5, 6), c=head(6)
         ),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "affine_prefix",
         lambda: Constants(lambda s, x: s.c((x - s.m) / s.d), {"m": (5,), "d": (5,)}, c=mlp(nn.ReLU)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "mul_constant",
@@ -100,7 +90,6 @@ ARITHMETIC_CASES = [
             c=head(12),
         ),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "mul_channels",
@@ -119,7 +108,6 @@ ARITHMETIC_CASES = [
         "reduce_sum",
         lambda: Net(lambda s, x: s.c(s.a(x).relu().sum(1)), a=nn.Linear(4, 6), c=head(6)),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "reduce_sum_keep",
@@ -127,7 +115,6 @@ ARITHMETIC_CASES = [
             lambda s, x: s.c((s.a(x).relu().sum(2, keepdim=True) * 0.1).flatten(1)), a=nn.Linear(4, 6), c=head(3)
         ),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "reduce_mean",

@@ -82,13 +82,11 @@ CONVOLUTION_CASES = [
             nn.Linear(8, 2),
         ),
         (2, 5, 5),
-        prefix_03="IBP+",
     ),
     Case(
         "average_pool",
         lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), head(12)),
         (2, 5, 5),
-        prefix_03="IBP+",
     ),
     Case(
         "average_pool_padded",
@@ -96,7 +94,6 @@ CONVOLUTION_CASES = [
             nn.Conv2d(2, 3, 2), nn.ReLU(), nn.AvgPool2d(3, stride=2, padding=1), nn.Flatten(), head(12)
         ),
         (2, 5, 5),
-        prefix_03="IBP+",
     ),
     Case(
         "global_average_pool",

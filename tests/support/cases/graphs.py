@@ -20,7 +20,6 @@ GRAPH_CASES = [
         "residual",
         lambda: Net(residual, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 3)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "residual_convolutions",
@@ -65,7 +64,6 @@ GRAPH_CASES = [
             d=nn.Linear(6, 3),
         ),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "dead_layer",

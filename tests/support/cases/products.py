@@ -7,7 +7,7 @@ from torch import nn
 
 from .case import Case
 from .modules import Constants, Net, head, mlp
-from .reasons import NO_MINMAX, UNFLATTEN
+from .reasons import UNFLATTEN
 
 PRODUCT_CASES = [
     Case(
@@ -19,7 +19,6 @@ PRODUCT_CASES = [
         "product_broadcast",
         lambda: Net(lambda s, x: s.c(s.a(x).relu() * s.b(x)), a=nn.Linear(5, 6), b=nn.Linear(5, 1), c=head(6)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "product_with_the_input",
@@ -40,13 +39,11 @@ PRODUCT_CASES = [
         "quotient",
         lambda: Net(lambda s, x: s.c(s.a(x) / (s.b(x).tanh() + 2.5)), a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=head(6)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "quotient_of_a_constant",
         lambda: Constants(lambda s, x: s.c(s.k / (s.b(x).sigmoid() + 0.5)), {"k": (6,)}, b=nn.Linear(5, 6), c=head(6)),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "matrix_product",
@@ -64,7 +61,7 @@ PRODUCT_CASES = [
             lambda s, x: s.c(torch.maximum(s.a(x).tanh(), s.b(x))), a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=head(6)
         ),
         (5,),
-        not_03=NO_MINMAX,
+        taught=True,
     ),
     Case(
         "minimum",
@@ -72,7 +69,7 @@ PRODUCT_CASES = [
             lambda s, x: s.c(torch.minimum(s.a(x).tanh(), s.b(x))), a=nn.Linear(5, 6), b=nn.Linear(5, 6), c=head(6)
         ),
         (5,),
-        not_03=NO_MINMAX,
+        taught=True,
     ),
     Case(
         "maximum_with_a_constant",
@@ -80,28 +77,23 @@ PRODUCT_CASES = [
             lambda s, x: s.c(torch.maximum(s.a(x), s.k - 0.7)), {"k": (6,)}, a=nn.Linear(5, 6), c=head(6)
         ),
         (5,),
-        not_03=NO_MINMAX,
+        taught=True,
     ),
     Case(
         "reduce_max",
         lambda: Net(lambda s, x: s.c(s.a(x).reshape(-1, 4, 3).amax(1)), a=nn.Linear(5, 12), c=head(3)),
         (5,),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "reduce_max_all",
         lambda: Net(lambda s, x: s.c(s.a(x).amax(1, keepdim=True)), a=nn.Linear(5, 7), c=nn.Linear(1, 2)),
         (5,),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "reduce_min",
         lambda: Net(lambda s, x: s.c(s.a(x).reshape(-1, 3, 5).amin(2)), a=nn.Linear(5, 15), c=head(3)),
         (5,),
-        not_03="0.3 has no ReduceMin",
-        prefix_07="IBP+",
+        taught=True,
     ),
     Case(
         "max_pool",
@@ -117,30 +109,23 @@ PRODUCT_CASES = [
         "max_pool_overlapping",
         lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(2, stride=1), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)),
         (2, 5, 5),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "max_pool_padded",
         lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)),
         (2, 5, 5),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case("max_pool_of_the_input", lambda: nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), head(8)), (2, 4, 4)),
     Case(
         "softmax",
         lambda: nn.Sequential(mlp(nn.Tanh, (5, 8, 6)), nn.Softmax(1), nn.Linear(6, 3)),
         (5,),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "softmax_rows",
         lambda: nn.Sequential(nn.Linear(5, 6), nn.Unflatten(1, (2, 3)), nn.Softmax(-1), nn.Flatten(), nn.Linear(6, 3)),
         (5,),
         not_03=UNFLATTEN,
-        prefix_07="IBP+",
     ),
     Case(
         "layer_norm",
@@ -160,7 +145,5 @@ PRODUCT_CASES = [
             o=nn.Linear(9, 2),
         ),
         (3, 4),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
 ]

@@ -38,7 +38,6 @@ REARRANGEMENT_CASES = [
             lambda s, x: s.c(torch.cat([torch.zeros_like(x) + 1, s.a(x).relu()], 1)), a=nn.Linear(5, 4), c=head(9)
         ),
         (5,),
-        prefix_03="IBP+",
     ),
     Case(
         "concat_channels",
@@ -89,8 +88,6 @@ REARRANGEMENT_CASES = [
         "gather_repeated",
         lambda: Indices(lambda s, x: s.c(s.a(x).relu()[:, s.index]), (3, 0, 0, 5), a=nn.Linear(5, 6), c=head(4)),
         (5,),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case("gather_scalar", lambda: Net(lambda s, x: s.c(s.a(x.relu())[:, 1]), a=nn.Linear(4, 6), c=head(6)), (3, 4)),
     Case(
@@ -101,8 +98,6 @@ REARRANGEMENT_CASES = [
             c=head(48),
         ),
         (2, 5, 5),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
         not_03=NEGATIVE,
     ),
     Case(
@@ -130,7 +125,6 @@ REARRANGEMENT_CASES = [
             lambda s, x: s.c(s.a(x.permute(0, 2, 1)).relu().permute(0, 2, 1).flatten(1)), a=nn.Linear(3, 2), c=head(8)
         ),
         (3, 4),
-        prefix_03="IBP+",
     ),
     Case(
         "squeeze",
@@ -138,8 +132,6 @@ REARRANGEMENT_CASES = [
             lambda s, x: s.c(s.a(x.unsqueeze(1)).relu().squeeze(1).flatten(1)), a=nn.Conv2d(1, 1, 2), c=head(6)
         ),
         (3, 4),
-        prefix_03="IBP+",
-        prefix_07="IBP+",
     ),
     Case(
         "expand",

@@ -1,0 +1,98 @@
+"""Operators that a host has no node for, or takes apart.
+
+On 0.3 these are Max, Min and ReduceMin, ReduceMax along several axes, and Softmax as a whole. Taken apart, a softmax
+is a quotient of exponentials that share their inputs, of which bounds do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.host.library import IS_03, Bound, bound_ops
+
+from .treatments import PRODUCT
+
+
+class _Whole(Bound):
+    """A node that is bounded by ours alone."""
+
+    def __init__(self, attr: Any = None, inputs: Any = None, output_index: int = 0, options: Any = None) -> None:
+        super().__init__(attr, inputs, output_index, options)
+        attributes = attr or {}
+        self.axis = attributes.get("axis", attributes.get("axes"))
+        self.keepdim = bool(attributes.get("keepdims", True))
+
+    @property
+    def requires_input_bounds(self) -> list[int]:
+        """Positions of the inputs whose bounds CROWN needs."""
+        return PRODUCT.requires_input_bounds(self)
+
+    @requires_input_bounds.setter
+    def requires_input_bounds(self, value: Any) -> None:
+        """The host's constructor sets it."""
+
+    def infer_batch_dim(self, batch_size: int, *x: int) -> int:
+        """The batch stands first wherever an input has one."""
+        return max(x)
+
+    def interval_propagate(self, *v: Any) -> Any:
+        """IBP."""
+        return PRODUCT.interval_propagate(self, *v)
+
+    def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
+        """CROWN."""
+        return PRODUCT.bound_backward(self, last_lA, last_uA, *x, **kwargs)
+
+
+class BoundMax(_Whole):
+    """`onnx::Max` of two tensors."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.maximum(x, y)
+
+
+class BoundMin(_Whole):
+    """`onnx::Min` of two tensors."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.minimum(x, y)
+
+
+class BoundReduceMax(_Whole):
+    """`onnx::ReduceMax`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.amax(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+
+    def _axes(self, x: Tensor) -> Any:
+        return list(range(1, x.dim())) if self.axis is None else self.axis
+
+
+class BoundReduceMin(BoundReduceMax):
+    """`onnx::ReduceMin`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.amin(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+
+
+class BoundSoftmax(_Whole):
+    """`onnx::Softmax`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.softmax(x, -1 if self.axis is None else self.axis)
+
+
+LACKING: dict[str, type] = {
+    f"onnx::{ours.__name__.removeprefix('Bound')}": ours
+    for ours in (BoundMax, BoundMin, BoundReduceMax, BoundReduceMin, BoundSoftmax)
+    if not hasattr(bound_ops, ours.__name__) or (IS_03 and ours in (BoundReduceMax, BoundSoftmax))
+}
+"""Name of the operator in the host's traced graph -> class of its node, for those that this host has not as a whole."""
