@@ -4,6 +4,9 @@
 PYTHON ?= python3
 AUTO_LIRPA ?= auto_LiRPA==0.3
 VENV ?= .venv
+# How much `make soundness` tries, and from which seed on.
+COUNT ?= 1000
+SEED ?= 0
 # Tests in that many processes at once, up to four (each takes about 1 GB of memory); 0: in one, without distributing.
 JOBS ?= logical
 
@@ -14,12 +17,14 @@ HOST_COPY := $(VENV)/host-source
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all bench lint format clean setup FORCE
+.PHONY: help demo test test-all soundness mutants bench lint format clean setup FORCE
 
 help:
 	@echo "make demo      compare RecurJac with CROWN on the shipped digits networks"
 	@echo "make test      the tests of a few minutes"
 	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
+	@echo "make soundness random networks against sampled, ascended and exact values (COUNT=$(COUNT) SEED=$(SEED))"
+	@echo "make mutants   which tests notice that something was broken, written to mutants.md"
 	@echo "make bench     speed against the host"
 	@echo "make lint      ruff (rules and format), mypy and shellcheck"
 	@echo "make format    let ruff mend and format what it can"
@@ -36,6 +41,14 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
+soundness: setup
+	$(BIN)/python tests/soundness/random_jacobians.py --bounds $(COUNT) --seed $(SEED)
+	$(BIN)/python tests/soundness/exact_bounds.py --rigorous --count $(COUNT) --seed $(SEED)
+	$(BIN)/python tests/soundness/exact_verdicts.py --count $(COUNT) --seed $(SEED)
+
+mutants: setup
+	$(BIN)/python tests/mutants/run.py --out mutants.md
+
 bench: setup
 	$(BIN)/python -m pytest benchmarks
 
@@ -50,7 +63,7 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.png .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info demo.png mutants.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.host

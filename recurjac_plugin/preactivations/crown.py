@@ -7,8 +7,7 @@ So with the gains G between undetermined neurons (`gains.gains`)
 .. math:: t_j = G_{j,\text{input}} (x - x_0) + \sum_{m < j} G_{j,m} \, (a_m(x) - a_m(x_0)),
 
 and CROWN's substitution (`gains.crown.linear_upper_bound`) gives ``t_j <= s_j (x - x_0) + c_j``. One sweep from the
-input on bounds layer by layer: intervals first, CROWN for the neurons that they leave undetermined. The host has
-no part in it. The gains are those that the recursion runs on.
+input on bounds layer by layer: intervals first, CROWN where they leave neurons undetermined. The host has no part.
 
 A search that cuts a region into boxes knows much beforehand: a neuron that is stable on a box is stable on its parts.
 Only what is undetermined by the bounds of a box around (`Known`) is looked at again.
@@ -200,7 +199,7 @@ class _Crown:
         if name in self.reads:
             self.carried[name] = carried
         if carried.proven is not None:
-            self.spread += float(carried.proven.spread.flatten(1).sum(1).max())
+            self.spread += float(carried.proven.spread.reshape(len(self.output_rows), -1).sum(1).max())
             if name in self.sources:
                 self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
                 self.spreads[name] = carried.proven.spread

@@ -182,8 +182,8 @@ def require_center_inside(bounds: Intervals, values: Mapping[str, Tensor], metho
         raise UnsupportedError(
             "The network",
             [f"{name}: its value at the centre of the region lies outside the host's bounds" for name in wrong],
-            f"This is an error of auto_LiRPA {VERSION} with `{method}`, or rounding where large terms cancel: compute in "
-            f"float64, with `rigorous=True`, or with other pre-activation bounds, e.g. `{another(method)}`.",
+            f"This is an error of auto_LiRPA {VERSION} with `{method}`, or rounding where large terms cancel: compute "
+            f"in float64, with `rigorous=True`, or with other pre-activation bounds, e.g. `{another(method)}`.",
         )
 
 

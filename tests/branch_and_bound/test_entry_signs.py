@@ -64,6 +64,18 @@ def test_an_entry_is_certified_when_no_box_lacks_its_sign():
     assert goal.sign.tolist() == [[[1, 1]]]
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+@pytest.mark.parametrize("together", [True, False])
+def test_one_box_that_lacks_a_sign_is_enough(lacking, together):
+    """Of two boxes of one region either one may be the one, in one batch or in two."""
+    goal, boxes = goal_of(Met([1.0, 1.0])), halves()
+    rises = torch.ones(2, 1, 2, dtype=torch.bool)
+    rises[lacking, 0, 1] = False
+    boxes = Boxes(boxes.region, boxes.lower, boxes.upper, Directions(rises, torch.zeros_like(rises)))
+    goal.settle([boxes] if together else [boxes.take(slice(0, 1)), boxes.take(slice(1, 2))])
+    assert goal.sign.tolist() == [[[1, 0]]]
+
+
 def test_boxes_are_closed_where_nothing_wanted_is_open():
     assert not len(goal_of(Met([1.0, 1.0]), wanted=(True, False)).judge(halves(), BOUNDS).boxes)
     met = Met([1.0, 1.0])

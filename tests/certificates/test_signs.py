@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ import recurjac_plugin as rj
 from recurjac_plugin.branch_and_bound.entry_signs import JacobianBounder
 from recurjac_plugin.certificates.derivative_rounding import unit_of_rounding
 from recurjac_plugin.certificates.sampled_derivatives import SampledDerivatives
-from recurjac_plugin.host import IS_03
+from recurjac_plugin.certificates.signs import _ends
+from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host.region import read_region
 
 NAMES = ["relu", "leaky_relu", "tanh", "mixed", "conv2d_stride", "residual_convolutions", "skip_from_input"]
 FIXED_BATCH_03 = {"concat_constant", "constant_shape"}
@@ -435,3 +438,22 @@ def test_rounding_refutes_nothing():
         torch.einsum("ki,ni,ij->nkj", w, s, layer.weight.abs()) for w, s, layer in zip(weights, slopes, (net.a, net.c))
     )
     assert torch.allclose(unit, torch.finfo(torch.float32).eps * exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ends_of_balls_are_rounded_outward_to_bound_and_inward_to_sample(dtype):
+    """``0.1 -+ 0.3`` and the like are no numbers of the type; compared in float64 or exactly, no end lies beyond."""
+    center = torch.tensor([[0.1, -0.7, 1e3, 3e-9, 5.0]], dtype=dtype)
+    radius = torch.tensor([[0.3, 0.1, 1e-4, 0.2, 0.0]], dtype=dtype)
+    x = BoundedTensor(center, PerturbationLpNorm(norm=math.inf, eps=radius))
+    region = read_region(x)
+    exact = [
+        (Fraction(c) - Fraction(r), Fraction(c) + Fraction(r)) for c, r in zip(center[0].tolist(), radius[0].tolist())
+    ]
+    for outward in (True, False):
+        lower, upper = (end[0].tolist() for end in _ends(x, region, outward=outward))
+        for low, high, (least, most) in zip(lower, upper, exact):
+            if outward:
+                assert Fraction(low) <= least and most <= Fraction(high)
+            else:
+                assert least <= Fraction(low) <= Fraction(high) <= most

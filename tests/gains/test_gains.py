@@ -88,6 +88,15 @@ def test_parts_of_the_gains():
     assert torch.equal(first.block("t", "s"), found.block("t", "s"))
 
 
+@pytest.mark.parametrize("region", range(BATCH))
+def test_a_part_of_one_region_is_that_one(region):
+    found = gains()
+    part = found.part(torch.tensor([region]), torch.tensor([[0, 1]]))
+    for (later, earlier), block in part.blocks.items():
+        before = found.block(later, earlier).expand(BATCH, -1, -1)[region]
+        assert torch.equal(block.expand(1, -1, -1)[0], before[:2] if later == ROWS else before)
+
+
 def test_the_network_backwards():
     found = gains()
     turned = found.transposed()

@@ -70,3 +70,40 @@ def test_ranges_keep_their_gradients():
     kept = on_uncut_paths(graph(matrices), ranges, torch.ones(1, 1, 4, dtype=torch.float64))["t"]
     assert kept.index.tolist() == [[0, 1, 3, 4]]
     assert torch.autograd.grad(kept.upper.sum(), upper)[0].tolist() == [[1.0, 1.0, 0.0, 1.0, 1.0]]
+
+
+def test_rows_that_cancel_each_other_are_depended_on():
+    """Two rows with opposite coefficients: their sum depends on nothing, each of them on all neurons of t."""
+    matrices = weights() | {"F": torch.eye(4, dtype=torch.float64)}  # out = E t - s + F s: on s through t alone
+    ones = {name: torch.ones(1, SIZES[name], dtype=torch.float64) for name in ("s", "t")}
+    row = torch.tensor([[[1.0, 0.5, -2.0, 1.0]]], dtype=torch.float64)
+    kept = on_uncut_paths(graph(matrices), layers(ones), torch.cat([row, -row], 1))
+    assert kept["t"].count == 5 and kept["s"].count == 4
+
+
+ONLY_WAY = {"A": "BD", "B": "AD", "C": "D", "D": "C", "E": "F"}
+"""With the matrices named here 0, nothing leads around the one they belong to."""
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["columns", "rows"])
+@pytest.mark.parametrize("name", ONLY_WAY)
+def test_weights_that_cancel_lead_on(name, axis):
+    """All weights are 1 but those of one matrix, whose columns, or rows, add up to 0: every neuron matters."""
+    matrices = {key: torch.ones_like(each) for key, each in weights().items()}
+    size = matrices[name].shape[axis]
+    factors = torch.tensor([1.0] * (size - 1) + [1.0 - size], dtype=torch.float64)
+    matrices[name] *= factors[:, None] if axis == 0 else factors
+    for other in ONLY_WAY[name]:
+        matrices[other] *= 0
+    ones = {key: torch.ones(1, SIZES[key], dtype=torch.float64) for key in ("s", "t")}
+    kept = on_uncut_paths(graph(matrices), layers(ones), torch.ones(1, 1, 4, dtype=torch.float64))
+    assert kept["t"].count == 5
+    assert kept["s"].count == 4
+
+
+def test_inputs_and_rows_of_both_signs_in_a_batch():
+    """Neurons that matter in one region only, with coefficients that cancel over the regions."""
+    alive = {"s": torch.zeros(2, 4, dtype=torch.float64), "t": torch.eye(2, 5, dtype=torch.float64)}
+    row = torch.ones(1, 1, 4, dtype=torch.float64)
+    kept = on_uncut_paths(graph(weights()), layers(alive), torch.cat([row, -row]))
+    assert kept["t"].index.tolist() == [[0, 1]] and kept["s"].count == 0

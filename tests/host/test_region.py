@@ -152,3 +152,14 @@ def test_a_number_and_a_tensor_of_radii_are_the_same_region():
     one = read_region(BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=0.2)))
     each = read_region(BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=torch.full((2, 3), 0.2))))
     assert torch.equal(one.radius, each.radius) and one.radius.shape == (2, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_region_reaches_both_ends_though_its_middle_is_rounded(dtype):
+    """Between neighbours among the numbers there is none: the middle is one of the ends."""
+    lower = torch.tensor([[1.0, 3.0, -1e6]], dtype=dtype)
+    upper = torch.nextafter(lower, torch.full_like(lower, math.inf))
+    for high in (upper, torch.nextafter(upper, torch.full_like(lower, math.inf)), lower + 0.1):
+        found = read_region(perturbed_box(lower, high))
+        center, radius = found.center.double(), found.radius.double()
+        assert bool((center - radius <= lower.double()).all() & (center + radius >= high.double()).all())

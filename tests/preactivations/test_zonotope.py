@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from cases import hosted, on_host
+from cases import Net, hosted, on_host
 from oracle import Ball, Box, assert_encloses, outputs, truth
 from torch import nn
 
@@ -153,3 +153,18 @@ def test_smooth_activations_are_refused():
     _, center, model = hosted("tanh")
     with pytest.raises(rj.UnsupportedError, match="two linear pieces"):
         rj.zonotope_bounds(model, Ball(center, 0.1).perturbed())
+
+
+def test_a_neuron_whose_sign_rounding_may_change_is_not_stable():
+    """``relu(x - c)`` from 0 to 2, with terms of 1e6: if it were stable, less x it were a constant."""
+    net = Net(lambda s, x: s.b(s.a(x).relu() - x).relu(), a=nn.Linear(1, 1), b=nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        for layer in (net.a, net.b):
+            layer.weight.fill_(1.0)
+            layer.bias.zero_()
+        net.a.bias.fill_(-1e6 + 1)
+    x = torch.tensor([[1e6]], dtype=torch.float64)
+    bounds = rj.zonotope_bounds(on_host(net, x), Ball(x, 1.0).perturbed())
+    first, second = ((float(low.detach()), float(high.detach())) for low, high in bounds.values())
+    assert first == (0.0, 2.0)
+    assert 1e-10 <= second[1] - second[0] <= 1e-6

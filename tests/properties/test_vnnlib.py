@@ -84,6 +84,23 @@ def test_inputs_unlike_a_number_give_two_open_boxes(tmp_path):
     assert len(v2(tmp_path, "(assert (!= X[0,0] 7.0)) (assert (<= Y[0,0] 0.0))").boxes) == 1
 
 
+OPEN_ENDS = {"lower": ("(> {} 0.0)", "(>= {} 0.0)", 0.0), "upper": ("(< {} 1.0)", "(<= {} 1.0)", 1.0)}
+
+
+@pytest.mark.parametrize("load", [v1, v2])
+@pytest.mark.parametrize("end", OPEN_ENDS)
+def test_boxes_that_differ_in_an_open_end_are_two(tmp_path, load, end):
+    """With the end itself only Y_1 is asked about, which a box that is merged with the other one forgets."""
+    x, y = ("X_0", "Y_{}") if load is v1 else ("X[0,0]", "Y[0,{}]")
+    opened, closed, value = OPEN_ENDS[end]
+    cases = [f"(and {each.format(x)} (<= {y.format(i)} 0.0))" for i, each in enumerate((opened, closed))]
+    for order in (cases, cases[::-1]):
+        spec = load(tmp_path, f"(assert (or {' '.join(order)}))")
+        assert len(spec.boxes) == 2
+        assert spec.violated([0.5, 0], [-1, 1]) and spec.violated([0.5, 0], [1, -1])
+        assert spec.violated([value, 0], [1, -1]) and not spec.violated([value, 0], [-1, 1])
+
+
 def test_disjunction_over_inputs_times_one_over_outputs(tmp_path):
     spec = v1(
         tmp_path,

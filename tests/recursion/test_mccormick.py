@@ -149,6 +149,61 @@ def test_no_line_leads_across_a_pole(kind, center, held):
     assert linear_up_to_center(step, [bounds], [torch.full_like(bounds[0], center)]) is held
 
 
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Sigmoid, nn.SiLU], ids=lambda kind: kind.__name__)
+def test_lines_hold_for_distances_that_were_rounded(kind):
+    """Terms around 1e6 that cancel: t is off by one unit of their rounding, to either side, and lines still hold.
+
+    On an interval of 1e-5 the room that lines have between the points of their grid is smaller than that.
+    """
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), kind(), nn.Linear(5, 4), kind(), nn.Linear(4, 2)).double()
+    x = torch.tensor([[1e6, -1e6, 1e6]], dtype=torch.float64)
+    with torch.no_grad():
+        net[0].weight.uniform_(0.5, 1.0)
+        net[0].bias -= (net[0].weight @ x[0]) * torch.tensor([1, 1, 1, 1, 0]).double()  # the last one is far out
+    model, region = on_host(net, x), Ball(x, 1e-5).perturbed()
+    by_host = analyse(model, region, parse(NEW), None)
+    # The host's own bounds are not exact enough for this.
+    ends = {name: (z0 - 2e-5, z0 + 2e-5) for name, z0 in by_host.centers.items()}
+    analysis = analyse(model, region, parse(NEW), None, intermediate_bounds=ends)
+    assert analysis.relaxation is not None
+    step = analysis.graph.factors[0]
+    error = torch.finfo(torch.float64).eps * 2e6
+    index = analysis.derivatives[step.name].index[0][:4]  # the last one may have been left out
+    assert index.tolist() == [0, 1, 2, 3]
+    name = step.reads[0].name
+    known, z0 = analysis.preactivations[name], analysis.centers[name]
+    low, high, z0 = (value.detach().flatten(1)[:, :4] for value in (known.lower, known.upper, z0))
+    activation, parameters = step.factor.activation, step.factor.parameters
+    truths = {
+        "change": (analysis.relaxation.activations[step.name], lambda z: kind()(z) - kind()(z0)),
+        "derivative": (
+            analysis.relaxation.derivatives[step.name].lines,
+            lambda z: activation.derivative(z, parameters),
+        ),
+    }
+    for what, (lines, function) in truths.items():
+        for side, slope, constant in (
+            (1, lines.lower_slope, lines.lower_constant),
+            (-1, lines.upper_slope, lines.upper_constant),
+        ):
+            slope, constant = (each.detach().reshape(-1)[:4] for each in (slope, constant))
+            for off in (-error, error):
+                gap = smallest(lambda z: side * (function(z) - slope * (z - z0 + off) - constant), low, high)  # noqa: B023
+                assert float(gap.min()) >= -1e-13, what
+
+
+def smallest(function, low, high):
+    """The smallest value of a function of (n, 4) numbers between ends (1, 4): by finer and finer grids, (1, 4)."""
+    grid = torch.linspace(0, 1, 201, dtype=torch.float64)[:, None]
+    for _ in range(4):
+        z = low + grid * (high - low)
+        values = function(z)
+        best, step = values.argmin(0, keepdim=True), (high - low) / 100
+        low, high = torch.maximum(low, z.gather(0, best) - step), torch.minimum(high, z.gather(0, best) + step)
+    return values.amin(0, keepdim=True)
+
+
 def test_bounds_do_not_depend_on_the_chunk():
     _, center, model = hosted("mixed")
     region = Ball(center, 0.1)

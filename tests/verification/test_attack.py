@@ -15,7 +15,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.networks.onnx import OnnxNetwork, load_onnx, onnx_session
 from recurjac_plugin.properties.spec import Polytope
 from recurjac_plugin.properties.vnnlib import load_vnnlib
-from recurjac_plugin.verification.attack import find_counterexample
+from recurjac_plugin.verification.attack import _Targets, find_counterexample
 from recurjac_plugin.verification.counterexample import Counterexample, check, into_box, representable_bounds
 
 FLOAT32 = np.dtype(np.float32)
@@ -224,3 +224,10 @@ def test_vnncomp_unsat(category, onnx, vnnlib, vnncomp):
     path = vnncomp / category / onnx
     target = load_vnnlib(vnncomp / category / vnnlib)
     assert find_counterexample(load_onnx(path), target, onnx_session(path), seconds=60, rounds=2) is None
+
+
+def test_an_output_that_is_no_number_is_no_violation():
+    """Of outputs NaN, infinity and 1 the last one comes nearest to ``y <= 0``, and NaN is nowhere near."""
+    targets = _Targets.of(spec_of(box([0.0], [1.0], polytope((1.0, 0.0)))), torch.float64, torch.device("cpu"))
+    loss = targets.take(torch.zeros(3, dtype=torch.int64)).loss(torch.tensor([[np.nan], [np.inf], [1.0]]).double())
+    assert loss.tolist() == [np.inf, np.inf, 1.0]
