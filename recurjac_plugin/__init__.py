@@ -1,13 +1,17 @@
 """RecurJac bounds of neural network Jacobians, as a method of auto_LiRPA.
 
-Everything public is named here; all else may change. On auto_LiRPA 0.3 import this package before the host.
+Everything public is named here; all else may change. A name is loaded with what it needs, torch and auto_LiRPA, when it
+is first used; the checker of certificates (`recurjac_plugin.checker`) needs neither. On auto_LiRPA 0.3 import this
+package before the host.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    CertificateError,
     ContradictionError,
     FileError,
     HostError,
@@ -16,22 +20,11 @@ from .errors import (
     RecurJacError,
     UnsupportedError,
 )
-from .version import __version__ as __version__
+from .host.find import prepare_import
+from .version import __version__
 
-try:
+if TYPE_CHECKING:
     from . import host
-    from .host import library as _library  # noqa: F401
-except HostError as error:
-    # Without a host nothing but `recurjac doctor` works, and that must be able to say so: the error waits for the
-    # first use of a name.
-    _host_error = error
-
-    def __getattr__(name: str) -> Any:
-        if name in __all__:
-            raise _host_error
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-else:
     from .certificates.landscape import Landscape, landscape_scan
     from .certificates.robustness import certified_radius
     from .certificates.signs import Monotonicity, monotonicity, monotonicity_report
@@ -56,9 +49,67 @@ else:
     from .properties.vnnlib import load_vnnlib
     from .verification.verdicts import Result, Verdict, verify
 
+prepare_import()
+
+_MODULES = {
+    "Bounds": "jacobian.bounds",
+    "GradNorm": "plugin.jacobian_op",
+    "JacobianOP": "plugin.jacobian_op",
+    "Landscape": "certificates.landscape",
+    "LinearMap": "graph.linear_maps",
+    "METHODS": "jacobian.methods",
+    "Monotonicity": "certificates.signs",
+    "Node": "graph.node",
+    "Refusal": "graph.operators",
+    "Result": "verification.verdicts",
+    "Spec": "properties.spec",
+    "Verdict": "verification.verdicts",
+    "certified_radius": "certificates.robustness",
+    "global_lipschitz": "lipschitz.product",
+    "jacobian_bounds": "jacobian.entries",
+    "landscape_scan": "certificates.landscape",
+    "load_onnx": "networks.onnx",
+    "load_vnnlib": "properties.vnnlib",
+    "local_lipschitz": "lipschitz.local",
+    "margin_rows": "properties.margins",
+    "monotonicity": "certificates.signs",
+    "monotonicity_report": "certificates.signs",
+    "output_bounds": "lipschitz.mean_value",
+    "register": "plugin.registration",
+    "register_activation": "plugin.activations",
+    "register_operator": "graph.operators",
+    "sampled_lipschitz": "lipschitz.sampled",
+    "stationary_free_radius": "certificates.stationary_points",
+    "unregister": "plugin.registration",
+    "unregister_activation": "plugin.activations",
+    "unregister_operator": "graph.operators",
+    "verify": "verification.verdicts",
+    "zonotope_bounds": "preactivations.zonotope",
+}
+"""Where the names are that are loaded on their first use."""
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, on its first use.
+
+    Raises:
+        HostError: it needs auto_LiRPA, which is missing, of a version that is not supported, or does not import.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
 __all__ = [
     "METHODS",
     "Bounds",
+    "CertificateError",
     "ContradictionError",
     "FileError",
     "GradNorm",
@@ -76,6 +127,7 @@ __all__ = [
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "__version__",
     "certified_radius",
     "global_lipschitz",
     "host",

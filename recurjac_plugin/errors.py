@@ -45,3 +45,7 @@ class UnsupportedError(RecurJacError):
         self.offenders, self.remedy = tuple(offenders), remedy
         listed = "; ".join(self.offenders)
         super().__init__(f"{subject} has {len(self.offenders)} unsupported part(s): {listed}. {remedy}")
+
+
+class CertificateError(RecurJacError):
+    """A certificate that could not be written, and why."""

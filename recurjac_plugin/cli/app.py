@@ -22,6 +22,7 @@ from recurjac_plugin.cli.commands.monotone import monotone_command
 from recurjac_plugin.cli.commands.radius import radius_command
 from recurjac_plugin.cli.commands.report import report_command
 from recurjac_plugin.cli.commands.verify import verify_command
+from recurjac_plugin.cli.proofs.check import check_command
 from recurjac_plugin.errors import ContradictionError, RecurJacError
 
 from .standard import NAME
@@ -106,7 +107,7 @@ def recurjac(
     """Certified bounds of Jacobians, Lipschitz constants and outputs of ONNX networks.
 
     Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 2 for bad input (with one line
-    that says what is wrong), 1 for an error of this program.
+    that says what is wrong), 1 for an error of this program, or a certificate that is rejected.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -118,6 +119,7 @@ app.command("monotone", short_help="In which inputs each output is monotone.")(m
 app.command("radius", short_help="Radii on which a classification is certified.")(radius_command)
 app.command("landscape", short_help="Radii without a stationary point, and the gradients within.")(landscape_command)
 app.command("verify", short_help="The verdict on a VNN-LIB property or query.")(verify_command)
+app.command("check", short_help="Accept or reject the certificate of a verdict.")(check_command)
 app.command(
     "supports",
     short_help="What properties and networks `verify` takes.",

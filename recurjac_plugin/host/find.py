@@ -7,14 +7,19 @@ Python would import.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import re
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from recurjac_plugin.errors import HostError
 
@@ -116,6 +121,97 @@ def process_state_kept() -> Iterator[None]:
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+class _PreparedLoader(Loader):
+    """Runs the host's own loader with what the host needs around it.
+
+    Args:
+        loader: the host's.
+        is_03: whether it is the release that needs fixes.
+    """
+
+    ran = False
+
+    def __init__(self, loader: Loader, is_03: bool) -> None:
+        self.loader, self.is_03 = loader, is_03
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """What the host's own loader creates."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Import the host and leave the process as it was; 0.3 with the names that newer releases dropped."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader  # nobody needs this one any more
+        with ExitStack() as stack:
+            stack.enter_context(process_state_kept())
+            load_operator_sets()
+            if self.is_03:
+                from . import fixes_03  # with torch
+
+                stack.enter_context(fixes_03.names_missing_on_import())
+            self.loader.exec_module(module)
+        if self.is_03:
+            fixes_03.patch_after_import(module)
+        _PreparedLoader.ran = True
+        _load_library()
+
+
+class _Finder(MetaPathFinder):
+    """Finds the host where it is, and has `_PreparedLoader` load it."""
+
+    def __init__(self) -> None:
+        self._looking = False
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The host as the other finders find it; nothing else."""
+        if name != "auto_LiRPA" or self._looking:
+            return None
+        self._looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._looking = False
+        if spec is not None and spec.loader is not None and spec.origin is not None:
+            stated = _VERSION.search(Path(spec.origin).read_text(encoding="utf-8"))
+            is_03 = stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST
+            spec.loader = _PreparedLoader(spec.loader, is_03)
+        return spec
+
+
+def load_operator_sets() -> None:
+    """Load operator set 12 of torch's ONNX exporter, through which the host reads networks.
+
+    Newer torch loads the sets only when something like torchvision asks for them; what the host can read must not
+    depend on that.
+    """
+    importlib.import_module("torch.onnx.symbolic_opset11")
+    importlib.import_module("torch.onnx.symbolic_opset12")
+
+
+def was_prepared() -> bool:
+    """Whether the host was imported as `prepare_import` has it, and not before."""
+    return _PreparedLoader.ran
+
+
+def prepare_import() -> None:
+    """Have `library` loaded as soon as somebody imports auto_LiRPA, or now if that has happened.
+
+    Until then nothing heavy is imported. From then on models are compared with their modules (`same_function`).
+    """
+    if sys.modules.get("auto_LiRPA") is not None:
+        _load_library()
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _load_library() -> None:
+    """Import `library`; why it cannot be imported is said when it is needed."""
+    with suppress(HostError):
+        importlib.import_module("recurjac_plugin.host.library")
 
 
 def _remedy() -> str:

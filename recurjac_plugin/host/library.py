@@ -8,7 +8,6 @@ From then on every model of the host's class is compared with the module that it
 from __future__ import annotations
 
 import importlib
-from contextlib import ExitStack
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from recurjac_plugin.errors import HostError
 
 from . import fixes_03, same_function
 from .find import HOST_FAILURES as HOST_FAILURES
-from .find import INSTALL_LINES, process_state_kept, require_host
+from .find import INSTALL_LINES, load_operator_sets, prepare_import, process_state_kept, require_host, was_prepared
 
 
 def import_host() -> ModuleType:
@@ -29,14 +28,9 @@ def import_host() -> ModuleType:
         HostError: auto_LiRPA is missing, is a version that is not supported, or lacks a module it imports itself.
     """
     package = require_host()
-    with ExitStack() as stack:
-        stack.enter_context(process_state_kept())
-        if package.is_03:
-            stack.enter_context(fixes_03.names_missing_on_import())
-        # The host reads networks through operator set 12 of torch's ONNX exporter. Newer torch loads the sets only when
-        # something like torchvision asks for them; what the host can read must not depend on that.
-        importlib.import_module("torch.onnx.symbolic_opset11")
-        importlib.import_module("torch.onnx.symbolic_opset12")
+    prepare_import()
+    with process_state_kept():
+        load_operator_sets()
         try:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
@@ -44,7 +38,7 @@ def import_host() -> ModuleType:
                 f"`auto_LiRPA` {package.version} at {package.folder} does not import: {error}. Install what it misses, "
                 f"or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
             ) from error
-    if package.is_03:
+    if package.is_03 and not was_prepared():  # somebody imported it before this package
         fixes_03.patch_after_import(module)
     return module
 

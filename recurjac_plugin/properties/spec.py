@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -121,6 +122,7 @@ class Spec:
         version: of VNN-LIB, ``"1.0"`` or ``"2.0"``.
         input_shape: as declared, with any batch dimension; None in VNN-LIB 1.0, which declares none.
         declaration: names, types and shapes as declared; None in VNN-LIB 1.0.
+        path: the file it came from, None for a property that has none.
     """
 
     boxes: tuple[Box, ...]
@@ -129,6 +131,7 @@ class Spec:
     version: str = "1.0"
     input_shape: tuple[int, ...] | None = field(default=None)
     declaration: Declaration | None = None
+    path: Path | None = None
 
     def violated(self, x: np.ndarray, y: np.ndarray) -> bool:  # x: [n_inputs], y: [n_outputs]
         """Whether input `x` with output `y` violates the property: float64 comparisons, tolerance 0.

@@ -51,6 +51,7 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
         version="1.0" if version_1 else "2.0",
         input_shape=None if version_1 else declared.input.shape,
         declaration=None if version_1 else declared,
+        path=file,
     )
 
 

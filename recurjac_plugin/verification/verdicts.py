@@ -11,7 +11,8 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from recurjac_plugin.properties.spec import Spec
 
 from .counterexample import Counterexample, Session
 from .strategy import Verification
+
+if TYPE_CHECKING:
+    from recurjac_plugin.checker.files import Problem
 
 
 class Verdict(Enum):
@@ -80,6 +84,7 @@ def verify(
     input_shape: tuple[int, ...] | None = None,
     rigorous: bool | None = None,
     reference: nn.Module | None = None,
+    certificate: str | PathLike[str] | None = None,
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
@@ -109,11 +114,15 @@ def verify(
             flat inputs of the property for any other model.
         rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's.
         reference: as in `jacobian_bounds`, for a `BoundedModule`.
+        certificate: a file to write, with `UNSAT`, what `recurjac check` accepts as a proof, see
+            `certificate.write_certificate`; for what `load_onnx` and `load_vnnlib` return.
 
     Raises:
+        CertificateError: the property was proved, but the certificate could not be written.
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
         MethodError: unknown method, or one that is not rigorous where this is asked for.
-        UnsupportedError: parts of the network have no rule, or cannot be bounded on a box nor on its parts.
+        UnsupportedError: parts of the network have no rule, or none in the checker of the certificate, or cannot be
+            bounded on a box nor on its parts.
         ContradictionError: a bound excludes a violation that was met, and that `session` does not confirm.
 
     Source:
@@ -125,6 +134,7 @@ def verify(
     parsed = parse(method)
     _check_spec(spec)
     _check_options(branching, timeout, attack_seconds)
+    problem = None if certificate is None else _problem(model, spec)
     deadline = math.inf if timeout is None else start + timeout
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
         network = _as_network(model, spec, input_shape)
@@ -145,8 +155,14 @@ def verify(
         if not verification.cut(split):
             verification.attack(attack_seconds)
         verification.require_bounded()
+    verdict = _verdict(verification)
+    if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
+        from .certificate import write_certificate
+
+        remaining = None if timeout is None else max(deadline - time.monotonic(), 0.0)
+        write_certificate(problem, certificate, timeout=remaining)
     return Result(
-        _verdict(verification),
+        verdict,
         verification.counterexample,
         verification.lower_bound,
         verification.boxes,
@@ -169,6 +185,18 @@ def _check_options(branching: str, timeout: float | None, attack_seconds: float)
         raise InputError(f"`timeout` must be a positive number of seconds, or None; got {timeout}.")
     if not attack_seconds >= 0:
         raise InputError(f"`attack_seconds` must be at least 0, got {attack_seconds}.")
+
+
+def _problem(model: nn.Module, spec: Spec) -> Problem:
+    """The files of network and property, which a certificate is about, as the checker reads them."""
+    path = model.path if isinstance(model, OnnxNetwork) else None
+    if path is None or spec.path is None:
+        raise InputError(
+            "`certificate` is about files: expected what `load_onnx` and `load_vnnlib` return; leave it out."
+        )
+    from recurjac_plugin.checker.files import Problem  # with onnx, which is loaded when it is needed
+
+    return Problem.read(path, spec.path)
 
 
 def _check_spec(spec: Spec) -> None:

@@ -16,7 +16,9 @@ from recurjac_plugin import host, load_onnx
 def test_jacobian_over_a_property(tmp_path):
     out = tmp_path / "J.npz"
     found = answer("jacobian", CNN, "--vnnlib", DATA / "digits_cnn_small.vnnlib", "--out", out)
-    assert found.keys() == WHERE | {"command", "method", "norm", "eps", "shape", "seconds", "rows", "out", "plot"}
+    assert found.keys() == WHERE | {
+        *("command", "method", "norm", "eps", "rigorous", "shape", "seconds", "rows", "out", "plot", "certificate"),
+    }
     assert found["shape"] == [1, 10, 1, 8, 8]
     assert found["rows"][3].keys() == {
         *("input", "output", "lower", "upper", "mean_width", "max_width", "known_sign", "entries"),

@@ -104,8 +104,10 @@ def test_import_leaves_the_process_as_it_was():
 import json, logging, warnings
 import numpy, torch, torch.onnx
 before = {state}
-import recurjac_plugin
+import recurjac_plugin.host
 import sys
+assert "auto_LiRPA" not in sys.modules
+recurjac_plugin.host.BoundedModule
 assert "auto_LiRPA" in sys.modules
 json.dump([before, {state}], sys.stderr)
 """
@@ -117,7 +119,7 @@ json.dump([before, {state}], sys.stderr)
 
 
 def test_import_is_silent_even_where_warnings_are_errors():
-    shown = python("import recurjac_plugin", "-W", "error")
+    shown = python("import recurjac_plugin, auto_LiRPA; recurjac_plugin.verify", "-W", "error")
     assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
     assert "Warning" not in shown.stderr
 
@@ -127,6 +129,7 @@ def test_user_configured_root_logger_keeps_its_handler():
 import logging, sys
 logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="mine %(message)s")
 import recurjac_plugin
+import auto_LiRPA
 logging.getLogger().error("seen")
 logging.getLogger().warning("not seen")
 """
@@ -146,10 +149,35 @@ def lent():
     return True, hasattr(helper, "_set_opset_version")
 before = lent()
 import recurjac_plugin
+recurjac_plugin.verify
 assert lent() == before, (before, lent())
 """
     shown = python(code)
     assert shown.returncode == 0, shown.stderr
+
+
+def test_the_host_is_the_same_whoever_imports_it_first():
+    """On 0.3 with the fixes that current torch needs; the package itself imports neither torch nor the host."""
+    code = """
+import sys
+import recurjac_plugin
+assert not {"torch", "auto_LiRPA"} & set(sys.modules)
+import auto_LiRPA, torch
+assert "recurjac_plugin.host.library" in sys.modules  # which watches the models that are made
+from recurjac_plugin.host import BoundedModule
+assert BoundedModule is auto_LiRPA.BoundedModule
+assert type(auto_LiRPA.__loader__).__name__ == "SourceFileLoader" == type(auto_LiRPA.__spec__.loader).__name__
+model = auto_LiRPA.BoundedModule(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()), torch.zeros(1, 2))
+print(*model(torch.zeros(1, 2)).shape)
+"""
+    shown = python(code)
+    assert shown.stdout.split()[-2:] == ["1", "3"], shown.stderr
+
+
+@pytest.mark.skipif(host.IS_03, reason="0.3 does not import on torch 2 before this package")
+def test_models_are_watched_where_the_host_was_imported_before():
+    shown = python("import sys, auto_LiRPA, recurjac_plugin; print('recurjac_plugin.host.library' in sys.modules)")
+    assert shown.stdout.split()[-1:] == ["True"], shown.stderr
 
 
 class ChannelsLast(nn.Module):

@@ -58,6 +58,15 @@ def jacobian_command(
             show_default=False,
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="Write a proof of the bounds for `recurjac check` there.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
@@ -68,7 +77,8 @@ def jacobian_command(
     with open_streams(json) as streams:
         p, radius = options.region_choice(vnnlib, input_file, eps, norm)
         name = options.jacobian_method(method)
-        check_writable(out, plot)
+        check_writable(out, plot, certificate)
+        checked = _checked_network(model, certificate, p)
         file_format, shape = _picture(plot, image_shape)
         network = load_network(model, device, dtype)
         if plot is not None:
@@ -84,6 +94,7 @@ def jacobian_command(
             write(out, _archive(lower, upper, regions, p, radius))
         if plot is not None and picture is not None:
             write(plot, picture)
+        proof = None if checked is None else _certify(checked, regions, lower, upper, certificate, radius)
         rows = [_summary(lower, upper, i, k) for i in range(len(lower)) for k in range(lower.shape[1])]
         result = {
             "command": "jacobian",
@@ -97,8 +108,42 @@ def jacobian_command(
             "rows": rows,
             "out": None if out is None else str(out),
             "plot": None if plot is None else str(plot),
+            "certificate": None if proof is None else {"file": str(certificate), **proof},
         }
         _tell(streams, result)
+
+
+def _checked_network(model: Path, certificate: Path | None, norm: float) -> Any:
+    """The network as the checker reads it, with the hash of its file; None without a certificate."""
+    from recurjac_plugin.checker.files import network_of
+
+    if certificate is None:
+        return None
+    if norm != math.inf:
+        options.refuse("--certificate", "is about boxes: it goes with `--vnnlib`, or with `--norm inf`.")
+    return network_of(model)
+
+
+def _certify(
+    checked: Any, regions: list[Any], lower: torch.Tensor, upper: torch.Tensor, file: Any, eps: float | None
+) -> dict[str, Any]:
+    """Write the certificate: the number of its boxes, and how much wider its bounds are."""
+    import numpy as np
+    import torch
+
+    from recurjac_plugin.verification.jacobian_certificate import BoundsOnABox, write_jacobian_certificate
+
+    claims = []
+    for x, low, high in zip(regions, lower.double().flatten(2).numpy(), upper.double().flatten(2).numpy()):
+        if eps is None:
+            ends = [getattr(x.ptb, name).double().cpu().numpy().reshape(-1) for name in ("x_L", "x_U")]
+        else:
+            center = x.detach().as_subclass(torch.Tensor).double().cpu().numpy().reshape(-1)
+            ends = [np.nextafter(center - eps, -np.inf), np.nextafter(center + eps, np.inf)]
+        claims.append(BoundsOnABox(ends[0], ends[1], low, high))
+    network, network_hash = checked
+    certified = write_jacobian_certificate(network, network_hash, claims, file)
+    return {"boxes": certified.boxes, "widened": certified.widened}
 
 
 def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int, ...] | None]:
@@ -203,6 +248,11 @@ def _tell(streams: Streams, result: dict[str, Any]) -> None:
     streams.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
     if len(rows) > _MOST_ROWS:
         streams.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
+    if result["certificate"] is not None:
+        streams.note(
+            "certificate of {boxes} boxes in {file}, of bounds that are wider than these by at most {widened:.2g} of "
+            "the largest entry".format(**result["certificate"])
+        )
     for name in ("out", "plot"):
         if result[name] is not None:
             streams.note(f"wrote {result[name]}")

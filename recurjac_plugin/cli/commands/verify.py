@@ -12,11 +12,14 @@ from recurjac_plugin.cli import options, standard
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.problem import check_property, load_network, load_property
 from recurjac_plugin.cli.streams import open_streams
+from recurjac_plugin.errors import CertificateError
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
+    from recurjac_plugin.checker.files import Problem
     from recurjac_plugin.cli.problem import Network
     from recurjac_plugin.properties.spec import Spec
+    from recurjac_plugin.verification.verdicts import Result
 
 Files = Annotated[
     list[Path],
@@ -58,6 +61,15 @@ def verify_command(
             "--results-file", metavar="FILE", help="Write verdict and counterexample there, too.", show_default=False
         ),
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate",
+            metavar="FILE",
+            help="Write a proof of `unsat` for `recurjac check` there.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
     device: options.Device = "cpu",
     dtype: options.NumberType = None,
@@ -71,7 +83,11 @@ def verify_command(
 
     `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
     query's own variables in the counterexample, and takes queries over real numbers only.
+
+    A certificate (.json or .json.gz) is written after `unsat` only. If the checker's bounds do not show what was
+    proved, nothing is written, and the exit code is 2.
     """
+    from recurjac_plugin.checker.files import Problem
     from recurjac_plugin.jacobian.methods import parse
     from recurjac_plugin.verification.verdicts import verify
 
@@ -79,8 +95,9 @@ def verify_command(
         remaining = _remaining(timeout, since)
         options.seconds("--attack-seconds", attack_seconds)
         name = parse(method).name
-        check_writable(results_file)
+        check_writable(results_file, certificate)
         model, prop, network, spec = _problem(files, networks or [], device, dtype)
+        problem = None if certificate is None else Problem.read(model, prop)
         result = verify(
             network.module,
             spec,
@@ -94,18 +111,39 @@ def verify_command(
         text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
         if results_file is not None:
             write(results_file, f"{text}\n".encode())
-        if streams.as_json:
-            streams.json(
-                {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
-                | {"branching": branching.value}
-                | _plain(result)
-            )
-        else:
+        if not streams.as_json:
             streams.line(text)
             streams.note(
                 f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
                 f"{result.boxes} boxes, {result.seconds:.3f} s"
             )
+        boxes, failure = _certify(problem, certificate, result, remaining)
+        if streams.as_json:
+            streams.json(
+                {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
+                | {"branching": branching.value}
+                | _plain(result)
+                | ({} if certificate is None else {"certified_boxes": boxes})
+            )
+        elif boxes is not None:
+            streams.note(f"certificate of {boxes} boxes in {certificate}")
+        if failure is not None:
+            raise failure
+
+
+def _certify(
+    problem: Problem | None, certificate: Path | None, result: Result, timeout: float | None
+) -> tuple[int | None, CertificateError | None]:
+    """Write the certificate of an `unsat`: the number of its boxes, or why there is none."""
+    from recurjac_plugin.verification.certificate import write_certificate
+
+    if problem is None or certificate is None or result.verdict.value != "unsat":
+        return None, None
+    try:
+        remaining = None if timeout is None else max(timeout - result.seconds, 0.0)
+        return write_certificate(problem, certificate, timeout=remaining), None
+    except CertificateError as error:
+        return None, error  # the verdict is a result all the same
 
 
 def _remaining(timeout: float | None, since: float | None) -> float | None:

@@ -132,6 +132,7 @@ REARRANGEMENT_CASES = [
             lambda s, x: s.c(s.a(x.unsqueeze(1)).relu().squeeze(1).flatten(1)), a=nn.Conv2d(1, 1, 2), c=head(6)
         ),
         (3, 4),
+        prefix_03="IBP+",
     ),
     Case(
         "expand",

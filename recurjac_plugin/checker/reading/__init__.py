@@ -1,0 +1,1 @@
+"""The two files that a certificate is about, read exactly."""

@@ -1,0 +1,1 @@
+"""Commands about proofs that others have written down."""
