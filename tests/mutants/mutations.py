@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "activations/functions.py",
-        "return derivative, lambda parameters: ((0.0, (negative(parameters), 1.0)),)",
+        "return derivative, lambda parameters: ((0.0, (negative_slope(parameters, names, default), 1.0)),)",
         "return derivative, lambda parameters: ((0.0, (negative(parameters),)),)",
         "an interval that touches a kink from the left does not contain the slope on the right",
         ("activations/test_table.py",),
