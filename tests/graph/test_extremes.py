@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.graph.extremes import _contenders, _weight_of_first
+from recurjac_plugin.graph.extremes import _contenders, _difference, _weight
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.graph.products import PRODUCTS, expand
 from recurjac_plugin.graph.steps import FactorStep
@@ -45,15 +45,15 @@ def test_the_smaller_one_may_win_where_bounds_overlap(overlap, width, other):
     part = overlap * min(width, other)
     first, second = (numbers([-width]), numbers([part])), (numbers([0.0]), numbers([other]))
     for a, b in ((first, second), (second, first)):
-        low, high = _weight_of_first(a, b)
+        low, high = _weight(_difference(a, b))
         assert (low.item(), high.item()) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("gap", OVERLAPS)
 def test_the_larger_one_has_won_where_they_do_not(gap):
     first, second = (numbers([gap]), numbers([1.0])), (numbers([-1.0]), numbers([0.0]))
-    assert [each.item() for each in _weight_of_first(first, second)] == [1.0, 1.0]
-    assert [each.item() for each in _weight_of_first(second, first)] == [0.0, 0.0]
+    assert [each.item() for each in _weight(_difference(first, second))] == [1.0, 1.0]
+    assert [each.item() for each in _weight(_difference(second, first))] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
