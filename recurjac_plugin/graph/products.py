@@ -24,6 +24,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 
 from .extremes import max_pool, pairwise, reduce
 from .linear_maps import Broadcast, Shape, View, nonnegative
@@ -157,15 +158,20 @@ def _softmax(builder: StepBuilder) -> tuple[Step, ...]:
 
 
 def softmax_range(low: Tensor, high: Tensor, axis: int) -> Interval:
-    """Exact range of a softmax along an axis over boxes ``[low, high]`` of any shape.
+    """Range of a softmax along an axis over boxes ``[low, high]`` of any shape: exact, and outward by its rounding.
 
     ``s_i = 1 / (1 + sum_{j != i} exp(x_j - x_i))`` is smallest where x_i is low and the others are high.
 
     Returns:
         Two tensors of the shape of `low` and `high`.
     """
-    lower, upper = (torch.sigmoid(own - logits_of_others(far, axis)) for own, far in ((low, high), (high, low)))
-    return lower, upper
+    ends = []
+    for own, far, sign in ((low, high, -1), (high, low, 1)):
+        others = logits_of_others(far, axis)
+        error = ELEMENTWISE * eps(own) * (own.abs() + torch.where(others.isfinite(), others.abs(), 0.0)).detach()
+        share = torch.sigmoid(own - others + sign * error)
+        ends.append(share + sign * eps(own) * (ELEMENTWISE + own.shape[axis]) * share.detach())
+    return ends[0], ends[1].clamp(max=1.0)
 
 
 def logits_of_others(x: Tensor, axis: int) -> Tensor:
