@@ -189,7 +189,7 @@ def test_winners_that_rounding_could_decide_are_open(name, gap):
     values[case.inputs[-1]].flatten()[::2] += gap
     for step in graph.factors:
         known = [values[read.name] for read in step.reads]
-        layer = classify(step, [PreactivationBounds(value, value, torch.finfo(torch.float64).eps) for value in known])
+        layer = classify(step, [PreactivationBounds(value, value, torch.full_like(value, gap)) for value in known])
         assert layer.count == math.prod(step.shape)
         assert bool((layer.lower == 0).all() & (layer.upper == 1).all())
 
