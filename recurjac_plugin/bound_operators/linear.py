@@ -77,9 +77,10 @@ def backward(part: Part, coefficients: Any, like: Tensor) -> tuple[dict[str, Any
         coefficients: A, in one of the host's forms.
         like: a tensor of the batch of one of its inputs, (b, *input_shape).
     """
-    origin = part.origin({name: like.new_zeros(len(like), *shape) for name, shape in shapes(part).items()})
     A = dense(coefficients, tuple(part.node.output_shape[1:]), like)
     assert A is not None
+    # The batch is that of the coefficients: bounds that the host holds of an input may be those of another call.
+    origin = part.origin({name: A.new_zeros(A.shape[1], *shape) for name, shape in shapes(part).items()})
     inputs: dict[str, Any] = {}
     kept = scaled_patches(part, coefficients)
     if kept is not None:

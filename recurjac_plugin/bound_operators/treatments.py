@@ -261,6 +261,9 @@ def _times_constant(node: Any) -> Treatment | None:
 def _product(node: Any) -> Treatment | None:
     if _several(node):
         return None
+    constant = next((value_of(source) for source in node.inputs if not source.perturbed), None)
+    if constant is not None and constant.dim() == len(node.output_shape) and len(constant) > 1:
+        return PRODUCT  # one number per sample of the batch: no map that all samples share
     return LINEAR if IS_03 and _broadcasts(node) else _times_constant(node)
 
 

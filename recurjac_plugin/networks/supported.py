@@ -48,6 +48,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Gelu": ("BoundGelu",),
     "Gemm": ("BoundLinear",),
     "GlobalAveragePool": ("BoundGlobalAveragePool", "BoundReduceMean"),
+    "GlobalMaxPool": ("BoundReduceMax",),
     "HardSigmoid": ("HardTanh",),
     "HardSwish": ("BoundHardSwish",),
     "Identity": ("BoundIdentity",),
@@ -94,31 +95,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
 
-_REDUCTION = "the host has no CROWN for it"
-_SCALAR = "CROWN of auto_LiRPA 0.3 cannot add a number to a layer"
-_QUOTIENT = "CROWN of auto_LiRPA 0.3 is wrong for reciprocals"
-_ROOT = "CROWN of auto_LiRPA 0.3 is wrong for roots"
-_PAIR = "auto_LiRPA 0.3 has no maximum of two tensors"
-
-WITHOUT_CROWN: dict[str, str] = {
-    "ReduceMax": _REDUCTION,
-    "ReduceMin": _REDUCTION,
-    "Softmax": "the host's CROWN is wrong for it",
-} | (
-    {
-        "Expand": "auto_LiRPA 0.3 has no CROWN for it",
-        "Gelu": _SCALAR,
-        "HardSigmoid": _SCALAR,
-        "Max": _PAIR,
-        "Min": _PAIR,
-        "Reciprocal": _QUOTIENT,
-        "ReduceL2": _ROOT,
-        "Softsign": _QUOTIENT,
-        "Sqrt": _ROOT,
-    }
-    if IS_03
-    else {}
-)
+WITHOUT_CROWN: dict[str, str] = {"Expand": "auto_LiRPA 0.3 has no CROWN for it"} if IS_03 else {}
 """Operators that the installed host bounds by ``IBP`` alone, or not at all -> why."""
 
 NEWER_CONVERTER = {

@@ -19,7 +19,19 @@ def test_landscape_table_csv_and_picture(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer(*arguments, "--csv", table, "--plot", picture)
     assert found.keys() == WHERE | {
-        *("command", "norm", "clip", "initial", "limit", "tolerance", "max_probes", "inputs", "radii", "scan"),
+        *(
+            "command",
+            "norm",
+            "clip",
+            "initial",
+            "limit",
+            "tolerance",
+            "max_probes",
+            "rigorous",
+            "inputs",
+            "radii",
+            "scan",
+        ),
     }
     radii = {entry["method"]: entry["radius"] for entry in found["radii"]}
     assert list(radii) == list(rj.METHODS)

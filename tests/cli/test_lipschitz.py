@@ -19,7 +19,7 @@ def test_lipschitz_table_csv_and_picture(tmp_path):
     arguments = ("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.1,0.001,0.01")
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer(*arguments, "--csv", table, "--plot", picture)
-    assert found.keys() == WHERE | {"command", "norm", "inputs", "seed", "samples", "steps", "constants"}
+    assert found.keys() == WHERE | {"command", "rigorous", "norm", "inputs", "seed", "samples", "steps", "constants"}
     assert found["constants"][0].keys() == {"method", "eps", "input", "constant", "seconds"}
     curves = {
         name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]

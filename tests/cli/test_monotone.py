@@ -22,7 +22,19 @@ def test_monotone_over_a_property(tmp_path):
     prop = DATA / "digits_tanh_small.vnnlib"
     found = answer("monotone", TANH, "--vnnlib", prop, "--csv", table, "--out", out)
     assert found.keys() == WHERE | {
-        *("command", "method", "norm", "eps", "feature", "range", "timeout", "max_boxes", "samples", "seed"),
+        *(
+            "command",
+            "method",
+            "norm",
+            "eps",
+            "feature",
+            "range",
+            "timeout",
+            "max_boxes",
+            "samples",
+            "seed",
+            "rigorous",
+        ),
         *("boxes", "seconds", "counts", "pairs", "points", "out"),
     }
     assert found["boxes"] == [1]

@@ -18,7 +18,7 @@ def test_radius_table_csv_and_picture(tmp_path):
     found = answer(*arguments, "--csv", table, "--plot", picture)
     assert found.keys() == WHERE | {
         *("command", "norm", "target", "seed", "inputs", "radii"),
-        *("initial", "limit", "tolerance", "max_probes", "steps", "clip"),
+        *("initial", "limit", "tolerance", "max_probes", "steps", "clip", "rigorous"),
     }
     assert [entry["method"] for entry in found["radii"]] == ["RecurJac", "Fast-Lip", "CROWN"]
     assert found["radii"][0].keys() == {"method", "input", "class", "target", "radius", "seconds"}

@@ -10,7 +10,7 @@ from cases import BY_NAME, hosted
 from oracle import Ball, Box, assert_encloses, outputs
 
 import recurjac_plugin as rj
-from recurjac_plugin.host import BoundedModule
+from recurjac_plugin.host import IS_03, BoundedModule
 
 NAMES = ["relu", "mixed", "conv2d_stride", "skip_from_input", "residual_convolutions"]
 REGIONS = {
@@ -173,7 +173,11 @@ def test_model_is_left_as_it_was(name, after_host):
     fresh = case.model(net, center)
     torch.set_default_dtype(torch.float64)
     try:
-        expected = fresh.compute_bounds(x=(region.perturbed(),), method=method)
+        try:
+            expected = fresh.compute_bounds(x=(region.perturbed(),), method=method)
+        except (IndexError, RuntimeError):
+            assert IS_03  # which cannot bound all of them without our operators
+            return
         found = model.compute_bounds(x=(region.perturbed(),), method=method)
     finally:
         torch.set_default_dtype(torch.float32)
