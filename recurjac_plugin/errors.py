@@ -24,6 +24,10 @@ class InputError(RecurJacError):
     """An input region, specification matrix or option of the wrong kind, shape, device or value."""
 
 
+class RoomError(InputError):
+    """What was asked for does not fit into the memory of the device."""
+
+
 class FileError(RecurJacError):
     """A file that is missing, malformed, or says something the package does not accept."""
 

@@ -31,7 +31,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import ancestors, backward, pull
@@ -338,6 +338,27 @@ def require_room_for_gains(graph: Graph, derivatives: Mapping[str, Layer], rows:
             f"Over this region {count} derivatives are uncertain, and the gains between them would take "
             f"{needed / 1e9:.0f} GB where `{rows.device}` has {room / 1e9:.0f} GB: bound a smaller region, start from "
             "tighter pre-activation bounds (`CROWN`, `zonotope_bounds`), or use `Fast-Lip`, which needs no gains."
+        )
+
+
+def require_room(elements: int, like: Tensor, what: str) -> None:
+    """Refuse what would take more than a quarter of the memory of its device.
+
+    Source: own.
+
+    Args:
+        elements: how many numbers it has.
+        like: a tensor of their type and device.
+        what: what they are, the subject of the message.
+
+    Raises:
+        RoomError: it would.
+    """
+    room, needed = memory_of(like.device), elements * like.element_size()
+    if room is not None and needed > room / 4:
+        raise RoomError(
+            f"{what} would take {needed / 1e9:.0f} GB where `{like.device}` has {room / 1e9:.0f} GB: bound a smaller "
+            "region, or let the host bound the pre-activations (`rigorous=False`)."
         )
 
 

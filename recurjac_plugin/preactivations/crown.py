@@ -32,7 +32,7 @@ from torch import Tensor
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.errors import roundings
-from recurjac_plugin.gains.gains import ROWS, Gains, Pull
+from recurjac_plugin.gains.gains import ROWS, Gains, Pull, require_room
 from recurjac_plugin.gains.undetermined import (
     Layer,
     PreactivationBounds,
@@ -270,16 +270,16 @@ class _Crown:
 
     def _is_linear(self, name: str) -> bool:
         """Whether a step adds up others; what is none is an activation, or an input."""
-        place = self.graph.position[name]
-        return place >= 0 and isinstance(self.graph.steps[place], LinearStep)
+        return any(step.name == name and isinstance(step, LinearStep) for step in self.graph.steps)
 
     def _pulled(self, start: str, index: Tensor) -> dict[str, Tensor]:
         """Gains of neurons of a step, in chunks: (b or 1, u, u_m) by layer."""
         like = self.output_rows
+        ends = self.graph.columns + sum(self.derivatives[layer].count for layer in self.layers)
+        if self.known is None:
+            require_room(index.numel() * ends, like, f"CROWN of our own at `{start}`")
         size = chunk_size(self.memory_budget, 4 * len(index) * self.widest, like)
         chunks = [self.pull.units(start, part, like) for part in index.split(size, 1)]
-        if len(chunks) == 1:
-            return chunks[0]
         return {earlier: torch.cat([chunk[earlier] for chunk in chunks], 1) for earlier in chunks[0]}
 
     def _crown(self, pulled: Mapping[str, Tensor], count: int) -> Interval:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
 from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
@@ -52,6 +52,7 @@ class Verification:
         deadline: value of `time.monotonic` at which to stop.
         seed: of the attacks.
         rigorous: whether bounds are proven, in float64, or the host's where it bounds.
+        falls_back: whether the host bounds what is too large for proven bounds.
 
     Attributes:
         counterexample: an input that violates the property, if one was met.
@@ -71,6 +72,7 @@ class Verification:
         deadline: float,
         seed: int,
         rigorous: bool,
+        falls_back: bool = False,
     ) -> None:
         self.network, self.spec, self.session = network, spec, session
         self.method, self.branching, self.deadline = method, branching, deadline
@@ -80,7 +82,7 @@ class Verification:
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.rigorous = rigorous
+        self.rigorous, self.falls_back = rigorous, falls_back
         dtype = network.dtype if own and not rigorous else torch.float64
         self._like = torch.zeros((), dtype=dtype, device=device)
         self._seeds = itertools.count(seed)
@@ -215,7 +217,13 @@ class Verification:
         eps = torch.finfo(self.network.dtype).eps
         rows = Rows.of(box, like, self._difference(box), eps, proven=self.rigorous)
         shape = self.network.input_shape
-        bounds = bounder(self._model, rows, self.method, shape, lower, upper, self.branching, self.rigorous)
+        arguments = self._model, rows, self.method, shape, lower, upper, self.branching
+        try:
+            bounds = bounder(*arguments, self.rigorous)
+        except RoomError:
+            if not self.falls_back:
+                raise
+            bounds = bounder(self._model, replace(rows, proven=False), *arguments[2:])
         own = next((p.detach() for p in self._model.parameters()), like)
         if not takes_batches(self._model.forward, shape, own):  # its graph was read for one input at a time
             bounds.batch = 1

@@ -112,7 +112,8 @@ def verify(
         attack_seconds: how long to attack at most where boxes are not cut; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
-        rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's.
+        rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's, where
+            the memory is large enough for them.
         reference: as in `jacobian_bounds`, for a `BoundedModule`.
         certificate: a file to write, with `UNSAT`, what `recurjac check` accepts as a proof, see
             `certificate.write_certificate`; for what `load_onnx` and `load_vnnlib` return.
@@ -148,6 +149,7 @@ def verify(
             deadline=deadline,
             seed=seed,
             rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
+            falls_back=rigorous is None,
         )
         if attack_seconds > 0:
             verification.sample()
