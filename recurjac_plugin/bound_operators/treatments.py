@@ -294,6 +294,11 @@ def _quotient(node: Any) -> Treatment | None:
     return PRODUCT if node.inputs[1].perturbed else _alone(node)
 
 
+def _to_image(node: Any) -> Treatment | None:
+    """The host hands windows of an image on to what has fewer dimensions, where nobody can read them."""
+    return LINEAR if len(node.output_shape) == 4 and not IS_03 else None
+
+
 def _alone(node: Any) -> Treatment | None:
     """Only its first input is perturbed."""
     return LINEAR if node.inputs[0].perturbed and not _several(node) else None
@@ -317,6 +322,7 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
     "BoundLeakyRelu": _beyond_leaky,
     "BoundConv": _convolution,
     "BoundConvTranspose": _alone,
+    "BoundUnsqueeze": _to_image,
     "BoundMatMul": _matrix_product,
     "BoundGather": _alone,
     "BoundPad": _alone,

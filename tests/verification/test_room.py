@@ -21,7 +21,7 @@ def test_what_does_not_fit_is_refused_or_left_to_the_host(monkeypatch):
     assert rj.verify(net, spec).verdict is rj.Verdict.UNSAT
     monkeypatch.setattr(gains, "memory_of", lambda device: 4000)
     assert rj.verify(net, spec).verdict is rj.Verdict.UNSAT
-    with pytest.raises(rj.InputError, match="CROWN of our own at .* would take .* where `cpu` has"):
+    with pytest.raises(rj.InputError, match=r"CROWN of our own at .* would take .* where `cpu` has"):
         rj.verify(net, spec, rigorous=True)
     x = BoundedTensor(torch.zeros(1, 4), PerturbationLpNorm(norm=math.inf, eps=1.0))
     with pytest.raises(rj.InputError, match="rigorous=False"):
