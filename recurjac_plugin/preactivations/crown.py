@@ -275,7 +275,7 @@ class _Crown:
     def _pulled(self, start: str, index: Tensor) -> dict[str, Tensor]:
         """Gains of neurons of a step, in chunks: (b or 1, u, u_m) by layer."""
         like = self.output_rows
-        ends = self.graph.columns + sum(self.derivatives[layer].count for layer in self.layers)
+        ends = self.graph.columns + sum(layer.count for layer in self.derivatives.values())
         if self.known is None:
             require_room(index.numel() * ends, like, f"CROWN of our own at `{start}`")
         size = chunk_size(self.memory_budget, 4 * len(index) * self.widest, like)

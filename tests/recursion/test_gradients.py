@@ -36,7 +36,7 @@ NEVER_03 = {
         *("BoundATenUnflatten", "BoundConcatFromSequence"),
         *("BoundDropout", "BoundExpand", "BoundIdentity"),
     },
-    "PRODUCTS": set(),
+    "PRODUCTS": {"BoundSoftmax"},
 }
 
 
