@@ -24,9 +24,12 @@ from recurjac_plugin.branch_and_bound.entry_signs import (
 )
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import read_region
+from recurjac_plugin.host.region import read_region, type_of
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.jacobian.entries import jacobian_bounds
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.bounds import Bounds
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.numerics.intervals import rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
@@ -236,7 +239,7 @@ def monotonicity_report(
     deadline = math.inf if timeout is None else start + timeout
     C = specification(C, graph.output).flatten(2)
     bounds_of = partial(
-        jacobian_bounds, model, method=method, order=order, memory_budget=memory_budget, rigorous=rigorous
+        _signed_bounds, model, method=method, order=order, memory_budget=memory_budget, rigorous=rigorous
     )
     bounds = bounds_of(x, C=C)
     shape, input_shape = bounds.lower.shape, tuple(bounds.lower.shape[2:])
@@ -255,6 +258,17 @@ def monotonicity_report(
         bounder = JacobianBounder(bounds_of, C, input_shape, batch_size, deadline)
         boxes = cut_for_signs(goal, bounder, *_ends(x, region, outward=True), (lower, upper), max_boxes)
     return _report(goal.sign, met, boxes, shape)
+
+
+@full_precision()
+def _signed_bounds(model: Any, x: Any, *, method: str, C: Tensor, rigorous: bool, **options: Any) -> Bounds:
+    """Bounds of the Jacobian whose signs rounding cannot have changed, see `Analysis.signed`."""
+    analysis = analyse(model, x, parse_jacobian_method(method), C, rigorous=rigorous, **options)
+    lower, upper = analysis.signed()
+    if rigorous:
+        lower, upper = rounded_outward((lower, upper), type_of(x))
+    shape = (*lower.shape[:2], *analysis.region.center.shape[1:])
+    return Bounds(lower.reshape(shape), upper.reshape(shape), rigorous)
 
 
 def _report(sign: Tensor, met: SampledDerivatives, boxes: Tensor, shape: torch.Size) -> Monotonicity:

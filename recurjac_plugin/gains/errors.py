@@ -102,15 +102,14 @@ def estimated_errors(
         starts[name] = _Estimate(unit * size, size)
     wanted = {*known}
     carried = forward(graph, starts, factor, linear, keep=wanted)
-    most = torch.finfo(next(iter(centers.values())).dtype).max / 4
     at_kinks = {read.name for step in graph.factors if step.factor.kinked for read in step.reads}
-    return {
-        name: (carried[graph.stands_for[name]].error * (AT_KINKS if name in at_kinks else 1.0))
-        .nan_to_num(nan=most, posinf=most)
-        .clamp(max=most)
-        for name in bounds
-        if graph.stands_for[name] in carried
-    }
+    errors = {}
+    for name in bounds:
+        if graph.stands_for[name] in carried:
+            error = carried[graph.stands_for[name]].error * (AT_KINKS if name in at_kinks else 1.0)
+            most = torch.finfo(error.dtype).max / 4
+            errors[name] = error.nan_to_num(nan=most, posinf=most).clamp(max=most)
+    return errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,12 +244,34 @@ def jacobian_error(
         memory_budget: bytes for a chunk of rows.
         planes: how large the terms of the planes of a layer get, relative to those of its lines, by name.
     """
+    count = rows.shape[1]
+    undetermined = sum(layer.count > 0 for layer in (derivatives[step.name] for step in graph.factors))
+    paths, total = path_sums(graph, derivatives, rows, memory_budget)
+    terms = 1 + undetermined + sum((planes or {}).values())
+    relative = 2.0**undetermined * terms * gamma(2 * roundings(graph, count))
+    return (relative * paths + underflow(1) * 2.0**-30 * total).nan_to_num(nan=torch.inf)
+
+
+@torch.no_grad()
+def path_sums(
+    graph: Graph,
+    derivatives: Mapping[str, Layer],
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    memory_budget: int,  # bytes
+) -> tuple[Tensor, Tensor]:
+    """The A of `jacobian_error`, (b, k, columns), and the largest sum of such numbers over all layers, (b, 1, 1).
+
+    Args:
+        graph: the network.
+        derivatives: derivative ranges of its factor steps.
+        rows: C.
+        memory_budget: bytes for a chunk of rows.
+    """
     batch, count = rows.shape[:2]
-    steepest, undetermined = {}, 0
+    steepest = {}
     for step in graph.factors:
         ends = derivatives[step.name].dense(batch, torch.Size(step.shape).numel())
         steepest[step.name] = torch.maximum(*(end.abs() for end in ends)).reshape(batch, 1, *step.shape)
-        undetermined += derivatives[step.name].count > 0
     tiny, total = underflow(roundings(graph, count)), torch.zeros(batch, 1, 1, dtype=rows.dtype, device=rows.device)
 
     def factor(step: FactorStep, value: Tensor) -> Tensor:
@@ -271,7 +292,4 @@ def jacobian_error(
             for name in graph.inputs
         ]
         chunks.append(torch.cat(sums, 2))
-    paths = torch.cat(chunks, 1) + tiny
-    terms = 1 + undetermined + sum((planes or {}).values())
-    relative = 2.0**undetermined * terms * gamma(2 * roundings(graph, count))
-    return (relative * paths + underflow(1) * 2.0**-30 * total).nan_to_num(nan=torch.inf)
+    return torch.cat(chunks, 1) + tiny, total

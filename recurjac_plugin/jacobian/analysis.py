@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.gains.errors import jacobian_error
+from recurjac_plugin.gains.errors import jacobian_error, path_sums
 from recurjac_plugin.gains.gains import Gains, compute_gains
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph
@@ -23,6 +24,7 @@ from recurjac_plugin.host.problem import Problem, read, read_in_float64, specifi
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
+from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
 from recurjac_plugin.preactivations.rigorous import prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
@@ -107,6 +109,23 @@ class Analysis:
             else self.relaxation.sizes({step.name: self.proven.spreads[step.source] for step in self.graph.factors})
         )
         return jacobian_error(self.graph, self.derivatives, self.rows, self.memory_budget, planes)
+
+    def signed(self) -> Interval:
+        r"""The Jacobian's bounds with room for what rounding does to their signs, (b, k, columns) each.
+
+        Ways through the network that cancel leave a sum that may have another sign than the computed one. With A the
+        sum of the absolute values of all ways, ``A - U`` is what the negative ones have, and ``A + L`` what the
+        positive ones have, at least; the rooms are 8 eps times these. A sum of terms of one sign needs none, nor does
+        an entry that no way leads to. Proven bounds have theirs already.
+        """
+        lower, upper = self.jacobian
+        if self.proven is not None:
+            return lower, upper
+        paths, _ = path_sums(self.graph, self.derivatives, self.rows, self.memory_budget)
+        relative = ELEMENTWISE * eps(paths)
+        unit = relative * (paths > torch.finfo(paths.dtype).tiny / relative)
+        below, above = (torch.where(part > unit * paths, unit * part, 0.0) for part in (paths - upper, paths + lower))
+        return lower - below, upper + above
 
     @cached_property
     def jacobian(self) -> Interval:

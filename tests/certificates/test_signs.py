@@ -20,6 +20,8 @@ from recurjac_plugin.certificates.sampled_derivatives import SampledDerivatives
 from recurjac_plugin.certificates.signs import _ends
 from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.region import read_region
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
 
 NAMES = ["relu", "leaky_relu", "tanh", "mixed", "conv2d_stride", "residual_convolutions", "skip_from_input"]
 FIXED_BATCH_03 = {"concat_constant", "constant_shape"}
@@ -119,7 +121,8 @@ def test_signs_are_those_of_the_bounds(name, rule):
     _, center, model = hosted(name)
     region = Ball(center, 0.1)
     with torch.no_grad():
-        lower, upper = rj.jacobian_bounds(model, region.perturbed(), method=rule, order="both")
+        analysis = analyse(model, region.perturbed(), parse_jacobian_method(rule), None, order="both")
+        lower, upper = (bound.reshape(*bound.shape[:2], *center.shape[1:]) for bound in analysis.signed())
     expected = torch.where(lower >= 0, 1, torch.where(upper <= 0, -1, 0))
     found = rj.monotonicity(model, region.perturbed(), method=rule, order="both")
     assert torch.equal(found, expected.to(torch.int8))
@@ -197,7 +200,7 @@ def test_parts_that_time_did_not_suffice_for_stay_unknown(monkeypatch):
         bad = ((high - low > 0.3) | (high > 0.9)).reshape(-1, 1, 1)
         return rj.Bounds(torch.where(bad, -1.0, 1.0).double(), torch.ones_like(bad, dtype=torch.float64))
 
-    monkeypatch.setattr(MODULE, "jacobian_bounds", bounds)
+    monkeypatch.setattr(MODULE, "_signed_bounds", bounds)
     for rounds, boxes in enumerate((3, 5, 7, 9)):
         sizes = iter([1] * rounds)
         monkeypatch.setattr(JacobianBounder, "_next_size", lambda *_, sizes=sizes: next(sizes, 0))
@@ -316,26 +319,26 @@ def test_types_and_model_are_kept(dtype):
 
 def test_nan_certifies_nothing(monkeypatch):
     _, center, model = hosted("relu")
-    bounds = MODULE.jacobian_bounds
+    bounds = MODULE._signed_bounds
 
     def broken(*arguments, **options):
         lower, upper = bounds(*arguments, **options)
         return rj.Bounds(torch.full_like(lower, math.nan), torch.full_like(upper, math.nan))
 
-    monkeypatch.setattr(MODULE, "jacobian_bounds", broken)
+    monkeypatch.setattr(MODULE, "_signed_bounds", broken)
     for options in ({}, {"max_boxes": 20}):
         assert not bool(rj.monotonicity(model, Ball(center, 0.01).perturbed(), **options).any())
 
 
 def test_bounds_that_a_derivative_contradicts_are_not_believed(monkeypatch):
     _, center, model = hosted("relu")
-    bounds = MODULE.jacobian_bounds
+    bounds = MODULE._signed_bounds
 
     def wrong(*arguments, **options):
         lower, upper = bounds(*arguments, **options)
         return rj.Bounds(torch.zeros_like(lower), upper.abs())
 
-    monkeypatch.setattr(MODULE, "jacobian_bounds", wrong)
+    monkeypatch.setattr(MODULE, "_signed_bounds", wrong)
     with pytest.raises(rj.RecurJacError, match="contradicts"):
         rj.monotonicity_report(model, Ball(center, 0.1).perturbed())
 
@@ -457,3 +460,19 @@ def test_ends_of_balls_are_rounded_outward_to_bound_and_inward_to_sample(dtype):
                 assert Fraction(low) <= least and most <= Fraction(high)
             else:
                 assert least <= Fraction(low) <= Fraction(high) <= most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_slopes_that_cancel_have_no_certain_sign(dtype):
+    """``f = sum_i w_i x - sum_i w_i x`` in another order: its slope is rounding, of either sign."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        weights = torch.randn(64).to(dtype)
+        net = nn.Sequential(nn.Linear(1, 64), nn.Linear(64, 1)).to(dtype)
+        net[0].weight.data, net[0].bias.data = weights[:, None], torch.zeros(64, dtype=dtype)
+        net[1].weight.data, net[1].bias.data = torch.ones(1, 64, dtype=dtype), torch.zeros(1, dtype=dtype)
+        net[1].weight.data[0, 32:] = -weights[:32].flip(0) / weights[32:]
+        exact = (net[1].weight.double() @ net[0].weight.double()).item()
+        model = on_host(net, torch.zeros(1, 1, dtype=dtype))
+        sign = int(rj.monotonicity(model, Ball(torch.zeros(1, 1, dtype=dtype), 1.0).perturbed()))
+        assert sign == 0, exact
