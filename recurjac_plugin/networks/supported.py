@@ -95,7 +95,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
 
-WITHOUT_CROWN: dict[str, str] = {"Expand": "auto_LiRPA 0.3 has no CROWN for it"} if IS_03 else {}
+WITHOUT_CROWN: dict[str, str] = (
+    {"Expand": "auto_LiRPA 0.3 has no CROWN for it"}
+    if IS_03
+    else {"GlobalMaxPool": "auto_LiRPA 0.7 cannot read what it is converted to"}
+)
 """Operators that the installed host bounds by ``IBP`` alone, or not at all -> why."""
 
 NEWER_CONVERTER = {
