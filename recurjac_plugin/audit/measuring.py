@@ -26,7 +26,7 @@ from torch import Tensor
 from recurjac_plugin.errors import RecurJacError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.read import topological
-from recurjac_plugin.host.state import preserved
+from recurjac_plugin.host.state import default_dtype, preserved
 from recurjac_plugin.lipschitz.mean_value import output_bounds
 
 from .boxes import Boxes, Grid, boxes_of
@@ -108,7 +108,7 @@ def measured(
     network = specimen.placed(place)
     for dtype in dtypes:
         boxes = boxes_of(specimen, network.shape, grid, dtype)
-        with _quiet(), _default_dtype(dtype):
+        with _quiet(), default_dtype(dtype):
             found = _measured(specimen, network, boxes, methods, guarded)
         for method, finding in found.items():
             findings[method] = finding.worse(findings.get(method, finding))
@@ -283,14 +283,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """The host creates tables and optimisation variables in torch's default type, whatever the model's is."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)

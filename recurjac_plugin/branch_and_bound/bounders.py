@@ -177,13 +177,13 @@ def _region(lower: Tensor, upper: Tensor, input_shape: tuple[int, ...]) -> Any:
 
 
 class RefiningBounder(RowsBounder):
-    """Bounds by CROWN on the gains, from the host's bounds of the whole region.
+    """Bounds by CROWN on the gains, from the bounds of the whole region.
 
     A neuron that is stable on the region is stable on every box: only the others are looked at again.
 
     Source:
         Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains
-        (`preactivations.refinement`).
+        (`preactivations.crown`).
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class RefiningBounder(RowsBounder):
     def __call__(self, boxes: Boxes[Disjuncts]) -> BoxBounds:
         """CROWN's bounds ``max_v (t_vk - sum_r |s_vkr| radius_r)``; the Jacobian from the same gains.
 
-        ``s_vk (x - x0) + t_vk`` are the bounds of `refine`, less ``b_k``, with v the choice of lines.
+        ``s_vk (x - x0) + t_vk`` are the bounds of `crown_bounds`, less ``b_k``, with v the choice of lines.
         """
         region = self._around(boxes)
         output, values = self._evaluated(region.center)

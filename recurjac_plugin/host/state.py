@@ -43,6 +43,17 @@ def preserved(model: Any) -> Iterator[None]:
             vars(module).update(state)
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The host creates tables and optimisation variables in torch's default dtype, whatever the model's is."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
+
+
 def keep_gradients(model: Any, kept: bool) -> None:
     """Let evaluations inside `preserved` leave trainable weights trainable, or have them switch it off.
 

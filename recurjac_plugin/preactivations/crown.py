@@ -396,5 +396,5 @@ def _reads_source(graph: Graph, step: FactorStep) -> bool:
     return (
         len(step.reads) == 1
         and graph.stands_for[step.reads[0].name] == step.source
-        and (isinstance(step.factor, ActivationFactor))
+        and isinstance(step.factor, ActivationFactor)
     )

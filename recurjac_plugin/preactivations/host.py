@@ -27,7 +27,7 @@ from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedM
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.region import Arguments
-from recurjac_plugin.host.state import keep_gradients, preserved
+from recurjac_plugin.host.state import default_dtype, keep_gradients, preserved
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.region import Region
 
@@ -204,16 +204,5 @@ def _dense_alpha(model: Any, method: str) -> None:
 def _host_settings(method: str, dtype: torch.dtype) -> Iterator[None]:
     """What the host takes from the process: default dtype, autograd (alpha-CROWN optimises), stdout (it prints)."""
     gradients = method == "alpha-CROWN" or torch.is_grad_enabled()
-    with installed(), _default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
+    with installed(), default_dtype(dtype), torch.set_grad_enabled(gradients), redirect_stdout(sys.stderr):
         yield
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """The host creates tables and optimisation variables in torch's default dtype, whatever the model's is."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(default)
