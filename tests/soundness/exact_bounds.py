@@ -10,22 +10,19 @@ to 1e8, or with --plain well scaled.
 # ruff: noqa: E402
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import re
 import sys
 import time
-import warnings
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-import torch
 from exact_trials import check_bounds, draw_exact
 from random_graphs import Generator
+from search_scripts import quiet_on_one_thread, search_parser
 
 import recurjac_plugin as rj
 
@@ -33,17 +30,12 @@ BOXES = 4
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = search_parser(__doc__)
     parser.add_argument("--count", type=int, default=500, help="networks")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--rigorous", action="store_true")
     parser.add_argument("--plain", action="store_true", help="well scaled networks near the origin")
-    parser.add_argument("--out", type=Path, help="where failures are written to, as JSON")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    quiet_on_one_thread()
     refused: Counter[str] = Counter()
     failures, start, seed, checked, overflown = [], time.perf_counter(), options.seed, 0, 0
     while seed < options.seed + options.count and time.perf_counter() - start < options.seconds:

@@ -11,20 +11,17 @@ and centres of up to 1e8, or with --plain well scaled.
 # ruff: noqa: E402
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import sys
 import time
-import warnings
 from collections import Counter
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-import torch
 from exact_trials import draw_exact, questions, wrong
 from random_graphs import Generator
+from search_scripts import quiet_on_one_thread, search_parser
 
 import recurjac_plugin as rj
 
@@ -32,16 +29,11 @@ METHODS = ("RecurJac-Linear+CROWN", "RecurJac-Linear+CROWN", "RecurJac", "CROWN"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = search_parser(__doc__)
     parser.add_argument("--count", type=int, default=1000, help="verdicts")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--plain", action="store_true", help="well scaled networks near the origin")
-    parser.add_argument("--out", type=Path, help="where failures are written to, as JSON")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    quiet_on_one_thread()
     verdicts: Counter[str] = Counter()
     failures, start, seed, done = [], time.perf_counter(), options.seed, 0
     while done < options.count and time.perf_counter() - start < options.seconds:

@@ -10,20 +10,17 @@ constants in float32) is an escape. What was refused is counted, what broke is l
 # ruff: noqa: E402
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import sys
 import time
-import warnings
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-import torch
 from host_tables import share_tables
 from jacobian_trials import Report, draw_methods, examine
 from random_graphs import draw_regions, recipes
+from search_scripts import quiet_on_one_thread, search_parser
 
 import recurjac_plugin as rj
 
@@ -31,16 +28,11 @@ REGIONS = (1, 4, 16)  # of one network; where one region of several is refused, 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = search_parser(__doc__)
     parser.add_argument("--bounds", type=int, default=10_000, help="regions x methods to bound")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--parts", type=int, default=6, help="largest number of parts of a network")
-    parser.add_argument("--out", type=Path, help="where failures are written to, as JSON")
     options = parser.parse_args()
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    quiet_on_one_thread()
     share_tables()
     rj.register()
     report, start, seen = Report(), time.perf_counter(), 0
