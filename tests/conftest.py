@@ -36,4 +36,4 @@ def vnncomp() -> Path:
     if not folder:
         pytest.skip("VNNCOMP_BENCHMARKS is not set: no VNN-COMP networks to test on")
     assert Path(folder).is_dir(), f"VNNCOMP_BENCHMARKS={folder} is not a folder"
-    return Path(folder)
+    return Path(folder).resolve()  # tests start commands in other folders
