@@ -13,7 +13,7 @@ The lines of ReLU are CROWN's (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,9 +62,16 @@ class Relaxation:
         below, above = ((s.abs() + steepest) * error + rounding for s in (self.lower_slope, self.upper_slope))
         return Relaxation(self.lower_slope, self.lower_constant - below, self.upper_slope, self.upper_constant + above)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Relaxation:
+        """A function of every tensor of these lines."""
+        t_slopes = (self.lower_t_slope, self.upper_t_slope)
+        return Relaxation(
+            *map(function, self._lines()), *(None if slope is None else function(slope) for slope in t_slopes)
+        )
+
     def for_rows(self) -> Relaxation:
         """The same lines for all rows: (b, u) -> (b, 1, u)."""
-        return Relaxation(*(value.unsqueeze(1) for value in self._lines()))
+        return self.mapped(lambda value: value.unsqueeze(1))
 
     def _lines(self) -> tuple[Tensor, ...]:
         return self.lower_slope, self.lower_constant, self.upper_slope, self.upper_constant

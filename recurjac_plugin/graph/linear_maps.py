@@ -276,6 +276,32 @@ class Convolution(LinearMap):
             tuple(self.dilation),
         )  # fmt: skip
 
+    def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
+        """The kernels, each at its place: a row of W has no other elements."""
+        channel, places = index, []
+        for out, size, kernel, stride, padding, dilation in zip(
+            *(reversed(values) for values in (
+                self.output_shape[1:], self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding,
+                self.dilation,
+            ))
+        ):  # fmt: skip
+            offset = torch.arange(kernel, device=index.device) * dilation - padding
+            places.append(((channel % out).unsqueeze(1) * stride + offset, size))
+            channel = channel // out
+        group = channel // (self.weight.shape[0] // self.groups)
+        first = group.unsqueeze(1) * self.weight.shape[1]
+        at = first + torch.arange(self.weight.shape[1], device=index.device)  # shape: (n, input channels met)
+        inside = torch.ones_like(at, dtype=torch.bool)
+        for place, size in reversed(places):
+            shape = len(index), *(1,) * (at.dim() - 1), -1
+            at = at.unsqueeze(-1) * size + place.reshape(shape)
+            inside = inside.unsqueeze(-1) & ((place >= 0) & (place < size)).reshape(shape)
+        at, inside = at.flatten(1), inside.flatten(1)
+        kernels = self.weight.flatten(1)[channel] * inside
+        rows = kernels.new_zeros(len(index), _size(self.input_shape))
+        # Elements of a kernel that lie in the padding are 0, wherever they are put.
+        return rows.scatter_add(1, torch.where(inside, at, 0), kernels).reshape(-1, *self.input_shape)
+
 
 @dataclass(frozen=True, eq=False)
 class Transposed(LinearMap):

@@ -21,7 +21,8 @@ from recurjac_plugin.gains.gains import INPUT, Gains
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import chunk_size
 
-from .backward import BackwardOrder, Pass, Replacement, push_columns
+from .backward import BackwardOrder
+from .passes import Pass, Replacement, push_columns
 
 
 def upper_of_sums(
@@ -77,7 +78,8 @@ def _upper(
         for layer in gains.layers
         if (layer, INPUT) in gains.blocks
     }
-    return push_columns(gains, columns, _met(coefficients, gains, INPUT), replaced, each.relaxation)
+    total, t_slopes = push_columns(gains, columns, _met(coefficients, gains, INPUT), replaced)
+    return total if not t_slopes or each.relaxation is None else total + each.relaxation.concretize(t_slopes)
 
 
 def _range(
