@@ -26,7 +26,8 @@ from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
 
-from .gains import INPUT, Gains
+from .gains import Gains
+from .pull import INPUT
 
 
 def linear_upper_bound(

@@ -30,6 +30,9 @@ _ELEMENT = 100
 _CUT_OUT = 60
 # Where more of the elements are not 0 it is not worth looking for windows.
 _SPARSE = 0.5
+# Numbers without a pattern of their own, of which different sets of neurons have different sums; small, so that sums of
+# them are exact.
+_SPREAD, _MODULI = 7919, (241, 251)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +55,14 @@ class Windows:
         return len(self.columns)
 
     @property
-    def elements(self) -> int:
-        """How many gains are cut out for a group and a region, at most."""
-        sizes = [index.shape[1] for index in self.neurons.values()]
-        return sum(sizes) * (sum(sizes) + self.columns.shape[1])
+    def width(self) -> int:
+        """How many neurons a window has, in all layers together."""
+        return sum(index.shape[1] for index in self.neurons.values())
+
+    def elements(self, gains: Gains) -> int:
+        """How many numbers are cut out of the gains for one group, at most."""
+        regions = max(len(block) for block in gains.blocks.values())
+        return 3 * regions * self.width * (self.width + self.columns.shape[1])
 
     def part(self, groups: slice) -> Windows:
         """Some of the groups; `place` is left as it is."""
@@ -122,8 +129,10 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
     size = sum(block[0].numel() for block in blocks.values())
     if not size:
         return None
-    patterns = {key: (block != 0).any(0) for key, block in blocks.items()}  # shape: (u_later, u_earlier)
-    if sum(int(pattern.count_nonzero()) for pattern in patterns.values()) > _SPARSE * size:
+    patterns = {
+        key: (block != 0).any(0).to(block.dtype) for key, block in blocks.items()
+    }  # shape: (u_later, u_earlier)
+    if sum(float(pattern.sum()) for pattern in patterns.values()) > _SPARSE * size:
         return None
     columns, place = _groups([patterns[key] for key in blocks if key[1] == source])
     neurons, listed = {}, {}
@@ -134,15 +143,12 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
             pattern = patterns.get((layer, earlier))
             if pattern is None:
                 continue
-            if earlier == source:
-                arrived = pattern[:, columns].any(2)
-            else:
-                arrived = (pattern.to(gains.reference.dtype) @ reached[earlier]) > 0
-            met = arrived if met is None else met | arrived
+            arrived = pattern[:, columns].amax(2) if earlier == source else pattern @ reached[earlier]
+            met = arrived if met is None else met + arrived
         if met is None or not bool(met.any()):
             continue
-        reached[layer] = met.to(gains.reference.dtype)
-        neurons[layer], listed[layer] = _listed(met.T)
+        reached[layer] = met.sign()
+        neurons[layer], listed[layer] = _listed(met.T > 0)
     if not reached:
         return None
     counts = {layer: len(gains.derivatives[layer].lower[0]) for layer in layers}
@@ -172,17 +178,18 @@ def _listed(
 def _groups(patterns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Columns of equal patterns together, as `Windows.columns` and `Windows.place`.
 
-    Patterns count as equal that have the same first and last elements and as many of them; groups of others would only
-    be less useful. Groups that are much larger than the average are divided, lest all others be filled up to them.
+    Patterns count as equal if some sums over their elements are equal; groups of others would only be less useful.
+    Groups that are much larger than the average are divided, lest all others be filled up to them.
 
     Args:
-        patterns: one for each layer, shape (u, columns).
+        patterns: one for each layer, shape (u, columns), 0 or 1.
     """
     marks = []
     for pattern in patterns:
-        seen = pattern.to(torch.uint8)
-        marks += [pattern.sum(0), seen.argmax(0), seen.flip(0).argmax(0)]
-    _, group = torch.stack(marks, 1).unique(dim=0, return_inverse=True)
+        index = torch.arange(len(pattern), device=pattern.device)
+        weights = torch.stack((torch.ones_like(index), *(index * _SPREAD % modulus for modulus in _MODULI)))
+        marks.append(weights.to(pattern) @ pattern)
+    _, group = torch.cat(marks).T.unique(dim=0, return_inverse=True)
     count = len(group)
     order = group.argsort(stable=True)
     sizes = group.bincount()

@@ -271,10 +271,17 @@ class Convolution(LinearMap):
                 self.weight.shape[2:], strict=True,
             )
         )  # fmt: skip
+        weight = self.weight
+        if rows.device.type == "cpu" and weight.dim() == 4:
+            if self.groups == 1 and tuple(self.stride) == (1, 1) == tuple(self.dilation):
+                around = tuple(kernel - 1 - padding for kernel, padding in zip(weight.shape[2:], self.padding))
+                if min(around) >= 0:  # the same as a convolution, and on a processor several times as fast
+                    return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
+            # So is this with the channels last.
+            rows, weight = (value.contiguous(memory_format=torch.channels_last) for value in (rows, weight))
         return transpose(
-            rows, self.weight, None, tuple(self.stride), tuple(self.padding), behind, self.groups,
-            tuple(self.dilation),
-        )  # fmt: skip
+            rows, weight, None, tuple(self.stride), tuple(self.padding), behind, self.groups, tuple(self.dilation)
+        ).contiguous()
 
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         """The kernels, each at its place: a row of W has no other elements."""

@@ -27,6 +27,7 @@ from recurjac_plugin.numerics.region import Region, joined
 from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
 from recurjac_plugin.preactivations.rigorous import prove_preactivations
+from recurjac_plugin.recursion.affine import affine_pass
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
@@ -175,7 +176,10 @@ class Analysis:
     def _backward(self) -> Order:
         if self.treatment.upper_line is None:
             return self._intervals(forward=False)
-        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.relaxation)
+        affine = None
+        if self.relaxation is not None and self.proven is None:
+            affine = affine_pass(self.gains, self.graph, self.rows, self.relaxation, self.memory_budget)
+        return backward_order(self.gains, self.treatment.upper_line, self.memory_budget, self.relaxation, affine)
 
     @property
     def _forward(self) -> Order:

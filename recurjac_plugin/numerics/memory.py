@@ -25,6 +25,7 @@ from recurjac_plugin.errors import InputError
 
 _CPU = 512 * 2**20  # bytes on a processor
 _CUDA = 8 * 2**30  # on a CUDA device: a chunk's tensors have fewer than 2**31 elements, which not all kernels can count
+_CACHED = 16 * 2**20  # bytes that a processor works on without waiting for its main memory
 _SHARE = 4  # of the free memory: for a chunk, what a backward pass keeps, and as much for all the rest
 _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -86,11 +87,15 @@ def _free_here() -> int | None:
 def chunk_size(budget: int, elements: int, like: Tensor) -> int:
     """How many rows or columns fit into a budget at once, ``max(1, budget // (elements * bytes per element))``.
 
+    On a processor no more than its caches hold: larger chunks are slower, not faster.
+
     Args:
         budget: bytes for one chunk.
         elements: of all tensors that are needed for one row or column at the same time.
         like: a tensor of their dtype.
     """
+    if like.device.type == "cpu":
+        budget = min(budget, _CACHED)
     return max(1, budget // (elements * like.element_size()))
 
 

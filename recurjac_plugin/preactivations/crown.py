@@ -32,7 +32,8 @@ from torch import Tensor
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.errors import roundings
-from recurjac_plugin.gains.gains import ROWS, Gains, Pull, require_room
+from recurjac_plugin.gains.gains import Gains, require_room
+from recurjac_plugin.gains.pull import ROWS, Pull
 from recurjac_plugin.gains.undetermined import (
     Layer,
     PreactivationBounds,

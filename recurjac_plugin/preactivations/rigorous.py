@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.gains.gains import ROWS
+from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.region import concretized
 from recurjac_plugin.numerics.rounding import gamma

@@ -12,26 +12,27 @@ rule (`rules`), its slope is pushed on through the gains to the layers behind, i
 are ``-upper(-c)``: the pass is written for the upper bound and runs on c and -c together. The last pass has the input
 coordinates as its columns.
 
-Where derivatives are known as functions of the pre-activations (`mccormick`), there is a second pass from every source,
-with planes instead of lines. Their slopes in the pre-activations are collected over all layers and bounded together at
-the end; of both bounds the tighter is kept.
+Where derivatives are known as functions of the pre-activations, there are passes besides the one with the rule's lines,
+and of all bounds the tightest is kept: one with planes (`mccormick`), whose slopes in the pre-activations are collected
+over all layers and bounded together at the end, and affine forms of all gradients (`affine`).
 
 The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.gains import INPUT, Gains
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.windows import find_windows
 from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
 
+from .affine import AffinePass
 from .mccormick import NetworkRelaxation
 from .passes import Pass
 from .rules import Rule
@@ -45,13 +46,36 @@ class BackwardOrder:
 
     Attributes:
         gains: the exact part.
-        gradients: for each layer, the bounds of y, both of shape (b, k, u).
+        gradients: for each layer, the bounds of y, both of shape (b, k, u); they grow on the way back.
         passes: one with the rule's lines, and one with planes if derivatives are known beyond their ranges.
+        affine: affine forms, if derivatives are known beyond their ranges everywhere.
     """
 
     gains: Gains
-    gradients: Mapping[str, Interval]
+    gradients: dict[str, Interval]
     passes: tuple[Pass, ...]
+    affine: AffinePass | None = None
+
+    @property
+    def all_passes(self) -> tuple[Pass | AffinePass, ...]:
+        """All that bounds gradients, the rule's lines first."""
+        return self.passes if self.affine is None else (*self.passes, self.affine)
+
+    def bounds(self, source: str) -> Interval:
+        """The tightest bounds of the rows' derivatives with respect to every neuron of one source, each (b, k, u).
+
+        Raises:
+            RecurJacError: two passes contradict each other.
+        """
+        windows = find_windows(self.gains, source, [layer for layer in self.gains.layers if layer in self.gradients])
+        first, *others = self.all_passes
+        tightest = first.bounds(source, windows)
+        for other in others:
+            # Sums of large numbers of both signs can overflow there where they do not with lines.
+            found = other.bounds(source, windows)
+            lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(tightest, found))
+            tightest = intersection(tightest, (lower, upper))
+        return tightest
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, the tightest of all passes' from the input: (b, k, columns) each.
@@ -60,7 +84,7 @@ class BackwardOrder:
             InputError: they overflow the number type.
             RecurJacError: two passes contradict each other.
         """
-        lower, upper = _bounds(self.passes, INPUT)
+        lower, upper = self.bounds(INPUT)
         require_numbers(lower, upper)
         return lower, upper
 
@@ -85,16 +109,26 @@ class BackwardOrder:
             each.upper({layer: column[None, :, :, None, None, :] for layer, column in start.items()}, exact[None])
             for each in self.passes
         ]
-        return reduce(torch.fmin, uppers)[0, :, :, 0, 0]
+        upper = reduce(torch.fmin, uppers)[0, :, :, 0, 0]
+        return upper if self.affine is None else torch.fmin(upper, self.affine.upper_of_sum(weights))
+
+
+# Planes are bounded by a substitution for every bound of every entry and neuron. Where affine forms are there to take
+# their place, they are left out if that is more multiplications than this for a region, about a second of one processor.
+_MULTIPLICATIONS = 2**35
 
 
 def backward_order(
-    gains: Gains, rule: Rule, memory_budget: int, relaxation: NetworkRelaxation | None = None
+    gains: Gains,
+    rule: Rule,
+    memory_budget: int,
+    relaxation: NetworkRelaxation | None = None,
+    affine: AffinePass | None = None,
 ) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer.
 
     For each layer m the bounds of ``y_m = G_rows,m + sum_{l > m} G_lm^T (d_l y_l)`` are the tightest of all passes',
-    in which every ``d_l y_l`` is replaced by lines, or planes, on the bounds of ``y_l`` found before.
+    in which every ``d_l y_l`` is replaced by lines, planes or affine forms, on the bounds of ``y_l`` found before.
 
     Source: RecurJac, arXiv:1810.11783, Algorithm 1, backward order of section 3.3.
 
@@ -103,30 +137,25 @@ def backward_order(
         rule: what lies above a product at an undetermined neuron.
         memory_budget: largest number of bytes for one chunk of columns; the result does not depend on it.
         relaxation: what is known of the derivatives beyond their ranges; None for nothing.
+        affine: the same as affine forms; with them planes are used only where these are cheap.
 
     Raises:
         InputError: the gradients overflow the number type.
         RecurJacError: two passes contradict each other.
     """
     passes: tuple[Pass, ...] = (Pass(gains, rule, None, memory_budget),)
-    if relaxation is not None:
+    if relaxation is not None and (affine is None or _substitutions(gains) <= _MULTIPLICATIONS):
         passes = (*passes, Pass(gains, rule, relaxation, memory_budget))
-    gradients: dict[str, Interval] = {}
+    order = BackwardOrder(gains, {}, passes, affine)
     for layer in reversed(gains.layers):
-        lower, upper = gradients[layer] = _bounds(passes, layer)
-        for each in passes:
+        lower, upper = order.gradients[layer] = order.bounds(layer)
+        for each in order.all_passes:
             each.add(layer, lower, upper)
-    require_numbers(*(bound for bounds in gradients.values() for bound in bounds))
-    return BackwardOrder(gains, gradients, passes)
+    require_numbers(*(bound for bounds in order.gradients.values() for bound in bounds))
+    return order
 
 
-def _bounds(passes: Sequence[Pass], source: str) -> Interval:
-    """The tightest bounds of the derivative of the rows with respect to every neuron of one source, each (b, k, u)."""
-    windows = find_windows(passes[0].gains, source, [*reversed(passes[0].layers)])
-    tightest = passes[0].bounds(source, windows)
-    for other in passes[1:]:
-        # Sums of large numbers of both signs can overflow there where they do not with lines.
-        found = other.bounds(source, windows)
-        lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(tightest, found))
-        tightest = intersection(tightest, (lower, upper))
-    return tightest
+def _substitutions(gains: Gains) -> int:
+    """Multiplications that planes take for one region: all gains for both bounds of every entry and gradient."""
+    ends = gains.columns + sum(gains.count(layer) for layer in gains.layers)
+    return 2 * gains.rows * ends * sum(block[0].numel() for (later, _), block in gains.blocks.items() if later != ROWS)

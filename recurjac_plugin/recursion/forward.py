@@ -26,7 +26,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.gains import INPUT, Gains, compute_gains, unit_rows
+from recurjac_plugin.gains.gains import Gains, compute_gains
+from recurjac_plugin.gains.pull import INPUT, unit_rows
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.sweeps import descendants

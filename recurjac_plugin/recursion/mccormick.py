@@ -127,10 +127,12 @@ class DerivativeRelaxation:
     Attributes:
         lines: of the derivatives in ``t = z - z0``, shape (b, 1, u) each, the same for all rows.
         middle: t at the middle of the neurons' intervals, shape (b, 1, u).
+        half: half their length, shape (b, 1, u).
     """
 
     lines: Relaxation
     middle: Tensor
+    half: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +268,11 @@ def relax_network(
             rounding = proven_room(steepest.clamp(min=1.0) * sum(at(end.abs(), index) for end in bounds[0]))
         activations[name] = change.padded(error, steepest, rounding)
         if _changes_gradually(step):
-            middle = ((bounds[0][0] + bounds[0][1]) / 2 - centers[0]).flatten(1).gather(1, index)
-            middle = torch.where(middle.isfinite(), middle, 0.0).unsqueeze(1)
-            derivatives[name] = DerivativeRelaxation(_with_room(derivative, error, proven).for_rows(), middle)
+            low, high = (at(end, index).unsqueeze(1) for end in bounds[0])
+            middle = (low + high) / 2 - at(centers[0], index).unsqueeze(1)
+            middle = torch.where(middle.isfinite(), middle, 0.0)
+            lines = _with_room(derivative, error, proven).for_rows()
+            derivatives[name] = DerivativeRelaxation(lines, middle, (high - low) / 2)
     return NetworkRelaxation(gains, activations, derivatives, inputs) if derivatives else None
 
 

@@ -17,12 +17,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.gains import INPUT, Gains
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import chunk_size
 
 from .backward import BackwardOrder
-from .passes import Pass, Replacement, push_columns
+from .columns import Replacement, Within, push_columns
+from .passes import Pass
 
 
 def upper_of_sums(
@@ -78,7 +80,8 @@ def _upper(
         for layer in gains.layers
         if (layer, INPUT) in gains.blocks
     }
-    total, t_slopes = push_columns(gains, columns, _met(coefficients, gains, INPUT), replaced)
+    within = Within(gains.layers, gains.blocks, None)
+    total, t_slopes = push_columns(within, columns, _met(coefficients, gains, INPUT), replaced)
     return total if not t_slopes or each.relaxation is None else total + each.relaxation.concretize(t_slopes)
 
 

@@ -11,7 +11,8 @@ import torch
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.gains.crown import linear_upper_bound
-from recurjac_plugin.gains.gains import INPUT, Gains
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Dense

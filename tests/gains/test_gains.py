@@ -10,7 +10,8 @@ from small_network import SIZES, derivative, graph, weights
 
 import recurjac_plugin as rj
 from recurjac_plugin.gains import gains as module
-from recurjac_plugin.gains.gains import INPUT, ROWS, Pull, compute_gains, gains_size, unit_rows
+from recurjac_plugin.gains.gains import compute_gains, gains_size
+from recurjac_plugin.gains.pull import INPUT, ROWS, Pull, unit_rows
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse

@@ -15,7 +15,8 @@ from processes import environment, python
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.plugin.jacobian_node import nodes_of

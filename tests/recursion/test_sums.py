@@ -9,7 +9,8 @@ import torch
 from cases import BY_NAME, hosted
 from oracle import Ball, truth
 
-from recurjac_plugin.gains.gains import INPUT, ROWS, Gains
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
