@@ -127,7 +127,7 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
         if (later, earlier) in gains.blocks
     }
     size = sum(block[0].numel() for block in blocks.values())
-    if not size:
+    if not size or not any(earlier == source for _, earlier in blocks):
         return None
     patterns = {
         key: (block != 0).any(0).to(block.dtype) for key, block in blocks.items()

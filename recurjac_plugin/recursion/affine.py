@@ -175,38 +175,37 @@ class AffinePass:
 
     # Sweeps over the network: every neuron of a layer takes part, those that are stable with their derivatives.
 
-    def _everywhere(self, values: Mapping[str, Tensor], stable: bool) -> dict[str, Tensor]:
-        """Numbers of undetermined neurons, (b, *any, u) by layer, as (b, *any, *shape) by factor step.
-
-        Args:
-            values: of the layers that have gains.
-            stable: whether the others have their derivatives, and not 0.
-        """
-        spreaded = {}
+    def _everywhere(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Numbers of undetermined neurons, (b, *any, u) by layer, as (b, *any, *shape), 0 at all others."""
+        everywhere = {}
         for step in self.graph.factors:
-            layer, value = self.gains.derivatives[step.name], values.get(step.name)
-            neurons = torch.Size(step.shape).numel()
-            if value is None:
-                value = layer.lower.new_zeros(len(layer.lower), 0)
-            lead = value.shape[:-1]
-            base = value.new_zeros(*lead, neurons)
-            if stable and layer.stable is not None:
-                base = base + layer.stable
-            if value.shape[-1]:
-                index = layer.index.reshape(-1, *(1,) * (len(lead) - 1), layer.count)
-                base = base.scatter_add(-1, index.expand(*lead, -1), value)
-            spreaded[step.name] = base.reshape(*lead, *step.shape)
-        return spreaded
+            if step.name in values:
+                value, layer = values[step.name], self.gains.derivatives[step.name]
+                index = layer.index.reshape(-1, *(1,) * (value.dim() - 2), layer.count).expand(value.shape)
+                zero = value.new_zeros(*value.shape[:-1], torch.Size(step.shape).numel())
+                everywhere[step.name] = zero.scatter_add(-1, index, value).unflatten(-1, step.shape)
+        return everywhere
+
+    def _with_stable(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Numbers of undetermined neurons, (b, u) by layer, beside the derivatives of all others: (b, *shape)."""
+        everywhere = self._everywhere(values)
+        for step in self.graph.factors:
+            stable = self.gains.derivatives[step.name].stable
+            if step.name not in everywhere:
+                everywhere[step.name] = self.rows.new_zeros(self.gains.batch, *step.shape)
+            if stable is not None:
+                everywhere[step.name] = everywhere[step.name] + stable.reshape(-1, *step.shape)
+        return everywhere
 
     @cached_property
     def _multipliers(self) -> dict[str, Tensor]:
         """d0 of all neurons, (b, *shape) by factor step."""
-        return self._everywhere(self._middles, stable=True)
+        return self._with_stable(self._middles)
 
     @cached_property
     def _slopes(self) -> dict[str, Tensor]:
         """Slopes of the activations' changes, (b, *shape) by factor step."""
-        return self._everywhere({name: each.slope for name, each in self._changes.items()}, stable=True)
+        return self._with_stable({name: each.slope for name, each in self._changes.items()})
 
     @cached_property
     def _read(self) -> frozenset[str]:
@@ -221,10 +220,14 @@ class AffinePass:
     @cached_property
     def _offset(self) -> dict[str, Tensor]:
         """h by source, (b, k, u), from the offsets o of all pre-activations."""
-        moved = self._everywhere({name: each.offset for name, each in self._changes.items()}, stable=False)
+        moved = self._everywhere({name: each.offset for name, each in self._changes.items()})
         starts = {name: self.rows.new_zeros(1, *self.graph.shapes[name]) for name in self.graph.inputs}
         offsets = forward(
-            self.graph, starts, lambda step, value: value * self._slopes[step.name] + moved[step.name], push, self._read
+            self.graph,
+            starts,
+            lambda step, value: value * self._slopes[step.name] + moved.get(step.name, 0.0),
+            push,
+            self._read,
         )
         added = {}
         for step in self.graph.factors:
@@ -236,9 +239,7 @@ class AffinePass:
 
     def _times_nominal(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Numbers of neurons times their nominal gradients, (b, k, *shape) by factor step."""
-        return self._everywhere(
-            {name: self._nominal[name] * value.unsqueeze(1) for name, value in values.items()}, stable=False
-        )
+        return self._everywhere({name: self._nominal[name] * value.unsqueeze(1) for name, value in values.items()})
 
     def _pulled(self, start: Tensor, added: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows pulled back with the middle derivatives, something added behind every layer: (b, k, u) by source."""

@@ -21,14 +21,14 @@ The paper's forward order is this recursion on the transposed gains, see `forwar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.gains import Gains
-from recurjac_plugin.gains.pull import INPUT, ROWS
+from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import find_windows
 from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
 
@@ -113,9 +113,10 @@ class BackwardOrder:
         return upper if self.affine is None else torch.fmin(upper, self.affine.upper_of_sum(weights))
 
 
-# Planes are bounded by a substitution for every bound of every entry and neuron. Where affine forms are there to take
-# their place, they are left out if that is more multiplications than this for a region, about a second of one processor.
-_MULTIPLICATIONS = 2**35
+# Planes need a substitution for every bound of every entry and gradient. If all of them take more multiplications than
+# this for one region, which is half a second of a processor, affine forms take their place where there are some, and
+# elsewhere sums over t are bounded by intervals.
+_MULTIPLICATIONS = 2**34
 
 
 def backward_order(
@@ -144,8 +145,12 @@ def backward_order(
         RecurJacError: two passes contradict each other.
     """
     passes: tuple[Pass, ...] = (Pass(gains, rule, None, memory_budget),)
-    if relaxation is not None and (affine is None or _substitutions(gains) <= _MULTIPLICATIONS):
-        passes = (*passes, Pass(gains, rule, relaxation, memory_budget))
+    if relaxation is not None:
+        sums = 2 * gains.rows * (gains.columns + sum(gains.count(layer) for layer in gains.layers))
+        cheap = relaxation.substitutions(sums) <= _MULTIPLICATIONS
+        if cheap or affine is None:
+            relaxation = replace(relaxation, substituted=cheap)
+            passes = (*passes, Pass(gains, rule, relaxation, memory_budget))
     order = BackwardOrder(gains, {}, passes, affine)
     for layer in reversed(gains.layers):
         lower, upper = order.gradients[layer] = order.bounds(layer)
@@ -153,9 +158,3 @@ def backward_order(
             each.add(layer, lower, upper)
     require_numbers(*(bound for bounds in order.gradients.values() for bound in bounds))
     return order
-
-
-def _substitutions(gains: Gains) -> int:
-    """Multiplications that planes take for one region: all gains for both bounds of every entry and gradient."""
-    ends = gains.columns + sum(gains.count(layer) for layer in gains.layers)
-    return 2 * gains.rows * ends * sum(block[0].numel() for (later, _), block in gains.blocks.items() if later != ROWS)

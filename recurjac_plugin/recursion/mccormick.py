@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,7 @@ from recurjac_plugin.activations.curves import relax_smooth
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, intervals
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, at
@@ -146,21 +147,29 @@ class NetworkRelaxation:
         activations: for each layer, lines of ``a(x) - a(x0)`` in t, shape (b, u) each.
         derivatives: for the layers whose derivative changes gradually, its lines in t.
         inputs: where the inputs lie, in their order.
+        substituted: whether sums over t are bounded by substitution; otherwise by the intervals of t.
     """
 
     gains: Gains
     activations: Mapping[str, Relaxation]
     derivatives: Mapping[str, DerivativeRelaxation]
     inputs: Sequence[Region]
+    substituted: bool = True
 
     @cached_property
     def width(self) -> int:
         """``columns + 2 sum_l u_l``, what the slopes in t of one bound become on their way to the input.
 
-        For budgets of memory.
+        For budgets of memory. Without a substitution they stay what they are.
         """
         gains = self.gains
+        if not self.substituted:
+            return sum(gains.derivatives[layer].count for layer in self.derivatives)
         return gains.columns + 2 * sum(gains.derivatives[layer].count for layer in gains.layers)
+
+    def substitutions(self, sums: int) -> int:
+        """Multiplications for one region that so many sums over t take: all gains once for every sum."""
+        return sums * sum(block[0].numel() for (later, _), block in self.gains.blocks.items() if later != ROWS)
 
     def planes(self, layer: str) -> Rule | None:
         """`mccormick_planes` for one layer, if its derivatives are known beyond their ranges."""
@@ -174,10 +183,17 @@ class NetworkRelaxation:
         """Upper bounds of ``sum over layers l of t_slopes_l t_l`` over the region: (b, m).
 
         ``constant + sum over inputs i of max slope_i (x_i - x0_i)``, with slope and constant of `linear_upper_bound`;
-        the maximum over a region is `Region.concretize`.
+        the maximum over a region is `Region.concretize`. Without a substitution it is the sum of the terms' maxima,
+        which for a single t is the same.
 
         Source: CROWN, arXiv:1811.00866, Theorem 3.2 and Corollary 3.3.
         """
+        if not self.substituted:
+            terms = (
+                (slopes @ self.derivatives[layer].middle.mT + slopes.abs() @ self.derivatives[layer].half.mT).squeeze(2)
+                for layer, slopes in t_slopes.items()
+            )
+            return reduce(torch.add, terms)
         count = next(iter(t_slopes.values())).shape[1]
         slope, constant = linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
         return constant + concretized(self.inputs, slope)
