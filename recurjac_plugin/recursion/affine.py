@@ -281,6 +281,7 @@ class AffinePass:
     def _swept(self, weights: Tensor | None) -> dict[str, Tensor]:
         """What `_variation` has; with weights, only for the weighted sum of the entries of every row, (b, k, 1)."""
         slopes = self._times_nominal({name: each.slope for name, each in self._derivatives.items()})
+        _ = self._slopes, self._multipliers  # what is computed again for the backward pass finds them there
         kept = 6 * self.rows.shape[0] * self.rows.shape[1] * self.rows.element_size()
         kept *= sum(torch.Size(step.shape).numel() for step in self.graph.steps)
         total: dict[str, Tensor] = {}
