@@ -10,6 +10,7 @@ import copy
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,11 @@ from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
+from recurjac_plugin.networks.plain import plain_graph
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
@@ -81,6 +84,8 @@ class Verification:
         self.late = False
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
+        self._graph: HostGraph | None = None
+        self._looked_at = own  # whether the network was looked at for plain nodes
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.rigorous, self.falls_back = rigorous, falls_back
         dtype = network.dtype if own and not rigorous else torch.float64
@@ -210,36 +215,64 @@ class Verification:
         return lower, upper
 
     def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> RowsBounder:
-        like = self._like
-        if self._model is None:
-            double = copy.deepcopy(self.network).to(like.dtype)
-            self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
-        eps = torch.finfo(self.network.dtype).eps
-        rows = Rows.of(box, like, self._difference(box), eps, proven=self.rigorous)
-        shape = self.network.input_shape
-        arguments = self._model, rows, self.method, shape, lower, upper, self.branching
+        """What bounds a box: for proven bounds the plain nodes, where there are some, are enough."""
+        graph = self._plain_graph() if self.rigorous else None
+        if graph is None:
+            return self._host_bounder(box, lower, upper)
+        rows = self._rows(box, lambda x: graph.at(dict.fromkeys(graph.inputs, x)).output)
         try:
-            bounds = bounder(*arguments, self.rigorous)
+            return bounder(graph, rows, self.method, self.network.input_shape, lower, upper, self.branching, True)
         except RoomError:
             if not self.falls_back:
                 raise
-            bounds = bounder(self._model, replace(rows, proven=False), *arguments[2:])
-        own = next((p.detach() for p in self._model.parameters()), like)
-        if not takes_batches(self._model.forward, shape, own):  # its graph was read for one input at a time
+            return self._host_bounder(box, lower, upper, proven=False)
+
+    def _plain_graph(self) -> HostGraph | None:
+        """The network as plain nodes, read once; None where only the host can read it."""
+        if not self._looked_at:
+            self._looked_at = True
+            self._graph = plain_graph(self.network)
+        return self._graph
+
+    def _host_bounder(self, box: Box, lower: Tensor, upper: Tensor, proven: bool | None = None) -> RowsBounder:
+        """The same on the host's model of the network, which is built when it is first needed."""
+        like, proven = self._like, self.rigorous if proven is None else proven
+        if self._model is None:
+            double = copy.deepcopy(self.network).to(like.dtype)
+            self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
+        model, shape = self._model, self.network.input_shape
+        own = next((p.detach() for p in model.parameters()), like)
+
+        def one_by_one(x: Tensor) -> Tensor:
+            return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
+
+        rows = replace(self._rows(box, one_by_one), proven=proven)
+        arguments = self.method, shape, lower, upper, self.branching
+        try:
+            bounds = bounder(model, rows, *arguments, proven)
+        except RoomError:
+            if not (proven and self.falls_back):
+                raise
+            bounds = bounder(model, replace(rows, proven=False), *arguments)
+        if not takes_batches(model.forward, shape, own):  # its graph was read for one input at a time
             bounds.batch = 1
         return bounds
 
-    def _difference(self, box: Box) -> float:
-        """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
+    def _rows(self, box: Box, outputs: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows of a box, with room for how far what is bounded is from the network that is judged.
+
+        Args:
+            box: whose.
+            outputs: what is bounded, (n, *input_shape) -> (n, n_outputs).
+        """
 
         def bounded(x: np.ndarray) -> np.ndarray:
-            assert self._model is not None
-            like = next((p.detach() for p in self._model.parameters()), self._like)
-            inputs = torch.from_numpy(x).to(like).reshape(-1, 1, *self.network.input_shape)
-            rows = [evaluated(self._model, one, ())[0].flatten(1) for one in inputs]
-            return torch.cat(rows).double().cpu().numpy()
+            inputs = torch.from_numpy(x).to(self._like).reshape(-1, *self.network.input_shape)
+            return outputs(inputs).double().cpu().numpy()
 
-        return max(self.network.max_difference, difference_inside(box, bounded, self.session))
+        apart = max(self.network.max_difference, difference_inside(box, bounded, self.session))
+        eps = torch.finfo(self.network.dtype).eps
+        return Rows.of(box, self._like, apart, eps, proven=self.rigorous)
 
 
 def _dimensions(box: Box) -> int:
