@@ -55,12 +55,15 @@ def plain_graph(network: OnnxNetwork) -> HostGraph | None:
         network: what `load_onnx` returns.
 
     Returns:
-        The nodes; None if a layer has no row here, weights are not finite, or the comparison fails.
+        The nodes; None if a layer has no row here, weights are not finite, a part is in training mode, or the
+        comparison fails.
 
     Source:
         Own.
     """
     if not isinstance(network.network, import_onnx2pytorch().ConvertModel):
+        return None
+    if any(module.training for module in network.modules()):
         return None
     graph = _read(network)
     return graph if graph is not None and _same(graph, network) else None
@@ -183,8 +186,29 @@ def _weights(module: Any) -> tuple[Tensor, ...]:
     return tuple(each.detach().double() for each in (module.weight, module.bias) if each is not None)
 
 
-def _activation(kind: str, module_type: type, function: Callable[[Tensor], Tensor]) -> Row:
-    return lambda module, _operands, _perturbed: _Layer(kind, function) if type(module) is module_type else None
+def _batch_norm(module: Any, _operands: Sequence[Tensor | None], _perturbed: Sequence[bool]) -> _Layer | None:
+    inner = getattr(module, "bnu", None)
+    if getattr(module, "has_lazy", True) or not isinstance(inner, nn.modules.batchnorm._BatchNorm):
+        return None
+    given = (inner.weight, inner.bias, inner.running_mean, inner.running_var)
+    constants = tuple(each.detach().double() for each in given if each is not None)
+    if len(constants) < len(given):
+        return None
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, mean, variance, weight, bias, eps=inner.eps)
+
+    return _Layer("BoundBatchNormalization", forward, constants, {"eps": inner.eps})
+
+
+def _function(kind: str, function: Callable[[Tensor], Tensor], module_type: type | None = None) -> Row:
+    """A function of one operand, from torch's module for it or from the converter's."""
+
+    def row(module: Any, _operands: Sequence[Tensor | None], _perturbed: Sequence[bool]) -> _Layer | None:
+        known = type(module) is module_type or getattr(module, "op_name", None) == function.__name__
+        return _Layer(kind, function) if known else None
+
+    return row
 
 
 def _view(module: Any, operands: Sequence[Tensor | None], _perturbed: Sequence[bool]) -> _Layer | None:
@@ -223,19 +247,21 @@ def _elementwise(kind: str, function: Callable[[Tensor, Tensor], Tensor], of_bot
 _ROWS: dict[str, Row] = {
     "Add": _elementwise("BoundAdd", torch.add, of_both=True),
     "AveragePool": _average,
+    "BatchNormalization": _batch_norm,
     "Conv": _convolution,
     "Div": _elementwise("BoundDiv", torch.div, of_both=False),
     "Flatten": _view,
     "Gemm": _linear,
-    "Identity": _activation("BoundIdentity", nn.Identity, lambda x: x),
+    "Identity": _function("BoundIdentity", lambda x: x, nn.Identity),
     "MatMul": _linear,
     "Mul": _elementwise("BoundMul", torch.mul, of_both=False),
-    "Relu": _activation("BoundRelu", nn.ReLU, torch.relu),
+    "Neg": _function("BoundNeg", torch.neg),
+    "Relu": _function("BoundRelu", torch.relu, nn.ReLU),
     "Reshape": _view,
-    "Sigmoid": _activation("BoundSigmoid", nn.Sigmoid, torch.sigmoid),
+    "Sigmoid": _function("BoundSigmoid", torch.sigmoid, nn.Sigmoid),
     "Squeeze": _view,
     "Sub": _elementwise("BoundSub", torch.sub, of_both=True),
-    "Tanh": _activation("BoundTanh", nn.Tanh, torch.tanh),
+    "Tanh": _function("BoundTanh", torch.tanh, nn.Tanh),
     "Transpose": _transpose,
     "Unsqueeze": _view,
 }

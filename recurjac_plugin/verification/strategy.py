@@ -217,15 +217,29 @@ class Verification:
     def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> RowsBounder:
         """What bounds a box: for proven bounds the plain nodes, where there are some, are enough."""
         graph = self._plain_graph() if self.rigorous else None
-        if graph is None:
-            return self._host_bounder(box, lower, upper)
-        rows = self._rows(box, lambda x: graph.at(dict.fromkeys(graph.inputs, x)).output)
         try:
-            return bounder(graph, rows, self.method, self.network.input_shape, lower, upper, self.branching, True)
+            return self._bounder_on(graph or self._host_model(), box, lower, upper, self.rigorous)
         except RoomError:
-            if not self.falls_back:
+            if not (self.rigorous and self.falls_back):
                 raise
-            return self._host_bounder(box, lower, upper, proven=False)
+            return self._bounder_on(self._host_model(), box, lower, upper, False)
+
+    def _bounder_on(self, model: Any, box: Box, lower: Tensor, upper: Tensor, proven: bool) -> RowsBounder:
+        """The same on plain nodes, or on a model of the host."""
+        shape = self.network.input_shape
+        own = self._like if isinstance(model, HostGraph) else next((p.detach() for p in model.parameters()), self._like)
+
+        def outputs(x: Tensor) -> Tensor:
+            if isinstance(model, HostGraph):
+                return model.at(dict.fromkeys(model.inputs, x)).output
+            return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
+
+        eps = torch.finfo(self.network.dtype).eps
+        rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven)
+        bounds = bounder(model, rows, self.method, shape, lower, upper, self.branching, proven)
+        if not isinstance(model, HostGraph) and not takes_batches(model.forward, shape, own):
+            bounds.batch = 1  # its graph was read for one input at a time
+        return bounds
 
     def _plain_graph(self) -> HostGraph | None:
         """The network as plain nodes, read once; None where only the host can read it."""
@@ -234,45 +248,21 @@ class Verification:
             self._graph = plain_graph(self.network)
         return self._graph
 
-    def _host_bounder(self, box: Box, lower: Tensor, upper: Tensor, proven: bool | None = None) -> RowsBounder:
-        """The same on the host's model of the network, which is built when it is first needed."""
-        like, proven = self._like, self.rigorous if proven is None else proven
+    def _host_model(self) -> Any:
+        """The host's model of the network, built when it is first needed."""
         if self._model is None:
-            double = copy.deepcopy(self.network).to(like.dtype)
-            self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
-        model, shape = self._model, self.network.input_shape
-        own = next((p.detach() for p in model.parameters()), like)
+            double = copy.deepcopy(self.network).to(self._like.dtype)
+            self._model = bounded_model(double, self._like.new_zeros(1, *self.network.input_shape))
+        return self._model
 
-        def one_by_one(x: Tensor) -> Tensor:
-            return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
-
-        rows = replace(self._rows(box, one_by_one), proven=proven)
-        arguments = self.method, shape, lower, upper, self.branching
-        try:
-            bounds = bounder(model, rows, *arguments, proven)
-        except RoomError:
-            if not (proven and self.falls_back):
-                raise
-            bounds = bounder(model, replace(rows, proven=False), *arguments)
-        if not takes_batches(model.forward, shape, own):  # its graph was read for one input at a time
-            bounds.batch = 1
-        return bounds
-
-    def _rows(self, box: Box, outputs: Callable[[Tensor], Tensor]) -> Rows:
-        """The rows of a box, with room for how far what is bounded is from the network that is judged.
-
-        Args:
-            box: whose.
-            outputs: what is bounded, (n, *input_shape) -> (n, n_outputs).
-        """
+    def _difference(self, box: Box, outputs: Callable[[Tensor], Tensor]) -> float:
+        """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
 
         def bounded(x: np.ndarray) -> np.ndarray:
             inputs = torch.from_numpy(x).to(self._like).reshape(-1, *self.network.input_shape)
             return outputs(inputs).double().cpu().numpy()
 
-        apart = max(self.network.max_difference, difference_inside(box, bounded, self.session))
-        eps = torch.finfo(self.network.dtype).eps
-        return Rows.of(box, self._like, apart, eps, proven=self.rigorous)
+        return max(self.network.max_difference, difference_inside(box, bounded, self.session))
 
 
 def _dimensions(box: Box) -> int:
