@@ -93,12 +93,14 @@ def _read(network: OnnxNetwork) -> HostGraph | None:
     if output not in values:
         return None
     if values[output].dim() != 2:
-        flat = _Layer("BoundFlatten", lambda x: x.flatten(1))
-        node = _node(f"{output}/flat", flat, [output], values, [values[output]])
+        flat = output
+        while flat in values:
+            flat += "/flat"
+        node = _node(flat, _Layer("BoundFlatten", lambda x: x.flatten(1)), [output], values, [values[output]])
         if node is None:
             return None
         nodes.append(node)
-        output = node.name
+        output = flat
     return HostGraph(tuple(nodes), {source: tuple(values[source].shape)}, output, values[output], values)
 
 
@@ -106,10 +108,11 @@ def _node(
     name: str, layer: _Layer, names: list[str], values: dict[str, Tensor], operands: Sequence[Tensor | None]
 ) -> Node | None:
     """A layer as a node, its value noted; None where the batch does not come first or a constant is not finite."""
+    perturbed = tuple(each in values for each in names)
     if layer.constants is not None:
         names = [names[0], *(f"{name}/{i}" for i in range(1, 1 + len(layer.constants)))]
         operands = [operands[0], *layer.constants]
-    perturbed = tuple(each in values for each in names)
+        perturbed = (perturbed[0], *(False for _ in layer.constants))
     given = [each for each in operands if each is not None]
     if len(given) < len(names) or not any(perturbed):
         return None
