@@ -24,7 +24,8 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.errors import estimated_errors, jacobian_error
 from recurjac_plugin.graph.graph import refinable
-from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
+from recurjac_plugin.host.problem import Problem, over, read, read_in_float64, specification
+from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
@@ -141,7 +142,7 @@ def bounder(
     to be rigorous; else `HostBounder`.
 
     Args:
-        model: the host's model.
+        model: the host's model; for rigorous bounds also a `HostGraph` in float64 that was read without the host.
         rows: what is to be bounded.
         method: by what.
         input_shape: shape of one input.
@@ -159,7 +160,10 @@ def bounder(
     """
     if method.host == "CROWN":
         region = _region(lower, upper, input_shape)
-        problem = read_in_float64(model, region) if rigorous else read(model, region)
+        if isinstance(model, HostGraph):
+            problem = over(model, region)
+        else:
+            problem = read_in_float64(model, region) if rigorous else read(model, region)
         if rigorous or refinable(problem.graph):
             return RefiningBounder(problem, rows, method, input_shape, branching, rigorous)
     if branching == "crown":
@@ -199,6 +203,7 @@ class RefiningBounder(RowsBounder):
         self.graph, self.rigorous = problem.graph, rigorous
         self.memory_budget = memory_budget(None, rows.A.device)
         self.host_graph = problem.host_graph
+        self._whole: tuple[Region, CrownBounds] | None = None  # the region's, until the first box is bounded
         C = specification(rows.A.unsqueeze(0), problem.host_graph.output)
         self.root, self.entry_error = self._proven(problem, C) if rigorous else self._estimated(problem, C)
         if rigorous:
@@ -213,6 +218,8 @@ class RefiningBounder(RowsBounder):
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
         bounds = crown_bounds(self.graph, values, output, problem.arguments.regions, C, self.memory_budget)
         error = jacobian_error(self.graph, bounds.layers, C, self.memory_budget) if self.uses_jacobian else None
+        if len(problem.arguments.regions) == 1:
+            self._whole = problem.arguments.regions[0], bounds
         return bounds.known, C.new_zeros(()) if error is None else error
 
     def _estimated(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
@@ -265,10 +272,12 @@ class RefiningBounder(RowsBounder):
         output, values = self._evaluated(region.center)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        known = replace(self.root, bounds=boxes.around)
-        refined = crown_bounds(
-            self.graph, values, output, (region,), C, self.memory_budget, known=known, proven=self.rigorous
-        )
+        refined = self._of_whole(region)
+        if refined is None:
+            known = replace(self.root, bounds=boxes.around)
+            refined = crown_bounds(
+                self.graph, values, output, (region,), C, self.memory_budget, known=known, proven=self.rigorous
+            )
         outputs = output.flatten(1)
         offset = refined.offset - self.rows.b - refined.row_error.unsqueeze(1)
         lower, best = (offset - (refined.slope.abs() * region.radius[:, None, None]).sum(3)).max(1)
@@ -283,6 +292,13 @@ class RefiningBounder(RowsBounder):
         around = {name: (each.lower, each.upper) for name, each in refined.bounds.items()}
         return BoxBounds(outputs, lower, slope, linear, around, differentiated)
 
+    def _of_whole(self, region: Region) -> CrownBounds | None:
+        """The bounds that the search began with, if this is the region that they are of; they are not kept."""
+        whole, self._whole = self._whole, None
+        if whole is None or not torch.equal(whole[0].center, region.center):
+            return None
+        return whole[1] if bool((region.radius <= whole[0].radius).all()) else None
+
     def _around(self, boxes: Boxes[Disjuncts]) -> Region:
         """The boxes by middles and radii, which are rounded: so far outward that they reach both ends."""
         return Region(self.shaped(boxes.center), math.inf, boxes.radius * (1 + 4 * eps(boxes.radius)))
@@ -291,7 +307,7 @@ class RefiningBounder(RowsBounder):
         """Output and values of the network at points, in the arithmetic of the bounds."""
         if not self.rigorous:
             return evaluated(self.model, x, [*self.graph.reads])
-        at_points = self.host_graph.in_float64(dict.fromkeys(self.graph.inputs, x))
+        at_points = self.host_graph.at(dict.fromkeys(self.graph.inputs, x))
         return at_points.output, at_points.values
 
     def _differentiated(

@@ -4,8 +4,8 @@
 declares and reads their options, ``problem`` loads networks and regions, ``streams`` says the results, ``files`` and
 ``plots`` write tables and pictures, ``standard`` holds the forms of the VNN-LIB standard.
 
-Importing recurjac_plugin loads torch and auto_LiRPA, which takes most of the time of ``--help``. Readers of files, ONNX
-and pictures are imported by the functions that need them.
+Options and help texts need neither torch nor auto_LiRPA: these, readers of files, ONNX and pictures are imported by the
+functions that need them, and ``collector`` lets the garbage collector wait meanwhile.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Entry point of the console script; leaves with exit code 0, 2 for bad input, 1 for an error of our own."""
+    from . import collector
+
+    collector.pause()
     from .app import app
 
     app(prog_name="recurjac")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.errors import FileError, InputError
 
+from . import collector
 from .options import Dtype, refuse
 
 if TYPE_CHECKING:
@@ -98,12 +99,13 @@ def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
         InputError: float32 was asked for a network of doubles.
         UnsupportedError: it cannot be converted.
     """
-    import torch
+    with collector.paused():
+        import torch
 
-    from recurjac_plugin.networks.onnx import load_onnx
+        from recurjac_plugin.networks.onnx import load_onnx
 
-    device = find_device(device_name)
-    module = load_onnx(path)
+        device = find_device(device_name)
+        module = load_onnx(path)
     if dtype is Dtype.float32 and module.dtype == torch.float64:
         raise InputError(f"`{path}` has float64 weights: bounds in float32 would be those of another network.")
     if dtype is Dtype.float64:

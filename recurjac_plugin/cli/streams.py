@@ -10,6 +10,8 @@ from typing import Any, TextIO, TypeVar
 
 from recurjac_plugin.files import finite
 
+from . import collector
+
 T = TypeVar("T")
 
 _WIDTH = 120  # where stdout is no terminal
@@ -73,6 +75,7 @@ class Streams:
 @contextlib.contextmanager
 def open_streams(as_json: bool) -> Iterator[Streams]:
     """The streams of a command while it runs. Whatever libraries print on stdout in the meantime goes to stderr."""
+    collector.resume()
     results = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         yield Streams(as_json, results)

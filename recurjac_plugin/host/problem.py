@@ -29,7 +29,7 @@ class Problem:
     """A model over a batch of regions.
 
     Attributes:
-        model: the host's `BoundedModule`.
+        model: the host's `BoundedModule`; None for a network that was read without the host.
         arguments: where its inputs lie.
         host_graph: its graph, the values those at the centres of the regions.
     """
@@ -106,9 +106,28 @@ def read_in_float64(model: Any, x: Any) -> Problem:
     """
     own = next((parameter.dtype for parameter in getattr(model, "parameters", tuple)()), None)
     problem = read(model, x if own is None else converted(x, own))
-    arguments = read_arguments(converted(x, torch.float64), None).scaled(1 + 2.0**-50)
-    centers = {name: region.center for name, region in zip(problem.host_graph.inputs, arguments.regions, strict=True)}
+    arguments, centers = _in_float64(x, problem.host_graph)
     return Problem(model, arguments, problem.host_graph.in_float64(centers))
+
+
+def over(graph: HostGraph, x: Any) -> Problem:
+    """A network of float64 that was read without the host, over regions; as `read_in_float64` has them.
+
+    Args:
+        graph: the network.
+        x: its inputs, as there.
+
+    Raises:
+        InputError: as there, of the inputs alone.
+    """
+    arguments, centers = _in_float64(x, graph)
+    return Problem(None, arguments, graph.at(centers))
+
+
+def _in_float64(x: Any, graph: HostGraph) -> tuple[Arguments, dict[str, Tensor]]:
+    """Where inputs lie, in float64, and the centres of the regions by the names of the inputs."""
+    arguments = read_arguments(converted(x, torch.float64), None).scaled(1 + 2.0**-50)
+    return arguments, {name: each.center for name, each in zip(graph.inputs, arguments.regions, strict=True)}
 
 
 def specification(

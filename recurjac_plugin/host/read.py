@@ -29,7 +29,7 @@ _PLAIN = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None
 
 @dataclass(frozen=True, eq=False)
 class HostGraph:
-    """The host's graph over its perturbed inputs, as plain nodes.
+    """The host's graph over its perturbed inputs, or one that stands for it, as plain nodes.
 
     Attributes:
         nodes: the nodes that depend on a perturbed input, in topological order.
@@ -62,18 +62,27 @@ class HostGraph:
         Args:
             centers: of the inputs, by name, float64, (b, *shape) each.
         """
-        values, nodes = dict(centers), []
+        nodes = []
         for node in self.nodes:
             constants = tuple(
                 c.detach().double() if isinstance(c, Tensor) and c.is_floating_point() else c for c in node.constants
             )
             forward = _first if node.kind == "BoundCast" else node.forward
-            node = replace(node, constants=constants, forward=forward)
-            nodes.append(node)
-            arguments = (values[n] if p else c for n, p, c in zip(node.inputs, node.perturbed, constants))
-            with torch.no_grad():
-                values[node.name] = node.forward(*arguments)
-        return HostGraph(tuple(nodes), self.inputs, self.output_name, values[self.output_name], values)
+            nodes.append(replace(node, constants=constants, forward=forward))
+        return replace(self, nodes=tuple(nodes)).at(centers)
+
+    @torch.no_grad()
+    def at(self, centers: Mapping[str, Tensor]) -> HostGraph:
+        """The same network evaluated elsewhere by the nodes' own functions, in the type of its constants.
+
+        Args:
+            centers: the inputs by name, (b, *shape) each.
+        """
+        values = dict(centers)
+        for node in self.nodes:
+            arguments = zip(node.inputs, node.perturbed, node.constants)
+            values[node.name] = node.forward(*(values[name] if known else c for name, known, c in arguments))
+        return replace(self, output=values[self.output_name], values=values)
 
     def specified(
         self,

@@ -10,15 +10,20 @@ A name is ``[PREFIX+]METHOD[+CROWN]``, in any case:
 
 A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is a method for output bounds only. `Operator-Norm`
 bounds the Lipschitz constant on the whole space (`global_lipschitz`), where there is no region to bound a Jacobian on.
+
+The command line reads the names before it loads anything else, so this module imports the rules when one is needed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import MethodError
-from recurjac_plugin.recursion.rules import Rule, recurjac, recurjac_linear
+
+if TYPE_CHECKING:
+    from recurjac_plugin.recursion.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -26,23 +31,29 @@ class Treatment:
     """How an undetermined neuron, one whose derivative is only known to lie in ``[dl, du]``, is treated.
 
     Attributes:
-        upper_line: the line in y that replaces the product ``d y`` of the neuron's derivative and the derivative y of
-            what lies behind it; None is interval arithmetic everywhere.
+        rule: the name of `upper_line` in `recursion.rules`; None is interval arithmetic everywhere.
         planes: whether it is a plane in y and in the neuron's pre-activation where the derivative is smooth and has
             lines in the pre-activation.
         chord_of_absolute: whether ``|J_kr|``, summed over the entries of a row, is replaced by its chord over the
             bounds of an entry of unknown sign, or by a constant.
     """
 
-    upper_line: Rule | None
+    rule: str | None
     planes: bool = False
     chord_of_absolute: bool = False
 
+    @cached_property
+    def upper_line(self) -> Rule | None:
+        """The line in y that replaces the product ``d y``, y being the derivative of what lies behind the neuron."""
+        from recurjac_plugin.recursion.rules import RULES
+
+        return None if self.rule is None else RULES[self.rule]
+
 
 TREATMENTS: dict[str, Treatment] = {
-    "RecurJac": Treatment(recurjac),
-    "RecurJac-Linear": Treatment(recurjac_linear, chord_of_absolute=True),
-    "RecurJac-McCormick": Treatment(recurjac_linear, planes=True, chord_of_absolute=True),
+    "RecurJac": Treatment("recurjac"),
+    "RecurJac-Linear": Treatment("recurjac_linear", chord_of_absolute=True),
+    "RecurJac-McCormick": Treatment("recurjac_linear", planes=True, chord_of_absolute=True),
     "Fast-Lip": Treatment(None),
 }
 """The methods that bound Jacobians by their names, as documented."""

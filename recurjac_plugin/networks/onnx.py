@@ -166,8 +166,8 @@ def _compare(network: OnnxNetwork, session: OnnxSession, file: OnnxFile) -> None
     network.n_outputs = expected.shape[1]
     groups = [probes[i : i + 1] for i in range(len(probes))]
     outputs = np.concatenate([_evaluate(network, group, file) for group in groups])
-    same_size = outputs.size == expected.size
-    network.max_difference = largest_difference(outputs, expected) if same_size else float("inf")
+    same_shape = outputs.shape == expected.shape
+    network.max_difference = largest_difference(outputs, expected) if same_shape else float("inf")
     if network.max_difference > allowed:
         raise FileError(
             f"`{file.path}` gives other outputs when converted by onnx2pytorch than in onnxruntime (largest "

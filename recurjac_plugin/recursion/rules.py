@@ -116,6 +116,10 @@ def recurjac_linear(
     )
 
 
+RULES: dict[str, Rule] = {"recurjac": recurjac, "recurjac_linear": recurjac_linear}
+"""The rules by name, as the table of methods (`jacobian.methods`) has them."""
+
+
 def relax_products(
     rule: Rule,
     dl: Tensor,  # shape: (b, 1, u)

@@ -28,6 +28,7 @@ from recurjac_plugin.properties.spec import Spec
 from .counterexample import Counterexample, Session, check, representable_bounds
 
 _TRIES = 8  # random points per start, of which the best is taken
+_ALONE = 2  # the same where nothing descends from it: a point and a corner, which is cheaper than the first bounds
 _CHECKS = 4  # candidates confirmed by onnxruntime per step at most
 _ELEMENTS = 1 << 16  # inputs of a batch taken together
 _PRODUCTS = 1 << 28  # weights of the network times inputs of a batch
@@ -145,7 +146,7 @@ class _Descent:
         index = (torch.arange(self.size) + number * self.size) % len(self.targets)
         targets = self.targets.take(index.to(self.targets.b.device))
         # The best of many points often lead to the same few places: every other round starts anywhere.
-        tries = _TRIES if number % 2 == 0 else 1
+        tries = (_TRIES if number % 2 == 0 else 1) if steps else _ALONE
         z, met = self._starts(targets, tries, centre=number * self.size < len(self.targets))
         return met if met is not None else self._descended(z, targets, steps, _RATES)
 

@@ -10,6 +10,7 @@ import copy
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,11 @@ from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
+from recurjac_plugin.networks.plain import plain_graph
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
@@ -81,6 +84,8 @@ class Verification:
         self.late = False
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
+        self._graph: HostGraph | None = None
+        self._looked_at = own  # whether the network was looked at for plain nodes
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
         self.rigorous, self.falls_back = rigorous, falls_back
         dtype = network.dtype if own and not rigorous else torch.float64
@@ -210,34 +215,52 @@ class Verification:
         return lower, upper
 
     def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> RowsBounder:
-        like = self._like
-        if self._model is None:
-            double = copy.deepcopy(self.network).to(like.dtype)
-            self._model = bounded_model(double, like.new_zeros(1, *self.network.input_shape))
-        eps = torch.finfo(self.network.dtype).eps
-        rows = Rows.of(box, like, self._difference(box), eps, proven=self.rigorous)
-        shape = self.network.input_shape
-        arguments = self._model, rows, self.method, shape, lower, upper, self.branching
+        """What bounds a box: for proven bounds the plain nodes, where there are some, are enough."""
+        graph = self._plain_graph() if self.rigorous else None
         try:
-            bounds = bounder(*arguments, self.rigorous)
+            return self._bounder_on(graph or self._host_model(), box, lower, upper, self.rigorous)
         except RoomError:
-            if not self.falls_back:
+            if not (self.rigorous and self.falls_back):
                 raise
-            bounds = bounder(self._model, replace(rows, proven=False), *arguments[2:])
-        own = next((p.detach() for p in self._model.parameters()), like)
-        if not takes_batches(self._model.forward, shape, own):  # its graph was read for one input at a time
-            bounds.batch = 1
+            return self._bounder_on(self._host_model(), box, lower, upper, False)
+
+    def _bounder_on(self, model: Any, box: Box, lower: Tensor, upper: Tensor, proven: bool) -> RowsBounder:
+        """The same on plain nodes, or on a model of the host."""
+        shape = self.network.input_shape
+        own = self._like if isinstance(model, HostGraph) else next((p.detach() for p in model.parameters()), self._like)
+
+        def outputs(x: Tensor) -> Tensor:
+            if isinstance(model, HostGraph):
+                return model.at(dict.fromkeys(model.inputs, x)).output
+            return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
+
+        eps = torch.finfo(self.network.dtype).eps
+        rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven)
+        bounds = bounder(model, rows, self.method, shape, lower, upper, self.branching, proven)
+        if not isinstance(model, HostGraph) and not takes_batches(model.forward, shape, own):
+            bounds.batch = 1  # its graph was read for one input at a time
         return bounds
 
-    def _difference(self, box: Box) -> float:
+    def _plain_graph(self) -> HostGraph | None:
+        """The network as plain nodes, read once; None where only the host can read it."""
+        if not self._looked_at:
+            self._looked_at = True
+            self._graph = plain_graph(self.network)
+        return self._graph
+
+    def _host_model(self) -> Any:
+        """The host's model of the network, built when it is first needed."""
+        if self._model is None:
+            double = copy.deepcopy(self.network).to(self._like.dtype)
+            self._model = bounded_model(double, self._like.new_zeros(1, *self.network.input_shape))
+        return self._model
+
+    def _difference(self, box: Box, outputs: Callable[[Tensor], Tensor]) -> float:
         """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
 
         def bounded(x: np.ndarray) -> np.ndarray:
-            assert self._model is not None
-            like = next((p.detach() for p in self._model.parameters()), self._like)
-            inputs = torch.from_numpy(x).to(like).reshape(-1, 1, *self.network.input_shape)
-            rows = [evaluated(self._model, one, ())[0].flatten(1) for one in inputs]
-            return torch.cat(rows).double().cpu().numpy()
+            inputs = torch.from_numpy(x).to(self._like).reshape(-1, *self.network.input_shape)
+            return outputs(inputs).double().cpu().numpy()
 
         return max(self.network.max_difference, difference_inside(box, bounded, self.session))
 

@@ -95,8 +95,9 @@ def verify(
     as `session` computes it. Without a `timeout` the answer is the same every time.
 
     Rigorous bounds are proven for the network in real arithmetic with the weights given, and rest on nothing of the
-    host's but its graph (`preactivations.crown`). Bounds are computed in float64; only those that are not rigorous keep
-    the type of a `BoundedModule`, which cannot be copied.
+    host's but its graph (`preactivations.crown`), nor on that for ONNX files of common layers (`networks.plain`).
+    Bounds are computed in float64; only those that are not rigorous keep the type of a `BoundedModule`, which cannot be
+    copied.
 
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.

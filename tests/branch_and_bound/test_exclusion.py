@@ -91,7 +91,7 @@ class Elsewhere(verdicts.ModelSession):
 def judged_elsewhere(monkeypatch):
     """No counterexample is confirmed, and the points that are probed do not show that."""
     monkeypatch.setattr(verdicts, "_session", Elsewhere)
-    monkeypatch.setattr(Verification, "_difference", lambda self, box: 0.0)
+    monkeypatch.setattr(Verification, "_difference", lambda self, box, outputs: 0.0)
 
 
 @pytest.mark.parametrize(("method", "activation", "branching"), WAYS)

@@ -319,6 +319,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("networks",),
     ),
     Mutant(
+        "networks/plain.py",
+        "return graph if graph is not None and _same(graph, network) else None",
+        "return graph",
+        "nodes that were read without the host are not compared with the network",
+        ("networks/test_plain.py",),
+    ),
+    Mutant(
         "verification/counterexample.py",
         "outside = np.where(box.lower_open, low <= box.lower, low < box.lower)",
         "outside = low < box.lower",

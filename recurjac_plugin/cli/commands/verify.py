@@ -87,7 +87,6 @@ def verify_command(
     A certificate (.json or .json.gz) is written after `unsat` only. If the checker's bounds do not show what was
     proved, nothing is written, and the exit code is 2.
     """
-    from recurjac_plugin.checker.files import Problem
     from recurjac_plugin.jacobian.methods import parse
     from recurjac_plugin.verification.verdicts import verify
 
@@ -97,7 +96,7 @@ def verify_command(
         name = parse(method).name
         check_writable(results_file, certificate)
         model, prop, network, spec = _problem(files, networks or [], device, dtype)
-        problem = None if certificate is None else Problem.read(model, prop)
+        problem = None if certificate is None else _certified(model, prop)
         result = verify(
             network.module,
             spec,
@@ -131,14 +130,21 @@ def verify_command(
             raise failure
 
 
+def _certified(model: Path, prop: Path) -> Problem:
+    """Network and property as the checker of certificates reads them."""
+    from recurjac_plugin.checker.files import Problem
+
+    return Problem.read(model, prop)
+
+
 def _certify(
     problem: Problem | None, certificate: Path | None, result: Result, timeout: float | None
 ) -> tuple[int | None, CertificateError | None]:
     """Write the certificate of an `unsat`: the number of its boxes, or why there is none."""
-    from recurjac_plugin.verification.certificate import write_certificate
-
     if problem is None or certificate is None or result.verdict.value != "unsat":
         return None, None
+    from recurjac_plugin.verification.certificate import write_certificate
+
     try:
         remaining = None if timeout is None else max(timeout - result.seconds, 0.0)
         return write_certificate(problem, certificate, timeout=remaining), None
