@@ -234,9 +234,9 @@ class Convolution(LinearMap):
     """``y[o, t] = sum_{i, k} weight[o, i, k] x[i, t stride - padding + k dilation]`` in 1, 2 or 3 dimensions."""
 
     weight: Tensor  # shape: (out_channels, in_channels / groups, *kernel)
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
     input_shape: Shape
     output_shape: Shape
@@ -253,61 +253,36 @@ class Convolution(LinearMap):
 
     def push(self, tangent: Tensor) -> Tensor:
         convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.weight.dim() - 3]
-        return convolve(
-            tangent, self.weight, None, tuple(self.stride), tuple(self.padding), tuple(self.dilation), self.groups
-        )
+        return convolve(tangent, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def pull(self, rows: Tensor) -> Tensor:
-        transpose = (
-            functional.conv_transpose1d,
-            functional.conv_transpose2d,
-            functional.conv_transpose3d,
-        )[self.weight.dim() - 3]
-        # Input positions behind the last full stride are not seen by the convolution: they come back as zeros.
-        behind = tuple(
-            size - ((out - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
-            for size, out, stride, padding, dilation, kernel in zip(
-                self.input_shape[1:], self.output_shape[1:], self.stride, self.padding, self.dilation,
-                self.weight.shape[2:], strict=True,
-            )
-        )  # fmt: skip
         weight = self.weight
+        sides = zip(self.input_shape[1:], weight.shape[2:], self.stride, self.padding, self.dilation)
+        # Input positions behind the last full stride are not seen by the convolution: they come back as zeros.
+        behind = tuple((n + 2 * padding - dilation * (k - 1) - 1) % stride for n, k, stride, padding, dilation in sides)
         if rows.device.type == "cpu" and weight.dim() == 4:
-            if self.groups == 1 and tuple(self.stride) == (1, 1) == tuple(self.dilation):
-                around = tuple(kernel - 1 - padding for kernel, padding in zip(weight.shape[2:], self.padding))
-                if min(around) >= 0:  # the same as a convolution, and on a processor several times as fast
-                    return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
+            around = tuple(kernel - 1 - padding for kernel, padding in zip(weight.shape[2:], self.padding))
+            if self.groups == 1 and {*self.stride, *self.dilation} == {1} and min(around) >= 0:
+                # A convolution as well, which is several times as fast there.
+                return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
             # So is this with the channels last.
             rows, weight = (value.contiguous(memory_format=torch.channels_last) for value in (rows, weight))
-        return transpose(
-            rows, weight, None, tuple(self.stride), tuple(self.padding), behind, self.groups, tuple(self.dilation)
-        ).contiguous()
+        transposes = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
+        transpose = transposes[weight.dim() - 3]
+        return transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation).contiguous()
 
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         """The kernels, each at its place: a row of W has no other elements."""
-        channel, places = index, []
-        for out, size, kernel, stride, padding, dilation in zip(
-            *(reversed(values) for values in (
-                self.output_shape[1:], self.input_shape[1:], self.weight.shape[2:], self.stride, self.padding,
-                self.dilation,
-            ))
-        ):  # fmt: skip
-            offset = torch.arange(kernel, device=index.device) * dilation - padding
-            places.append(((channel % out).unsqueeze(1) * stride + offset, size))
-            channel = channel // out
-        group = channel // (self.weight.shape[0] // self.groups)
-        first = group.unsqueeze(1) * self.weight.shape[1]
-        at = first + torch.arange(self.weight.shape[1], device=index.device)  # shape: (n, input channels met)
-        inside = torch.ones_like(at, dtype=torch.bool)
-        for place, size in reversed(places):
-            shape = len(index), *(1,) * (at.dim() - 1), -1
-            at = at.unsqueeze(-1) * size + place.reshape(shape)
-            inside = inside.unsqueeze(-1) & ((place >= 0) & (place < size)).reshape(shape)
-        at, inside = at.flatten(1), inside.flatten(1)
-        kernels = self.weight.flatten(1)[channel] * inside
-        rows = kernels.new_zeros(len(index), _size(self.input_shape))
-        # Elements of a kernel that lie in the padding are 0, wherever they are put.
-        return rows.scatter_add(1, torch.where(inside, at, 0), kernels).reshape(-1, *self.input_shape)
+        if self.weight.dim() != 4:
+            return super().pull_units(index, like)
+        size, count = _size(self.input_shape), _size(self.output_shape[1:])
+        numbers = torch.arange(1.0, size + 1, dtype=torch.float64, device=index.device).reshape(1, *self.input_shape)
+        seen = functional.unfold(numbers, self.weight.shape[2:], self.dilation, self.padding, self.stride)
+        group = index // count // (len(self.weight) // self.groups)
+        at = seen.reshape(self.groups, -1, count)[group, :, index % count].long() - 1  # -1 in the padding
+        kernels = self.weight.flatten(1)[index // count] * (at >= 0)
+        rows = kernels.new_zeros(len(index), size).scatter_add(1, at.clamp(min=0), kernels)
+        return rows.reshape(-1, *self.input_shape)
 
 
 @dataclass(frozen=True, eq=False)

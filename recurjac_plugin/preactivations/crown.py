@@ -34,14 +34,7 @@ from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.errors import roundings
 from recurjac_plugin.gains.gains import Gains, require_room
 from recurjac_plugin.gains.pull import ROWS, Pull
-from recurjac_plugin.gains.undetermined import (
-    Layer,
-    PreactivationBounds,
-    classify,
-    intervals,
-    moved_positions,
-    rows_at,
-)
+from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds, classify, intervals, moved_positions, rows_at
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, at
 from recurjac_plugin.graph.sweeps import Arrived, forward

@@ -49,7 +49,7 @@ class Within:
 
     Attributes:
         layers: those that are met, in topological order.
-        blocks: the gains between them, (*lead, u_later, u) with the leading axes of the columns, 1 where they are the same.
+        blocks: the gains between them, (*lead, u_later, u), with the leading axes of the columns or 1.
         met: which neurons these are, (n, s) by layer; None for all of them.
     """
 
@@ -158,10 +158,8 @@ def contracted(
         return (c.flatten(3, 4) @ weights.unsqueeze(-1)).reshape(*c.shape[:1], *weights.shape[-3:-1], side, count)
     # The columns are still the same for all rows: products of (k, u) and (u, columns), one if they are for all regions.
     flat = c[:, :, 0].flatten(2, 3)
-    if len(flat) == 1 and flat.shape[1] == 1:
-        product = weights.flatten(0, -2) @ flat[0, 0].mT
-    else:
-        product = weights @ flat.mT
+    one = len(flat) == 1 and flat.shape[1] == 1
+    product = weights.flatten(0, -2) @ flat[0, 0].mT if one else weights @ flat.mT
     return product.reshape(len(c), *weights.shape[-3:-1], side, count)
 
 

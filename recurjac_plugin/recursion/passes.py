@@ -147,7 +147,7 @@ class Pass:
         exact: Tensor,  # shape: (n, b or 1, k, side, r)
         windows: Windows | None = None,
     ) -> Tensor:
-        """Upper bounds of ``exact + sum over layers of columns d y``, row by row, by `push_columns`: (n, b, k, side, r).
+        """Upper bounds of ``exact + sum over layers of columns d y``, row by row: (n, b, k, side, r).
 
         A product ``c d y`` becomes ``c (s y + s_t t + a)``, by the upper line or plane if ``c > 0``, else by the lower.
         """

@@ -82,8 +82,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "graph/linear_maps.py",
-        "tuple(self.dilation),\n        )  # fmt: skip",
-        "(1,) * len(self.dilation),\n        )  # fmt: skip",
+        "behind, self.groups, self.dilation)",
+        "behind, self.groups, 1)",
         "rows are pulled back through a dilated convolution as if it were not dilated",
         ("graph/test_linear_maps.py", "graph/test_operators.py"),
     ),
@@ -172,7 +172,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("recursion/test_rules.py",),
     ),
     Mutant(
-        "recursion/backward.py",
+        "recursion/passes.py",
         "((lines.upper_slope != 0) | (lines.lower_slope != 0))",
         "((lines.upper_slope != 0) & (lines.lower_slope != 0))",
         "a neuron with one flat line carries nothing on, though its other line does",
