@@ -36,6 +36,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.sweeps import ancestors
 from recurjac_plugin.numerics.memory import chunk_size, memory_of, recomputed
 
+from .blocks import Blocks, RowSparse, compressed, joined
 from .paths import on_uncut_paths
 from .pull import INPUT, ROWS, Key, Pull
 from .undetermined import Layer
@@ -55,7 +56,8 @@ class Gains:
         layers: names of the activation steps with undetermined neurons, in topological order.
         derivatives: their derivative ranges.
         blocks: ``(later, earlier) -> (b or 1, u_later, u_earlier)``, where `later` is a layer or `ROWS` and `earlier`
-            a layer or `INPUT`; a missing block is zero (no path, or only through dead neurons).
+            a layer or `INPUT`; a missing block is zero (no path, or only through dead neurons). Large ones may be kept
+            as lists, see `blocks`.
         batch: number of regions b.
         rows: number of output rows k.
         columns: number of input coordinates.
@@ -64,7 +66,7 @@ class Gains:
 
     layers: tuple[str, ...]
     derivatives: Mapping[str, Layer]
-    blocks: Mapping[Key, Tensor]
+    blocks: Blocks
     batch: int
     rows: int
     columns: int
@@ -100,17 +102,17 @@ class Gains:
             Gains of b' regions and k' rows.
         """
 
-        def taken(block: Tensor, later: str) -> Tensor:
+        def taken(block: Tensor, key: Key) -> Tensor:
             if len(block) > 1:
                 block = block[regions]
-            if later != ROWS:
+            if key[0] != ROWS:
                 return block
             return block.expand(len(rows), -1, -1).gather(1, rows.unsqueeze(2).expand(-1, -1, block.shape[2]))
 
         return Gains(
             layers=self.layers,
             derivatives={name: layer.part(regions) for name, layer in self.derivatives.items()},
-            blocks={key: taken(block, key[0]) for key, block in self.blocks.items()},
+            blocks=self.blocks.mapped(taken, lambda block: block.part(regions)),
             batch=len(regions),
             rows=rows.shape[1],
             columns=self.columns,
@@ -119,8 +121,8 @@ class Gains:
 
     def first_columns(self, count: int) -> Gains:
         """The gains of the first `count` input coordinates: ``G_l,input <- G_l,input[:, :, :count]``, of rows, too."""
-        blocks = {key: block[:, :, :count] if key[1] == INPUT else block for key, block in self.blocks.items()}
-        return replace(self, blocks=blocks, columns=count)
+        cut = {key: self.blocks[key][:, :, :count] for key in self.blocks if key[1] == INPUT}
+        return replace(self, blocks=Blocks(self.blocks.kept | cut), columns=count)
 
     def transposed(self) -> Gains:
         """The same network run backwards: rows and input change places, and so do earlier and later.
@@ -135,10 +137,11 @@ class Gains:
         return Gains(
             layers=self.layers[::-1],
             derivatives=self.derivatives,
-            blocks={
-                (swap.get(earlier, earlier), swap.get(later, later)): block.mT
-                for (later, earlier), block in self.blocks.items()
-            },
+            blocks=self.blocks.mapped(
+                lambda block, _: block.mT,
+                lambda block: block.transposed(),
+                lambda key: (swap.get(key[1], key[1]), swap.get(key[0], key[0])),
+            ),
             batch=self.batch,
             rows=self.columns,
             columns=self.rows,
@@ -185,13 +188,16 @@ def compute_gains(
     layers = on_uncut_paths(graph, derivatives, rows)
     require_room_for_gains(graph, layers, rows)
     pulled = Pull(graph, layers)
-    blocks: dict[Key, Tensor] = {}
+    blocks: dict[Key, Tensor | RowSparse] = {}
 
     def add_blocks(later: str, pull_rows: Callable[[Tensor], dict[str, Tensor]], starts: Tensor) -> None:
         pull_chunk = recomputed(pull_rows, starts.shape[1] * kept_per_row, budget_per_layer)
-        chunks = [pull_chunk(part) for part in starts.split(chunk, 1)]
-        for earlier in chunks[0]:
-            blocks[later, earlier] = torch.cat([each[earlier] for each in chunks], 1)
+        parts: dict[str, list[Tensor | RowSparse]] = {}
+        for part in starts.split(chunk, 1):
+            for earlier, block in pull_chunk(part).items():
+                parts.setdefault(earlier, []).append(block if later == ROWS else compressed(block, starts.shape[1]))
+        for earlier, each in parts.items():
+            blocks[later, earlier] = joined(each)
 
     names = tuple(step.name for step in graph.factors if layers[step.name].count)
     for step in graph.factors:
@@ -201,7 +207,7 @@ def compute_gains(
     return Gains(
         layers=names,
         derivatives=layers,
-        blocks=blocks,
+        blocks=Blocks(blocks),
         batch=len(rows),
         rows=rows.shape[1],
         columns=graph.columns,

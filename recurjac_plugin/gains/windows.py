@@ -21,7 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .blocks import RowSparse, listed_by
 from .gains import Gains
+from .pull import Key
 
 # What work costs, relative to one multiplication within a large product of matrices, as measured on a processor: one
 # within a batch of small products, all that is done with one element of a column at a layer, and to cut one out.
@@ -30,8 +32,7 @@ _ELEMENT = 100
 _CUT_OUT = 60
 # Where more of the elements are not 0 it is not worth looking for windows.
 _SPARSE = 0.5
-# Numbers without a pattern of their own, of which different sets of neurons have different sums; small, so that sums of
-# them are exact.
+# Numbers without a pattern of their own, of which different sets of neurons have different sums.
 _SPREAD, _MODULI = 7919, (241, 251)
 
 
@@ -41,12 +42,14 @@ class Windows:
 
     Attributes:
         columns: the columns of each group, shape (n, r); shorter lists repeat a column.
+        members: which of them belong to the group, shape (n, r); the others fill up the list.
         place: where each column of the source stands among ``columns.flatten()``, shape (columns,).
         neurons: for each later layer that is reached, positions among its undetermined neurons, shape (n, s).
         listed: which of these belong to the window, shape (n, s); the others fill up the list.
     """
 
     columns: Tensor
+    members: Tensor
     place: Tensor
     neurons: Mapping[str, Tensor]
     listed: Mapping[str, Tensor]
@@ -61,13 +64,13 @@ class Windows:
 
     def elements(self, gains: Gains) -> int:
         """How many numbers are cut out of the gains for one group, at most."""
-        regions = max(len(block) for block in gains.blocks.values())
-        return 3 * regions * self.width * (self.width + self.columns.shape[1])
+        return 3 * gains.batch * self.width * (self.width + self.columns.shape[1])
 
     def part(self, groups: slice) -> Windows:
         """Some of the groups; `place` is left as it is."""
         return Windows(
             self.columns[groups],
+            self.members[groups],
             self.place,
             {layer: index[groups] for layer, index in self.neurons.items()},
             {layer: listed[groups] for layer, listed in self.listed.items()},
@@ -76,30 +79,28 @@ class Windows:
     def starts(self, gains: Gains, source: str) -> dict[str, Tensor]:
         """The gains from the groups' columns to the layers that they reach at once, (n, b or 1, r, s) by layer."""
         return {
-            layer: _cut_out(gains.blocks[layer, source], index, self.columns).mT * self.listed[layer][:, None, None, :]
-            for layer, index in self.neurons.items()
+            layer: self._cut_out(gains, (layer, source), self.columns, self.members).mT
+            for layer in self.neurons
             if (layer, source) in gains.blocks
         }
 
-    def blocks(self, gains: Gains) -> dict[tuple[str, str], Tensor]:
+    def blocks(self, gains: Gains) -> dict[Key, Tensor]:
         """The gains between the windows, ``G_lm[S_l, S_m]``, (n, b or 1, s_l, s_m), 0 where a list is filled up."""
         return {
-            (later, earlier): _cut_out(block, self.neurons[later], self.neurons[earlier])
-            * self.listed[later][:, None, :, None]
-            for (later, earlier), block in gains.blocks.items()
-            if later in self.neurons and earlier in self.neurons
+            key: self._cut_out(gains, key, self.neurons[key[1]], self.listed[key[1]])
+            for key in gains.blocks
+            if key[0] in self.neurons and key[1] in self.neurons
         }
 
-
-def _cut_out(
-    block: Tensor,  # shape: (b or 1, u, m)
-    rows: Tensor,  # shape: (n, s)
-    columns: Tensor,  # shape: (n, r)
-) -> Tensor:
-    """``block[:, rows, columns]`` for every group: (n, b or 1, s, r)."""
-    flat = (rows.unsqueeze(2) * block.shape[2] + columns.unsqueeze(1)).flatten()
-    cut = block.flatten(1).index_select(1, flat).reshape(len(block), len(rows), rows.shape[1], columns.shape[1])
-    return cut.transpose(0, 1)
+    def _cut_out(self, gains: Gains, key: Key, columns: Tensor, listed: Tensor) -> Tensor:
+        """``G_key[S_later, columns]`` for every group: (n, b or 1, s, r)."""
+        block, rows = gains.blocks.kept[key], self.neurons[key[0]]
+        if isinstance(block, RowSparse):
+            cut = block.cut_out(rows, columns, listed)
+        else:
+            flat = (rows.unsqueeze(2) * block.shape[2] + columns.unsqueeze(1)).flatten()
+            cut = block.flatten(1).index_select(1, flat).reshape(len(block), *rows.shape, -1).transpose(0, 1)
+        return cut * self.listed[key[0]][:, None, :, None]
 
 
 @torch.no_grad()
@@ -120,89 +121,99 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
 
     Source: own.
     """
-    blocks = {
-        (later, earlier): gains.blocks[later, earlier]
-        for later in layers
-        for earlier in (source, *layers)
-        if (later, earlier) in gains.blocks
-    }
-    size = sum(block[0].numel() for block in blocks.values())
-    if not size or not any(earlier == source for _, earlier in blocks):
+    keys = [(later, earlier) for later in layers for earlier in (source, *layers) if (later, earlier) in gains.blocks]
+    sizes = {end: gains.count(end) for end in (source, *layers)}
+    size = sum(sizes[later] * sizes[earlier] for later, earlier in keys)
+    if not size or not any(earlier == source for _, earlier in keys):
         return None
-    patterns = {
-        key: (block != 0).any(0).to(block.dtype) for key, block in blocks.items()
-    }  # shape: (u_later, u_earlier)
-    if sum(float(pattern.sum()) for pattern in patterns.values()) > _SPARSE * size:
+    patterns = _patterns(gains, keys, _SPARSE * size)
+    if patterns is None:
         return None
-    columns, place = _groups([patterns[key] for key in blocks if key[1] == source])
+    classes = {end: _classes(end, sizes[end], patterns) for end in (source, *layers)}
+    columns, members, place = _groups(classes[source])
+    reached: dict[str, Tensor] = {source: gains.reference.new_zeros(int(classes[source].max()) + 1, len(columns))}
+    reached[source][classes[source][columns], torch.arange(len(columns), device=columns.device).unsqueeze(1)] = 1.0
     neurons, listed = {}, {}
-    reached: dict[str, Tensor] = {}  # shape: (u, n)
     for layer in layers:
-        met = None
-        for earlier in (source, *reached):
-            pattern = patterns.get((layer, earlier))
-            if pattern is None:
-                continue
-            arrived = pattern[:, columns].amax(2) if earlier == source else pattern @ reached[earlier]
-            met = arrived if met is None else met + arrived
-        if met is None or not bool(met.any()):
-            continue
-        reached[layer] = met.sign()
-        neurons[layer], listed[layer] = _listed(met.T > 0)
-    if not reached:
+        met = gains.reference.new_zeros(int(classes[layer].max()) + 1 if sizes[layer] else 0, len(columns))
+        for earlier in [*reached]:
+            if (layer, earlier) in patterns:
+                row, column = patterns[layer, earlier]
+                of_classes = met.new_zeros(len(met), len(reached[earlier]))
+                of_classes[classes[layer][row], classes[earlier][column]] = 1.0
+                met = met + of_classes @ reached[earlier]
+        if bool(met.any()):
+            reached[layer] = met.sign()
+            group, position = (met.T > 0)[:, classes[layer]].nonzero().unbind(1)
+            index, listed[layer] = listed_by(group, len(columns))
+            neurons[layer] = torch.where(listed[layer], position[index], 0)
+    if not neurons:
         return None
-    counts = {layer: len(gains.derivatives[layer].lower[0]) for layer in layers}
-    pairs = [key for key in blocks if key[1] in reached and key[0] in reached]
+    pairs = [key for key in keys if key[0] in neurons and key[1] in neurons]
     rows = 2 * gains.rows * gains.batch
-    whole = sum(counts[m] * counts[k] for k, m in pairs) + _ELEMENT * sum(counts.values())
+    whole = sum(sizes[m] * sizes[k] for k, m in pairs) + _ELEMENT * sum(sizes[layer] for layer in layers)
     products = sum(neurons[m].shape[1] * neurons[k].shape[1] for k, m in pairs)
     windowed = _SMALL_PRODUCT * products + _ELEMENT * sum(index.shape[1] for index in neurons.values())
-    regions = max(len(block) for block in blocks.values())
-    if columns.numel() * windowed * rows + len(columns) * _CUT_OUT * products * regions > len(place) * whole * rows:
+    if columns.numel() * windowed * rows + len(columns) * _CUT_OUT * products * gains.batch > len(place) * whole * rows:
         return None
-    return Windows(columns, place, neurons, listed)
+    return Windows(columns, members, place, neurons, listed)
 
 
-def _listed(
-    mask: Tensor,  # shape: (n, u)
-) -> tuple[Tensor, Tensor]:
-    """Positions of True in each row, filled up with 0, and which of them are such positions: (n, s) each."""
-    row, position = mask.nonzero().unbind(1)
-    sizes = mask.sum(1)
-    rank = torch.arange(len(row), device=mask.device) - (sizes.cumsum(0) - sizes)[row]
-    index = row.new_zeros(len(mask), int(sizes.max()))
-    index[row, rank] = position
-    return index, torch.arange(index.shape[1], device=mask.device) < sizes.unsqueeze(1)
+def _patterns(gains: Gains, keys: Sequence[Key], most: float) -> dict[Key, tuple[Tensor, Tensor]] | None:
+    """Where blocks are not 0 in some region, as rows and columns; None if that is at more than so many places."""
+    total, patterns, there = 0, {}, {}
+    for key in keys:
+        block = gains.blocks.kept[key]
+        if isinstance(block, RowSparse):
+            patterns[key] = block.coordinates()
+            total += len(patterns[key][0])
+        else:
+            there[key] = (block != 0).any(0)
+            total += int(there[key].count_nonzero())
+        if total > most:
+            return None
+    for key, pattern in there.items():
+        row, column = pattern.nonzero().unbind(1)
+        patterns[key] = row, column
+    return patterns
 
 
-def _groups(patterns: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Columns of equal patterns together, as `Windows.columns` and `Windows.place`.
+def _classes(end: str, count: int, patterns: Mapping[Key, tuple[Tensor, Tensor]]) -> Tensor:
+    """Number neurons, or columns, such that those of equal patterns have the same number: (count,).
 
-    Patterns count as equal if some sums over their elements are equal; groups of others would only be less useful.
-    Groups that are much larger than the average are divided, lest all others be filled up to them.
-
-    Args:
-        patterns: one for each layer, shape (u, columns), 0 or 1.
+    Patterns count as equal if some sums over their elements are equal. What is reached by one of a class, or from it,
+    is said of all of them, so a mistake makes windows larger and nothing else.
     """
     marks = []
-    for pattern in patterns:
-        index = torch.arange(len(pattern), device=pattern.device)
-        weights = torch.stack((torch.ones_like(index), *(index * _SPREAD % modulus for modulus in _MODULI)))
-        marks.append(weights.to(pattern) @ pattern)
-    _, group = torch.cat(marks).T.unique(dim=0, return_inverse=True)
-    count = len(group)
-    order = group.argsort(stable=True)
-    sizes = group.bincount()
-    first = sizes.cumsum(0) - sizes
-    rank = torch.arange(count, device=group.device) - first[group[order]]  # within its group
-    most = -(-count // len(sizes))
-    # Parts of at most `most` columns: the number of the part, and the rank within.
-    part, rank = rank // most, rank % most
+
+    def mark(own: Tensor, other: Tensor) -> None:
+        for weight in (torch.ones_like(other), *(1 + other * _SPREAD % modulus for modulus in _MODULI)):
+            marks.append(own.new_zeros(count).index_add_(0, own, weight))
+
+    for (later, earlier), (row, column) in patterns.items():
+        if later == end:
+            mark(row, column)
+        if earlier == end:
+            mark(column, row)
+    if not marks:
+        return torch.zeros(count, dtype=torch.long, device=next(iter(patterns.values()))[0].device)
+    classes: Tensor = torch.stack(marks, 1).unique(dim=0, return_inverse=True)[1]
+    return classes
+
+
+def _groups(classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of one class together: `Windows.columns`, `Windows.members` and `Windows.place`.
+
+    Groups that are much larger than the average are divided, lest all others be filled up to them.
+    """
+    order, sizes = classes.argsort(stable=True), classes.bincount()
+    rank = torch.arange(len(order), device=order.device) - (sizes.cumsum(0) - sizes)[classes[order]]
+    most = -(-len(order) // len(sizes))
     parts = -(-sizes // most)
-    number = (parts.cumsum(0) - parts)[group[order]] + part
+    number = (parts.cumsum(0) - parts)[classes[order]] + rank // most
     columns = order.new_full((int(parts.sum()), most), -1)
-    columns[number, rank] = order
-    columns = torch.where(columns < 0, columns[:, :1], columns)
+    columns[number, rank % most] = order
     place = torch.empty_like(order)
-    place[order] = number * most + rank
-    return columns, place
+    place[order] = number * most + rank % most
+    members = columns >= 0
+    return torch.where(members, columns, columns[:, :1]), members, place

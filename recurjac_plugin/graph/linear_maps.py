@@ -17,7 +17,7 @@ torch function that is affine in each sample.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -252,8 +252,9 @@ class Convolution(LinearMap):
         return max(self.weight[0].numel(), self.weight[:, 0].numel() // self.groups)
 
     def push(self, tangent: Tensor) -> Tensor:
-        convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[self.weight.dim() - 3]
-        return convolve(tangent, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        convolve = getattr(functional, f"conv{self.weight.dim() - 2}d")
+        out: Tensor = convolve(tangent, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return out
 
     def pull(self, rows: Tensor) -> Tensor:
         weight = self.weight
@@ -267,9 +268,9 @@ class Convolution(LinearMap):
                 return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
             # So is this with the channels last.
             rows, weight = (value.contiguous(memory_format=torch.channels_last) for value in (rows, weight))
-        transposes = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-        transpose = transposes[weight.dim() - 3]
-        return transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation).contiguous()
+        transpose = getattr(functional, f"conv_transpose{weight.dim() - 2}d")
+        out: Tensor = transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation)
+        return out.contiguous()
 
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         """The kernels, each at its place: a row of W has no other elements."""

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
+from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.errors import roundings
 from recurjac_plugin.gains.gains import Gains, require_room
@@ -377,7 +378,7 @@ class _Crown:
         return Gains(
             layers=tuple(self.layers),
             derivatives={name: self.derivatives[name] for name in self.layers},
-            blocks=self.blocks,
+            blocks=Blocks(self.blocks),
             batch=len(self.output_rows),
             rows=self.output_rows.shape[1],
             columns=self.graph.columns,

@@ -60,7 +60,9 @@ def prove_preactivations(
     gains = replace(
         crown.gains,
         rows=count,
-        blocks={key: block[:, :count] if key[0] == ROWS else block for key, block in crown.gains.blocks.items()},
+        blocks=crown.gains.blocks.mapped(
+            lambda block, key: block[:, :count] if key[0] == ROWS else block, lambda block: block
+        ),
     )
     errors = ProvenErrors(gains, crown.spreads, crown.row_error[:, :count])
     return Preactivations(crown.bounds, crown.layers, (lower, upper), errors)

@@ -14,7 +14,8 @@ coordinates as its columns.
 
 Where derivatives are known as functions of the pre-activations, there are passes besides the one with the rule's lines,
 and of all bounds the tightest is kept: one with planes (`mccormick`), whose slopes in the pre-activations are collected
-over all layers and bounded together at the end, and affine forms of all gradients (`affine`).
+over all layers and bounded together at the end, or affine forms of all gradients (`affine`) where these would cost too
+much.
 
 The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
@@ -48,7 +49,7 @@ class BackwardOrder:
         gains: the exact part.
         gradients: for each layer, the bounds of y, both of shape (b, k, u); they grow on the way back.
         passes: one with the rule's lines, and one with planes if derivatives are known beyond their ranges.
-        affine: affine forms, if derivatives are known beyond their ranges everywhere.
+        affine: affine forms in place of planes, if derivatives are known beyond their ranges everywhere.
     """
 
     gains: Gains
@@ -138,7 +139,7 @@ def backward_order(
         rule: what lies above a product at an undetermined neuron.
         memory_budget: largest number of bytes for one chunk of columns; the result does not depend on it.
         relaxation: what is known of the derivatives beyond their ranges; None for nothing.
-        affine: the same as affine forms; with them planes are used only where these are cheap.
+        affine: the same as affine forms, which take the place of planes where these cost too much.
 
     Raises:
         InputError: the gradients overflow the number type.
@@ -149,8 +150,8 @@ def backward_order(
         sums = 2 * gains.rows * (gains.columns + sum(gains.count(layer) for layer in gains.layers))
         cheap = relaxation.substitutions(sums) <= _MULTIPLICATIONS
         if cheap or affine is None:
-            relaxation = replace(relaxation, substituted=cheap)
-            passes = (*passes, Pass(gains, rule, relaxation, memory_budget))
+            affine, planes = None, replace(relaxation, substituted=cheap)
+            passes = (*passes, Pass(gains, rule, planes, memory_budget))
     order = BackwardOrder(gains, {}, passes, affine)
     for layer in reversed(gains.layers):
         lower, upper = order.gradients[layer] = order.bounds(layer)

@@ -60,7 +60,8 @@ class Within:
     @staticmethod
     def everything(gains: Gains) -> Within:
         """All neurons."""
-        return Within(gains.layers, {key: block.unsqueeze(0) for key, block in gains.blocks.items()}, None)
+        between = [key for key in gains.blocks if {*key} <= {*gains.layers}]
+        return Within(gains.layers, {key: gains.blocks[key].unsqueeze(0) for key in between}, None)
 
     @staticmethod
     def windows(gains: Gains, windows: Windows) -> Within:

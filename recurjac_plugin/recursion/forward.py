@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains, compute_gains
 from recurjac_plugin.gains.pull import INPUT, unit_rows
 from recurjac_plugin.gains.undetermined import Layer
@@ -82,10 +83,8 @@ class ForwardOrder:
             InputError: the bounds overflow the number type.
             RecurJacError: bounds by lines and by planes contradict each other.
         """
-        merged = {
-            (later, earlier): block @ weights.mT if earlier == INPUT else block
-            for (later, earlier), block in self.gains.blocks.items()
-        }
+        inputs = [key for key in self.gains.blocks if key[1] == INPUT]
+        merged = Blocks(self.gains.blocks.kept | {key: self.gains.blocks[key] @ weights.mT for key in inputs})
         gains = replace(self.gains, blocks=merged, columns=weights.shape[1])
         return replace(self, gains=gains).jacobian()[1].diagonal(dim1=1, dim2=2)
 

@@ -169,7 +169,8 @@ class NetworkRelaxation:
 
     def substitutions(self, sums: int) -> int:
         """Multiplications for one region that so many sums over t take: all gains once for every sum."""
-        return sums * sum(block[0].numel() for (later, _), block in self.gains.blocks.items() if later != ROWS)
+        count = self.gains.count
+        return sums * sum(count(later) * count(earlier) for later, earlier in self.gains.blocks if later != ROWS)
 
     def planes(self, layer: str) -> Rule | None:
         """`mccormick_planes` for one layer, if its derivatives are known beyond their ranges."""

@@ -10,6 +10,7 @@ import torch
 
 from recurjac_plugin.activations.lines import Relaxation, linear_pieces
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
@@ -42,7 +43,7 @@ def random_gains(batches, missing):
     for name, count in COUNTS.items():
         one = torch.ones(BATCH, count, dtype=torch.float64)
         layers[name] = Layer(torch.arange(count)[None], 0 * one, one, None)
-    return Gains(tuple(COUNTS), layers, blocks, BATCH, SUMS, COLUMNS, rand(1))
+    return Gains(tuple(COUNTS), layers, Blocks(blocks), BATCH, SUMS, COLUMNS, rand(1))
 
 
 def random_lines():

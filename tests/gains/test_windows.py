@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import on_host
@@ -9,11 +11,15 @@ from oracle import Ball, assert_encloses, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.gains import blocks as blocks_module
 from recurjac_plugin.gains import windows as module
+from recurjac_plugin.gains.blocks import Blocks, RowSparse, compressed, joined
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.gains.windows import find_windows
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.recursion import backward
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.rules import recurjac, recurjac_linear
@@ -43,7 +49,7 @@ def banded(seed, batch, shared=True, density=0.15):
     for name in names:
         ends = torch.rand(2, batch, SIZES[name], generator=generator, dtype=torch.float64).sort(0).values
         derivatives[name] = Layer(torch.arange(SIZES[name])[None], ends[0], ends[1], None)
-    return Gains(names, derivatives, blocks, batch, 3, SIZES[INPUT], blocks[ROWS, INPUT])
+    return Gains(names, derivatives, Blocks(blocks), batch, 3, SIZES[INPUT], blocks[ROWS, INPUT])
 
 
 @pytest.fixture
@@ -144,3 +150,80 @@ def test_a_convolutional_network_goes_through_windows_and_is_sound(monkeypatch, 
     assert sum(windows is not None for windows in found) >= 2
     slack = 1e-9 if dtype == torch.float64 else 1e-5
     assert_encloses(bounds.lower, bounds.upper, truth(net, region), slack)
+
+
+@pytest.fixture
+def lists(monkeypatch):
+    """Every block with a row that is not full is kept as lists."""
+    monkeypatch.setattr(blocks_module, "_LARGE", 0)
+    monkeypatch.setattr(blocks_module, "_SPARSE", 0.99)
+
+
+def as_lists(gains):
+    """The same gains, kept as lists."""
+    kept = {key: block if key[0] == ROWS else compressed(block, len(block[0])) for key, block in gains.blocks.items()}
+    return replace(gains, blocks=Blocks(kept))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_lists_are_the_blocks_they_are_made_of(lists, batch, shared):
+    gains = banded(5, batch, shared)
+    kept = as_lists(gains)
+    assert any(isinstance(block, RowSparse) for block in kept.blocks.kept.values())
+    regions, rows = torch.tensor([batch - 1, 0]), torch.tensor([[2, 0], [1, 1]])
+    pairs = [
+        (gains, kept),
+        (gains.transposed(), kept.transposed()),
+        (gains.part(regions, rows), kept.part(regions, rows)),
+        (gains.first_columns(9), kept.first_columns(9)),
+    ]
+    for dense, sparse in pairs:
+        assert {*dense.blocks} == {*sparse.blocks}
+        for key, block in dense.blocks.items():
+            assert torch.equal(sparse.blocks[key], block)
+    for key, block in gains.blocks.items():
+        if key[0] != ROWS:
+            parts = [compressed(part, len(block[0])) for part in block.split(3, 1)]
+            whole = joined(parts)
+            assert torch.equal(whole.dense() if isinstance(whole, RowSparse) else whole, block)
+            full = torch.randn_like(block[:, :2])  # one part that is no list makes a matrix of all
+            assert torch.equal(joined([full, *parts]), torch.cat((full, block), 1))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("budget", [2**30, 1])
+def test_windows_cut_out_of_lists(always, lists, shared, budget):
+    gains = banded(6, 2, shared)
+    kept = as_lists(gains)
+    for dense, sparse in ((gains, kept), (gains.transposed(), kept.transposed())):
+        for found, expected in zip(
+            backward_order(sparse, recurjac_linear, budget).jacobian(),
+            backward_order(dense, recurjac_linear, budget).jacobian(),
+        ):
+            assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_go_through_lists(always, lists):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 2, 3, padding=1), nn.Tanh(), nn.Flatten(),
+        nn.Linear(72, 2),
+    ).double()  # fmt: skip
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64)
+    model = on_host(net, x)
+    kept = analyse(model, Ball(x, 0.1).perturbed(), parse("RecurJac"), None).gains.blocks.kept
+    assert sum(isinstance(block, RowSparse) for block in kept.values()) == 2
+    for method in ("RecurJac-Linear", "RecurJac-McCormick"):
+
+        def loss(method=method):
+            return rj.jacobian_bounds(model, Ball(x, 0.1).perturbed(), method=method).upper.sum()
+
+        (slope,) = torch.autograd.grad(loss(), net[2].weight)
+        direction, values = torch.randn_like(slope), []
+        with torch.no_grad():
+            for step in (1e-6, -1e-6):
+                net[2].weight += step * direction
+                values.append(float(loss()))
+                net[2].weight -= step * direction
+        assert float((slope * direction).sum()) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4)

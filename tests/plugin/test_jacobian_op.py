@@ -15,6 +15,7 @@ from processes import environment, python
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
@@ -280,7 +281,7 @@ def test_combinations_over_rows_are_tighter_than_sums_of_rows():
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     layer = Layer(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 1).double(), torch.ones(1, 1).double(), None)
     rows = torch.tensor([[[1.0], [-1.0]]], dtype=torch.float64)
-    gains = Gains(("a",), {"a": layer}, {(ROWS, "a"): rows, ("a", INPUT): one}, 1, 2, 1, one)
+    gains = Gains(("a",), {"a": layer}, Blocks({(ROWS, "a"): rows, ("a", INPUT): one}), 1, 2, 1, one)
     order = backward_order(gains, recurjac_linear, 2**20)
     coefficients = torch.tensor([[[[1.0], [1.0]], [[1.0], [-1.0]], [[2.0], [0.0]]]], dtype=torch.float64)
     assert upper_of_sums(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]

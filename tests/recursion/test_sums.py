@@ -9,6 +9,7 @@ import torch
 from cases import BY_NAME, hosted
 from oracle import Ball, truth
 
+from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
@@ -36,7 +37,7 @@ def random_gains(*counts):
     for name, count in zip(names, counts):
         ends = rand(2, BATCH, count).sort(0).values
         layers[name] = Layer(torch.arange(count)[None], ends[0], ends[1], None)
-    return Gains(tuple(names), layers, blocks, BATCH, ROW_COUNT, COLUMNS, rand(1))
+    return Gains(tuple(names), layers, Blocks(blocks), BATCH, ROW_COUNT, COLUMNS, rand(1))
 
 
 def corners(gains):
