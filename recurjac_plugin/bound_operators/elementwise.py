@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from .coefficients import dense
 from .part import Part, value_of
 
 _SCALE = 10.0  # of alpha: the steps of the host are made for ReLUs, whose best slopes are at the ends of their range
+_DRAWN = "recurjac_lines"  # attribute of a node
 _MOST_SLOPES = 2**19  # of an activation for every row by itself; beyond, all rows share them
 
 
@@ -105,13 +107,21 @@ def lines(
         UnsupportedError: the function is not defined on an interval.
     """
     activation, parameters = _function_of(node)
+    chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
+    optimised = chosen is not None and len(chosen) == 4
+    version, given = _version(activation, lower, upper, parameters), (lower, upper)
+    drawn: _Drawn | None = None if optimised or version is None else vars(node).get(_DRAWN)
+    if drawn and drawn.bounds[0] is lower and drawn.bounds[1] is upper and drawn.version == version:
+        return drawn.lines, drawn.lines
     lower, upper = _ordered(lower, upper)
     _require_domain(node, activation, parameters, lower, upper)
     pieces = Pieces.over(activation, lower, upper, parameters)
-    chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
-    if chosen is None or len(chosen) != 4:
+    if not optimised:
         both = _bounded(pieces.lines())
+        if version is not None and not both.lower_slope.requires_grad and not both.upper_slope.requires_grad:
+            vars(node)[_DRAWN] = _Drawn(given, version, both)
         return both, both
+    assert chosen is not None
     least, width = _slope_range(pieces)
     slopes = least + chosen / _SCALE * width
     negated = pieces.negated()
@@ -120,6 +130,29 @@ def lines(
         for i in (0, 2)
     )
     return below, above
+
+
+@dataclass(frozen=True, eq=False)  # no tuple: those count as attributes of a node
+class _Drawn:
+    """The lines that were drawn last for a node: every layer behind it that the host bounds asks for them again.
+
+    Attributes:
+        bounds: the very tensors that they were drawn for.
+        version: how often these had been written to, and all else that the lines depend on.
+        lines: without gradients, so that no graph of autograd is used twice.
+    """
+
+    bounds: Interval
+    version: Any
+    lines: Relaxation
+
+
+def _version(activation: Activation, lower: Tensor, upper: Tensor, parameters: Parameters) -> Any:
+    """See `_Drawn`; None where that cannot be compared at no cost."""
+    tensors = any(isinstance(value, Tensor) for value in parameters.values())
+    if tensors or lower.is_inference() or upper.is_inference():
+        return None
+    return lower._version, upper._version, activation, {**parameters}
 
 
 def _bounded(relaxation: Relaxation) -> Relaxation:

@@ -150,41 +150,42 @@ def point_rows(model: Any, points: PerturbedPoints, C: Tensor | None) -> tuple[T
     return graph.output.flatten(1), rows
 
 
-def probing(check: Callable[[Tensor, Tensor], Tensor], points: PerturbedPoints) -> Callable[[Tensor, Tensor], Tensor]:
+def probing(check: Callable[..., Tensor], points: PerturbedPoints) -> Callable[..., Tensor]:
     """A callback for `radius_search.largest_radius`, from a check of the balls around some of the points.
 
     Boxes are checked together, l_1 and l_2 balls one by one: the host takes one radius for a whole batch of those, and
     the result for one sample must not depend on the others.
 
     Args:
-        check: takes the positions of some points (m,) and radii (m,); returns which balls are certified, bool (m,).
+        check: takes the positions of some points (m,) and radii (m,), and options by name; returns which balls are
+            certified, bool (m,).
         points: all points.
 
     Returns:
-        The callback. A ball that cannot be bounded, e.g. because numbers overflow, is not certified, unless that holds
-        for the very first: then its error is raised.
+        The callback, which hands its options on. A ball that cannot be bounded, e.g. because numbers overflow, is not
+        certified, unless that holds for the very first: then its error is raised.
     """
     ran = False
 
-    def attempt(index: Tensor, radii: Tensor) -> Tensor:
+    def attempt(index: Tensor, radii: Tensor, options: dict[str, Any]) -> Tensor:
         nonlocal ran
         try:
-            certain = check(index, radii)
+            certain = check(index, radii, **options)
         except RecurJacError:
             if not ran:
                 raise
             if len(index) == 1:
                 return torch.zeros(1, dtype=torch.bool)
-            return torch.cat([attempt(i, r) for i, r in zip(index.split(1), radii.split(1))])
+            return torch.cat([attempt(i, r, options) for i, r in zip(index.split(1), radii.split(1))])
         ran = True
         return certain.cpu()
 
     @torch.no_grad()
-    def certified(radii: Tensor, active: Tensor) -> Tensor:
+    def certified(radii: Tensor, active: Tensor, **options: Any) -> Tensor:
         certain = torch.zeros_like(active)
         every = active.nonzero().squeeze(1)
         for index in [every] if points.norm == math.inf else every.split(1):
-            certain[index] = attempt(index.to(points.center.device), radii[index])
+            certain[index] = attempt(index.to(points.center.device), radii[index], options)
         return certain
 
     return certified

@@ -60,11 +60,13 @@ def largest_radius(
     active: Tensor,
     search: RadiusSearch,
     dtype: torch.dtype = torch.float64,
+    otherwise: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Search the largest certified radius of every sample.
 
     The radius grows by `GROWTH` while it is certified, up to the limit, or shrinks by it while it is not; between a
-    certified and a refused radius it is bisected. Every sample has radii of its own.
+    certified and a refused radius it is bisected. Every sample has radii of its own. With a second way to certify, the
+    smallest refused radius is tried by that in the end; where it succeeds the search goes on, below the next one.
 
     Args:
         certified: takes radii (b,) in float64 and a mask of the samples that are still searched (b,); returns whether
@@ -72,6 +74,7 @@ def largest_radius(
         active: whether each sample is searched at all, bool (b,).
         search: where to look, and how closely.
         dtype: the type radii are handed on in; only numbers of this type are probed.
+        otherwise: the second way, as `certified`.
 
     Returns:
         float64 (b,): each the largest radius that was probed and certified, 0 if there was none.
@@ -82,23 +85,51 @@ def largest_radius(
     """
     limit = _representable(torch.full(active.shape, float(search.limit), dtype=torch.float64), dtype)
     current = torch.minimum(_representable(torch.full_like(limit, search.initial), dtype), limit)
-    lower, upper = torch.zeros_like(current), torch.full_like(current, math.inf)
-    for _ in range(search.max_probes):
-        if not bool(active.any()):
-            break
-        success = certified(current, active).cpu() & active
-        failure = active & ~success
-        lower, upper = torch.where(success, current, lower), torch.where(failure, current, upper)
-        following = torch.where(
-            upper == math.inf,
-            torch.minimum(GROWTH * current, limit),
-            torch.where(lower == 0, current / GROWTH, (lower + upper) / 2),
-        )
-        following = _representable(following, dtype)
-        # Where no number lies between the two, or the limit is certified, there is nothing left to probe.
-        active = active & (upper - lower > search.tolerance) & (following > lower) & (following < upper)
+    lower, probes = torch.zeros_like(current), torch.zeros_like(current, dtype=torch.int64)
+    # Every refused radius, and its number among the sample's probes; the first row is there for none.
+    refused, numbers = torch.full_like(current, math.inf)[None], probes[None]
+    doubtful = active
+    while True:
+        while bool(active.any()):
+            probes = probes + active.long()
+            success = certified(current, active).cpu() & active
+            lower = torch.where(success, current, lower)
+            refused = torch.cat((refused, torch.where(active & ~success, current, math.inf)[None]))
+            numbers = torch.cat((numbers, probes[None]))
+            following, open_ = _following(current, lower, _smallest_above(lower, refused)[0], limit, search, dtype)
+            active = active & open_ & (probes < search.max_probes)
+            current = torch.where(active, following, current)
+        upper, which = _smallest_above(lower, refused)
+        doubtful = doubtful & (upper < math.inf)
+        if otherwise is None or not bool(doubtful.any()):
+            return lower
+        doubtful = otherwise(upper, doubtful).cpu() & doubtful
+        # The search goes on as if it had been certified when it was probed.
+        lower = torch.where(doubtful, upper, lower)
+        probes = torch.where(doubtful, numbers.gather(0, which[None])[0], probes)
+        following, open_ = _following(lower, lower, _smallest_above(lower, refused)[0], limit, search, dtype)
+        active = doubtful & open_ & (probes < search.max_probes)
         current = torch.where(active, following, current)
-    return lower
+
+
+def _smallest_above(lower: Tensor, refused: Tensor) -> tuple[Tensor, Tensor]:
+    """The smallest refused radius above the certified one, infinite if there is none, and its position: (b,) each."""
+    found = torch.where(refused > lower, refused, math.inf).min(0)
+    return found.values, found.indices
+
+
+def _following(
+    current: Tensor, lower: Tensor, upper: Tensor, limit: Tensor, search: RadiusSearch, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The radius to probe next, see this module, and whether there is something left to probe: (b,) each."""
+    following = torch.where(
+        upper == math.inf,
+        torch.minimum(GROWTH * current, limit),
+        torch.where(lower == 0, current / GROWTH, (lower + upper) / 2),
+    )
+    following = _representable(following, dtype)
+    # There is nothing where no number lies between the two, or the limit is certified.
+    return following, (upper - lower > search.tolerance) & (following > lower) & (following < upper)
 
 
 def _representable(radii: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.numerics.region import Region, joined
 
+from .kept import graph_at
 from .library import BoundedModule
 from .misread import require_decided
 from .read import HostGraph, read_graph
@@ -84,7 +85,8 @@ def read(model: Any, x: Any) -> Problem:
             "`BoundedModule(model, example_input)`."
         )
     arguments = read_arguments(x, model)
-    problem = Problem(model, arguments, read_graph(model, *arguments.for_host()))
+    graph = graph_at(model, arguments.values, lambda: read_graph(model, *arguments.for_host()))
+    problem = Problem(model, arguments, graph)
     centers = [value.center if isinstance(value, Region) else value for value in arguments.values]
     if not require(model, centers, problem.host_graph.output):
         require_decided(problem.host_graph.nodes)

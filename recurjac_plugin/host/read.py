@@ -24,7 +24,8 @@ from .library import HOST_FAILURES, VERSION
 from .misread import require_read_right
 from .state import preserved
 
-_PLAIN = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))
+PLAIN = (bool, int, float, str, tuple, list, torch.Size, torch.dtype, type(None))
+"""Types of the attributes of a node that are plain data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class HostGraph:
         output_name: name of the output.
         output: value of the output at the given inputs, shape (b, *output_shape).
         values: value of every node in `nodes` and of the inputs, shape (b, *shape).
+        like: a graph of the same nodes, whose steps are those of this one; None if there is none.
     """
 
     nodes: tuple[Node, ...]
@@ -44,6 +46,7 @@ class HostGraph:
     output_name: str
     output: Tensor
     values: Mapping[str, Tensor]
+    like: HostGraph | None = None
 
     @cached_property
     def steps(self) -> Graph:
@@ -52,7 +55,7 @@ class HostGraph:
         Raises:
             UnsupportedError: nodes on the way to the output have no rule; lists every one of them.
         """
-        return build_graph(self.nodes, self.inputs, self.output_name)
+        return build_graph(self.nodes, self.inputs, self.output_name) if self.like is None else self.like.steps
 
     def in_float64(self, centers: Mapping[str, Tensor]) -> HostGraph:
         """The same network in float64, evaluated at centres of its inputs by the nodes' own functions.
@@ -230,7 +233,7 @@ def plain_nodes(
             constants=tuple(constants.get(source.name) for source in node.inputs),
             input_shapes=tuple(map(shape, node.inputs)),
             output_shape=shape(node),
-            attributes={key: value for key, value in vars(node).items() if isinstance(value, _PLAIN)}
+            attributes={key: value for key, value in vars(node).items() if isinstance(value, PLAIN)}
             | {"onnx": dict(getattr(node, "attr", None) or {})},
             training=node.training,
             forward=node.forward,

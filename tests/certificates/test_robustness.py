@@ -12,6 +12,8 @@ from oracle import Ball, outputs, truth
 from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.certificates.drops import Drops
+from recurjac_plugin.certificates.perturbed_points import read_points
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.lipschitz.local import row_constants
@@ -58,6 +60,14 @@ def attacked(net, points, C, radius, norm, clip=None, steps=40, restarts=60):
     return smallest
 
 
+def dropped(drops, radii):
+    """The drops on balls of radii beyond those that are known, which are kept."""
+    with torch.no_grad():
+        held = drops.up_to(torch.arange(len(radii)), radii, lambda drop, of: torch.ones(len(drop), dtype=torch.bool))
+    assert bool(held.all())
+    return drops.drop.clone()
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", ["relu", "mixed", "conv2d_stride"])
 def test_no_attack_succeeds_inside(name, norm):
@@ -87,24 +97,40 @@ def test_no_attack_succeeds_inside_of_clipped_balls(name, method):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("rule", rj.METHODS)
 def test_clipped_drops_bound_every_drop(norm, rule):
-    """The bound behind the verdict, on boxes that reach differently far to both sides."""
-    module = importlib.import_module("recurjac_plugin.certificates.robustness")
+    """The bound behind the verdict, on boxes that reach differently far to both sides, at once and carried on."""
     net, center, model = hosted("mixed")
     low, high = center - 0.3 * torch.rand_like(center), center + 0.3 * torch.rand_like(center)
     low[0, 0] = center[0, 0]
-    points = module.read_points(center, norm, (low, high))
+    points = read_points(center, norm, (low, high))
     C = torch.randn(2, 4, 3, dtype=torch.float64)
-    for eps in (0.1, 0.25, 1.0):
-        radii = torch.full((2,), eps, dtype=torch.float64)
-        x = Ball(center, eps, norm).sample(3000)
-        if norm == INF:
-            x = torch.minimum(torch.maximum(x, low), high)
-        drop = (outputs(net, center[None], C) - outputs(net, x, C)).amax(0)
-        for steps in (1, 4):
-            with torch.no_grad():
-                *_, bound = module._drops(model, points, radii, module.parse(rule), C, steps)
-            assert bool((drop <= bound + 1e-9).all())
-            assert bool((bound <= 20 * drop.clamp(min=1e-3)).all())
+    for steps in (1, 4):
+        carried = Drops(model, points, parse(rule), C, steps)
+        for eps in (0.1, 0.25, 1.0):
+            x = Ball(center, eps, norm).sample(3000)
+            if norm == INF:
+                x = torch.minimum(torch.maximum(x, low), high)
+            drop = (outputs(net, center[None], C) - outputs(net, x, C)).amax(0)
+            for drops in (carried, Drops(model, points, parse(rule), C, steps)):
+                bound = dropped(drops, torch.full((2,), eps, dtype=torch.float64))
+                assert bool((drop <= bound + 1e-9).all())
+                assert bool((bound <= 20 * drop.clamp(min=1e-3)).all())
+
+
+def test_drops_are_kept_where_they_hold_only():
+    """One sample is refused at its first radius, and is bounded from 0 on again; the other goes on from there."""
+    _, center, model = hosted("mixed")
+    C = torch.randn(2, 4, 3, dtype=torch.float64)
+    drops = Drops(model, read_points(center, INF), parse("RecurJac-Linear"), C, 3)
+    first, second = torch.tensor([0.1, 0.05], dtype=torch.float64), torch.tensor([0.08, 0.07], dtype=torch.float64)
+    with torch.no_grad():
+        held = drops.up_to(torch.arange(2), first, lambda drop, of: of == 1)
+    assert held.tolist() == [False, True]
+    assert drops.radius.tolist() == [0.0, 0.05]
+    assert bool((drops.drop[0] == 0).all())
+    fresh = Drops(model, read_points(center, INF), parse("RecurJac-Linear"), C, 3)
+    bound, alone = dropped(drops, second), dropped(fresh, second)
+    assert torch.allclose(bound[0], alone[0], rtol=1e-12)
+    assert bool((bound[1] < alone[1]).all())  # from 0.05 on in finer steps
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)
@@ -127,7 +153,6 @@ def test_one_sided_sums_bound_those_of_every_gradient(name, rule):
 @pytest.mark.parametrize("steps", [1, 2, 5, 8])
 def test_nested_balls_are_taken_at_their_outer_end(steps):
     """f(x) = 1 - relu(x - 0.3): the constant is 1 on every ball that reaches beyond 0.3."""
-    module = importlib.import_module("recurjac_plugin.certificates.robustness")
     net = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double()
     for layer, weight, bias in ((net[0], 1.0, -0.3), (net[2], -1.0, 1.0)):
         nn.init.constant_(layer.weight, weight)
@@ -136,8 +161,7 @@ def test_nested_balls_are_taken_at_their_outer_end(steps):
     model, radii = on_host(net, x0), torch.ones(1, dtype=torch.float64)
     C = torch.ones(1, 1, 1, dtype=torch.float64)
     for norm in NORMS:
-        with torch.no_grad():
-            *_, bound = module._drops(model, module.read_points(x0, norm), radii, module.parse("RecurJac"), C, steps)
+        bound = dropped(Drops(model, read_points(x0, norm), parse("RecurJac"), C, steps), radii)
         beyond = sum(i / steps > 0.3 for i in range(1, steps + 1))
         assert float(bound) == pytest.approx(beyond / steps)
         assert float(bound) >= 0.7
