@@ -29,6 +29,7 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.numerics.intervals import rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
@@ -263,12 +264,18 @@ def monotonicity_report(
 @full_precision()
 def _signed_bounds(model: Any, x: Any, *, method: str, C: Tensor, rigorous: bool, **options: Any) -> Bounds:
     """Bounds of the Jacobian whose signs rounding cannot have changed, see `Analysis.signed`."""
-    analysis = analyse(model, x, parse_jacobian_method(method), C, rigorous=rigorous, **options)
-    lower, upper = analysis.signed()
-    if rigorous:
-        lower, upper = rounded_outward((lower, upper), type_of(x))
-    shape = (*lower.shape[:2], *analysis.region.center.shape[1:])
-    return Bounds(lower.reshape(shape), upper.reshape(shape), rigorous)
+    parsed = parse_jacobian_method(method)
+
+    def bound(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
+        analysis = analyse(model, x, parsed, C, rigorous=rigorous, **options)
+        lower, upper = analysis.signed()
+        if rigorous:
+            lower, upper = rounded_outward((lower, upper), type_of(x))
+        shape = (*lower.shape[:2], *analysis.region.center.shape[1:])
+        return lower.reshape(shape), upper.reshape(shape)
+
+    lower, upper = bounded_in_parts(bound, model, x, C, options["memory_budget"])
+    return Bounds(lower, upper, rigorous)
 
 
 def _report(sign: Tensor, met: SampledDerivatives, boxes: Tensor, shape: torch.Size) -> Monotonicity:

@@ -136,6 +136,35 @@ def converted(x: Any, dtype: torch.dtype) -> Any:
     return BoundedTensor(number(x).as_subclass(Tensor), copied)
 
 
+def cut(x: Any, part: slice) -> Any:
+    """Some regions of a batch as a perturbed input of the host, with the ends and radii that were given.
+
+    Args:
+        x: a `BoundedTensor` or a plain tensor, (b, ...), or a tuple of them.
+        part: which of the b regions.
+
+    Raises:
+        RuntimeError: the perturbation does not fit to the tensor.
+    """
+    if isinstance(x, (tuple, list)):
+        return tuple(cut(value, part) for value in x)
+    perturbation: Any = getattr(x, "ptb", None)
+    plain = x.as_subclass(Tensor)
+    if type(perturbation) is not PerturbationLpNorm:
+        return plain[part]
+
+    def of_part(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.numel() == 1:
+            return value
+        if perturbation.norm != math.inf:  # one radius for every sample
+            return value.reshape(len(x))[part]
+        return value.expand_as(plain)[part]
+
+    copied = copy.copy(perturbation)
+    copied.eps, copied.x_L, copied.x_U = (of_part(v) for v in (copied.eps, copied.x_L, copied.x_U))
+    return BoundedTensor(plain[part], copied)
+
+
 def type_of(x: Any) -> torch.dtype:
     """The type of the perturbed inputs."""
     values = x if isinstance(x, (tuple, list)) else (x,)

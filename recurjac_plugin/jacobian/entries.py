@@ -15,6 +15,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from .analysis import analyse
 from .bounds import Bounds
 from .methods import parse_jacobian_method
+from .parts import bounded_in_parts
 
 
 @full_precision()
@@ -78,17 +79,21 @@ def jacobian_bounds(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
     declare(model, reference)
-    analysis = analyse(
-        model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
-        memory_budget=memory_budget, rigorous=rigorous,
-    )  # fmt: skip
-    lower, upper = analysis.jacobian
-    if rigorous:
-        lower, upper = rounded_outward((lower, upper), type_of(x))
-    shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
-    sizes = [torch.Size(shape).numel() for shape in shapes]
-    bounds = tuple(
-        Bounds(low.reshape(*low.shape[:2], *shape), high.reshape(*high.shape[:2], *shape), rigorous)
-        for low, high, shape in zip(lower.split(sizes, 2), upper.split(sizes, 2), shapes)
-    )
+    parsed = parse_jacobian_method(method)
+
+    def bound(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
+        analysis = analyse(
+            model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+            memory_budget=memory_budget, rigorous=rigorous,
+        )  # fmt: skip
+        lower, upper = analysis.jacobian
+        if rigorous:
+            lower, upper = rounded_outward((lower, upper), type_of(x))
+        shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
+        sizes = [torch.Size(shape).numel() for shape in shapes]
+        ends = (end.split(sizes, 2) for end in (lower, upper))
+        return tuple(part.reshape(*part.shape[:2], *shape) for pair, shape in zip(zip(*ends), shapes) for part in pair)
+
+    ends = bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget)
+    bounds = tuple(Bounds(low, high, rigorous) for low, high in zip(ends[::2], ends[1::2], strict=True))
     return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]

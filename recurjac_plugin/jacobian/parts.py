@@ -14,10 +14,13 @@ Source: own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from recurjac_plugin.host.region import cut
 from recurjac_plugin.numerics.memory import chunk_size, memory_budget
 
 _LEAST = 64
@@ -47,3 +50,50 @@ def regions_at_once(
 
 def _is_constant(node: Any) -> bool:
     return type(node).__name__ in ("BoundParams", "BoundBuffers", "BoundConstant")
+
+
+def bounded_in_parts(
+    bound: Callable[[Any, Tensor | None], tuple[Tensor, ...]],
+    model: Any,
+    x: Any,
+    C: Tensor | None,  # shape: (b or 1, k, n_out)
+    budget: int | None,
+) -> tuple[Tensor, ...]:
+    """What is asked of a batch of regions, part by part.
+
+    Args:
+        bound: takes regions as the host has them and their rows; returns tensors whose first axis is that of the
+            regions.
+        model: the host's `BoundedModule`.
+        x: a `BoundedTensor` or a tuple, as in `jacobian_bounds`.
+        C: rows; None for all outputs.
+        budget: bytes for a part; None for a share of the free memory.
+
+    Raises:
+        What `bound` raises.
+    """
+    parts = [bound(*part) for part in _parts(model, x, C, budget)]
+    return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+def _parts(model: Any, x: Any, C: Tensor | None, budget: int | None) -> Iterator[tuple[Any, Tensor | None]]:
+    """Regions and rows of every part. What cannot be cut, as what fits to nothing, is one part and refused as such."""
+    values = [*x] if isinstance(x, (tuple, list)) else [x]
+    single = [value for value in values if not isinstance(value, Tensor) or value.dim() < 2]
+    count = 0 if single or not values else len(values[0])
+    rows = C.shape[1] if isinstance(C, Tensor) and C.dim() > 1 else 1
+    if count <= _LEAST or any(len(value) != count for value in values) or not hasattr(model, "_modules"):
+        yield x, C
+        return
+    size = regions_at_once(model, rows, budget, values[0])
+    if count <= size or (isinstance(C, Tensor) and len(C) not in (1, count)):
+        yield x, C
+        return
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        try:
+            regions = cut(x, part)
+        except RuntimeError:
+            yield x, C
+            return
+        yield regions, C[part] if isinstance(C, Tensor) and len(C) > 1 else C

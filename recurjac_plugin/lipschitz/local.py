@@ -19,6 +19,7 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.numerics.intervals import Intervals, rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
@@ -79,15 +80,20 @@ def local_lipschitz(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4.
     """
     declare(model, reference)
-    analysis = analyse(
-        model, x, parse_jacobian_method(method), C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
-        memory_budget=memory_budget, rigorous=rigorous,
-    )  # fmt: skip
-    constant = _constant(analysis, per_output, rigorous)
-    if not rigorous:
-        return constant
-    entries = analysis.jacobian[0][0].numel()  # each is squared, or added up, at most once on the way
-    return rounded_up(constant * (1 + gamma(2 * entries + 64)) + underflow(1), type_of(x))
+    parsed = parse_jacobian_method(method)
+
+    def bound(x: Any, C: Tensor | None) -> tuple[Tensor]:
+        analysis = analyse(
+            model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
+            memory_budget=memory_budget, rigorous=rigorous,
+        )  # fmt: skip
+        constant = _constant(analysis, per_output, rigorous)
+        if rigorous:
+            entries = analysis.jacobian[0][0].numel()  # each is squared, or added up, at most once on the way
+            constant = rounded_up(constant * (1 + gamma(2 * entries + 64)) + underflow(1), type_of(x))
+        return (constant,)
+
+    return (bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget))[0]
 
 
 def _constant(analysis: Analysis, per_output: bool, rigorous: bool) -> Tensor:
