@@ -14,6 +14,7 @@ Source: own; that the hull's edge leaves the smallest area is elementary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -60,6 +61,11 @@ class Pieces:
         """The same for -f."""
         return Pieces(self.knots, -self.values, -self.most, -self.least, self.exact)
 
+    @cached_property
+    def slopes(self) -> tuple[Tensor, Tensor]:
+        """The least and the largest derivative on the whole interval, shape (1, *shape) each."""
+        return self.least.amin(0, keepdim=True), self.most.amax(0, keepdim=True)
+
     def slope(self) -> Tensor:
         """Slope of the concave hull's edge over the middle of the interval, shape (*shape)."""
         left, right = self._edge()
@@ -72,7 +78,7 @@ class Pieces:
         flat = width <= 0  # a point: any slope is right, that of f is the best
         slope = torch.where(flat, self.most[:1], rise / torch.where(flat, 1.0, width))
         # Where knots can hardly be told apart the quotient is of rounding errors; f has no such slope.
-        slope = slope.maximum(self.least.amin(0, keepdim=True)).minimum(self.most.amax(0, keepdim=True))
+        slope = slope.maximum(self.slopes[0]).minimum(self.slopes[1])
         return torch.where(slope.isfinite(), slope, 0.0)
 
     @torch.no_grad()

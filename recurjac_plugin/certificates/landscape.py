@@ -13,6 +13,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.parts import regions_at_once
 from recurjac_plugin.lipschitz.local import row_constants
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
@@ -92,26 +93,27 @@ def landscape_scan(
     _, rows = point_rows(model, around, C)
     undetermined = torch.empty(*radii.shape, rows.shape[1], dtype=torch.int64, device=rows.device)
     constants = torch.empty(*radii.shape, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    every = torch.arange(len(radii), device=rows.device)
+    # One ball after the other, unless they are boxes: as in `perturbed_points.probing`.
+    size = regions_at_once(model, rows.shape[1], memory_budget, around.center) if around.norm == math.inf else 1
     with torch.no_grad():
-        for index in [every] if around.norm == math.inf else every.split(1):  # as in `perturbed_points.probing`
-            for i in range(points):
-                region = around.take(index).region(radii[index, i])
-                analysis = analyse(
-                    model,
-                    region,
-                    parsed,
-                    rows[index],
-                    order=order,
-                    shift=shift,
-                    memory_budget=memory_budget,
-                    rigorous=rigorous,
-                )
-                undetermined[index, i] = (~certain_signs(analysis, rigorous)).sum(2)
-                one = torch.ones_like(analysis.jacobian[0][:, 0])
-                constants[index, i] = (
-                    _proven_constants(analysis, one, rows.dtype) if rigorous else row_constants(analysis, one)
-                )
+        for part in torch.arange(radii.numel(), device=rows.device).split(size):
+            index, i = part // points, part % points
+            region = around.take(index).region(radii[index, i])
+            analysis = analyse(
+                model,
+                region,
+                parsed,
+                rows[index],
+                order=order,
+                shift=shift,
+                memory_budget=memory_budget,
+                rigorous=rigorous,
+            )
+            undetermined[index, i] = (~certain_signs(analysis, rigorous)).sum(2)
+            one = torch.ones_like(analysis.jacobian[0][:, 0])
+            constants[index, i] = (
+                _proven_constants(analysis, one, rows.dtype) if rigorous else row_constants(analysis, one)
+            )
     return Landscape(radii, undetermined, constants)
 
 

@@ -27,6 +27,7 @@ from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.numerics.region import Region
 
+from .find import HOST_FAILURES
 from .read import PLAIN, HostGraph
 from .state import preserved
 
@@ -47,12 +48,13 @@ class _Kept:
     Attributes:
         structure: nodes, attributes and tables that they were read from.
         weights: copies of the numbers.
-        graphs: by the shapes of the inputs, without values; the one that was used last stands at the end.
+        graphs: by the shapes of the inputs, without values; None where nodes do not give what the host computes. The
+            one that was used last stands at the end.
     """
 
     structure: Any
     weights: list[Tensor]
-    graphs: OrderedDict[_Key, HostGraph] = field(default_factory=OrderedDict)
+    graphs: OrderedDict[_Key, HostGraph | None] = field(default_factory=OrderedDict)
 
 
 def graph_at(model: Any, values: Sequence[Region | Tensor], read: Callable[[], HostGraph]) -> HostGraph:
@@ -75,21 +77,18 @@ def graph_at(model: Any, values: Sequence[Region | Tensor], read: Callable[[], H
     if kept is None or not (_equal(kept.weights, weights) and _same(kept.structure, structure)):
         kept = _kept[model] = _Kept(structure, [weight.detach().clone() for weight in weights])
     key = (*map(_kind, values), torch.is_inference_mode_enabled())
-    graph = kept.graphs.get(key)
-    if graph is not None:
+    if key in kept.graphs:
         kept.graphs.move_to_end(key)
-        with preserved(model):
-            return _evaluated(graph, regions)
+        graph = kept.graphs[key]
+        return read() if graph is None else _evaluated(model, graph, regions) or read()
     graph = read()
     template = replace(graph, output=graph.output.new_empty(0), values={})
-    with preserved(model):
-        again = _evaluated(template, regions)
-    if _equal([graph.output, *graph.values.values()], [again.output, *again.values.values()]):
-        kept.graphs[key] = template
-        if len(kept.graphs) > _SHAPES:
-            kept.graphs.popitem(last=False)
-        return again
-    return graph
+    again = _evaluated(model, template, regions)
+    same = again is not None and _equal([graph.output, *graph.values.values()], [again.output, *again.values.values()])
+    kept.graphs[key] = template if same else None
+    if len(kept.graphs) > _SHAPES:
+        kept.graphs.popitem(last=False)
+    return graph if again is None or not same else again
 
 
 def _kind(value: Region | Tensor) -> _Key:
@@ -98,12 +97,16 @@ def _kind(value: Region | Tensor) -> _Key:
     return isinstance(value, Region), tuple(at.shape), at.dtype, at.device
 
 
-def _evaluated(graph: HostGraph, regions: Sequence[Region]) -> HostGraph:
-    """A graph with the values at the centres of regions, by the nodes' own functions."""
+def _evaluated(model: Any, graph: HostGraph, regions: Sequence[Region]) -> HostGraph | None:
+    """A graph with the values at the centres of regions, by the nodes' own functions; None where these need more."""
     values: dict[str, Tensor] = {name: region.center for name, region in zip(graph.inputs, regions, strict=True)}
-    for node in graph.nodes:
-        arguments = (values[n] if p else c for n, p, c in zip(node.inputs, node.perturbed, node.constants))
-        values[node.name] = node.forward(*arguments)
+    with preserved(model):
+        try:
+            for node in graph.nodes:
+                arguments = (values[n] if p else c for n, p, c in zip(node.inputs, node.perturbed, node.constants))
+                values[node.name] = node.forward(*arguments)
+        except HOST_FAILURES:
+            return None
     return replace(graph, output=values[graph.output_name], values=values, like=graph)
 
 

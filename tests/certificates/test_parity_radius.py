@@ -13,6 +13,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from from_zero import FromZero
 from golden import CASES, FOLDER, LOCAL, SUBSET, Golden
 from published_bounds import preactivation_bounds
 
@@ -119,15 +120,6 @@ def budgets_of(case, eps, steps):
     drops = drops_module.Drops(case.model, points, parse(case.options["method"]), case.rows(), steps, **order)
     drops.up_to(torch.zeros(1, dtype=torch.long), torch.tensor([eps], dtype=torch.float64), holds)
     return margin[0], torch.stack(found)
-
-
-class FromZero(drops_module.Drops):
-    """Drops that are added up from 0 on for every radius, as in the published program."""
-
-    def up_to(self, *arguments, **options):
-        self.radius.zero_()
-        self.drop.zero_()
-        return super().up_to(*arguments, **options)
 
 
 def rounds(case, all_steps=(5, 15)):

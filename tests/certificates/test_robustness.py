@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from cases import hosted, mlp, on_host
+from from_zero import FromZero
 from oracle import Ball, outputs, truth
 from torch import nn
 
@@ -131,6 +132,22 @@ def test_drops_are_kept_where_they_hold_only():
     bound, alone = dropped(drops, second), dropped(fresh, second)
     assert torch.allclose(bound[0], alone[0], rtol=1e-12)
     assert bool((bound[1] < alone[1]).all())  # from 0.05 on in finer steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("method", ["RecurJac", "RecurJac-McCormick", "IBP+Fast-Lip"])
+@pytest.mark.parametrize("name", ["relu", "mixed"])
+def test_sums_that_are_carried_on_certify_no_less(name, method, steps, monkeypatch):
+    """No radius is smaller than that of evenly spaced balls, probed in the same way."""
+    _, points, model, C = classifier(name, 6)
+    for clip in (None, (float(points.min()), float(points.max()))):
+        search = {"norm": INF, "C": C, "method": method, "steps": steps, "clip": clip, "tolerance": 1e-4}
+        carried = rj.certified_radius(model, points, **search)
+        with monkeypatch.context() as patched:
+            patched.setattr("recurjac_plugin.certificates.robustness.Drops", FromZero)
+            evenly = rj.certified_radius(model, points, **search)
+        assert bool((carried >= evenly * (1 - 1e-9)).all())
+        assert bool((carried > 0).all())
 
 
 @pytest.mark.parametrize("rule", rj.METHODS)
