@@ -2,11 +2,11 @@ r"""Large batches of regions, cut into parts, so that memory does not grow with 
 
 What one region needs at once is about
 
-.. math:: 4 \, k' \, r' + 2 N^2 \quad \text{numbers}, \qquad k' = \max(k, w), \; r' = \max(r, w),
+.. math:: 4 \, k' \, r' + N^2 / 4 \quad \text{numbers}, \qquad k' = \max(k, w), \; r' = \max(r, w),
 
-for k rows, r columns, the width w of the widest node and N neurons: a few matrices of coefficients, and the gains of a
-network in which every neuron is undetermined. A part holds as many regions as fit into the budget, and `_LEAST` at
-least: of large networks too few are undetermined at once for this to be an estimate.
+for k rows, r columns, the width w of the widest node and nodes of N elements in all, half of them read by activations:
+a few matrices of coefficients, and the gains where every neuron is undetermined. A part holds as many regions as fit
+into the budget, and `_LEAST` at least: of large networks too few are undetermined at once for this to be an estimate.
 
 Source: own.
 """
@@ -44,7 +44,7 @@ def regions_at_once(
     shapes = (getattr(node, "output_shape", None) for node in model._modules.values() if not _is_constant(node))
     sizes = [math.prod(shape[1:]) for shape in shapes if shape] or [1]
     widest, columns = max(sizes), like[0].numel()
-    each = 4 * max(rows, widest) * max(columns, widest) + 2 * sum(sizes) ** 2
+    each = 4 * max(rows, widest) * max(columns, widest) + sum(sizes) ** 2 // 4
     return max(_LEAST, chunk_size(min(memory_budget(budget, like.device), _MOST), each, like))
 
 

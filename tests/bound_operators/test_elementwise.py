@@ -58,8 +58,9 @@ def test_one_run_of_the_host_draws_the_lines_of_a_layer_once(drawn):
 
 
 def test_lines_are_drawn_anew_for_other_bounds(drawn):
-    _, model, _ = deep()
-    node = next(each for each in model._modules.values() if type(each).__name__ == "BoundTanh")
+    _, model, x = deep()
+    model(x)  # marks what is perturbed
+    node = next(each for each in model._modules.values() if type(each).__name__ in ACTIVATIONS)
     lower, upper = -torch.ones(2, 4, dtype=torch.float64), torch.ones(2, 4, dtype=torch.float64)
     first, _ = lines(node, lower, upper, None)
     again, _ = lines(node, lower, upper, None)
@@ -69,7 +70,7 @@ def test_lines_are_drawn_anew_for_other_bounds(drawn):
     assert torch.equal(equal.upper_slope, first.upper_slope)
     upper.add_(1)
     wider, _ = lines(node, lower, upper, None)
-    fresh = Pieces.over(ACTIVATIONS["BoundTanh"], lower, upper, {}).lines()
+    fresh = Pieces.over(ACTIVATIONS[type(node).__name__], lower, upper, {}).lines()
     assert torch.equal(wider.upper_slope, fresh.upper_slope)
     assert not torch.equal(wider.upper_slope, equal.upper_slope)
 

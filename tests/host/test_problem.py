@@ -15,7 +15,7 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.activations.table import ACTIVATIONS
-from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm, kept, problem
+from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm, problem
 from recurjac_plugin.host.problem import read
 from recurjac_plugin.host.read import read_graph
 
@@ -54,7 +54,7 @@ def jacobian(model, x):
 
 def read_anew(model, x):
     """What follows from a graph that nobody has kept."""
-    kept._kept.pop(model, None)
+    problem._kept.pop(model, None)
     return jacobian(model, x)
 
 
@@ -84,13 +84,13 @@ def test_a_graph_is_read_once_for_every_shape(readings):
         assert len(readings) == 2
         for batch in range(1, 40):
             read(model, BoundedTensor(torch.rand(batch, 3, dtype=torch.float64), PerturbationLpNorm(norm=2, eps=0.1)))
-    assert len(kept._kept[model].graphs) <= kept._SHAPES
+    assert len(problem._kept[model].graphs) <= problem._SHAPES
 
 
 def test_graphs_go_with_their_model():
     _, model, x = small()
     jacobian(model, x)
-    reference, entry = weakref.ref(model), weakref.ref(kept._kept[model])
+    reference, entry = weakref.ref(model), weakref.ref(problem._kept[model])
     del model
     gc.collect()
     assert reference() is None
@@ -203,12 +203,12 @@ def test_nothing_is_kept_while_gradients_are_wanted():
         lower, upper = rj.jacobian_bounds(model, x)
         (upper - lower).sum().backward()
         assert float(net[0].weight.grad.abs().sum()) > 0
-    assert model not in kept._kept
+    assert model not in problem._kept
 
 
 def test_large_networks_are_read_anew(readings, monkeypatch):
     _, model, x = small()
-    monkeypatch.setattr(kept, "_WEIGHTS", 10)
+    monkeypatch.setattr(problem, "_WEIGHTS", 10)
     with torch.no_grad():
         read(model, x)
         read(model, x)
@@ -218,14 +218,14 @@ def test_large_networks_are_read_anew(readings, monkeypatch):
 def test_nodes_that_give_something_else_are_not_kept(readings, monkeypatch):
     """They are evaluated by themselves once, to see it."""
     _, model, x = small()
-    evaluations, own = [], kept._evaluated
+    evaluations, own = [], problem._evaluated
 
     def wrong(*arguments):
         evaluations.append(own(*arguments))
         evaluations[-1].output.add_(1e-12)
         return evaluations[-1]
 
-    monkeypatch.setattr(kept, "_evaluated", wrong)
+    monkeypatch.setattr(problem, "_evaluated", wrong)
     with torch.no_grad():
         for _ in range(3):
             assert torch.equal(read(model, x).host_graph.output, read_graph(model, x).output)
