@@ -52,6 +52,7 @@ def _ball(center: Tensor) -> Any:
     return BoundedTensor(center, PerturbationLpNorm(norm=math.inf, eps=EPS))
 
 
+@pytest.mark.filterwarnings("ignore")  # the host warns about large matrices
 @pytest.mark.parametrize("line", ["CROWN", "RecurJac", "RecurJac-Linear", "RecurJac-McCormick"])
 @pytest.mark.parametrize("name", NETWORKS)
 @on_every_device
@@ -62,7 +63,8 @@ def test_convolutions(benchmark: Any, name: str, line: str, device: str) -> None
     network = convolutional(kind, channels, side, layers).to(device)
     torch.manual_seed(1)
     center = torch.rand(images, 3, side, side).to(device)
-    rj.register()  # 0.7.1 has no operator for the error function that GELU is exported as
+    if kind is nn.GELU:
+        rj.register()  # 0.7.1 has no operator for the error function that it is exported as
     try:
         options = {"conv_mode": "matrix"} if kind is nn.GELU else {}
         model, x = BoundedModule(network, center[:1], bound_opts=options, device=device), _ball(center)
@@ -92,7 +94,7 @@ class LateArctan(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(
-            nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.Conv2d(8, 8, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(968, 32),
+            nn.Conv2d(3, 8, 5, 4), nn.ReLU(), nn.Conv2d(8, 8, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(800, 32),
             nn.ReLU(), nn.Linear(32, 1),
         )  # fmt: skip
 
