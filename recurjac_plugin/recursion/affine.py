@@ -50,7 +50,7 @@ from recurjac_plugin.numerics.memory import chunk_size, recomputed
 from recurjac_plugin.numerics.region import Region
 
 from .mccormick import NetworkRelaxation
-from .spread import spread
+from .remainders import spread
 
 
 class Band(NamedTuple):
