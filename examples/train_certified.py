@@ -81,7 +81,7 @@ def certified_accuracy(net: nn.Sequential, images: Tensor, labels: Tensor, radiu
 def largest_constant(net: nn.Sequential, images: Tensor) -> float:
     """Mean l_inf constant of the outputs in the balls of radius `RADIUS`."""
     ball = BoundedTensor(images, PerturbationLpNorm(norm=math.inf, eps=RADIUS))
-    return float(rj.local_lipschitz(BoundedModule(net, images[:1]), ball).mean())
+    return float(rj.local_lipschitz(BoundedModule(net, images[:1]), ball, method="RecurJac").mean())
 
 
 def draw(curves: dict[str, list[float]], history: list[float], path: Path) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .graph.node import Node
     from .graph.operators import Refusal, register_operator, unregister_operator
     from .jacobian.bounds import Bounds
+    from .jacobian.choice import chosen_methods
     from .jacobian.entries import jacobian_bounds
     from .jacobian.methods import METHODS
     from .lipschitz.local import local_lipschitz
@@ -65,6 +66,7 @@ _MODULES = {
     "Spec": "properties.spec",
     "Verdict": "verification.verdicts",
     "certified_radius": "certificates.robustness",
+    "chosen_methods": "jacobian.choice",
     "global_lipschitz": "lipschitz.product",
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",
@@ -129,6 +131,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "certified_radius",
+    "chosen_methods",
     "global_lipschitz",
     "host",
     "jacobian_bounds",

@@ -152,7 +152,7 @@ def test_output_that_does_not_depend_on_the_input(call):
     assert_one_sentence(error)
 
 
-@pytest.mark.parametrize("method", ["", "recur", "RecurJack", None, 3, "RecurJac,CROWN", "CROWN + RecurJac"])
+@pytest.mark.parametrize("method", ["", "recur", "RecurJack", "autos", 3, "RecurJac,CROWN", "CROWN + RecurJac"])
 @entry
 def test_unknown_methods(call, method):
     model, center = good()

@@ -30,7 +30,7 @@ from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
-from recurjac_plugin.jacobian.methods import Method, parse
+from recurjac_plugin.jacobian.methods import LINES, Method, parse
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
@@ -98,7 +98,7 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
         self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
         # Where a method has no Jacobian of its own, the tighter one decides about cuts.
-        cuts_by = replace(parse(f"{method.host}+RecurJac-Linear"), with_host_output=method.with_host_output)
+        cuts_by = replace(parse(f"{method.host}+{LINES}"), with_host_output=method.with_host_output)
         self.cuts_by = method if method.bounds_jacobian else cuts_by
         self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 

@@ -48,7 +48,7 @@ def landscape_scan(
     radius: float | Tensor,
     points: int = 16,
     C: Tensor | None = None,
-    method: str = "RecurJac",
+    method: str | None = None,
     order: str = "backward",
     shift: int = 0,
     clip: Clip | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
+from recurjac_plugin.jacobian.methods import LINES, Method, parse, require_rigorous
 from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, proof_slack
@@ -28,7 +28,7 @@ def certified_radius(
     *,
     norm: float,
     C: Tensor,
-    method: str = "RecurJac",
+    method: str | None = None,
     steps: int = 15,
     order: str = "backward",
     shift: int = 0,
@@ -144,6 +144,6 @@ def certified_radius(
 def _proven_margin(model: Any, points: PerturbedPoints, method: Method, rows: Tensor) -> Tensor:
     """Proven lower bounds of ``C f(x0)``, float64, (b, k)."""
     at_points = points.region(torch.zeros(len(points), device=points.center.device))
-    method = method if method.bounds_jacobian else parse(f"{method.host}+RecurJac")
+    method = method if method.bounds_jacobian else parse(f"{method.host}+{LINES}")
     analysis = analyse(model, at_points, method, rows, rigorous=True)
     return analysis.center_value - analysis.center_error

@@ -104,7 +104,7 @@ def monotonicity(
     x: Any,
     *,
     C: Tensor | None = None,
-    method: str = "RecurJac",
+    method: str | None = None,
     order: str = "backward",
     wanted: Tensor | None = None,
     timeout: float | None = None,
@@ -185,7 +185,7 @@ def monotonicity_report(
     x: Any,
     *,
     C: Tensor | None = None,
-    method: str = "RecurJac",
+    method: str | None = None,
     order: str = "backward",
     wanted: Tensor | None = None,
     timeout: float | None = None,
@@ -262,12 +262,13 @@ def monotonicity_report(
 
 
 @full_precision()
-def _signed_bounds(model: Any, x: Any, *, method: str, C: Tensor, rigorous: bool, **options: Any) -> Bounds:
+def _signed_bounds(model: Any, x: Any, *, method: str | None, C: Tensor, rigorous: bool, **options: Any) -> Bounds:
     """Bounds of the Jacobian whose signs rounding cannot have changed, see `Analysis.signed`."""
-    parsed = parse_jacobian_method(method)
+    parsed, methods = parse_jacobian_method(method), list[str]()
 
     def bound(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
         analysis = analyse(model, x, parsed, C, rigorous=rigorous, **options)
+        methods.extend(analysis.methods)
         lower, upper = analysis.signed()
         if rigorous:
             lower, upper = rounded_outward((lower, upper), type_of(x))
@@ -275,7 +276,7 @@ def _signed_bounds(model: Any, x: Any, *, method: str, C: Tensor, rigorous: bool
         return lower.reshape(shape), upper.reshape(shape)
 
     lower, upper = bounded_in_parts(bound, model, x, C, options["memory_budget"])
-    return Bounds(lower, upper, rigorous)
+    return Bounds(lower, upper, rigorous, tuple(methods))
 
 
 def _report(sign: Tensor, met: SampledDerivatives, boxes: Tensor, shape: torch.Size) -> Monotonicity:

@@ -25,7 +25,7 @@ def stationary_free_radius(
     *,
     norm: float,
     C: Tensor | None = None,
-    method: str = "RecurJac",
+    method: str | None = None,
     per_output: bool = False,
     order: str = "backward",
     shift: int = 0,

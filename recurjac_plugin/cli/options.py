@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
+from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
 
 
 class Dtype(str, Enum):
@@ -99,7 +99,8 @@ JacobianMethod = Annotated[
     str,
     typer.Option(
         "--method",
-        help=f"{_either(METHODS)}; `IBP+{METHODS[0]}` chooses other pre-activation bounds than CROWN's.",
+        help=f"{_either((*METHODS, AUTO))} (McCormick where it is worth its time, else Linear); `IBP+{METHODS[0]}` "
+        "chooses other pre-activation bounds than CROWN's.",
     ),
 ]
 OutputMethod = Annotated[

@@ -35,7 +35,8 @@ from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.recursion.order import BothOrders, Order
 
 from .bounded import sum_with_room, with_room
-from .methods import Method, Treatment, require_rigorous
+from .methods import Method, Treatment, require_jacobian, require_rigorous
+from .planes import where_planes_pay
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
@@ -52,7 +53,7 @@ class Analysis:
         derivatives: derivative ranges of its factor steps, by their names.
         centers: values of what the factor steps read at the centres of the regions, (b, *shape) each.
         rows: what is differentiated, shape (b, k, *output_shape).
-        treatment: what happens at an undetermined neuron.
+        method: what happens at an undetermined neuron, and where the bounds of its pre-activation come from.
         order, shift: in which order the neurons' gradients are bounded, see `jacobian_bounds`.
         memory_budget: bytes that one chunk of columns may take.
         center_value: ``C f(x_0)`` at the centres, shape (b, k).
@@ -67,7 +68,7 @@ class Analysis:
     derivatives: Mapping[str, Layer]
     centers: Mapping[str, Tensor]
     rows: Tensor
-    treatment: Treatment
+    method: Method
     order: str
     shift: int
     memory_budget: int
@@ -91,13 +92,33 @@ class Analysis:
             return self.proven.gains
         return compute_gains(self.graph, self.derivatives, self.rows, self.memory_budget)
 
+    @property
+    def treatment(self) -> Treatment:
+        """What happens at an undetermined neuron."""
+        return self.method.treatment
+
     @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The method by its name, one for each region: of `AUTO` the chosen one."""
+        return tuple(self.method.chosen(planes).name for planes in self._planes[1])
+
+    @property
     def relaxation(self) -> NetworkRelaxation | None:
-        """What is known of the derivatives beyond their ranges, if the method uses it."""
-        if not self.treatment.planes:
-            return None
-        proven = self.proven is not None
-        return relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions, proven)
+        """What is known of the derivatives beyond their ranges, if the method uses it, on the regions where it does."""
+        return self._planes[0]
+
+    @cached_property
+    def _planes(self) -> tuple[NetworkRelaxation | None, tuple[bool, ...]]:
+        """The relaxation, and on which of the regions the method uses it."""
+        wanted, proven = self.treatment.planes, self.proven is not None
+        if wanted is False or (self.shift and self.order == "forward"):  # the shifted order has no planes
+            return None, (False,) * len(self.rows)
+        relaxation = relax_network(self.gains, self.graph, self.preactivations, self.centers, self.regions, proven)
+        if relaxation is None or wanted:
+            return relaxation, (relaxation is not None,) * len(self.rows)
+        pays = where_planes_pay(self.gains, relaxation)
+        regions = tuple(map(bool, pays.tolist()))
+        return (relaxation.only(pays) if any(regions) else None), regions
 
     @cached_property
     def entry_error(self) -> Tensor | None:
@@ -274,7 +295,7 @@ def analyse_problem(
         MethodError: the method is one of the host alone.
         UnsupportedError: parts of the network have no rule.
     """
-    treatment = method.treatment
+    require_jacobian(method)
     _require_order(order, shift)
     graph, host_graph = problem.graph, problem.host_graph
     rows = specification(C.to(host_graph.output) if rigorous and isinstance(C, Tensor) else C, host_graph.output)
@@ -292,7 +313,7 @@ def analyse_problem(
         derivatives=known.derivatives,
         centers={name: host_graph.values[name] for name in graph.reads},
         rows=rows.reshape(*rows.shape[:2], *graph.shapes[graph.output]),  # in the shape of the last step
-        treatment=treatment,
+        method=method,
         order=order,
         shift=shift,
         memory_budget=budget,

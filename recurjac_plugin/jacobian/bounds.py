@@ -27,11 +27,13 @@ class Bounds:
     Attributes:
         lower, upper: shape (b, k, *input_shape): region, row (output or row of C), input coordinate.
         rigorous: whether they are proven, rounding included.
+        methods: what they were found by, one name for each region; empty for bounds from elsewhere.
     """
 
     lower: Tensor
     upper: Tensor
     rigorous: bool = False
+    methods: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.lower, self.upper))
@@ -39,7 +41,8 @@ class Bounds:
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.lower.shape))
         proven = ", rigorous" if self.rigorous else ""
-        return f"Bounds([{shape}], {self.lower.dtype}, {self.lower.device}{proven})"
+        found_by = "".join(f", {name}" for name in dict.fromkeys(self.methods))
+        return f"Bounds([{shape}], {self.lower.dtype}, {self.lower.device}{found_by}{proven})"
 
     @property
     def width(self) -> Tensor:

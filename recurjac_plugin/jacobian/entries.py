@@ -23,7 +23,7 @@ def jacobian_bounds(
     model: Any,
     x: Any,
     *,
-    method: str = "RecurJac",
+    method: str | None = None,
     C: Tensor | None = None,
     order: str = "backward",
     shift: int = 0,
@@ -46,7 +46,9 @@ def jacobian_bounds(
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
             inputs a tuple of all of them, plain tensors where they are not perturbed.
         method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`, with a prefix for the pre-activation
-            bounds (`IBP+`, ...); see `recurjac_plugin.jacobian.methods`.
+            bounds (`IBP+`, ...); see `recurjac_plugin.jacobian.methods`. None or `auto` is `RecurJac-McCormick` on the
+            regions where smooth activations make it worth its time, and `RecurJac-Linear` on all others; the bounds
+            name it, and see `recurjac_plugin.jacobian.planes`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
             neither order is always tighter.
@@ -79,13 +81,14 @@ def jacobian_bounds(
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
     declare(model, reference)
-    parsed = parse_jacobian_method(method)
+    parsed, methods = parse_jacobian_method(method), list[str]()
 
     def bound(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
         analysis = analyse(
             model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
             memory_budget=memory_budget, rigorous=rigorous,
         )  # fmt: skip
+        methods.extend(analysis.methods)
         lower, upper = analysis.jacobian
         if rigorous:
             lower, upper = rounded_outward((lower, upper), type_of(x))
@@ -95,5 +98,7 @@ def jacobian_bounds(
         return tuple(part.reshape(*part.shape[:2], *shape) for pair, shape in zip(zip(*ends), shapes) for part in pair)
 
     ends = bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget)
-    bounds = tuple(Bounds(low, high, rigorous) for low, high in zip(ends[::2], ends[1::2], strict=True))
+    bounds = tuple(
+        Bounds(low, high, rigorous, tuple(methods)) for low, high in zip(ends[::2], ends[1::2], strict=True)
+    )
     return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]

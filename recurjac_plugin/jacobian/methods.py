@@ -4,19 +4,21 @@ A name is ``[PREFIX+]METHOD[+CROWN]``, in any case:
 
 * the method is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip` (`TREATMENTS`): it says what happens
   at a neuron whose derivative is not certain (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3; Fast-Lip:
-  Weng et al., ICML 2018, arXiv:1804.09699);
+  Weng et al., ICML 2018, arXiv:1804.09699); or it is `auto`, which is `RecurJac-McCormick` on the regions where that is
+  worth its time and `RecurJac-Linear` on all others (`planes`);
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 
-A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is a method for output bounds only. `Operator-Norm`
-bounds the Lipschitz constant on the whole space (`global_lipschitz`), where there is no region to bound a Jacobian on.
+None is `auto`, the default of every function. A host method by itself (`IBP`, `CROWN`, `CROWN-IBP`, `alpha-CROWN`) is
+a method for output bounds only. `Operator-Norm` bounds the Lipschitz constant on the whole space (`global_lipschitz`),
+where there is no region to bound a Jacobian on.
 
 The command line reads the names before it loads anything else, so this module imports the rules when one is needed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -33,13 +35,13 @@ class Treatment:
     Attributes:
         rule: the name of `upper_line` in `recursion.rules`; None is interval arithmetic everywhere.
         planes: whether it is a plane in y and in the neuron's pre-activation where the derivative is smooth and has
-            lines in the pre-activation.
+            lines in the pre-activation; None for on the regions where that is worth its time.
         chord_of_absolute: whether ``|J_kr|``, summed over the entries of a row, is replaced by its chord over the
             bounds of an entry of unknown sign, or by a constant.
     """
 
     rule: str | None
-    planes: bool = False
+    planes: bool | None = False
     chord_of_absolute: bool = False
 
     @cached_property
@@ -61,6 +63,12 @@ TREATMENTS: dict[str, Treatment] = {
 METHODS: tuple[str, ...] = tuple(TREATMENTS)
 """The methods that bound Jacobians."""
 
+AUTO = "auto"
+"""The name that leaves the choice between the next two to `planes`."""
+
+LINES, PLANES = "RecurJac-Linear", "RecurJac-McCormick"
+"""The methods that `AUTO` chooses from; the second contains the first."""
+
 HOST_METHODS: tuple[str, ...] = ("IBP", "CROWN-IBP", "CROWN", "alpha-CROWN")
 """The host's methods that can stand before one of `METHODS`, and by themselves for output bounds."""
 
@@ -72,7 +80,8 @@ OPERATOR_NORM = "Operator-Norm"
 GLOBAL_METHODS: tuple[str, ...] = (OPERATOR_NORM,)
 """The methods that need no region: bounds of Lipschitz constants on the whole space."""
 
-_CANONICAL = {name.lower(): name for name in METHODS}
+_AUTO = Treatment("recurjac_linear", planes=None, chord_of_absolute=True)
+_CANONICAL = {name.lower(): name for name in (*METHODS, AUTO)}
 _GLOBAL = {name.lower(): name for name in GLOBAL_METHODS}
 _HOST = {name.lower(): name for name in HOST_METHODS} | {"crown-optimized": "alpha-CROWN"}
 
@@ -83,7 +92,7 @@ class Method:
 
     Attributes:
         name: canonical spelling.
-        jacobian: which of `METHODS` bounds the Jacobian; None for a method of the host alone.
+        jacobian: which of `METHODS` bounds the Jacobian, or `AUTO`; None for a method of the host alone.
         host: the host's method that bounds the pre-activations, and the output where that is wanted.
         with_host_output: whether output bounds include the host's.
     """
@@ -110,9 +119,16 @@ class Method:
         Raises:
             MethodError: a method of the host alone, which has no Jacobian bounds.
         """
-        if self.jacobian is None:
-            raise _without_jacobian(self.name)
-        return TREATMENTS[self.jacobian]
+        require_jacobian(self)
+        assert self.jacobian is not None
+        return _AUTO if self.jacobian == AUTO else TREATMENTS[self.jacobian]
+
+    def chosen(self, planes: bool) -> Method:
+        """The method by its name, where `AUTO` has chosen planes or lines; any other one is itself."""
+        if self.jacobian != AUTO:
+            return self
+        name = PLANES if planes else LINES
+        return replace(self, name=self.name.replace(AUTO, name), jacobian=name)
 
 
 def require_rigorous(method: Method, wanted: bool) -> bool:
@@ -131,7 +147,9 @@ def require_rigorous(method: Method, wanted: bool) -> bool:
 
 def is_method(name: object) -> bool:
     """Whether a method name is meant for this package rather than for the host alone."""
-    return isinstance(name, str) and any(own in name.lower() for own in _CANONICAL)
+    if not isinstance(name, str):
+        return False
+    return any(own.lower() in name.lower() for own in METHODS) or AUTO in name.lower().split("+")
 
 
 def parse_global(name: object) -> str | None:
@@ -139,8 +157,8 @@ def parse_global(name: object) -> str | None:
     return _GLOBAL.get(name.lower()) if isinstance(name, str) else None
 
 
-def parse(name: str) -> Method:
-    """Read the name of a method that bounds something over a region.
+def parse(name: str | None) -> Method:
+    """Read the name of a method that bounds something over a region; None is `AUTO`.
 
     Raises:
         MethodError: not a known name; the message lists what is.
@@ -150,6 +168,7 @@ def parse(name: str) -> Method:
             f"`{parse_global(name)}` bounds Lipschitz constants on the whole space, not over a region; use "
             "`global_lipschitz`, or `recurjac lipschitz`."
         )
+    name = AUTO if name is None else name
     parts = name.lower().split("+") if isinstance(name, str) else []
     if len(parts) == 1 and parts[0] in _HOST:
         return Method(_HOST[parts[0]], None, _HOST[parts[0]], True)
@@ -159,7 +178,7 @@ def parse(name: str) -> Method:
     tail = rest[1:]
     if jacobian is None or tail not in ([], ["crown"]):
         raise MethodError(
-            f"Unknown method `{name}`; known are {', '.join(METHODS)}, each optionally with a prefix for the "
+            f"Unknown method `{name}`; known are {', '.join((*METHODS, AUTO))}, each optionally with a prefix for the "
             f"pre-activation bounds ({', '.join(f'{host}+' for host in HOST_METHODS)}) and with `+CROWN` for output "
             f"bounds, and {', '.join(HOST_METHODS)} alone for output bounds."
         )
@@ -169,20 +188,24 @@ def parse(name: str) -> Method:
     return Method(canonical, jacobian, "CROWN-IBP" if host == "IBP" and tail else host, bool(tail))
 
 
-def parse_jacobian_method(name: str) -> Method:
+def parse_jacobian_method(name: str | None) -> Method:
     """Read the name of a method that bounds Jacobians: as `parse`, without the methods of the host alone.
 
     Raises:
         MethodError: not a known name, or that of a method for output bounds only.
     """
-    method = parse(name)
+    return require_jacobian(parse(name))
+
+
+def require_jacobian(method: Method) -> Method:
+    """The method, which bounds Jacobians.
+
+    Raises:
+        MethodError: it is one of the host alone.
+    """
     if not method.bounds_jacobian:
-        raise _without_jacobian(method.name)
+        raise MethodError(
+            f"`{method.name}` gives no Jacobian bounds; choose one of {', '.join((*METHODS, AUTO))}, optionally after "
+            f"{' or '.join(f'`{host}+`' for host in HOST_METHODS)}."
+        )
     return method
-
-
-def _without_jacobian(name: str) -> MethodError:
-    return MethodError(
-        f"`{name}` gives no Jacobian bounds; choose one of {', '.join(METHODS)}, optionally after "
-        f"{' or '.join(f'`{host}+`' for host in HOST_METHODS)}."
-    )

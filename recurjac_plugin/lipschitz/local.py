@@ -34,7 +34,7 @@ def local_lipschitz(
     model: Any,
     x: Any,
     *,
-    method: str = "RecurJac",
+    method: str | None = None,
     C: Tensor | None = None,
     per_output: bool = False,
     order: str = "backward",

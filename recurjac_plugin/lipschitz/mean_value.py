@@ -34,7 +34,7 @@ def output_bounds(
     model: Any,
     x: Any,
     *,
-    method: str = "RecurJac",
+    method: str | None = None,
     C: Tensor | None = None,
     steps: int = 1,
     order: str = "backward",

@@ -61,7 +61,7 @@ class InnerProblem:
 
         These are bounded over the inputs of `whole`, and only where x leads to all that is uncertain behind them.
         """
-        return self.treatment.planes and len(self.whole.factors) == len(self.graph.factors)
+        return self.treatment.planes is True and len(self.whole.factors) == len(self.graph.factors)
 
     @cached_property
     def needed(self) -> frozenset[str]:

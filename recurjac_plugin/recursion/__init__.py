@@ -19,6 +19,8 @@ name                    what is taken                               where
                         the derivative is smooth, a line elsewhere  `rules.recurjac_linear`, of both the tighter
 ======================  ==========================================  ==========================================
 
+No name, or `auto`, is `RecurJac-McCormick` or `RecurJac-Linear`, region by region (`recurjac_plugin.jacobian.planes`).
+
 **In which order the layers are processed**: the arguments `order` and `shift`.
 
 ===============================  =========================================  ================================

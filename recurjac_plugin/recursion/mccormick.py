@@ -23,7 +23,7 @@ terms of first order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ def mccormick_planes(
     *,
     derivative: Relaxation,  # shape: (b, 1, u)
     middle: Tensor,  # shape: (b, 1, u)
+    used: Tensor | None = None,  # shape: (b, 1, 1)
 ) -> UpperLine:
     """The best of three planes above ``d y``.
 
@@ -84,6 +85,7 @@ def mccormick_planes(
         yu: upper bound.
         derivative: lines of d in t.
         middle: t at the middle of its interval.
+        used: in which regions the planes in d and y are; the others have the third one. None for in all.
 
     Returns:
         ``d y <= slope y + constant + t_slope t``, all of shape (b, k, u).
@@ -98,7 +100,10 @@ def mccormick_planes(
     chord = recurjac_linear(dl, du, yl, yu)
     flat = _Plane(*chord[:2], torch.zeros_like(chord.slope), chord.slope * center + chord.constant)
     envelope = _lower(plane(yu, dl), plane(yl, du), (du - dl) * (yu - yl))
-    return UpperLine(*_lower(envelope, flat, (du - dl) * size)[:3])
+    lowest = _lower(envelope, flat, (du - dl) * size)
+    if used is not None:
+        lowest = _Plane(*(torch.where(used, plane, line) for plane, line in zip(lowest, flat)))
+    return UpperLine(*lowest[:3])
 
 
 class _Plane(NamedTuple):
@@ -148,6 +153,7 @@ class NetworkRelaxation:
         derivatives: for the layers whose derivative changes gradually, its lines in t.
         inputs: where the inputs lie, in their order.
         substituted: whether sums over t are bounded by substitution; otherwise by the intervals of t.
+        used: on which regions planes are taken, bool (b,); None for all. The others have `recurjac_linear`'s lines.
     """
 
     gains: Gains
@@ -155,6 +161,11 @@ class NetworkRelaxation:
     derivatives: Mapping[str, DerivativeRelaxation]
     inputs: Sequence[Region]
     substituted: bool = True
+    used: Tensor | None = None
+
+    def only(self, regions: Tensor) -> NetworkRelaxation:
+        """The same, with planes on some of the regions alone, bool (b,)."""
+        return replace(self, used=regions)
 
     @cached_property
     def width(self) -> int:
@@ -175,7 +186,10 @@ class NetworkRelaxation:
     def planes(self, layer: str) -> Rule | None:
         """`mccormick_planes` for one layer, if its derivatives are known beyond their ranges."""
         known = self.derivatives.get(layer)
-        return None if known is None else partial(mccormick_planes, derivative=known.lines, middle=known.middle)
+        if known is None:
+            return None
+        used = None if self.used is None else self.used[:, None, None]
+        return partial(mccormick_planes, derivative=known.lines, middle=known.middle, used=used)
 
     def concretize(
         self,

@@ -74,7 +74,7 @@ def verify(
     model: nn.Module,
     spec: Spec,
     *,
-    method: str = VERIFY_METHOD,
+    method: str | None = None,
     branching: str = "jacobian",
     split: bool | None = None,
     session: Session | None = None,
@@ -102,7 +102,8 @@ def verify(
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
         spec: what `load_vnnlib` returns.
-        method: of the output bounds, as in `output_bounds`.
+        method: of the output bounds, as in `output_bounds`. None is `RecurJac-Linear+CROWN`: what `auto` comes to where
+            the bounds are rigorous, because the Jacobian of the parts has no planes there.
         branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
             coefficients in place of J) or ``"longest"`` (the longest side).
         split: whether boxes are cut at all; None for those with at most 20 coordinates that are not fixed.
@@ -133,7 +134,7 @@ def verify(
     """
     declare(model, reference)
     start = time.monotonic()
-    parsed = parse(method)
+    parsed = parse(VERIFY_METHOD if method is None else method)
     _check_spec(spec)
     _check_options(branching, timeout, attack_seconds)
     problem = None if certificate is None else _problem(model, spec)

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from commands import LARGE, MID, RELU, SMALL, WHERE, answer, recurjac
+from commands import LARGE, MID, RELU, SMALL, TANH, WHERE, answer, recurjac
 from onnx_files import few_inputs
+from places import DATA
 
 import recurjac_plugin as rj
 from recurjac_plugin import Verdict
@@ -26,6 +27,7 @@ def test_compare_on_a_property_that_some_methods_prove(tmp_path):
         "boxes",
         "seed",
         "methods",
+        "auto",
         "lipschitz_sampled",
         "contradictions",
     }
@@ -157,3 +159,11 @@ def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_pat
     assert proved["verdict"] == "unsat"
     assert "IBP: The network has 1 unsupported part(s)" in recurjac(*arguments).stderr
     recurjac("compare", RELU, SMALL, "--methods", "IBP", "--plot", tmp_path / "none.png", "--attack-seconds", 0)
+
+
+def test_compare_names_what_auto_is():
+    found = answer("compare", TANH, DATA / "digits_tanh_small.vnnlib", "--methods", "auto,RecurJac-McCormick,CROWN")
+    assert [row["method"] for row in found["methods"]] == ["RecurJac-McCormick", "CROWN"]
+    assert found["auto"] == "RecurJac-McCormick"
+    relu = answer("compare", RELU, SMALL, "--methods", "ibp+auto")
+    assert (relu["auto"], relu["methods"][0]["method"]) == ("RecurJac-Linear", "IBP+RecurJac-Linear")

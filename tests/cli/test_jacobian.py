@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from commands import CNN, TANH, WHERE, answer, recurjac
+from commands import CNN, RELU, TANH, WHERE, answer, recurjac
 from onnx_files import model, node, save
 from places import DATA
 
@@ -17,11 +17,24 @@ def test_jacobian_over_a_property(tmp_path):
     out = tmp_path / "J.npz"
     found = answer("jacobian", CNN, "--vnnlib", DATA / "digits_cnn_small.vnnlib", "--out", out)
     assert found.keys() == WHERE | {
-        *("command", "method", "norm", "eps", "rigorous", "shape", "seconds", "rows", "out", "plot", "certificate"),
+        *(
+            "command",
+            "asked",
+            "method",
+            "norm",
+            "eps",
+            "rigorous",
+            "shape",
+            "seconds",
+            "rows",
+            "out",
+            "plot",
+            "certificate",
+        ),
     }
     assert found["shape"] == [1, 10, 1, 8, 8]
     assert found["rows"][3].keys() == {
-        *("input", "output", "lower", "upper", "mean_width", "max_width", "known_sign", "entries"),
+        *("input", "output", "method", "lower", "upper", "mean_width", "max_width", "known_sign", "entries"),
     }
     with np.load(out) as arrays:
         assert sorted(arrays) == ["lower", "norm", "upper", "x_L", "x_U"]
@@ -57,7 +70,7 @@ def test_inputs_come_in_several_shapes(tmp_path):
 
 def test_jacobian_table_names_method_and_region(image):
     shown = recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--norm", "2").stdout
-    assert "Jacobian by RecurJac, l_2 balls of radius 0.01" in shown
+    assert "Jacobian by RecurJac-McCormick, l_2 balls of radius 0.01" in shown
     assert len([line for line in shown.splitlines() if " of 64 " in line]) == 10
 
 
@@ -80,3 +93,16 @@ def test_a_network_of_doubles_is_not_bounded_in_float32(tmp_path):
     found = answer(*arguments)
     assert (found["dtype"], found["rows"][0]["lower"], found["rows"][0]["upper"]) == ("float64", -4.0, 3.0)
     assert "has float64 weights" in recurjac(*arguments, "--dtype", "float32", code=2).stderr
+
+
+def test_the_chosen_method_is_named_in_the_json(image):
+    options = ("--input", image, "--eps", 0.001)
+    for network, expected in ((RELU, "RecurJac-Linear"), (TANH, "RecurJac-McCormick")):
+        found = answer("jacobian", network, *options)
+        assert (found["asked"], found["method"]) == ("auto", expected)
+        assert {row["method"] for row in found["rows"]} == {expected}
+        named = answer("jacobian", network, *options, "--method", expected)
+        assert named["rows"] == found["rows"]
+        assert named["asked"] == expected
+        assert answer("monotone", network, *options, "--samples", 0)["method"] == expected
+    assert answer("jacobian", RELU, *options, "--method", "ibp+auto")["method"] == "IBP+RecurJac-Linear"

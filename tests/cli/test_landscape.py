@@ -59,3 +59,12 @@ def test_landscape_follows_the_largest_output_of_each_input(tmp_path):
         largest = load_onnx(RELU)(torch.from_numpy(images).float()).flatten(1).argmax(1)
     assert [entry["output"] for entry in found["radii"]] == largest.tolist()
     assert found["limit"] == 100
+
+
+def test_the_chosen_method_is_listed():
+    options = ("--vnnlib", DATA / "digits_tanh_small.vnnlib", "--points", 2, "--max-probes", 3, "--methods", "auto")
+    found = answer("landscape", TANH, *options)
+    assert [entry["method"] for entry in found["radii"]] == ["RecurJac-McCormick"]
+    assert [entry["asked"] for entry in found["scan"]] == ["auto"] * 2
+    assert found["scan"][1]["method"] == "RecurJac-McCormick"
+    assert "RecurJac-McCormick" in recurjac("landscape", TANH, *options).stdout

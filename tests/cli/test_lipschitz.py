@@ -20,7 +20,7 @@ def test_lipschitz_table_csv_and_picture(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer(*arguments, "--csv", table, "--plot", picture)
     assert found.keys() == WHERE | {"command", "rigorous", "norm", "inputs", "seed", "samples", "steps", "constants"}
-    assert found["constants"][0].keys() == {"method", "eps", "input", "constant", "seconds"}
+    assert found["constants"][0].keys() == {"asked", "method", "eps", "input", "constant", "seconds"}
     curves = {
         name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
         for name in (*rj.METHODS, "Operator-Norm", "sampled")
@@ -85,3 +85,14 @@ def test_pictures_in_every_format(tmp_path):
         path = tmp_path / f"p.{form}"
         recurjac("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Fast-Lip", "--plot", path)
         assert path.read_bytes().startswith(start)
+
+
+def test_every_ball_has_the_method_that_was_chosen_for_it():
+    found = answer(
+        *("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.01,100"),
+        *("--methods", "auto,RecurJac-Linear", "--samples", 0),
+    )["constants"]
+    assert [entry["method"] for entry in found] == ["RecurJac-McCormick", *["RecurJac-Linear"] * 3]
+    assert [entry["asked"] for entry in found] == ["auto"] * 2 + ["RecurJac-Linear"] * 2
+    assert found[0]["constant"] < found[2]["constant"]
+    assert found[1]["constant"] == found[3]["constant"]

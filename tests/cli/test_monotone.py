@@ -24,6 +24,7 @@ def test_monotone_over_a_property(tmp_path):
     assert found.keys() == WHERE | {
         *(
             "command",
+            "asked",
             "method",
             "norm",
             "eps",

@@ -48,17 +48,17 @@ def test_subset_covers_every_activation_and_norm():
 @pytest.mark.parametrize("name", LOCAL)
 def test_backward_order(name, dtype, suffix, tolerance):
     golden = Golden(name, dtype)
-    given = golden.given()
+    options = {"method": "RecurJac", "intermediate_bounds": golden.given()}
     with torch.no_grad():
-        bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), intermediate_bounds=given)
+        bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), **options)
         assert bounds.lower.dtype == dtype
         assert_same(bounds.lower[0], golden.arrays["bwd_l" + suffix], tolerance)
         assert_same(bounds.upper[0], golden.arrays["bwd_u" + suffix], tolerance)
         for i, norm in enumerate(NORMS):
             x = golden.region(norm).perturbed()
-            rows = rj.local_lipschitz(golden.model, x, per_output=True, intermediate_bounds=given)
+            rows = rj.local_lipschitz(golden.model, x, per_output=True, **options)
             assert_same(rows[0], golden.arrays["bwd_lip_sep" + suffix][i], tolerance)
-            vector = rj.local_lipschitz(golden.model, x, intermediate_bounds=given)
+            vector = rj.local_lipschitz(golden.model, x, **options)
             assert_same(vector, golden.arrays["bwd_lip_all" + suffix][i : i + 1], tolerance)
 
 
@@ -127,7 +127,7 @@ DIRECTIONS = {"fwd": {"order": "forward"}, "fsh": {"order": "forward", "shift": 
 )
 def test_forward_order(name, direction, dtype, suffix, tolerance):
     golden = Golden(name, dtype)
-    options = {**DIRECTIONS[direction], "intermediate_bounds": golden.given()}
+    options = {**DIRECTIONS[direction], "method": "RecurJac", "intermediate_bounds": golden.given()}
     with torch.no_grad():
         forward = rj.jacobian_bounds(golden.model, golden.region().perturbed(), **options)
         assert_same(forward.lower[0], golden.arrays[f"{direction}_l{suffix}"], tolerance)
@@ -246,7 +246,8 @@ def test_quirk_shift_of_short_networks(sizes):
     model = BoundedModule(net, x.clone())
     with torch.no_grad():
         backward, shifted = (
-            rj.jacobian_bounds(model, x, order=order, shift=shift) for order, shift in (("backward", 0), ("forward", 1))
+            rj.jacobian_bounds(model, x, method="RecurJac", order=order, shift=shift)
+            for order, shift in (("backward", 0), ("forward", 1))
         )
     assert torch.allclose(backward.lower, shifted.lower, rtol=0, atol=1e-12)
     assert torch.allclose(backward.upper, shifted.upper, rtol=0, atol=1e-12)
@@ -257,8 +258,9 @@ def test_quirk_activation_of_the_first_call():
     names = [next(name for name in LOCAL if CASES[name]["activation"] == each) for each in ("relu", "tanh", "relu")]
     for name in names:
         golden = Golden(name, torch.float64)
+        options = {"method": "RecurJac", "intermediate_bounds": golden.given()}
         with torch.no_grad():
-            bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), intermediate_bounds=golden.given())
+            bounds = rj.jacobian_bounds(golden.model, golden.region().perturbed(), **options)
         assert_same(bounds.upper[0], golden.arrays["bwd_u"], 1e-12)
 
 

@@ -14,10 +14,11 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.method_names import chosen, listed
 from recurjac_plugin.cli.plots import check_format, comparison, picture_format
 from recurjac_plugin.cli.problem import Network, load_network, load_property
 from recurjac_plugin.cli.streams import Streams, duration, open_streams
-from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
+from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,7 @@ def compare_command(
         network = load_network(model, device, dtype)
         spec = load_property(prop, network)
         search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
+        names, auto = _named(network, spec, names)
         entries = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
         rows, claims = [row for row, _ in entries], [claim for _, claim in entries]
         claims.append(_judge(rows, network, spec, model, attack_seconds, seed))
@@ -78,6 +80,7 @@ def compare_command(
             "property": str(prop),
             "boxes": len(spec.boxes),
             "seed": seed,
+            "auto": auto,
             "methods": rows,
             "lipschitz_sampled": sampled,
             "contradictions": _contradictions(network, spec, claims) + _below_sampled(rows, sampled, network),
@@ -85,6 +88,18 @@ def compare_command(
         _tell(streams, result, csv, plot)
     if result["contradictions"]:
         raise typer.Exit(1)
+
+
+def _named(network: Network, spec: Spec, names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """The methods with `auto` replaced by what it is on the property's boxes, where it is one, and what it is."""
+    boxes = [(network.region(box), _rows(network, box)) for box in spec.boxes]
+
+    def on_boxes(name: str) -> str:
+        return listed(chosen(network, name, [x], C) for x, C in boxes)
+
+    found = {name: on_boxes(name) for name in names}
+    kept = (by if "," not in by else name for name, by in found.items())
+    return tuple(dict.fromkeys(kept)), on_boxes(AUTO)
 
 
 def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> tuple[dict[str, Any], Claim]:
@@ -260,6 +275,7 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     for row in rows:
         if row["unsupported"] is not None:
             streams.note(f"{row['method']}: {row['unsupported']}")
+    streams.note(f"auto is {result['auto']} here")
     wrong = [f"CONTRADICTION: {each['message']}" for each in result["contradictions"]]
     for line in wrong:
         streams.note(line)

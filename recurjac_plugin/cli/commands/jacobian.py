@@ -12,9 +12,11 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.method_names import listed
 from recurjac_plugin.cli.plots import picture_format
 from recurjac_plugin.cli.problem import Network, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.plots import MOST_CHANNELS, encoded
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def jacobian_command(
     input_file: options.RegionInputs = None,
     eps: options.RegionRadius = None,
     norm: options.Norm = "inf",
-    method: options.JacobianMethod = "RecurJac",
+    method: options.JacobianMethod = AUTO,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -86,20 +88,21 @@ def jacobian_command(
             _check_output(output, network)
         regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
-        lower, upper = _bounds(network, regions, name, rigorous, streams)
+        lower, upper, chosen = _bounds(network, regions, name, rigorous, streams)
         elapsed = time.perf_counter() - start
-        title = f"{model.name}: Jacobian of output {output} by {name}"
+        title = f"{model.name}: Jacobian of output {output} by {listed(chosen)}"
         picture = None if shape is None else _drawn(lower, upper, output, shape, title, file_format)
         if out is not None:
             write(out, _archive(lower, upper, regions, p, radius))
         if plot is not None and picture is not None:
             write(plot, picture)
         proof = None if checked is None else _certify(checked, regions, lower, upper, certificate, radius)
-        rows = [_summary(lower, upper, i, k) for i in range(len(lower)) for k in range(lower.shape[1])]
+        rows = [_summary(lower, upper, i, k, chosen) for i in range(len(lower)) for k in range(lower.shape[1])]
         result = {
             "command": "jacobian",
             **network.describe(model),
-            "method": name,
+            "asked": name,
+            "method": listed(chosen),
             "rigorous": rigorous,
             "norm": norm.lower(),
             "eps": radius,
@@ -189,26 +192,28 @@ def _drawn(
 
 def _bounds(
     network: Network, regions: list[Any], name: str, rigorous: bool, streams: Streams
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bounds over all regions, (b, k, *input_shape), on the CPU."""
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Bounds over all regions, (b, k, *input_shape), on the CPU, and the methods that they were found by."""
     import torch
 
     from recurjac_plugin.jacobian.entries import jacobian_bounds
 
-    pairs = []
+    pairs, chosen = [], []
     for x in streams.progress(regions, "Jacobian"):
         with torch.no_grad():
-            lower, upper = jacobian_bounds(network.host, x, method=name, rigorous=rigorous)
-        pairs.append((lower.cpu(), upper.cpu()))
-    return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs])
+            bounds = jacobian_bounds(network.host, x, method=name, rigorous=rigorous)
+        pairs.append((bounds.lower.cpu(), bounds.upper.cpu()))
+        chosen += bounds.methods
+    return torch.cat([low for low, _ in pairs]), torch.cat([high for _, high in pairs]), chosen
 
 
-def _summary(lower: torch.Tensor, upper: torch.Tensor, i: int, k: int) -> dict[str, Any]:
+def _summary(lower: torch.Tensor, upper: torch.Tensor, i: int, k: int, chosen: list[str]) -> dict[str, Any]:
     """What the table says about the gradient of output k over region i."""
     low, high = lower[i, k], upper[i, k]
     return {
         "input": i,
         "output": k,
+        "method": chosen[i],
         "lower": float(low.min()),
         "upper": float(high.max()),
         "mean_width": float((high - low).mean()),

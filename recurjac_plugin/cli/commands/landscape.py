@@ -11,8 +11,9 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.method_names import chosen, labels
 from recurjac_plugin.cli.plots import check_format, landscape_curves, picture_format
-from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.problem import Network, ball, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
 
@@ -129,8 +130,12 @@ def _radii(
         start, alone = time.perf_counter(), slice(i, i + 1)
         value = stationary_free_radius(network.host, centers[alone], norm=norm, C=C[alone], method=name, **search)
         seconds = time.perf_counter() - start
+        radius = float(value[0])
+        x = ball(centers[alone], norm, radius or search["initial"])
+        by = chosen(network, name, [x], C[alone], search["rigorous"])
         entries.append(
-            {"method": name, "input": i, "output": int(C[i, 0].argmax()), "radius": float(value[0]), "seconds": seconds}
+            {"asked": name, "method": by, "input": i, "output": int(C[i, 0].argmax()), "radius": radius}
+            | {"seconds": seconds}
         )
     return entries
 
@@ -156,10 +161,11 @@ def _scan(
             network.host, centers[alone], norm=norm, radius=largest, points=points, C=C[alone], method=name, **how
         )
         values = zip(scan.radii[0], scan.undetermined[0, :, 0], scan.constants[0, :, 0])
-        entries += [
-            {"method": name, "input": i, "radius": float(eps), "undetermined": int(count), "constant": float(constant)}
-            for eps, count, constant in values
-        ]
+        for eps, count, constant in values:
+            x = ball(centers[alone], norm, float(eps))
+            by = chosen(network, name, [x], C[alone], how["rigorous"])
+            found = {"undetermined": int(count), "constant": float(constant)}
+            entries.append({"asked": name, "method": by, "input": i, "radius": float(eps)} | found)
     return entries
 
 
@@ -171,11 +177,12 @@ def _tell(
     if csv is not None:
         write_csv(csv, list(scan[0]), [list(entry.values()) for entry in scan])
         streams.note(f"wrote {csv}")
+    called = labels(radii, names)
     steps = list(dict.fromkeys(entry["radius"] for entry in scan))
     undetermined, constants = (
         {
-            name: [sum(e[key] for e in scan if e["method"] == name and e["radius"] == eps) / count for eps in steps]
-            for name in names
+            label: [sum(e[key] for e in scan if e["asked"] == name and e["radius"] == eps) / count for eps in steps]
+            for name, label in called.items()
         }
         for key in ("undetermined", "constant")
     )
@@ -187,16 +194,20 @@ def _tell(
     if streams.as_json:
         streams.json(result)
         return
-    by_method = {name: [entry for entry in radii if entry["method"] == name] for name in names}
+    by_method = {label: [entry for entry in radii if entry["asked"] == name] for name, label in called.items()}
+    columns = tuple(by_method)
     rows: list[tuple[Any, ...]] = [
-        (i, by_method[names[0]][i]["output"], *(by_method[name][i]["radius"] for name in names)) for i in range(count)
+        (i, by_method[columns[0]][i]["output"], *(by_method[name][i]["radius"] for name in columns))
+        for i in range(count)
     ]
     rows += [
-        (label, None, *(sum(entry[key] for entry in by_method[name]) / count for name in names))
+        (label, None, *(sum(entry[key] for entry in by_method[name]) / count for name in columns))
         for label, key in (("mean", "radius"), ("seconds", "seconds"))
     ]
-    streams.table(f"Stationary-free radius ({norm})", ("input", "output", *names), rows, right=range(len(names) + 2))
+    streams.table(
+        f"Stationary-free radius ({norm})", ("input", "output", *columns), rows, right=range(len(columns) + 2)
+    )
     mean = f", mean of {count} inputs" if count > 1 else ""
     for title, values in ((f"Undetermined entries of {entries}", undetermined), ("Lipschitz constant", constants)):
-        lines = [(f"{eps:.4g}", *(values[name][i] for name in names)) for i, eps in enumerate(steps)]
-        streams.table(title + mean, (f"radius ({norm})", *names), lines, right=range(len(names) + 1))
+        lines = [(f"{eps:.4g}", *(values[name][i] for name in columns)) for i, eps in enumerate(steps)]
+        streams.table(title + mean, (f"radius ({norm})", *columns), lines, right=range(len(columns) + 1))

@@ -10,6 +10,7 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.method_names import chosen, labels
 from recurjac_plugin.cli.plots import check_format, lipschitz_curves, picture_format
 from recurjac_plugin.cli.problem import Network, ball, load_centers, load_network
 from recurjac_plugin.cli.streams import Streams, open_streams
@@ -99,7 +100,9 @@ def _constants(
         with torch.no_grad():
             x = ball(centers[i : i + 1], norm, eps)
             constant = local_lipschitz(network.host, x, method=name, rigorous=rigorous)
-        entries[name].append(_entry(name, eps, i, float(constant[0]), time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        by = chosen(network, name, [x], rigorous=rigorous)
+        entries[name].append(_entry(name, eps, i, float(constant[0]), seconds) | {"method": by})
     for name in (name for name in names if name in GLOBAL_METHODS):
         start = time.perf_counter()
         everywhere = _everywhere(network, norm, name, streams)
@@ -148,7 +151,7 @@ def _sampled(
 
 
 def _entry(method: str, eps: float, i: int, constant: float | None, seconds: float) -> dict[str, Any]:
-    return {"method": method, "eps": eps, "input": i, "constant": constant, "seconds": seconds}
+    return {"asked": method, "method": method, "eps": eps, "input": i, "constant": constant, "seconds": seconds}
 
 
 def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
@@ -156,9 +159,10 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     if csv is not None:
         write_csv(csv, list(constants[0]), [list(entry.values()) for entry in constants])
         streams.note(f"wrote {csv}")
+    called = labels(constants, dict.fromkeys(entry["asked"] for entry in constants))
     largest: dict[tuple[str, float], float | None] = {}
     for entry in constants:
-        key, constant = (entry["method"], entry["eps"]), entry["constant"]
+        key, constant = (called[entry["asked"]], entry["eps"]), entry["constant"]
         largest[key] = None if constant is None else max(largest.get(key) or 0.0, constant)
     names = list(dict.fromkeys(name for name, _ in largest))
     radii = sorted({eps for _, eps in largest})

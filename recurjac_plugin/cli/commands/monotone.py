@@ -14,8 +14,10 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.method_names import chosen
 from recurjac_plugin.cli.problem import Network, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.jacobian.methods import AUTO
 
 if TYPE_CHECKING:
     from recurjac_plugin.certificates.signs import Monotonicity
@@ -49,7 +51,7 @@ def monotone_command(
             "--range", metavar="LO,HI", help="The whole range of --feature, in every region.", show_default=False
         ),
     ] = None,
-    method: options.JacobianMethod = "RecurJac",
+    method: options.JacobianMethod = AUTO,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -88,7 +90,7 @@ def monotone_command(
     """
     with open_streams(json) as streams:
         p, radius = options.region_choice(vnnlib, input_file, eps, norm)
-        chosen = _feature(feature, feature_range)
+        asked_about = _feature(feature, feature_range)
         if timeout is not None and not 0 < timeout < math.inf:
             options.refuse("--timeout", f"must be a finite number of seconds above 0, got {timeout:g}.")
         for option, value in (("--timeout", timeout), ("--max-boxes", max_boxes), ("--range", feature_range)):
@@ -97,14 +99,14 @@ def monotone_command(
         name = options.jacobian_method(method)
         check_writable(csv, out)
         network = load_network(model, device, dtype)
-        if chosen is not None:
-            _check_feature(chosen, network)
-        regions = [_spanned(x, chosen) for x in load_regions(network, vnnlib, input_file, p, radius)]
+        if asked_about is not None:
+            _check_feature(asked_about, network)
+        regions = [_spanned(x, asked_about) for x in load_regions(network, vnnlib, input_file, p, radius)]
         limits = {"max_boxes": max_boxes, "samples": samples, "seed": seed, "rigorous": rigorous}
         start = time.perf_counter()
-        signs = _signs(network, regions, chosen, timeout, {"method": name, **limits}, streams)
+        signs = _signs(network, regions, asked_about, timeout, {"method": name, **limits}, streams)
         elapsed = time.perf_counter() - start
-        pairs = [pair for i, region in enumerate(signs) for pair in _pairs(i, region, chosen)]
+        pairs = [pair for i, region in enumerate(signs) for pair in _pairs(i, region, asked_about)]
         if out is not None:
             write(out, _archive(signs))
         if csv is not None:
@@ -112,11 +114,12 @@ def monotone_command(
         result = {
             "command": "monotone",
             **network.describe(model),
-            "method": name,
+            "asked": name,
+            "method": chosen(network, name, regions, rigorous=rigorous),
             "norm": norm.lower(),
             "eps": radius,
             "feature": feature,
-            "range": None if chosen is None or chosen.ends is None else list(chosen.ends),
+            "range": None if asked_about is None or asked_about.ends is None else list(asked_about.ends),
             "timeout": timeout,
             **limits,
             "boxes": [int(region.boxes) for region in signs],

@@ -11,12 +11,16 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
+from recurjac_plugin.cli.method_names import chosen, labels
 from recurjac_plugin.cli.plots import certified_fractions, check_format, picture_format
-from recurjac_plugin.cli.problem import Network, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.problem import Network, ball, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.jacobian.methods import AUTO
 
 if TYPE_CHECKING:
     import torch
+
+_DEFAULT = options.listed((AUTO, "Fast-Lip", "CROWN"))
 
 
 def radius_command(
@@ -39,7 +43,7 @@ def radius_command(
         ),
     ] = "all",
     norm: options.Norm = "inf",
-    methods: options.Methods = "RecurJac,Fast-Lip,CROWN",
+    methods: options.Methods = _DEFAULT,
     steps: Annotated[
         int, typer.Option("--steps", min=1, metavar="N", help="Nested balls for one radius; CROWN needs one.")
     ] = 15,
@@ -127,18 +131,33 @@ def _radii(
     for name, i in streams.progress([(name, i) for name in names for i in range(len(points))], "Radii"):
         start, alone = time.perf_counter(), slice(i, i + 1)
         value = float(certified_radius(network.host, points[alone], norm=norm, C=C[alone], method=name, **search)[0])
+        seconds = time.perf_counter() - start
         targets = (C[i] < 0).nonzero()[:, 1].tolist()
         entries.append(
             {
-                "method": name,
+                "asked": name,
+                "method": _chosen(network, name, points[alone], norm, value or search["initial"], C[alone], search),
                 "input": i,
                 "class": int((C[i, 0] > 0).nonzero()[0]),
                 "target": targets[0] if len(targets) == 1 else "all",
                 "radius": value,
-                "seconds": time.perf_counter() - start,
+                "seconds": seconds,
             }
         )
     return entries
+
+
+def _chosen(
+    network: Network,
+    name: str,
+    point: torch.Tensor,
+    norm: float,
+    radius: float,
+    C: torch.Tensor,
+    search: dict[str, Any],
+) -> str:
+    """The method that bounds the Jacobian on the ball that was certified, or on the first one if none was."""
+    return chosen(network, name, [ball(point, norm, radius)], C, search["rigorous"])
 
 
 def _tell(
@@ -149,7 +168,8 @@ def _tell(
         write_csv(csv, list(entries[0]), [list(entry.values()) for entry in entries])
         streams.note(f"wrote {csv}")
     norm = options.norm_name(options.norm_of(result["norm"]))
-    radii = {name: [entry["radius"] for entry in entries if entry["method"] == name] for name in names}
+    called = labels(entries, names)
+    radii = {label: [entry["radius"] for entry in entries if entry["asked"] == name] for name, label in called.items()}
     if plot is not None:
         write(plot, certified_fractions(radii, norm, Path(result["model"]).name, picture_format(plot)))
         streams.note(f"wrote {plot}")
@@ -158,8 +178,9 @@ def _tell(
         return
     count = result["inputs"]
     rows: list[tuple[Any, ...]] = [
-        (i, entries[i]["class"], entries[i]["target"], *(radii[name][i] for name in names)) for i in range(count)
+        (i, entries[i]["class"], entries[i]["target"], *(each[i] for each in radii.values())) for i in range(count)
     ]
-    seconds = [sum(entry["seconds"] for entry in entries if entry["method"] == name) / count for name in names]
-    rows += [("mean", None, None, *(sum(radii[name]) / count for name in names)), ("seconds", None, None, *seconds)]
-    streams.table(f"Certified radius ({norm})", ("input", "class", "target", *names), rows, right=range(len(names) + 3))
+    seconds = [sum(entry["seconds"] for entry in entries if entry["asked"] == name) / count for name in names]
+    rows += [("mean", None, None, *(sum(each) / count for each in radii.values())), ("seconds", None, None, *seconds)]
+    header = ("input", "class", "target", *radii)
+    streams.table(f"Certified radius ({norm})", header, rows, right=range(len(header)))
