@@ -7,6 +7,8 @@ VENV ?= .venv
 # How much `make soundness` tries, and from which seed on.
 COUNT ?= 1000
 SEED ?= 0
+# Where `make gpu` runs: cuda, or cpu for a trial.
+DEVICE ?= cuda
 # Tests in that many processes at once, up to four (each takes about 1 GB of memory); 0: in one, without distributing.
 JOBS ?= logical
 
@@ -17,7 +19,7 @@ HOST_COPY := $(VENV)/host-source
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all soundness mutants bench lint format clean setup FORCE
+.PHONY: help demo test test-all soundness mutants bench gpu lint format clean setup FORCE
 
 help:
 	@echo "make demo      compare RecurJac with CROWN on the shipped digits networks"
@@ -26,6 +28,7 @@ help:
 	@echo "make soundness random networks against sampled, ascended and exact values (COUNT=$(COUNT) SEED=$(SEED))"
 	@echo "make mutants   which tests notice that something was broken, written to mutants.md"
 	@echo "make bench     speed against the host"
+	@echo "make gpu       tests and tables of a CUDA device in 8 minutes, into docs/scale.md (DEVICE=cpu: a trial)"
 	@echo "make lint      ruff (rules and format), mypy and shellcheck"
 	@echo "make format    let ruff mend and format what it can"
 	@echo "make clean     remove .venv and everything generated"
@@ -52,6 +55,9 @@ mutants: setup
 bench: setup
 	$(BIN)/python -m pytest benchmarks
 
+gpu: setup
+	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(if $(filter cuda,$(DEVICE)),--docs docs/scale.md)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,7 +69,7 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.png mutants.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info demo.png mutants.md gpu.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.host
