@@ -20,6 +20,7 @@ import psutil
 import pytest
 import torch
 from cases import on_host
+from oracle import Ball, attacked, jacobians
 from second_device import Elsewhere, outside
 from torch import Tensor, nn
 
@@ -198,14 +199,79 @@ def test_results_keep_type_and_device(name, dtype):
         assert value.isfinite().all()
 
 
+HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+OF_THE_HOST = [name for name in QUANTITIES if name.startswith("JacobianOP")]
+
+
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@EVERY
-def test_half_types_are_refused(name, dtype):
+@HALF
+@pytest.mark.parametrize("name", [name for name in QUANTITIES if name not in OF_THE_HOST])
+def test_half_types_are_bounded_through_float32(name, dtype):
     build, quantity = QUANTITIES[name]
-    what = JACOBIAN_NODE if build is Lipschitz else "`(x|x0|model)`"
-    with pytest.raises(rj.InputError, match=rf"^{what} must hold numbers of float32 or float64, got {dtype}; .*\.$"):
+    half = Problem.of(build, dtype)
+    before = {key: (value, value.clone()) for key, value in half.model.state_dict(keep_vars=True).items()}
+    learns = [parameter.requires_grad for parameter in half.model.parameters()]
+    with pytest.warns(UserWarning, match=f"^The model holds numbers of {dtype}: it is bounded as the network ") as told:
+        found = quantity(half)
+    assert len([each for each in told if "The model holds" in str(each.message)]) == 1
+    assert [parameter.requires_grad for parameter in half.model.parameters()] == learns
+    for key, value in half.model.state_dict(keep_vars=True).items():
+        assert value is before[key][0]
+        assert torch.equal(value, before[key][1])
+        assert value.dtype == before[key][1].dtype
+    net, x0 = build().to(dtype).float(), half.x0.float()
+    for value, expected in zip(found, quantity(Problem(net, on_host(net, x0), x0)), strict=True):
+        assert value.dtype == torch.float32 or name == "verify"  # whose answers are put into the type of the points
+        assert not value.requires_grad
+        assert torch.allclose(value.float(), expected, rtol=1e-5, atol=1e-7)
+
+
+@HALF
+def test_bounds_of_a_half_model_hold_for_its_weights(dtype):
+    half = Problem.of(network, dtype)
+    with pytest.warns(UserWarning, match="The model holds numbers of"):
+        found = rj.jacobian_bounds(half.model, half.ball(), rigorous=True)
+    double = network().to(dtype).double()
+    points = attacked(double, Ball(half.x0.double(), 0.05))
+    assert found.contains(jacobians(double, points), slack=1e-12)
+
+
+@HALF
+def test_a_half_model_is_as_it_was_after_an_error(dtype):
+    half = Problem.of(network, dtype)
+    with pytest.warns(UserWarning, match="The model holds"), pytest.raises(rj.MethodError):
+        rj.jacobian_bounds(half.model, half.ball(), method="none of them")
+    assert {parameter.dtype for parameter in half.model.parameters()} == {dtype}
+
+
+def test_a_mixed_model_keeps_its_types():
+    net = network()
+    x0 = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    model = on_host(net, x0)
+    net[3].half()
+    before = {name: value.dtype for name, value in model.state_dict().items()}
+    assert len(set(before.values())) == 2
+    with pytest.warns(UserWarning, match="float16"):
+        found = rj.jacobian_bounds(model, ball_around(x0))
+    assert found.lower.dtype == torch.float32
+    assert {name: value.dtype for name, value in model.state_dict().items()} == before
+
+
+@pytest.mark.usefixtures("registered")
+@HALF
+@pytest.mark.parametrize("name", OF_THE_HOST)
+def test_the_hosts_own_methods_refuse_half_types(name, dtype):
+    build, quantity = QUANTITIES[name]
+    sentence = rf"^{JACOBIAN_NODE} must hold numbers of float32 or float64, got {dtype}; .*\.$"
+    with pytest.raises(rj.InputError, match=sentence):
         quantity(Problem.of(build, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_inputs_of_a_full_model_are_refused(dtype):
+    model, half = Problem.of(network, torch.float32).model, Problem.of(network, dtype)
+    with pytest.raises(rj.InputError, match=f"^`x` must hold numbers of float32 or float64, got {dtype}; "):
+        rj.jacobian_bounds(model, half.ball())
 
 
 @pytest.mark.usefixtures("registered")

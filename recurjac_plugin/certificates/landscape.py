@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
@@ -39,6 +40,7 @@ class Landscape:
     constants: Tensor
 
 
+@through_float32
 @full_precision()
 def landscape_scan(
     model: Any,

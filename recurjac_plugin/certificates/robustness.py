@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import LINES, Method, parse, require_rigorous
@@ -21,6 +22,7 @@ from .perturbed_points import Clip, PerturbedPoints, point_rows, probing, read_p
 from .radius_search import RadiusSearch, largest_radius
 
 
+@through_float32
 @full_precision()
 def certified_radius(
     model: Any,

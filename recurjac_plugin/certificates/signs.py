@@ -24,7 +24,7 @@ from recurjac_plugin.branch_and_bound.entry_signs import (
 )
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import read_region, type_of
+from recurjac_plugin.host.region import read_region, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounds import Bounds
@@ -178,6 +178,7 @@ def monotonicity(
     ).sign
 
 
+@through_float32
 @full_precision()
 @torch.no_grad()
 def monotonicity_report(

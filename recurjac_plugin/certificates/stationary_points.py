@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
@@ -18,6 +19,7 @@ from .perturbed_points import Clip, point_rows, probing, read_points
 from .radius_search import RadiusSearch, largest_radius
 
 
+@through_float32
 @full_precision()
 def stationary_free_radius(
     model: Any,

@@ -13,19 +13,25 @@ anything is computed.
 from __future__ import annotations
 
 import copy
+import functools
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.modules.half_types import HALF, half_type, in_float32
 from recurjac_plugin.numerics.region import Region
 
 from .library import BoundedTensor, PerturbationLpNorm
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def perturbed(region: Region) -> Any:
@@ -163,6 +169,44 @@ def cut(x: Any, part: slice) -> Any:
     copied = copy.copy(perturbation)
     copied.eps, copied.x_L, copied.x_U = (of_part(v) for v in (copied.eps, copied.x_L, copied.x_U))
     return BoundedTensor(plain[part], copied)
+
+
+def through_float32(function: Function) -> Function:
+    """The function, whose first argument is a model: of a half type it is computed on in float32, with a warning.
+
+    All tensors of half types among the other arguments, perturbed ones with their regions, become float32, too; the
+    results are float32, without gradients. Afterwards the model is as it was (`modules.half_types`). Other models are
+    passed on.
+    """
+
+    @functools.wraps(function)
+    def call(model: Any, *arguments: Any, **options: Any) -> Any:
+        dtype = half_type(model)
+        if dtype is None:
+            return function(model, *arguments, **options)
+        warnings.warn(
+            f"The model holds numbers of {dtype}: it is bounded as the network with the same weights that computes in "
+            "float32, not as one that rounds every value to its own type; the results are float32, without gradients.",
+            stacklevel=2,
+        )
+        with ExitStack() as stack:
+            for module in (model, *(each for each in options.values() if isinstance(each, nn.Module))):
+                stack.enter_context(in_float32(module))
+            wider = {name: _widened(each) for name, each in options.items()}
+            return function(model, *map(_widened, arguments), **wider)
+
+    return call  # type: ignore[return-value]
+
+
+def _widened(value: Any) -> Any:
+    """An argument with its tensors of half types as float32, whatever holds them."""
+    if isinstance(value, Tensor):
+        return converted(value, torch.float32) if value.dtype in HALF else value
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_widened, value)) if isinstance(value, tuple) else list(map(_widened, value))
+    if isinstance(value, dict):
+        return {name: _widened(each) for name, each in value.items()}
+    return value
 
 
 def type_of(x: Any) -> torch.dtype:

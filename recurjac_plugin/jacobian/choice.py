@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.host.region import read_arguments
+from recurjac_plugin.host.region import read_arguments, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.precision import full_precision
 
@@ -15,6 +15,7 @@ from .analysis import analyse
 from .methods import AUTO, parse
 
 
+@through_float32
 @full_precision()
 @torch.no_grad()
 def chosen_methods(

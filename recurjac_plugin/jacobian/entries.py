@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.region import through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.intervals import Intervals, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
@@ -18,6 +18,7 @@ from .methods import parse_jacobian_method
 from .parts import bounded_in_parts
 
 
+@through_float32
 @full_precision()
 def jacobian_bounds(
     model: Any,

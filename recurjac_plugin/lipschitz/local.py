@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.region import through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
@@ -29,6 +29,7 @@ from recurjac_plugin.numerics.rounding import gamma, underflow
 _POWER_STEPS, _LEAST_SHARE = 60, 1e-9
 
 
+@through_float32
 @full_precision()
 def local_lipschitz(
     model: Any,

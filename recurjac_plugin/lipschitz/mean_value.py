@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
-from recurjac_plugin.host.region import type_of
+from recurjac_plugin.host.region import through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse_problem
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
@@ -29,6 +29,7 @@ from recurjac_plugin.preactivations.rigorous import prove_preactivations
 from .local import row_constants
 
 
+@through_float32
 @full_precision()
 def output_bounds(
     model: Any,

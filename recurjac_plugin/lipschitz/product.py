@@ -22,7 +22,7 @@ from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, ancestors, backward, forward, stop
 from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.methods import OPERATOR_NORM
 from recurjac_plugin.numerics.precision import full_precision
@@ -39,6 +39,7 @@ _FAR = (1e4, 1e8, 1e12)
 
 
 @torch.no_grad()
+@through_float32
 @full_precision()
 def global_lipschitz(
     model: Any, *, norm: float, C: Tensor | None = None, per_output: bool = False, reference: nn.Module | None = None

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.problem import specification
-from recurjac_plugin.host.region import read_region, require_alike
+from recurjac_plugin.host.region import read_region, require_alike, through_float32
 from recurjac_plugin.host.state import preserved
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
@@ -35,6 +35,7 @@ _GATHERED = 4  # steps after which half of the points go on from the best one
 Evaluation = Callable[[Tensor], Tensor]
 
 
+@through_float32
 @full_precision()
 def sampled_lipschitz(
     model: Any,

@@ -34,6 +34,7 @@ from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
+from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
@@ -42,6 +43,7 @@ from recurjac_plugin.numerics.region import Region
 
 
 @torch.no_grad()
+@through_float32
 @full_precision()
 def zonotope_bounds(
     model: Any, x: Any, *, memory_budget: int | None = None, reference: nn.Module | None = None

@@ -21,7 +21,7 @@ from torch import nn
 from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
-from recurjac_plugin.host.region import require_full_type
+from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse, require_rigorous
@@ -69,6 +69,7 @@ class Result:
     seconds: float
 
 
+@through_float32
 @full_precision()
 def verify(
     model: nn.Module,
