@@ -112,8 +112,8 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure
 
 def save(drawn: Figure, path: Path) -> None:
     """Add one legend below all panels and write the picture; its format is the path's suffix."""
-    handles, labels = drawn.axes[0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
+    shown = {label: line for panel in drawn.axes for line, label in zip(*panel.get_legend_handles_labels())}
+    drawn.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False, fontsize=10)
     if path.suffix == ".png":  # 64 colours are enough for lines and bars, in a third of the bytes
         content = io.BytesIO()
         drawn.savefig(content, format="png", dpi=100)
