@@ -109,6 +109,8 @@ class AffinePass:
         if self.radii:
             radius = radius + spread(self.gains, source, self._middles, self.radii, self.memory_budget, windows)
         center = self._nominal[source] + self._offset[source]
+        if self.relaxation.used is not None:
+            radius = torch.where(self.relaxation.used[:, None, None], radius, torch.inf)
         return center - radius, center + radius
 
     def add(
@@ -131,7 +133,8 @@ class AffinePass:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k, the form of the sum: (b, k)."""
         center = (weights * (self._nominal[INPUT] + self._offset[INPUT])).sum(2)
         away = spread(self.gains, INPUT, self._middles, self.radii, self.memory_budget, weights=weights)
-        return center + self._swept(weights)[INPUT].squeeze(2) + away.squeeze(2)
+        upper = center + self._swept(weights)[INPUT].squeeze(2) + away.squeeze(2)
+        return upper if self.relaxation.used is None else torch.where(self.relaxation.used[:, None], upper, torch.inf)
 
     # What the relaxations say
 

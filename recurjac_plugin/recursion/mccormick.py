@@ -153,7 +153,7 @@ class NetworkRelaxation:
         derivatives: for the layers whose derivative changes gradually, its lines in t.
         inputs: where the inputs lie, in their order.
         substituted: whether sums over t are bounded by substitution; otherwise by the intervals of t.
-        used: on which regions planes are taken, bool (b,); None for all. The others have `recurjac_linear`'s lines.
+        used: on which regions it is made use of, bool (b,); None for all. The others have `recurjac_linear`'s lines.
     """
 
     gains: Gains
@@ -164,7 +164,7 @@ class NetworkRelaxation:
     used: Tensor | None = None
 
     def only(self, regions: Tensor) -> NetworkRelaxation:
-        """The same, with planes on some of the regions alone, bool (b,)."""
+        """The same, for some of the regions alone, bool (b,)."""
         return replace(self, used=regions)
 
     @cached_property
