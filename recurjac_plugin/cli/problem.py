@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.errors import FileError, InputError
+from recurjac_plugin.errors import FileError, InputError, UnsupportedError
+from recurjac_plugin.jacobian.methods import AUTO, parse
 
 from . import collector
 from .options import Dtype, refuse
@@ -239,3 +241,34 @@ def load_regions(
         return [network.region(box) for box in load_property(vnnlib, network).boxes]
     assert input_file is not None and eps is not None
     return [ball(x.unsqueeze(0), norm, eps) for x in load_inputs(input_file, network)]
+
+
+def chosen(
+    network: Network, name: str, regions: Iterable[Any], C: torch.Tensor | None = None, rigorous: bool = False
+) -> str:
+    """The methods that a name stands for over some regions: different ones with a comma between them.
+
+    A network that has no bounds keeps the name: it is refused where it is bounded.
+    """
+    from recurjac_plugin.jacobian.choice import chosen_methods
+
+    if parse(name).jacobian != AUTO:
+        return name
+    found: dict[str, None] = {}
+    try:
+        for x in regions:
+            found |= dict.fromkeys(chosen_methods(network.host, x, method=name, C=C, rigorous=rigorous))
+    except UnsupportedError:
+        return name
+    return listed(found)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Different names with commas between them, in their order."""
+    return ", ".join(dict.fromkeys(names))
+
+
+def labels(entries: Iterable[Mapping[str, Any]], asked: Iterable[str]) -> dict[str, str]:
+    """How tables and pictures call what was asked for: by the methods of its entries; `auto (...)` beside the same."""
+    used = {name: listed(entry["method"] for entry in entries if entry["asked"] == name) for name in asked}
+    return {name: f"{name} ({by})" if by != name and by in used else by for name, by in used.items()}

@@ -13,6 +13,7 @@ from recurjac_plugin.numerics.precision import full_precision
 
 from .analysis import analyse
 from .methods import AUTO, parse
+from .parts import bounded_in_parts
 
 
 @through_float32
@@ -63,4 +64,11 @@ def chosen_methods(
     if parsed.jacobian != AUTO:
         return (parsed.name,) * len(read_arguments(x, model).regions[0].center)
     options: dict[str, Any] = {"order": order, "shift": shift, "memory_budget": memory_budget, "rigorous": rigorous}
-    return analyse(model, x, parsed, C, **options).methods
+    found: list[str] = []
+
+    def choose(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
+        found.extend(analyse(model, x, parsed, C, **options).methods)
+        return ()
+
+    bounded_in_parts(choose, model, x, C, memory_budget)
+    return tuple(found)

@@ -99,7 +99,5 @@ def jacobian_bounds(
         return tuple(part.reshape(*part.shape[:2], *shape) for pair, shape in zip(zip(*ends), shapes) for part in pair)
 
     ends = bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget)
-    bounds = tuple(
-        Bounds(low, high, rigorous, tuple(methods)) for low, high in zip(ends[::2], ends[1::2], strict=True)
-    )
+    bounds = tuple(Bounds(low, high, rigorous, tuple(methods)) for low, high in zip(ends[::2], ends[1::2], strict=True))
     return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]

@@ -14,9 +14,8 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.method_names import chosen, listed
 from recurjac_plugin.cli.plots import check_format, comparison, picture_format
-from recurjac_plugin.cli.problem import Network, load_network, load_property
+from recurjac_plugin.cli.problem import Network, chosen, listed, load_network, load_property
 from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
 

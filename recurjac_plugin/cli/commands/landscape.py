@@ -11,9 +11,8 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.method_names import chosen, labels
 from recurjac_plugin.cli.plots import check_format, landscape_curves, picture_format
-from recurjac_plugin.cli.problem import Network, ball, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
 

@@ -14,8 +14,7 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.method_names import chosen
-from recurjac_plugin.cli.problem import Network, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, chosen, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import AUTO
 
