@@ -30,8 +30,11 @@ from .pull import Key
 _SMALL_PRODUCT = 3
 _ELEMENT = 100
 _CUT_OUT = 60
-# Where more of the elements are not 0 it is not worth looking for windows.
+# Where more of the elements are not 0 it is not worth looking for windows, nor where the work is less than so many times
+# that of looking: for every element, and for every block.
 _SPARSE = 0.5
+_LOOKS = 8
+_LOOK_AT_ELEMENT, _LOOK_AT_BLOCK = 32, 2**21
 # Numbers without a pattern of their own, of which different sets of neurons have different sums.
 _SPREAD, _MODULI = 7919, (241, 251)
 
@@ -126,6 +129,11 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
     size = sum(sizes[later] * sizes[earlier] for later, earlier in keys)
     if not size or not any(earlier == source for _, earlier in keys):
         return None
+    rows = 2 * gains.rows * gains.batch
+    everything = sum(sizes[later] * sizes[earlier] for later, earlier in keys if earlier != source)
+    everything = (everything + _ELEMENT * sum(sizes[layer] for layer in layers)) * sizes[source] * rows
+    if everything < _LOOKS * (_LOOK_AT_ELEMENT * size + _LOOK_AT_BLOCK * len(keys)):
+        return None
     patterns = _patterns(gains, keys, _SPARSE * size)
     if patterns is None:
         return None
@@ -150,7 +158,6 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
     if not neurons:
         return None
     pairs = [key for key in keys if key[0] in neurons and key[1] in neurons]
-    rows = 2 * gains.rows * gains.batch
     whole = sum(sizes[m] * sizes[k] for k, m in pairs) + _ELEMENT * sum(sizes[layer] for layer in layers)
     products = sum(neurons[m].shape[1] * neurons[k].shape[1] for k, m in pairs)
     windowed = _SMALL_PRODUCT * products + _ELEMENT * sum(index.shape[1] for index in neurons.values())
@@ -161,21 +168,22 @@ def find_windows(gains: Gains, source: str, layers: Sequence[str]) -> Windows | 
 
 def _patterns(gains: Gains, keys: Sequence[Key], most: float) -> dict[Key, tuple[Tensor, Tensor]] | None:
     """Where blocks are not 0 in some region, as rows and columns; None if that is at more than so many places."""
-    total, patterns, there = 0, {}, {}
+    total = 0.0
+    for key in keys:
+        block = gains.blocks.kept[key]
+        one = block.listed if isinstance(block, RowSparse) else block[0]
+        total += float(one.count_nonzero())
+    if total > most:  # already in the first region
+        return None
+    patterns = {}
     for key in keys:
         block = gains.blocks.kept[key]
         if isinstance(block, RowSparse):
             patterns[key] = block.coordinates()
-            total += len(patterns[key][0])
         else:
-            there[key] = (block != 0).any(0)
-            total += int(there[key].count_nonzero())
-        if total > most:
-            return None
-    for key, pattern in there.items():
-        row, column = pattern.nonzero().unbind(1)
-        patterns[key] = row, column
-    return patterns
+            row, column = (block != 0).any(0).nonzero().unbind(1)
+            patterns[key] = row, column
+    return patterns if sum(len(row) for row, _ in patterns.values()) <= most else None
 
 
 def _classes(end: str, count: int, patterns: Mapping[Key, tuple[Tensor, Tensor]]) -> Tensor:

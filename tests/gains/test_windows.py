@@ -58,6 +58,7 @@ def always(monkeypatch):
     monkeypatch.setattr(module, "_ELEMENT", 0)
     monkeypatch.setattr(module, "_CUT_OUT", 0)
     monkeypatch.setattr(module, "_SMALL_PRODUCT", 0)
+    monkeypatch.setattr(module, "_LOOKS", 0)
 
 
 @pytest.mark.parametrize("rule", [recurjac, recurjac_linear])
