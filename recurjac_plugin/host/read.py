@@ -72,7 +72,7 @@ class HostGraph:
             )
             forward = _first if node.kind == "BoundCast" else node.forward
             nodes.append(replace(node, constants=constants, forward=forward))
-        return replace(self, nodes=tuple(nodes)).at(centers)
+        return replace(self, nodes=tuple(nodes), like=None).at(centers)
 
     @torch.no_grad()
     def at(self, centers: Mapping[str, Tensor]) -> HostGraph:
@@ -85,7 +85,7 @@ class HostGraph:
         for node in self.nodes:
             arguments = zip(node.inputs, node.perturbed, node.constants)
             values[node.name] = node.forward(*(values[name] if known else c for name, known, c in arguments))
-        return replace(self, output=values[self.output_name], values=values)
+        return replace(self, output=values[self.output_name], values=values, like=self if self.like is None else self.like)
 
     def specified(
         self,
