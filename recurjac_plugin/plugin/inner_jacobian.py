@@ -30,6 +30,7 @@ from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import PER_SUM, eps
 from recurjac_plugin.preactivations.bounds import checked_bounds
+from recurjac_plugin.recursion.affine import affine_pass
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.mccormick import changes_gradually, relax_network
@@ -208,7 +209,10 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], u
     elif problem.with_planes:
         gains = compute_gains(problem.whole, derivatives, rows, budget)
         lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, unit))
-        order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines)
+        affine = None
+        if lines is not None and len(problem.whole.inputs) == 1:  # x alone
+            affine = affine_pass(gains, problem.whole, rows, lines, budget)
+        order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines, affine)
     else:
         order = backward_order(compute_gains(graph, derivatives, rows, budget), treatment.upper_line, budget)
     return InnerBounds(problem, *order.jacobian(), order)

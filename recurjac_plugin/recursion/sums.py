@@ -56,7 +56,8 @@ def upper_of_sums(
 
     and ``sum_j (h_j + sum_k g_j c_kj G_rows,l,kj)`` is added to the bound, which begins as
     ``sum_kr c_kr G_rows,input,kr``; the slopes in t of planes are kept. For every sum the bound of one pass is taken,
-    or the one that is known: that whose largest value over the region is smallest.
+    or the one that is known: the lowest halfway between the centre of the region and where it is largest. A bound that
+    varies may be larger than a constant somewhere, but part of that cancels with what the sum meets later.
 
     Source: own; for a single row RecurJac, arXiv:1810.11783, Algorithm 1.
 
@@ -75,11 +76,11 @@ def upper_of_sums(
         width = ends if each.relaxation is None else ends + each.relaxation.width
         chunk = chunk_size(each.memory_budget, 6 * batch * width, coefficients)
         form = _joined([_upper(order, each, part) for part in coefficients.split(chunk, 1)])
-        largest = form.constant
+        height = form.constant
         if form.t_slopes and each.relaxation is not None:
-            largest = largest + each.relaxation.concretize(form.t_slopes)
-        lower = ~(largest >= least)  # a known bound can be NaN where infinite entries meet
-        best, least = _where(lower & ~largest.isnan(), form, best), torch.fmin(largest, least)
+            height = height + each.relaxation.concretize(form.t_slopes) / 2
+        chosen = ~(height >= least) & ~height.isnan()  # what is known is NaN where infinite entries meet
+        best, least = _where(chosen, form, best), torch.fmin(height, least)
     return best
 
 
