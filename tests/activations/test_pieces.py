@@ -10,7 +10,10 @@ from recurjac_plugin.activations.pieces import Pieces, lines_around
 from recurjac_plugin.activations.table import ACTIVATIONS
 
 GRID = torch.linspace(0, 1, 401, dtype=torch.float64)[:, None, None]
-WITH_FUNCTION = [row for row in ROWS if ACTIVATIONS[row.kind].function is not None]
+# The function of softplus is that of ONNX, which has no beta.
+WITH_FUNCTION = [
+    row for row in ROWS if ACTIVATIONS[row.kind].function is not None and row.parameters.get("beta", 1.0) == 1.0
+]
 each_row = pytest.mark.parametrize(
     "row", WITH_FUNCTION, ids=lambda row: f"{row.kind}-{[*row.parameters.values()]}"[:50]
 )
