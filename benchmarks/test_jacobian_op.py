@@ -6,7 +6,7 @@ built with both operators, and the time is that of `compute_jacobian_bounds` as 
 bounds included. By default the host optimises the bounds of the network's output first, which does not change those of
 the Jacobian here; the lines "not optimised" leave that out. The extra information is the largest bound of each.
 
-The last groups are the derivative of a Lyapunov function along a system, ``grad V(x) . f(x)``, on 512 boxes of a fraction
+The last groups are the derivative of a function along a system, ``grad V(x) . f(x)``, on 512 boxes of a fraction
 of [-1, 1]^3, V a 3-48-48-1 and f a 3-16-3 tanh network, by CROWN; the extra information is the mean width. The host's
 operator is that with sound lines (`corrected_operator`).
 """
