@@ -5,16 +5,22 @@ Lipschitz constant of the ten outputs one after the other, and the product with 
 built with both operators, and the time is that of `compute_jacobian_bounds` as the examples call it, pre-activation
 bounds included. By default the host optimises the bounds of the network's output first, which does not change those of
 the Jacobian here; the lines "not optimised" leave that out. The extra information is the largest bound of each.
+
+The last groups are the derivative of a function along a system, ``grad V(x) . f(x)``, on 512 boxes of a fraction
+of [-1, 1]^3, V a 3-48-48-1 and f a 3-16-3 tanh network, by CROWN; the extra information is the mean width. The host's
+operator is that with sound lines (`corrected_operator`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 from typing import Any
 
 import pytest
 import torch
+from corrected_operator import corrected_operator
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
@@ -77,5 +83,42 @@ def test_examples_of_the_host(benchmark: Any, kind: str, eps: int, line: str) ->
         benchmark.extra_info["largest upper bound"] = float(
             benchmark.pedantic(run, rounds=5 if "rj" in line or "not" in line else 1, warmup_rounds=int(ours))
         )
+    finally:
+        rj.unregister()
+
+
+class Derivative(nn.Module):
+    """``grad V(x) . f(x)``, with either operator."""
+
+    def __init__(self, operator: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.operator = operator
+        self.v = nn.Sequential(nn.Linear(3, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 1))
+        self.f = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.operator.apply(self.v(x), x).flatten(1) * self.f(x)).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("line", ["auto_LiRPA, corrected", "rj.JacobianOP"])
+@pytest.mark.parametrize("fraction", [0.01, 0.1])
+def test_many_small_boxes(benchmark: Any, fraction: float, line: str) -> None:
+    ours = line == "rj.JacobianOP"
+    operator = rj.JacobianOP if ours else importlib.import_module("auto_LiRPA.jacobian").JacobianOP
+    centers = 2 * torch.rand(512, 3, generator=torch.Generator().manual_seed(1)) - 1
+    rj.register()
+    try:
+        model = BoundedModule(Derivative(operator), torch.zeros_like(centers))
+        x = BoundedTensor(centers, PerturbationLpNorm(norm=math.inf, eps=fraction))
+
+        def run() -> float:
+            with torch.no_grad(), contextlib.nullcontext() if ours else corrected_operator():
+                lower, upper = model.compute_bounds(x=(x,), method="CROWN")
+            return float((upper - lower).mean())
+
+        benchmark.group = f"derivative along a system, 512 boxes of {fraction}"
+        benchmark.name = line
+        benchmark.extra_info["mean width"] = benchmark.pedantic(run, rounds=7, warmup_rounds=1)
     finally:
         rj.unregister()

@@ -149,6 +149,18 @@ class Activation:
                 bound = torch.where(self._inside(point, lower, upper), inf, bound)
         return bound
 
+    def is_monotone_derivative(
+        self,
+        lower: Tensor,  # shape: (*any)
+        upper: Tensor,  # shape: (*any)
+        parameters: Parameters,
+    ) -> Tensor:
+        """Whether no critical point lies in the closed intervals, so that f is convex or concave there: bool."""
+        monotone = torch.ones_like(lower, dtype=torch.bool)
+        for point, _ in self.points(parameters):
+            monotone = monotone & ~self._inside(point, lower, upper)
+        return monotone
+
     def _inside(self, point: Point, lower: Tensor, upper: Tensor) -> Tensor:
         """Whether a critical point, or one of its repetitions, lies in the closed intervals: bool, shaped like them."""
         start, end = point if isinstance(point, tuple) else (point, point)

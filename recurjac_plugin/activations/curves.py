@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.rounding import NARROW, eps
 
 from .activation import Activation, Parameters
@@ -31,6 +32,9 @@ from .lines import Relaxation
 
 # With 32 pieces the lines are raised by about a thousandth of what separates a smooth function from its chord.
 _PIECES = 32
+
+# A line that is higher in the middle than the best one by this part of what a function bends by is taken for the best.
+_AS_GOOD = 1e-3
 
 
 def relax_smooth(
@@ -62,10 +66,11 @@ def relax_smooth(
     zero = torch.zeros_like(dl)
     constant = Relaxation(zero, dl, zero, du)
     valid = dl < du
-    with torch.no_grad():
-        broad = valid & _Grid.over(activation, parameters, lower, upper, center).usable()
-    # What cannot be used is held at a point: infinite slopes would leave NaN in the gradients of all others.
-    grid = _Grid.over(activation, parameters, *(torch.where(broad, value, 1.0) for value in (lower, upper, center)))
+    grid = _Grid.over(activation, parameters, lower, upper, center)
+    broad = valid & grid.usable()
+    if not bool(broad.all()):
+        # What cannot be used is held at a point: infinite slopes would leave NaN in the gradients of all others.
+        grid = _Grid.over(activation, parameters, *(torch.where(broad, value, 1.0) for value in (lower, upper, center)))
     low, high = activation.derivative_range(lower, upper, parameters)
     by_mean_value = _mean_value(low, high, lower - center, upper - center)
     change = grid.change().where(broad, by_mean_value).where(valid, Relaxation(zero, zero, zero, zero))
@@ -85,7 +90,7 @@ class _Grid:
     Attributes:
         points: distances of the points from the centre, shape (n + 1, b, u).
         slopes: derivative at the points, shape (n + 1, b, u).
-        least, most: range of the derivative between neighbouring points, shape (n, b, u).
+        ranges: bounds of the derivative between neighbouring points, shape (n, b, u) each.
         curvature: bound of the second derivative of the derivative, infinite where there is none; shape (b, u).
         center_slope: derivative at the centre, shape (b, u).
         ends: whether the function is not defined everywhere.
@@ -93,8 +98,7 @@ class _Grid:
 
     points: Tensor
     slopes: Tensor
-    least: Tensor
-    most: Tensor
+    ranges: Interval
     curvature: Tensor
     center_slope: Tensor
     ends: bool
@@ -107,13 +111,18 @@ class _Grid:
         share = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device).reshape(-1, 1, 1)
         points = lower + share * (upper - lower)
         points = torch.cat((points[:-1], upper.unsqueeze(0)))
-        least, most = activation.derivative_range(points[:-1], points[1:], parameters)
+        slopes = activation.derivative(points, parameters)
+        curvature = activation.derivative_curvature(lower, upper, parameters)
+        if bool(curvature.isfinite().all()):  # off a chord by at most K h^2 / 8
+            rise = curvature * ((upper - lower) / _PIECES).square() / 8
+            ranges = torch.minimum(slopes[:-1], slopes[1:]) - rise, torch.maximum(slopes[:-1], slopes[1:]) + rise
+        else:
+            ranges = activation.derivative_range(points[:-1], points[1:], parameters)
         return cls(
             points - center,
-            activation.derivative(points, parameters),
-            least,
-            most,
-            activation.derivative_curvature(lower, upper, parameters),
+            slopes,
+            ranges,
+            curvature,
             activation.derivative(center, parameters),
             activation.domain(parameters) is not None,
         )
@@ -139,14 +148,14 @@ class _Grid:
             broad
             & self.points.isfinite().all(0)
             & self.slopes.isfinite().all(0)
-            & (self.least.isfinite().all(0) & self.most.isfinite().all(0))
+            & (self.ranges[0].isfinite().all(0) & self.ranges[1].isfinite().all(0))
         )
 
     def derivative(self) -> Relaxation:
         """Lines of the derivative: between its values, lowered and raised by ``K h^2 / 8``."""
         rise = torch.where(self._smooth, self.curvature, 0.0) * self._step.square() / 8
-        above = torch.where(self._smooth, self.slopes + rise, _at_points(self.most, torch.maximum))
-        below = torch.where(self._smooth, self.slopes - rise, _at_points(self.least, torch.minimum))
+        above = torch.where(self._smooth, self.slopes + rise, _at_points(self.ranges[1], torch.maximum))
+        below = torch.where(self._smooth, self.slopes - rise, _at_points(self.ranges[0], torch.minimum))
         return _between(self.points, below, above)
 
     def change(self) -> Relaxation:
@@ -157,15 +166,15 @@ class _Grid:
         """
         step = self._step
         at_points = [torch.cat((torch.zeros_like(side[:1]), side.cumsum(0))) for side in self._gained(
-            self.slopes[:-1], self.slopes[1:], step, self.least, self.most
+            self.slopes[:-1], self.slopes[1:], step, *self.ranges
         )]  # fmt: skip
         # From the last point before the centre the same rule takes us there.
         piece = ((self.points <= 0).sum(0, keepdim=True) - 1).clamp(0, _PIECES - 1)
         before, slope, least, most, *reached = (
-            value.gather(0, piece).squeeze(0) for value in (self.points, self.slopes, self.least, self.most, *at_points)
+            value.gather(0, piece).squeeze(0) for value in (self.points, self.slopes, *self.ranges, *at_points)
         )
         rest = self._gained(slope, self.center_slope, -before, least, most)
-        rise = _at_points((self.most - self.least) * step / 4, torch.maximum)
+        rise = _at_points((self.ranges[1] - self.ranges[0]) * step / 4, torch.maximum)
         return _between(
             self.points,
             at_points[0] - (reached[1] + rest[1]) - rise,
@@ -214,6 +223,34 @@ def _line_above(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         The slope of the concave hull's edge over the middle, or if the middle is a corner of the hull, the mean of the
         slopes on both sides, which is between them; and the constant with which the line touches. Shape (b, u) each.
     """
+    slope, certain = _simple_slope(points, values)
+    if not bool(certain.all()):
+        rest = ~certain
+        slope = slope.masked_scatter(rest, _hull_slope(points[:, rest], values[:, rest]))
+    return slope, (values - slope * points).amax(0)
+
+
+def _simple_slope(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The slope of `_line_above` where values are concave, or convex, and whether it is one of these.
+
+    No line above all values lies below the middle one, or below the chord between both ends. So the slope around the
+    middle is the best if the line above with that slope touches the middle value, and the chord if none lies above it.
+    """
+    middle = _PIECES // 2
+    gap = points[-1] - points[0]
+    span = torch.where(gap > 0, gap, 1.0)
+    around, chord = (values[middle + 1] - values[middle - 1]) * (_PIECES / 2) / span, (values[-1] - values[0]) / span
+    with torch.no_grad():
+        above_chord = (values - chord * (points - points[0])).amax(0) - values[0]
+        above_middle = (values - around * (points - points[middle])).amax(0) - values[middle]
+        bend = (values[middle] - (values[0] + values[-1]) / 2).abs()
+        room = _AS_GOOD * bend + 2 * eps(values) * values[middle].abs()
+        convex, concave = above_chord <= room, above_middle <= room
+    return torch.where(convex, chord, around), convex | concave
+
+
+def _hull_slope(points: Tensor, values: Tensor) -> Tensor:
+    """The slope of `_line_above`, of points and values of shape (n + 1, m)."""
     middle = _PIECES // 2
     distance = (points - points[middle]).abs()
     distance = torch.where(distance > 0, distance, 1.0)
@@ -228,4 +265,4 @@ def _line_above(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         edge = highest > height
         height = torch.where(edge, highest, height)
         slope = torch.where(edge, secant.gather(0, at.unsqueeze(0)).squeeze(0), slope)
-    return slope, (values - slope * points).amax(0)
+    return slope

@@ -131,6 +131,78 @@ class Pieces:
         return Relaxation(-lower, -below.intercept(lower), upper, self.intercept(upper))
 
 
+def lines_around(activation: Activation, lower: Tensor, upper: Tensor, parameters: Parameters) -> Relaxation:
+    """Lines around a function of the table, which has a `function`, on intervals between bounds of shape (*shape).
+
+    Where it is convex or concave they are CROWN's, the chord and the tangent at the middle; elsewhere, and where
+    something is not finite, those of `Pieces`, which cost a hundred times as much.
+
+    Source: CROWN, arXiv:1811.00866, for convex and concave functions.
+
+    Returns:
+        ``lower_slope z + lower_constant <= f(z) <= upper_slope z + upper_constant``, shape (*shape) each.
+    """
+    curved = _curved(activation, lower, upper, parameters)
+    simple = activation.is_monotone_derivative(lower, upper, parameters)
+    for value in _values(curved):
+        simple = simple & value.isfinite()
+    if bool(simple.all()):
+        return curved
+    if not bool(simple.any()):
+        return Pieces.over(activation, lower, upper, parameters).lines()
+    others = ~simple
+    if curved.upper_slope.requires_grad:  # infinite slopes elsewhere would leave NaN in the gradients of all others
+        chosen = _curved(activation, lower[simple], upper[simple], _of_elements(parameters, simple))
+        curved = Relaxation(*(torch.zeros_like(lower).masked_scatter(simple, value) for value in _values(chosen)))
+    cut = Pieces.over(activation, lower[others], upper[others], _of_elements(parameters, others)).lines()
+    return Relaxation(
+        *(mine.masked_scatter(others, its) for mine, its in zip(_values(curved), _values(cut), strict=True))
+    )
+
+
+def _values(lines: Relaxation) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return lines.lower_slope, lines.lower_constant, lines.upper_slope, lines.upper_constant
+
+
+def _of_elements(parameters: Parameters, mask: Tensor) -> Parameters:
+    """Parameters of chosen elements alone."""
+    return {
+        name: value.expand(mask.shape)[mask] if isinstance(value, Tensor) and value.dim() else value
+        for name, value in parameters.items()
+    }
+
+
+def _curved(activation: Activation, lower: Tensor, upper: Tensor, parameters: Parameters) -> Relaxation:
+    """Chord and tangent of a function that is convex or concave on intervals.
+
+    Any slope makes a sound chord, and a tangent that is off by the rounding of its slope is off by that times the
+    interval's width, for which `rounding` leaves room.
+    """
+    assert activation.function is not None
+    middle = lower / 2 + upper / 2
+    at_lower, at_upper, at_middle = (activation.function(z, parameters) for z in (lower, upper, middle))
+    first, last, tangent = (activation.derivative(z, parameters) for z in (lower, upper, middle))
+    width = upper - lower
+    flat = width <= 0
+    chord = torch.where(flat, tangent, (at_upper - at_lower) / torch.where(flat, 1.0, width))
+    chord = chord.maximum(torch.minimum(first, last)).minimum(torch.maximum(first, last))
+    ends = at_lower - chord * lower, at_upper - chord * upper
+    touching = at_middle - tangent * middle
+    room = rounding(
+        torch.maximum(torch.maximum(at_lower.abs(), at_upper.abs()), at_middle.abs()),
+        torch.maximum(first.abs(), last.abs()),
+        torch.maximum(lower.abs(), upper.abs()),
+        activation.exact,
+    )
+    convex = last >= first
+    return Relaxation(
+        torch.where(convex, tangent, chord),
+        torch.where(convex, touching, torch.minimum(*ends)) - room,
+        torch.where(convex, chord, tangent),
+        torch.where(convex, torch.maximum(*ends), touching) + room,
+    )
+
+
 def interval(activation: Activation, lower: Tensor, upper: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
     """Bounds of a function of the table on intervals: its values at the ends where it is monotone, lines elsewhere.
 

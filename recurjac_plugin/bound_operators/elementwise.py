@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recurjac_plugin.activations.activation import Activation, Operator, Parameters
 from recurjac_plugin.activations.lines import Relaxation
-from recurjac_plugin.activations.pieces import Pieces
+from recurjac_plugin.activations.pieces import Pieces, lines_around
 from recurjac_plugin.activations.pieces import interval as interval_of
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import BoundActivation, Patches, maybe_unfold_patches, multiply_by_signs
@@ -115,13 +115,13 @@ def lines(
         return drawn.lines, drawn.lines
     lower, upper = _ordered(lower, upper)
     _require_domain(node, activation, parameters, lower, upper)
-    pieces = Pieces.over(activation, lower, upper, parameters)
     if not optimised:
-        both = _bounded(pieces.lines())
+        both = _bounded(lines_around(activation, lower, upper, parameters))
         if version is not None and not both.lower_slope.requires_grad and not both.upper_slope.requires_grad:
             vars(node)[_DRAWN] = _Drawn(given, version, both)
         return both, both
     assert chosen is not None
+    pieces = Pieces.over(activation, lower, upper, parameters)
     least, width = _slope_range(pieces)
     slopes = least + chosen / _SCALE * width
     negated = pieces.negated()

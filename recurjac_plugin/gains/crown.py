@@ -78,7 +78,8 @@ def linear_upper_bound(
         for earlier in (*gains.layers[:position], INPUT):
             gain = gains.blocks.get((layer, earlier))
             if gain is not None:
-                step = on_t @ gain
+                # One gain for all regions is one product; torch would make one for each region of it.
+                step = (on_t.flatten(0, 1) @ gain[0]).unflatten(0, on_t.shape[:2]) if len(gain) == 1 else on_t @ gain
                 pending[earlier] = pending[earlier] + step if earlier in pending else step
     slope = pending.get(INPUT)
     if slope is None:

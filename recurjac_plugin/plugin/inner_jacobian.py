@@ -7,7 +7,7 @@ For every region b, row k (a flattened output of y) and column r (a flattened co
 by the recursion on the sub-graph from x to y (RecurJac, arXiv:1810.11783, Algorithm 1). x itself may be uncertain in
 whatever way; what matters are the bounds of the nodes that the derivatives read. Linear combinations
 ``sum_kr c_kr J_kr`` are bounded as one column that is pushed once (`recursion.sums`), which is tighter than the same
-combination of the entries' bounds.
+combination of the entries' bounds; where derivatives are smooth, by a linear function of the pre-activations.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +28,12 @@ from recurjac_plugin.jacobian.methods import Treatment
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
-from recurjac_plugin.numerics.rounding import PER_SUM
+from recurjac_plugin.numerics.rounding import PER_SUM, eps
 from recurjac_plugin.preactivations.bounds import checked_bounds
+from recurjac_plugin.recursion.affine import affine_pass
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import relax_network
+from recurjac_plugin.recursion.mccormick import changes_gradually, relax_network
 from recurjac_plugin.recursion.sums import upper_of_sums
 
 from .subgraph import Subgraph
@@ -89,10 +91,23 @@ class InnerProblem:
         return regions
 
 
+class LinearBound(NamedTuple):
+    """A bound that is linear in nodes before the Jacobian: ``constant + sum over nodes of slopes z``.
+
+    Attributes:
+        constant: shape (b, s).
+        slopes: by the name of the node, shape (b, s, *z_shape).
+    """
+
+    constant: Tensor
+    slopes: dict[str, Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class InnerBounds:
     """Bounds of a Jacobian, both of shape (b, k, columns), and what sums of its entries are bounded with."""
 
+    problem: InnerProblem
     lower: Tensor
     upper: Tensor
     order: BackwardOrder | IntervalArithmetic
@@ -106,8 +121,10 @@ class InnerBounds:
         self,
         coefficients: Tensor,  # shape: (b, s, k, columns)
         above: bool,
-    ) -> Tensor:
-        """Upper (or lower) bounds of the sums ``sum_kr c_skr J_kr``: (b, s).
+    ) -> LinearBound:
+        """Upper (or lower) bounds of the sums ``sum_kr c_skr J_kr``, linear in pre-activations where planes are used.
+
+        They hold wherever these lie within the bounds that the Jacobian's bounds follow from.
 
         Args:
             coefficients: c, one matrix for every sum.
@@ -117,23 +134,49 @@ class InnerBounds:
         lower, upper = self.lower.flatten(1), self.upper.flatten(1)
         near, far = (upper, lower) if above else (lower, upper)
         if _all_units(flat):  # the host asks for every entry by itself
-            return near
+            return LinearBound(near, {})
         if bool(lower.isfinite().all() & upper.isfinite().all()):
             plain = (flat.clamp(min=0) @ near.unsqueeze(2) + flat.clamp(max=0) @ far.unsqueeze(2)).squeeze(2)
         else:  # an infinite bound that is not asked for does not count
             terms = flat * torch.where(flat >= 0, near.unsqueeze(1), far.unsqueeze(1))
             plain = torch.where(flat == 0, 0.0, terms).sum(2)
         if self.exact or isinstance(self.order, IntervalArithmetic):
-            return plain
-        several = (flat.count_nonzero(2) > 1).any(0).nonzero().squeeze(1)
-        if not len(several):
-            return plain
-        chosen = coefficients.index_select(1, several)
+            return LinearBound(plain, self._in_nodes({}, plain)[1])
         if above:
-            tight = torch.minimum(plain.index_select(1, several), upper_of_sums(self.order, chosen))
-        else:
-            tight = torch.maximum(plain.index_select(1, several), -upper_of_sums(self.order, -chosen))
-        return plain.index_copy(1, several, tight)
+            form = upper_of_sums(self.order, coefficients, plain)
+            moved, slopes = self._in_nodes(form.t_slopes, plain)
+            return LinearBound(form.constant + moved, slopes)
+        form = upper_of_sums(self.order, -coefficients, -plain)
+        moved, slopes = self._in_nodes(form.t_slopes, plain)
+        return LinearBound(-form.constant - moved, {name: -slope for name, slope in slopes.items()})
+
+    def _in_nodes(
+        self,
+        t_slopes: Mapping[str, Tensor],  # layer -> (b, s, u)
+        like: Tensor,  # shape: (b, s)
+    ) -> LinearBound:
+        """Slopes in distances t from the centre as slopes in the nodes z themselves, rounded upwards.
+
+        ``t_slopes t = slopes z - slopes z0``. All nodes that can have slopes have some, if only 0: alpha-CROWN wants to
+        know at the first call which ones it will come through.
+        """
+        values, graph = self.problem.subgraph.graph.values, self.problem.graph
+        constant, slopes = torch.zeros_like(like), dict[str, Tensor]()
+        for step in graph.factors if self.problem.with_planes else ():
+            if not changes_gradually(step):
+                continue
+            name, t_slope = step.reads[0].name, t_slopes.get(step.name)
+            center = values[name]
+            slope = like.new_zeros(*like.shape, center[0].numel())
+            if t_slope is not None and isinstance(self.order, BackwardOrder):
+                index = self.order.gains.derivatives[step.name].index
+                slope = slope.scatter_add(2, index.expand(len(like), -1).unsqueeze(1).expand_as(t_slope), t_slope)
+                terms = slope * center.flatten(1).unsqueeze(1)
+                room = (PER_SUM * eps(like) * terms.abs().sum(2)).detach()
+                constant = constant - terms.sum(2) + room
+            slope = slope.reshape(*like.shape, *center.shape[1:])
+            slopes[name] = slopes[name] + slope if name in slopes else slope
+        return LinearBound(constant, slopes)
 
 
 def _all_units(
@@ -166,7 +209,10 @@ def bound_inner_jacobian(problem: InnerProblem, given: Mapping[str, Interval], u
     elif problem.with_planes:
         gains = compute_gains(problem.whole, derivatives, rows, budget)
         lines = relax_network(gains, problem.whole, bounds, values, problem.regions(given, unit))
-        order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines)
+        affine = None
+        if lines is not None and len(problem.whole.inputs) == 1:  # x alone
+            affine = affine_pass(gains, problem.whole, rows, lines, budget)
+        order = backward_order(gains.first_columns(graph.columns), treatment.upper_line, budget, lines, affine)
     else:
         order = backward_order(compute_gains(graph, derivatives, rows, budget), treatment.upper_line, budget)
-    return InnerBounds(*order.jacobian(), order)
+    return InnerBounds(problem, *order.jacobian(), order)

@@ -4,7 +4,7 @@ Its inputs are y, x and, besides them, all nodes between the two that the deriva
 these before it asks for bounds of the Jacobian, whatever its method. From them the node answers (`inner_jacobian`)
 
 * interval arithmetic with bounds of every entry,
-* CROWN with bounds of the linear combinations of entries that arrive from behind,
+* CROWN with bounds of the linear combinations of entries that arrive from behind, linear in these nodes,
 * forward-mode linear bounds with constants.
 
 Answers are kept until the host says that the model has a new input, or asks with other bounds.
@@ -225,12 +225,22 @@ class BoundRecurJacobian(Bound):
         return self._shaped(bounds.lower), self._shaped(bounds.upper)
 
     def bound_backward(self, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        """CROWN: bounds of the combinations of entries, as constants of shape (s, b); no input has a slope."""
+        """CROWN: bounds of the combinations of entries, linear in the pre-activations of smooth functions.
+
+        Returns:
+            For every input the slopes of the lower and of the upper bound, (s, b, *shape) or None, and the constants of
+            both, (s, b).
+        """
         bounds = self._from_inputs()
-        lower, upper = (self._coefficients(last, bounds) for last in (last_lA, last_uA))
-        lower_bias = 0 if lower is None else bounds.of_sums(lower, above=False).T
-        upper_bias = 0 if upper is None else bounds.of_sums(upper, above=True).T
-        return [(None, None)] * len(self.inputs), lower_bias, upper_bias
+        sides = []
+        for last, above in ((last_lA, False), (last_uA, True)):
+            coefficients = self._coefficients(last, bounds)
+            sides.append(None if coefficients is None else bounds.of_sums(coefficients, above))
+        slopes = [
+            {} if side is None else {name: s.transpose(0, 1) for name, s in side.slopes.items()} for side in sides
+        ]
+        lower_bias, upper_bias = (0 if side is None else side.constant.T for side in sides)
+        return [tuple(side.get(node.name) for side in slopes) for node in self.inputs], lower_bias, upper_bias
 
     def bound_forward(self, dim_in: int, *x: Any) -> Any:
         """Forward-mode linear bounds, with slopes of 0: constants of shape (b, k, *x_shape)."""

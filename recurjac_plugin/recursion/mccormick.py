@@ -270,7 +270,7 @@ def relax_network(
     Raises:
         UnsupportedError: bounds reach beyond where an activation has a finite derivative.
     """
-    if not any(step.name in gains.layers and _changes_gradually(step) for step in graph.factors):
+    if not any(step.name in gains.layers and changes_gradually(step) for step in graph.factors):
         return None
     activations: dict[str, Relaxation] = {}
     derivatives: dict[str, DerivativeRelaxation] = {}
@@ -298,7 +298,7 @@ def relax_network(
         if proven:
             rounding = proven_room(steepest.clamp(min=1.0) * sum(at(end.abs(), index) for end in bounds[0]))
         activations[name] = change.padded(error, steepest, rounding)
-        if _changes_gradually(step):
+        if changes_gradually(step):
             low, high = (at(end, index).unsqueeze(1) for end in bounds[0])
             middle = (low + high) / 2 - at(centers[0], index).unsqueeze(1)
             middle = torch.where(middle.isfinite(), middle, 0.0)
@@ -352,7 +352,7 @@ def relax_layer(
     return relax_smooth(activation, parameters, lower, upper, center, layer.lower, layer.upper)
 
 
-def _changes_gradually(step: FactorStep) -> bool:
+def changes_gradually(step: FactorStep) -> bool:
     """Whether a step's derivative is that of an activation, and has more than two values."""
     return isinstance(step.factor, ActivationFactor) and not step.factor.activation.linear_pieces
 

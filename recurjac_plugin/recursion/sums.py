@@ -8,11 +8,15 @@ undetermined neuron j, in all rows together, is
 because the neuron's derivative is the same in all rows. So the rule is applied once, to Q, whose range follows from the
 bounds of the gradients y, and the slope of its line is pushed on in every row. For a single row this is the paper's
 recursion itself (arXiv:1810.11783, Algorithm 1).
+
+Where derivatives lie between planes, a bound is linear in the pre-activations. It is left so: what the sum meets later
+depends on the same pre-activations, and what both have in common cancels before it is bounded.
 """
 
 from __future__ import annotations
 
-from functools import reduce
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,45 +31,86 @@ from .columns import Replacement, Within, push_columns
 from .passes import Pass
 
 
+class UpperForm(NamedTuple):
+    """An upper bound that is linear in the pre-activations: ``constant + sum over layers l of t_slopes_l t_l``.
+
+    Attributes:
+        constant: shape (b, s).
+        t_slopes: coefficients of the pre-activations' distances t by layer, shape (b, s, u).
+    """
+
+    constant: Tensor
+    t_slopes: dict[str, Tensor]
+
+
 def upper_of_sums(
     order: BackwardOrder,
     coefficients: Tensor,  # shape: (b, s, k, columns)
-) -> Tensor:
-    r"""Upper bounds of ``sum_kr c_skr J_kr`` for every s: (b, s).
+    known: Tensor,  # shape: (b, s)
+) -> UpperForm:
+    r"""Upper bounds of ``sum_kr c_skr J_kr`` for every s, linear in the pre-activations: constants of shape (b, s).
 
     At layer l, with the line ``d Q <= g Q + h`` of the rule on the bounds of ``Q = sum_k c_k y_k``,
 
     .. math:: c_{k,l} = c_k G_{l,\text{input}}^T + \sum_{m < l} (g_m \odot c_{k,m}) G_{l,m}^T,
 
     and ``sum_j (h_j + sum_k g_j c_kj G_rows,l,kj)`` is added to the bound, which begins as
-    ``sum_kr c_kr G_rows,input,kr``. The slopes in t of planes are concretised at the end, and of all passes' bounds the
-    smallest is kept.
+    ``sum_kr c_kr G_rows,input,kr``; the slopes in t of planes are kept. For every sum the bound of one pass is taken,
+    or the one that is known: the lowest halfway between the centre of the region and where it is largest. A bound that
+    varies may be larger than a constant somewhere, but part of that cancels with what the sum meets later.
 
     Source: own; for a single row RecurJac, arXiv:1810.11783, Algorithm 1.
 
     Args:
         order: bounds of the gradients at all undetermined neurons.
         coefficients: c, one matrix for each sum.
+        known: upper bounds of the sums from elsewhere.
     """
     batch, count, rows, _ = coefficients.shape
+    best = UpperForm(known, {})
     if not count:
-        return coefficients.new_zeros(batch, 0)
+        return best
+    least = known
     ends = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT))
-
-    def bounded(each: Pass) -> Tensor:
+    for each in order.passes:
         width = ends if each.relaxation is None else ends + each.relaxation.width
         chunk = chunk_size(each.memory_budget, 6 * batch * width, coefficients)
-        return torch.cat([_upper(order, each, part) for part in coefficients.split(chunk, 1)], 1)
+        form = _joined([_upper(order, each, part) for part in coefficients.split(chunk, 1)])
+        height = form.constant
+        if form.t_slopes and each.relaxation is not None:
+            height = height + each.relaxation.concretize(form.t_slopes) / 2
+        chosen = ~(height >= least) & ~height.isnan()  # what is known is NaN where infinite entries meet
+        best, least = _where(chosen, form, best), torch.fmin(height, least)
+    return best
 
-    return reduce(torch.fmin, map(bounded, order.passes))
+
+def _joined(parts: Sequence[UpperForm]) -> UpperForm:
+    """The bounds of chunks of sums, which have slopes in the same layers."""
+    if len(parts) == 1:
+        return parts[0]
+    t_slopes = {layer: torch.cat([part.t_slopes[layer] for part in parts], 1) for layer in parts[0].t_slopes}
+    return UpperForm(torch.cat([part.constant for part in parts], 1), t_slopes)
+
+
+def _where(
+    chosen: Tensor,  # shape: (b, s)
+    first: UpperForm,
+    second: UpperForm,
+) -> UpperForm:
+    """The first bound for the chosen sums, the second for all others."""
+    t_slopes = {}
+    for layer in first.t_slopes.keys() | second.t_slopes.keys():
+        one, other = first.t_slopes.get(layer, 0.0), second.t_slopes.get(layer, 0.0)
+        t_slopes[layer] = torch.where(chosen.unsqueeze(2), one, other)
+    return UpperForm(torch.where(chosen, first.constant, second.constant), t_slopes)
 
 
 def _upper(
     order: BackwardOrder,
     each: Pass,
     coefficients: Tensor,  # shape: (b, s, k, columns)
-) -> Tensor:
-    """Upper bounds of sums by one pass: (b, s)."""
+) -> UpperForm:
+    """Upper bounds of sums by one pass."""
     gains = order.gains
 
     def replaced(layer: str, c: Tensor) -> Replacement:  # c of shape (b, s, k, u)
@@ -81,8 +126,7 @@ def _upper(
         if (layer, INPUT) in gains.blocks
     }
     within = Within(gains.layers, gains.blocks, None)
-    total, t_slopes = push_columns(within, columns, _met(coefficients, gains, INPUT), replaced)
-    return total if not t_slopes or each.relaxation is None else total + each.relaxation.concretize(t_slopes)
+    return UpperForm(*push_columns(within, columns, _met(coefficients, gains, INPUT), replaced))
 
 
 def _range(

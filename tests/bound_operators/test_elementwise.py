@@ -10,8 +10,9 @@ from cases import on_host
 from torch import nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.activations.pieces import Pieces
+from recurjac_plugin.activations.pieces import lines_around
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.bound_operators import elementwise
 from recurjac_plugin.bound_operators.elementwise import lines
 from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.problem import read
@@ -21,13 +22,13 @@ from recurjac_plugin.preactivations.host import host_bounds
 @pytest.fixture
 def drawn(monkeypatch):
     """The lines that were drawn, in order."""
-    found, own = [], Pieces.lines
+    found = []
 
-    def counted(self):
-        found.append(own(self))
+    def counted(*arguments):
+        found.append(lines_around(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(Pieces, "lines", counted)
+    monkeypatch.setattr(elementwise, "lines_around", counted)
     return found
 
 
@@ -70,7 +71,7 @@ def test_lines_are_drawn_anew_for_other_bounds(drawn):
     assert torch.equal(equal.upper_slope, first.upper_slope)
     upper.add_(1)
     wider, _ = lines(node, lower, upper, None)
-    fresh = Pieces.over(ACTIVATIONS[type(node).__name__], lower, upper, {}).lines()
+    fresh = lines_around(ACTIVATIONS[type(node).__name__], lower, upper, {})
     assert torch.equal(wider.upper_slope, fresh.upper_slope)
     assert not torch.equal(wider.upper_slope, equal.upper_slope)
 

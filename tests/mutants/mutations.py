@@ -299,8 +299,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "plugin/inner_jacobian.py",
-        "-upper_of_sums(self.order, -chosen)",
-        "-upper_of_sums(self.order, chosen)",
+        "upper_of_sums(self.order, -coefficients, -plain)",
+        "upper_of_sums(self.order, coefficients, -plain)",
         "lower bounds of sums of derivatives inside a model are those of other sums",
         ("plugin/test_jacobian_op.py",),
     ),

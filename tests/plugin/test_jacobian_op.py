@@ -284,8 +284,9 @@ def test_combinations_over_rows_are_tighter_than_sums_of_rows():
     gains = Gains(("a",), {"a": layer}, Blocks({(ROWS, "a"): rows, ("a", INPUT): one}), 1, 2, 1, one)
     order = backward_order(gains, recurjac_linear, 2**20)
     coefficients = torch.tensor([[[[1.0], [1.0]], [[1.0], [-1.0]], [[2.0], [0.0]]]], dtype=torch.float64)
-    assert upper_of_sums(order, coefficients).tolist() == [[0.0, 2.0, 2.0]]
-    assert upper_of_sums(order, -coefficients).tolist() == [[0.0, 0.0, 0.0]]
+    unknown = torch.full((1, 3), torch.inf, dtype=torch.float64)
+    assert upper_of_sums(order, coefficients, unknown).constant.tolist() == [[0.0, 2.0, 2.0]]
+    assert upper_of_sums(order, -coefficients, unknown).constant.tolist() == [[0.0, 0.0, 0.0]]
 
 
 def test_torch_computes_it_differentiably():
