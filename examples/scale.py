@@ -40,9 +40,9 @@ from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, Order
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.passes.mccormick import relax_network
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import relax_network
 
 MEGABYTE = 2**20
 CHUNK = 512 * MEGABYTE

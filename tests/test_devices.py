@@ -31,8 +31,8 @@ from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.jacobian.analysis import ORDERS
 from recurjac_plugin.numerics import memory
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.passes import columns as recursion
 from recurjac_plugin.properties.spec import Box, Polytope
-from recurjac_plugin.recursion import backward as recursion
 from recurjac_plugin.recursion import fast_lip as interval
 from recurjac_plugin.verification import strategy
 

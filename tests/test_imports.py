@@ -15,6 +15,7 @@ ORDER = (
     "activations",
     "graph",
     "gains",
+    "passes",
     "recursion",
     "modules",
     "host",

@@ -6,7 +6,7 @@ A function f of a variable v is *relaxed* on an interval by two lines,
 
 For an activation, and for its derivative, v is ``t = z - z0``: the distance of the pre-activation z from its value z0
 at the centre of the region. For a product ``d y`` of an uncertain derivative and an uncertain gradient it is y (see
-`recurjac_plugin.recursion.rules`), and the lines may be planes, with a slope in t besides.
+`recurjac_plugin.passes.rules`), and the lines may be planes, with a slope in t besides.
 
 The lines of ReLU are CROWN's (Zhang, Weng, Chen, Hsieh, Daniel, NeurIPS 2018, arXiv:1811.00866, section 3.2).
 """

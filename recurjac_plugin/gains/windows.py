@@ -30,8 +30,8 @@ from .pull import Key
 _SMALL_PRODUCT = 3
 _ELEMENT = 100
 _CUT_OUT = 60
-# Where more of the elements are not 0 it is not worth looking for windows, nor where the work is less than so many times
-# that of looking: for every element, and for every block.
+# Where more of the elements are not 0 it is not worth looking for windows, nor where the work is less than so many
+# times that of looking: for every element, and for every block.
 _SPARSE = 0.5
 _LOOKS = 8
 _LOOK_AT_ELEMENT, _LOOK_AT_BLOCK = 32, 2**21

@@ -19,6 +19,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -142,10 +143,7 @@ class Embedding(LinearMap):
     offset: int
     input_shape: Shape
     output_shape: Shape
-
-    @property
-    def terms(self) -> int:
-        return 1
+    terms = 1
 
     def push(self, tangent: Tensor) -> Tensor:
         length, total = self.input_shape[self.axis - 1], self.output_shape[self.axis - 1]
@@ -162,10 +160,7 @@ class View(LinearMap):
 
     input_shape: Shape
     output_shape: Shape
-
-    @property
-    def terms(self) -> int:
-        return 1
+    terms = 1
 
     def push(self, tangent: Tensor) -> Tensor:
         return tangent.reshape(-1, *self.output_shape)
@@ -253,24 +248,26 @@ class Convolution(LinearMap):
 
     def push(self, tangent: Tensor) -> Tensor:
         convolve = getattr(functional, f"conv{self.weight.dim() - 2}d")
-        out: Tensor = convolve(tangent, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
-        return out
+        return cast(
+            "Tensor", convolve(tangent, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        )
 
     def pull(self, rows: Tensor) -> Tensor:
         weight = self.weight
-        sides = zip(self.input_shape[1:], weight.shape[2:], self.stride, self.padding, self.dilation)
+        sides = zip(
+            self.input_shape[1:], self.output_shape[1:], weight.shape[2:], self.stride, self.padding, self.dilation
+        )
         # Input positions behind the last full stride are not seen by the convolution: they come back as zeros.
-        behind = tuple((n + 2 * padding - dilation * (k - 1) - 1) % stride for n, k, stride, padding, dilation in sides)
+        behind = tuple(n - (out - 1) * step + 2 * pad - spread * (k - 1) - 1 for n, out, k, step, pad, spread in sides)
+        # Several times as fast on a processor: as a convolution, or at least with the channels last.
         if rows.device.type == "cpu" and weight.dim() == 4:
-            around = tuple(kernel - 1 - padding for kernel, padding in zip(weight.shape[2:], self.padding))
+            around = [k - 1 - padding for k, padding in zip(weight.shape[2:], self.padding)]
             if self.groups == 1 and {*self.stride, *self.dilation} == {1} and min(around) >= 0:
-                # A convolution as well, which is several times as fast there.
                 return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
-            # So is this with the channels last.
             rows, weight = (value.contiguous(memory_format=torch.channels_last) for value in (rows, weight))
         transpose = getattr(functional, f"conv_transpose{weight.dim() - 2}d")
-        out: Tensor = transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation)
-        return out.contiguous()
+        pulled = transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation)
+        return cast("Tensor", pulled).contiguous()
 
     def pull_units(self, index: Tensor, like: Tensor) -> Tensor:
         """The kernels, each at its place: a row of W has no other elements."""

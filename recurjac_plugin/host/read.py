@@ -85,7 +85,9 @@ class HostGraph:
         for node in self.nodes:
             arguments = zip(node.inputs, node.perturbed, node.constants)
             values[node.name] = node.forward(*(values[name] if known else c for name, known, c in arguments))
-        return replace(self, output=values[self.output_name], values=values, like=self if self.like is None else self.like)
+        return replace(
+            self, output=values[self.output_name], values=values, like=self if self.like is None else self.like
+        )
 
     def specified(
         self,

@@ -25,13 +25,13 @@ from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
 from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
+from recurjac_plugin.passes.affine import affine_pass
+from recurjac_plugin.passes.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
 from recurjac_plugin.preactivations.rigorous import prove_preactivations
-from recurjac_plugin.recursion.affine import affine_pass
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
-from recurjac_plugin.recursion.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.recursion.order import BothOrders, Order
 
 from .bounded import sum_with_room, with_room

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from recurjac_plugin.errors import MethodError
 
 if TYPE_CHECKING:
-    from recurjac_plugin.recursion.rules import Rule
+    from recurjac_plugin.passes.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Treatment:
     @cached_property
     def upper_line(self) -> Rule | None:
         """The line in y that replaces the product ``d y``, y being the derivative of what lies behind the neuron."""
-        from recurjac_plugin.recursion.rules import RULES
+        from recurjac_plugin.passes.rules import RULES
 
         return None if self.rule is None else RULES[self.rule]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.gains import Gains
-from recurjac_plugin.recursion.mccormick import NetworkRelaxation
+from recurjac_plugin.passes.mccormick import NetworkRelaxation
 
 LEAST_GAIN = 1 / 8
 """Least share of the derivatives' uncertainty that planes have to see."""

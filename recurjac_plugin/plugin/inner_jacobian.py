@@ -29,11 +29,11 @@ from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import PER_SUM, eps
+from recurjac_plugin.passes.affine import affine_pass
+from recurjac_plugin.passes.mccormick import changes_gradually, relax_network
 from recurjac_plugin.preactivations.bounds import checked_bounds
-from recurjac_plugin.recursion.affine import affine_pass
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
-from recurjac_plugin.recursion.mccormick import changes_gradually, relax_network
 from recurjac_plugin.recursion.sums import upper_of_sums
 
 from .subgraph import Subgraph

@@ -13,10 +13,11 @@ of the name.
 name                    what is taken                               where
 ======================  ==========================================  ==========================================
 `Fast-Lip`              the largest product                         `fast_lip.IntervalArithmetic`
-`RecurJac`              a line if the sign of y is known            `rules.recurjac`
-`RecurJac-Linear`       a line always                               `rules.recurjac_linear`
-`RecurJac-McCormick`    a plane in y and the pre-activation where   `mccormick.mccormick_planes`; with
-                        the derivative is smooth, a line elsewhere  `rules.recurjac_linear`, of both the tighter
+`RecurJac`              a line if the sign of y is known            `recurjac_plugin.passes.rules`
+`RecurJac-Linear`       a line always                               `recurjac_plugin.passes.rules`
+`RecurJac-McCormick`    a plane in y and the pre-activation where   `recurjac_plugin.passes.mccormick`; or affine
+                        the derivative is smooth, a line            forms, `recurjac_plugin.passes.affine`; with
+                        elsewhere                                   the lines of `RecurJac-Linear`, the tighter
 ======================  ==========================================  ==========================================
 
 No name, or `auto`, is `RecurJac-McCormick` or `RecurJac-Linear`, region by region (`recurjac_plugin.jacobian.planes`).

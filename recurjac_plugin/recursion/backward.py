@@ -32,11 +32,10 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import find_windows
 from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
-
-from .affine import AffinePass
-from .mccormick import NetworkRelaxation
-from .passes import Pass
-from .rules import Rule
+from recurjac_plugin.passes.affine import AffinePass
+from recurjac_plugin.passes.mccormick import NetworkRelaxation
+from recurjac_plugin.passes.products import Pass
+from recurjac_plugin.passes.rules import Rule
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,10 +33,10 @@ from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.sweeps import descendants
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.passes.mccormick import NetworkRelaxation
+from recurjac_plugin.passes.rules import Rule
 
 from .backward import backward_order
-from .mccormick import NetworkRelaxation
-from .rules import Rule
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,10 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import chunk_size
+from recurjac_plugin.passes.columns import Replacement, Within, push_columns
+from recurjac_plugin.passes.products import Pass
 
 from .backward import BackwardOrder
-from .columns import Replacement, Within, push_columns
-from .passes import Pass
 
 
 class UpperForm(NamedTuple):

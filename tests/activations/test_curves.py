@@ -11,7 +11,7 @@ from activation_rows import ROWS, derivative, each_row, intervals
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.gains.undetermined import PreactivationBounds, classify
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
-from recurjac_plugin.recursion.mccormick import relax_layer
+from recurjac_plugin.passes.mccormick import relax_layer
 
 GRID = torch.linspace(0, 1, 201, dtype=torch.float64)[:, None, None]
 KINKED = {

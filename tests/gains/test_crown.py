@@ -19,8 +19,8 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Dense
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep, Read
 from recurjac_plugin.numerics.region import Region
+from recurjac_plugin.passes.mccormick import NetworkRelaxation
 from recurjac_plugin.preactivations.crown import Known, crown_bounds
-from recurjac_plugin.recursion.mccormick import NetworkRelaxation
 
 BATCH, COLUMNS, SUMS = 2, 3, 4
 COUNTS = {"a": 2, "b": 3, "c": 1}

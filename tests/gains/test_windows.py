@@ -20,10 +20,10 @@ from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.gains.windows import find_windows
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.passes.remainders import spread
+from recurjac_plugin.passes.rules import recurjac, recurjac_linear
 from recurjac_plugin.recursion import backward
 from recurjac_plugin.recursion.backward import backward_order
-from recurjac_plugin.recursion.rules import recurjac, recurjac_linear
-from recurjac_plugin.recursion.remainders import spread
 
 SIZES = {INPUT: 24, "a": 30, "b": 17, "c": 8}
 

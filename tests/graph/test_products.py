@@ -20,8 +20,8 @@ from recurjac_plugin.graph.operators import Refusal
 from recurjac_plugin.graph.products import PRODUCTS, expand, multiplies
 from recurjac_plugin.graph.steps import FactorStep
 from recurjac_plugin.host.read import read_graph
+from recurjac_plugin.passes.rules import recurjac
 from recurjac_plugin.recursion.backward import backward_order
-from recurjac_plugin.recursion.rules import recurjac
 
 
 def node(kind, forward, *shapes, constants=None, **attributes):

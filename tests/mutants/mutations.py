@@ -165,14 +165,14 @@ MUTANTS: tuple[Mutant, ...] = (
         ("gains/test_errors.py", "preactivations/test_rounding.py"),
     ),
     Mutant(
-        "recursion/rules.py",
+        "passes/rules.py",
         "constant = (du - dl) * (-yl) * (yu / width)",
         "constant = 0.98 * (du - dl) * (-yl) * (yu / width)",
         "the chord of RecurJac-Linear lies 2 % too low in the middle",
-        ("recursion/test_rules.py",),
+        ("passes/test_rules.py",),
     ),
     Mutant(
-        "recursion/passes.py",
+        "passes/products.py",
         "((lines.upper_slope != 0) | (lines.lower_slope != 0))",
         "((lines.upper_slope != 0) & (lines.lower_slope != 0))",
         "a neuron with one flat line carries nothing on, though its other line does",
@@ -193,11 +193,11 @@ MUTANTS: tuple[Mutant, ...] = (
         ("recursion/test_sums.py",),
     ),
     Mutant(
-        "recursion/mccormick.py",
+        "passes/mccormick.py",
         "activations[name] = change.padded(error, steepest, rounding)",
         "activations[name] = change",
         "lines of the expansion have no room for the rounding of distances from the centre",
-        ("recursion/test_mccormick.py",),
+        ("passes/test_mccormick.py",),
     ),
     Mutant(
         "recursion/fast_lip.py",

@@ -20,9 +20,9 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.plugin.jacobian_node import nodes_of
 from recurjac_plugin.recursion.backward import backward_order
-from recurjac_plugin.recursion.rules import recurjac_linear
 from recurjac_plugin.recursion.sums import upper_of_sums
 
 pytestmark = pytest.mark.usefixtures("registered", "in_doubles")

@@ -15,8 +15,8 @@ from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
+from recurjac_plugin.passes.rules import recurjac, recurjac_linear
 from recurjac_plugin.recursion.backward import backward_order
-from recurjac_plugin.recursion.rules import recurjac, recurjac_linear
 from recurjac_plugin.recursion.sums import upper_of_sums
 
 BATCH, ROW_COUNT, COLUMNS, BUDGET = 2, 3, 4, 2**20

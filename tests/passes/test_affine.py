@@ -14,9 +14,9 @@ import recurjac_plugin as rj
 from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.recursion import affine as module
+from recurjac_plugin.passes import affine as module
+from recurjac_plugin.passes.affine import band
 from recurjac_plugin.recursion import backward
-from recurjac_plugin.recursion.affine import band
 
 METHOD, LINEAR = "RecurJac-McCormick", "RecurJac-Linear"
 SMOOTH = ("tanh", "sigmoid", "atan", "silu", "softplus", "mixed", "sin", "exp", "sequence")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recurjac_plugin.jacobian import methods
-from recurjac_plugin.recursion.rules import relax_products
+from recurjac_plugin.passes.rules import relax_products
 
 RULES = {name: each.upper_line for name, each in methods.TREATMENTS.items() if each.upper_line and not each.planes}
 VALUES = [-2.0, -0.7, 0.0, 0.3, 1.0]

@@ -17,8 +17,8 @@ from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, Read
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.recursion.mccormick import linear_up_to_center, mccormick_planes
-from recurjac_plugin.recursion.rules import recurjac_linear, relax_products
+from recurjac_plugin.passes.mccormick import linear_up_to_center, mccormick_planes
+from recurjac_plugin.passes.rules import recurjac_linear, relax_products
 
 SMOOTH = ("tanh", "sigmoid", "atan", "silu", "softplus", "mixed", "sin", "exp")
 NEW, OLD = "RecurJac-McCormick", "RecurJac-Linear"
