@@ -109,16 +109,16 @@ def lines(
     activation, parameters = _function_of(node)
     chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
     optimised = chosen is not None and len(chosen) == 4
-    version, given = _version(activation, lower, upper, parameters), (lower, upper)
+    version, given = _version(lower, upper, parameters), (lower, upper)
     drawn: _Drawn | None = None if optimised or version is None else vars(node).get(_DRAWN)
-    if drawn and drawn.bounds[0] is lower and drawn.bounds[1] is upper and drawn.version == version:
+    if drawn and drawn.of(activation, given) and drawn.version == version:
         return drawn.lines, drawn.lines
     lower, upper = _ordered(lower, upper)
     _require_domain(node, activation, parameters, lower, upper)
     if not optimised:
         both = _bounded(lines_around(activation, lower, upper, parameters))
         if version is not None and not both.lower_slope.requires_grad and not both.upper_slope.requires_grad:
-            vars(node)[_DRAWN] = _Drawn(given, version, both)
+            vars(node)[_DRAWN] = _Drawn(activation, given, version, both)
         return both, both
     assert chosen is not None
     pieces = Pieces.over(activation, lower, upper, parameters)
@@ -137,22 +137,28 @@ class _Drawn:
     """The lines that were drawn last for a node: every layer behind it that the host bounds asks for them again.
 
     Attributes:
-        bounds: the very tensors that they were drawn for.
-        version: how often these had been written to, and all else that the lines depend on.
+        activation: the very function that they were drawn for, and of
+        bounds: these very tensors.
+        version: how often these had been written to, and the function's parameters.
         lines: without gradients, so that no graph of autograd is used twice.
     """
 
+    activation: Activation
     bounds: Interval
     version: Any
     lines: Relaxation
 
+    def of(self, activation: Activation, bounds: Interval) -> bool:
+        """Whether they are those of a function on bounds, by identity."""
+        return self.activation is activation and all(mine is its for mine, its in zip(self.bounds, bounds))
 
-def _version(activation: Activation, lower: Tensor, upper: Tensor, parameters: Parameters) -> Any:
+
+def _version(lower: Tensor, upper: Tensor, parameters: Parameters) -> Any:
     """See `_Drawn`; None where that cannot be compared at no cost."""
     tensors = any(isinstance(value, Tensor) for value in parameters.values())
     if tensors or lower.is_inference() or upper.is_inference():
         return None
-    return lower._version, upper._version, activation, {**parameters}
+    return lower._version, upper._version, {**parameters}
 
 
 def _bounded(relaxation: Relaxation) -> Relaxation:

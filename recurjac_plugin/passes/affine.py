@@ -43,7 +43,7 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import Windows, find_windows
 from recurjac_plugin.graph.graph import Graph
-from recurjac_plugin.graph.steps import FactorStep
+from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import backward, forward, pull, push, times
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import chunk_size, recomputed
@@ -51,6 +51,9 @@ from recurjac_plugin.numerics.region import Region
 
 from .mccormick import NetworkRelaxation
 from .remainders import spread
+
+# What is done with one element of a form at a step, relative to a multiplication within a product of matrices.
+_ELEMENT = 50
 
 
 class Band(NamedTuple):
@@ -135,6 +138,16 @@ class AffinePass:
         away = spread(self.gains, INPUT, self._middles, self.radii, self.memory_budget, weights=weights)
         upper = center + self._swept(weights)[INPUT].squeeze(2) + away.squeeze(2)
         return upper if self.relaxation.used is None else torch.where(self.relaxation.used[:, None], upper, torch.inf)
+
+    @cached_property
+    def work(self) -> int:
+        """About how many multiplications F takes for one region: all maps, for each row and input coordinate."""
+        work = 0
+        for step in self.graph.steps:
+            size = torch.Size(step.shape).numel()
+            maps = [linear for _, linear in step.sources] if isinstance(step, LinearStep) else []
+            work += sum(torch.Size(each.output_shape).numel() * each.terms for each in maps) + _ELEMENT * size
+        return self.rows.shape[1] * self.gains.columns * work
 
     # What the relaxations say
 

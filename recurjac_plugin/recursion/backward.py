@@ -114,9 +114,10 @@ class BackwardOrder:
 
 
 # Planes need a substitution for every bound of every entry and gradient. If all of them take more multiplications than
-# this for one region, which is half a second of a processor, affine forms take their place where there are some, and
-# elsewhere sums over t are bounded by intervals.
+# this for one region, which is half a second of a processor, affine forms take their place where these take less than a
+# quarter of that, and where there are none sums over t are bounded by intervals.
 _MULTIPLICATIONS = 2**34
+_FORMS = 4
 
 
 def backward_order(
@@ -147,7 +148,8 @@ def backward_order(
     passes: tuple[Pass, ...] = (Pass(gains, rule, None, memory_budget),)
     if relaxation is not None:
         sums = 2 * gains.rows * (gains.columns + sum(gains.count(layer) for layer in gains.layers))
-        cheap = relaxation.substitutions(sums) <= _MULTIPLICATIONS
+        enough = _MULTIPLICATIONS if affine is None else max(_MULTIPLICATIONS, _FORMS * affine.work)
+        cheap = relaxation.substitutions(sums) <= enough
         if cheap or affine is None:
             affine, planes = None, replace(relaxation, substituted=cheap)
             passes = (*passes, Pass(gains, rule, planes, memory_budget))

@@ -27,6 +27,7 @@ def only_affine(monkeypatch):
     """No planes, as where these would cost too much; counts how often forms are asked for."""
     calls = []
     monkeypatch.setattr(backward, "_MULTIPLICATIONS", -1)
+    monkeypatch.setattr(backward, "_FORMS", 0)
     original = module.AffinePass.bounds
     monkeypatch.setattr(module.AffinePass, "bounds", lambda *args: calls.append(args) or original(*args))
     return calls
@@ -177,6 +178,15 @@ def test_gradients(only_affine, memory_budget):
             values.append(float(loss()))
             weight -= step * direction
     assert float((slope * direction).sum()) == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-4)
+
+
+def test_forms_take_the_place_of_planes_only_where_they_cost_much_less(monkeypatch):
+    """Of a network with few neurons and many inputs they cost about the same; of one with many neurons not."""
+    monkeypatch.setattr(backward, "_MULTIPLICATIONS", 0)
+    for widths, replaced in (((200, 5, 5, 2), False), ((10, 100, 100, 2), True)):
+        net, x = mlp(nn.Tanh, widths).double(), torch.zeros(1, widths[0], dtype=torch.float64)
+        order = analyse(on_host(net, x), Ball(x, 0.01).perturbed(), parse(METHOD), None)._in_order
+        assert (order.affine is not None) == replaced == (len(order.passes) == 1)
 
 
 def test_kinks_are_left_to_lines():
