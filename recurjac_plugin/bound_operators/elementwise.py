@@ -158,7 +158,10 @@ def _version(lower: Tensor, upper: Tensor, parameters: Parameters) -> Any:
     tensors = any(isinstance(value, Tensor) for value in parameters.values())
     if tensors or lower.is_inference() or upper.is_inference():
         return None
-    return lower._version, upper._version, {**parameters}
+    numbers = {
+        key: value for key, value in parameters.items() if isinstance(value, (bool, int, float, str, type(None)))
+    }
+    return lower._version, upper._version, numbers
 
 
 def _bounded(relaxation: Relaxation) -> Relaxation:
