@@ -259,11 +259,7 @@ class Convolution(LinearMap):
         )
         # Input positions behind the last full stride are not seen by the convolution: they come back as zeros.
         behind = tuple(n - (out - 1) * step + 2 * pad - spread * (k - 1) - 1 for n, out, k, step, pad, spread in sides)
-        # Several times as fast on a processor: as a convolution, or at least with the channels last.
-        if rows.device.type == "cpu" and weight.dim() == 4:
-            around = [k - 1 - padding for k, padding in zip(weight.shape[2:], self.padding)]
-            if self.groups == 1 and {*self.stride, *self.dilation} == {1} and min(around) >= 0:
-                return functional.conv2d(rows, weight.flip(2, 3).transpose(0, 1), None, 1, around)
+        if rows.device.type == "cpu" and weight.dim() == 4:  # up to four times as fast there with the channels last
             rows, weight = (value.contiguous(memory_format=torch.channels_last) for value in (rows, weight))
         transpose = getattr(functional, f"conv_transpose{weight.dim() - 2}d")
         pulled = transpose(rows, weight, None, self.stride, self.padding, behind, self.groups, self.dilation)
