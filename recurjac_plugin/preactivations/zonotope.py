@@ -149,10 +149,23 @@ class _Zonotope:
         """``z(x0) + s -+ sum_i |g_i|`` of a node, (1, *shape) each."""
         inputs = 1 + self.region.center.numel()
         flat = columns.flatten(1)
-        reach = torch.linalg.vector_norm(flat[1:inputs], ord=self.region.dual_norm, dim=0)
-        reach = (reach + torch.linalg.vector_norm(flat[inputs:], ord=1, dim=0)).reshape(columns.shape[1:])
+        reach = self._size(flat[1:inputs], self.region.dual_norm) + self._size(flat[inputs:], 1.0)
+        reach = reach.reshape(columns.shape[1:])
         middle = self.values[name] + columns[0]
         return middle - reach, middle + reach
+
+    def _size(
+        self,
+        columns: Tensor,  # shape: (n, neurons)
+        norm: float,
+    ) -> Tensor:
+        """The l_norm of every neuron's coefficients, (neurons,)."""
+        if norm != 1:
+            return torch.linalg.vector_norm(columns, ord=norm, dim=0)
+        total = columns.new_zeros(columns.shape[1])
+        for part in columns.split(chunk_size(self.memory_budget, 2 * columns.shape[1], columns)):
+            total += part.abs().sum(0)  # many times as fast as torch's norm over the first axis
+        return total
 
     def _pushed(self, linear: LinearMap, columns: Tensor) -> Tensor:
         """A linear map of all columns, in chunks; always a tensor of its own."""
