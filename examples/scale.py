@@ -40,6 +40,7 @@ from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, Order
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import relax_network
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
@@ -131,11 +132,13 @@ def _constant(analysis: Analysis, method: str) -> float:
     if treatment.upper_line is None:
         order = IntervalArithmetic(analysis.graph, analysis.derivatives, analysis.rows, CHUNK)
     else:
-        lines = None
+        lines = forms = None
         if treatment.planes:
             where = (analysis.graph, analysis.preactivations, analysis.centers, analysis.regions)
             lines = relax_network(analysis.gains, *where)
-        order = backward_order(analysis.gains, treatment.upper_line, CHUNK, lines)
+            if lines is not None:
+                forms = affine_pass(analysis.gains, analysis.graph, analysis.rows, lines, CHUNK)
+        order = backward_order(analysis.gains, treatment.upper_line, CHUNK, lines, forms)
     bounded = BoundedByOrder(analysis.region, analysis.center_value, treatment, order)
     return float(row_constants(bounded, torch.ones_like(bounded.jacobian[0][:, 0])).amax())
 

@@ -303,7 +303,10 @@ def relax_network(
             middle = (low + high) / 2 - at(centers[0], index).unsqueeze(1)
             middle = torch.where(middle.isfinite(), middle, 0.0)
             lines = _with_room(derivative, error, proven).for_rows()
-            derivatives[name] = DerivativeRelaxation(lines, middle, (high - low) / 2)
+            half = (high - low) / 2
+            if proven:  # the middle is rounded, and a difference of large numbers
+                half = half + proven_room(low.abs() + high.abs())
+            derivatives[name] = DerivativeRelaxation(lines, middle, half)
     return NetworkRelaxation(gains, activations, derivatives, inputs) if derivatives else None
 
 

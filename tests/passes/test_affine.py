@@ -211,6 +211,24 @@ def test_planes_without_substitution(monkeypatch, name):
     assert bool((found.lower <= tight.lower + 1e-12).all() & (found.upper >= tight.upper - 1e-12).all())
 
 
+@pytest.mark.parametrize("far", [0.0, 1e4])
+def test_rigorous_bounds_without_substitution(monkeypatch, far):
+    """They have no forms, and room for the rounding of the intervals that sums over t are bounded by."""
+    monkeypatch.setattr(backward, "_MULTIPLICATIONS", -1)
+    torch.manual_seed(0)
+    net = mlp(nn.Tanh, (3, 6, 5, 2)).double()
+    with torch.no_grad():  # large pre-activations that hardly move
+        net[0].bias += far
+        net[0].bias -= net[0](torch.full((1, 3), far, dtype=torch.float64))[0]
+    x = torch.full((1, 3), far, dtype=torch.float64)
+    for eps in (1e-9, 0.1):
+        region = Ball(x, eps)
+        found = bounds_of(on_host(net, x), region, rigorous=True)
+        lines = bounds_of(on_host(net, x), region, LINEAR, rigorous=True)
+        assert_encloses(found.lower, found.upper, truth(net, region), 0.0 if far == 0.0 else 1e-12)
+        assert bool((found.width <= lines.width * (1 + 1e-6) + 1e-9).all())  # more terms, more rounding
+
+
 def test_one_smooth_output_needs_no_substitution(monkeypatch):
     """A sum over one t is extreme at its ends, which the pre-activation bounds are."""
     torch.manual_seed(0)
