@@ -114,15 +114,22 @@ class Activation:
         lower: Tensor,  # shape: (*any)
         upper: Tensor,  # shape: (*any)
         parameters: Parameters,
+        at_ends: tuple[Tensor, Tensor] | None = None,  # each of shape (*any)
     ) -> tuple[Tensor, Tensor]:
         """Exact range of the derivative on the closed intervals.
 
         ``dl = min f'(z)`` and ``du = max f'(z)`` over z in {lower, upper} and the critical points between them.
 
+        Args:
+            lower: where the intervals begin.
+            upper: where they end.
+            parameters: of the node.
+            at_ends: the derivative there, if it is known already.
+
         Returns:
             ``dl, du``, shaped like `lower`.
         """
-        at_lower, at_upper = self.derivative(lower, parameters), self.derivative(upper, parameters)
+        at_lower, at_upper = at_ends or (self.derivative(lower, parameters), self.derivative(upper, parameters))
         low, high = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
         for point, values in self.points(parameters):
             inside = self._inside(point, lower, upper)

@@ -112,17 +112,11 @@ class _Grid:
         points = lower + share * (upper - lower)
         points = torch.cat((points[:-1], upper.unsqueeze(0)))
         slopes = activation.derivative(points, parameters)
-        curvature = activation.derivative_curvature(lower, upper, parameters)
-        if bool(curvature.isfinite().all()):  # off a chord by at most K h^2 / 8
-            rise = curvature * ((upper - lower) / _PIECES).square() / 8
-            ranges = torch.minimum(slopes[:-1], slopes[1:]) - rise, torch.maximum(slopes[:-1], slopes[1:]) + rise
-        else:
-            ranges = activation.derivative_range(points[:-1], points[1:], parameters)
         return cls(
             points - center,
             slopes,
-            ranges,
-            curvature,
+            activation.derivative_range(points[:-1], points[1:], parameters, (slopes[:-1], slopes[1:])),
+            activation.derivative_curvature(lower, upper, parameters),
             activation.derivative(center, parameters),
             activation.domain(parameters) is not None,
         )

@@ -161,3 +161,21 @@ def test_what_fills_up_a_list_has_no_lines():
     assert bool(filled.any())
     for lines in (change, slopes):
         assert all(not bool(value[filled].any()) for value in vars(lines).values() if value is not None)
+
+
+@each_row
+def test_lines_of_wide_and_of_flat_parts_are_no_worse_than_the_mean_value_theorem(row):
+    """A bound of the second derivative that holds everywhere says nothing where a function has become flat."""
+    if row.kind in KINKED or "threshold" in row.parameters or row.kind == "BoundTan":
+        pytest.skip("it has two pieces, jumps, or is not finite on wide intervals")
+    generator = torch.Generator().manual_seed(0)
+    middle, half = (4 * torch.randn(2, 40, 5, generator=generator, dtype=torch.float64)).exp().clamp(0.1, 12.0)
+    lower, upper = middle - half, middle + half
+    domain = ACTIVATIONS[row.kind].domain(row.parameters)
+    if domain is not None:
+        lower, upper = lower.abs() + 0.5, lower.abs() + 0.5 + half
+    center = (lower + upper) / 2
+    layer, change, _ = relaxed(row, lower, upper, center)
+    width = (layer.upper - layer.lower) * chosen(layer, upper - lower) / 2
+    found = gap(change, torch.zeros(()))
+    assert bool((found <= 1.05 * width + 1e-9 * (1 + width)).all())
