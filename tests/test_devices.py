@@ -5,6 +5,7 @@ Most of it is seen without a second device, see `second_device`; what needs a CU
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 import recurjac_plugin as rj
 from recurjac_plugin.branch_and_bound.boxes import BestFirst, Boxes, Disjuncts
 from recurjac_plugin.gains import gains
-from recurjac_plugin.host import IS_03, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.jacobian.analysis import ORDERS
 from recurjac_plugin.numerics import memory
 from recurjac_plugin.numerics.precision import full_precision
@@ -224,6 +225,18 @@ def test_half_types_are_bounded_through_float32(name, dtype):
         assert value.dtype == torch.float32 or name == "verify"  # whose answers are put into the type of the points
         assert not value.requires_grad
         assert torch.allclose(value.float(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_half_model_made_in_inference_mode_is_left_as_it_was():
+    """Its tensors take no flags back, and the first that refused one left all others converted."""
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).bfloat16().eval()
+        model = BoundedModule(net, torch.zeros(1, 3).bfloat16())
+    before = [(value.dtype, value.requires_grad) for value in net.state_dict(keep_vars=True).values()]
+    x = BoundedTensor(torch.zeros(1, 3).bfloat16(), PerturbationLpNorm(norm=math.inf, eps=0.1))
+    with pytest.warns(UserWarning, match="bfloat16"), contextlib.suppress(rj.RecurJacError):
+        rj.jacobian_bounds(model, x)
+    assert [(value.dtype, value.requires_grad) for value in net.state_dict(keep_vars=True).values()] == before
 
 
 @HALF

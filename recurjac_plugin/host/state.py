@@ -37,7 +37,8 @@ def preserved(model: Any) -> Iterator[None]:
         yield
     finally:
         for parameter, requires_grad in trainable:
-            parameter.requires_grad_(requires_grad)
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
         for module, state in zip(modules, states, strict=True):
             vars(module).clear()
             vars(module).update(state)

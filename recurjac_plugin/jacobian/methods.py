@@ -188,6 +188,16 @@ def parse(name: str | None) -> Method:
     return Method(canonical, jacobian, "CROWN-IBP" if host == "IBP" and tail else host, bool(tail))
 
 
+def parse_verification_method(name: str | None) -> Method:
+    """Read the name of the method of a verification: as `parse`, but None and `AUTO` are `VERIFY_METHOD`.
+
+    Raises:
+        MethodError: not a known name.
+    """
+    chosen = name is None or (isinstance(name, str) and name.lower() == AUTO)
+    return parse(VERIFY_METHOD if chosen else name)
+
+
 def parse_jacobian_method(name: str | None) -> Method:
     """Read the name of a method that bounds Jacobians: as `parse`, without the methods of the host alone.
 

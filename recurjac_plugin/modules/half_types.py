@@ -32,11 +32,14 @@ def in_float32(model: nn.Module) -> Iterator[None]:
             if isinstance(value, Tensor) and value.dtype in HALF and value.is_leaf:
                 held[id(value)] = (value, value.data, value.requires_grad)
     try:
-        for value, data, _ in held.values():
-            value.requires_grad_(False)
+        for value, data, learns in held.values():
+            if learns and not value.is_inference():  # of these a flag could not be put back
+                value.requires_grad_(False)
             value.data = data.float()
         yield
     finally:
-        for value, data, learns in held.values():
+        for value, data, _ in held.values():
             value.data = data
-            value.requires_grad_(learns)
+        for value, _, learns in held.values():
+            if value.requires_grad != learns:
+                value.requires_grad_(learns)

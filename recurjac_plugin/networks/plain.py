@@ -107,7 +107,7 @@ def _read(network: OnnxNetwork) -> HostGraph | None:
 def _node(
     name: str, layer: _Layer, names: list[str], values: dict[str, Tensor], operands: Sequence[Tensor | None]
 ) -> Node | None:
-    """A layer as a node, its value noted; None where the batch does not come first or a constant is not finite."""
+    """A layer as a node, its value noted; None where shapes do not fit, or a constant is not finite."""
     perturbed = tuple(each in values for each in names)
     if layer.constants is not None:
         names = [names[0], *(f"{name}/{i}" for i in range(1, 1 + len(layer.constants)))]
@@ -118,7 +118,10 @@ def _node(
         return None
     if not all(known or bool(each.isfinite().all()) for each, known in zip(given, perturbed)):
         return None
-    value = layer.forward(*given)
+    try:
+        value = layer.forward(*given)
+    except RuntimeError:  # shapes that the file does not mean
+        return None
     if value.dim() < 2 or len(value) != 1:
         return None
     values[name] = value
@@ -217,8 +220,8 @@ def _function(kind: str, function: Callable[[Tensor], Tensor], module_type: type
 def _view(module: Any, operands: Sequence[Tensor | None], _perturbed: Sequence[bool]) -> _Layer | None:
     if type(module) is not Static or operands[0] is None:
         return None
-    shape = module(operands[0]).shape[1:]
-    return _Layer("BoundReshape", lambda x: x.reshape(len(x), *shape))
+    batch, *shape = module(operands[0]).shape
+    return _Layer("BoundReshape", lambda x: x.reshape(len(x), *shape)) if batch == 1 and shape else None
 
 
 def _transpose(module: Any, operands: Sequence[Tensor | None], _perturbed: Sequence[bool]) -> _Layer | None:

@@ -24,7 +24,7 @@ from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
-from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse, require_rigorous
+from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
@@ -103,8 +103,8 @@ def verify(
     Args:
         model: what `load_onnx` returns, another torch module, or auto_LiRPA's `BoundedModule`. It is left as it was.
         spec: what `load_vnnlib` returns.
-        method: of the output bounds, as in `output_bounds`. None is `RecurJac-Linear+CROWN`: what `auto` comes to where
-            the bounds are rigorous, because the Jacobian of the parts has no planes there.
+        method: of the output bounds, as in `output_bounds`. None and `auto` are `RecurJac-Linear+CROWN`, because the
+            Jacobian of the parts of a region has no planes here.
         branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
             coefficients in place of J) or ``"longest"`` (the longest side).
         split: whether boxes are cut at all; None for those with at most 20 coordinates that are not fixed.
@@ -135,7 +135,7 @@ def verify(
     """
     declare(model, reference)
     start = time.monotonic()
-    parsed = parse(VERIFY_METHOD if method is None else method)
+    parsed = parse_verification_method(method)
     _check_spec(spec)
     _check_options(branching, timeout, attack_seconds)
     problem = None if certificate is None else _problem(model, spec)

@@ -15,7 +15,17 @@ import recurjac_plugin as rj
 from recurjac_plugin.errors import MethodError
 from recurjac_plugin.jacobian import planes
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, LINES, METHODS, PLANES, TREATMENTS, is_method, parse
+from recurjac_plugin.jacobian.methods import (
+    AUTO,
+    HOST_METHODS,
+    LINES,
+    METHODS,
+    PLANES,
+    TREATMENTS,
+    is_method,
+    parse,
+    parse_verification_method,
+)
 
 NETWORKS = {"kinks": (nn.ReLU, 0.05, LINES), "smooth": (nn.Tanh, 0.05, PLANES), "wide": (nn.Tanh, 20.0, LINES)}
 EVERY = pytest.mark.parametrize("name", NETWORKS)
@@ -215,3 +225,13 @@ def test_a_prefix_is_not_rigorous():
     _, model, center, eps, _ = network("kinks")
     with pytest.raises(MethodError, match="`IBP\\+auto` starts from the host's `IBP` bounds"):
         rj.jacobian_bounds(model, Ball(center, eps).perturbed(), method="IBP+auto", rigorous=True)
+
+
+def test_a_verification_by_auto_is_one_without_a_name():
+    """Lines, and CROWN's bounds besides: the parts of a region have no planes."""
+    assert parse_verification_method(None) == parse_verification_method("AUTO") == parse("RecurJac-Linear+CROWN")
+    assert parse_verification_method("IBP+auto") == parse("IBP+auto")
+    net, model, center, eps, _ = network("kinks")
+    low = float(net(center[:1]).detach().min()) - 3.0
+    spec = spec_of(box((center[0] - eps).tolist(), (center[0] + eps).tolist(), polytope([1.0, 0.0, 0.0], low)))
+    assert rj.verify(model, spec, method="auto").lower_bound == rj.verify(model, spec).lower_bound

@@ -11,6 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx_specimens import IMAGE, SPECIMENS, Specimen, floats, ints, model
 from places import DATA
+from properties import box, polytope, spec_of
 from torch import nn
 
 import recurjac_plugin as rj
@@ -181,3 +182,30 @@ def test_a_network_that_is_not_its_file_proves_nothing(tmp_path):
     with torch.no_grad():
         next(network.parameters()).fill_(0.5)
     assert rj.verify(network, rj.load_vnnlib(prop), attack_seconds=0.0).verdict is not rj.Verdict.UNSAT
+
+
+@pytest.mark.parametrize("inner", [(2, -1), (2, 2), (4, 1)], ids=str)
+def test_a_reshape_that_moves_the_batch_is_refused_by_name(inner, tmp_path):
+    """It is no layer of a sample; what the file means is for the host, or nobody, to say."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "inner"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Reshape", ["b", "outer"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(ints(*value), name) for name, value in (("inner", inner), ("outer", (1, -1)))]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        constants,
+    )
+    path = tmp_path / "moved.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    )
+    network = rj.load_onnx(path)
+    assert plain_graph(network) is None
+    spec = spec_of(box(np.zeros(4), np.ones(4), polytope(np.ones((1, 4)), [-1.0])))
+    with pytest.raises(rj.UnsupportedError, match="must keep the batch"):
+        rj.verify(network, spec)

@@ -87,13 +87,13 @@ def verify_command(
     A certificate (.json or .json.gz) is written after `unsat` only. If the checker's bounds do not show what was
     proved, nothing is written, and the exit code is 2.
     """
-    from recurjac_plugin.jacobian.methods import parse
+    from recurjac_plugin.jacobian.methods import parse_verification_method
     from recurjac_plugin.verification.verdicts import verify
 
     with open_streams(json) as streams:
         remaining = _remaining(timeout, since)
         options.seconds("--attack-seconds", attack_seconds)
-        name = parse(method).name
+        name = parse_verification_method(method).name
         check_writable(results_file, certificate)
         model, prop, network, spec = _problem(files, networks or [], device, dtype)
         problem = None if certificate is None else _certified(model, prop)
