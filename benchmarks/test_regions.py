@@ -25,13 +25,7 @@ from recurjac_plugin.host.region import perturbed_box
 STATUS = Path("/proc/self/statm")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _mlp(activation: type[nn.Module], *widths: int) -> tuple[nn.Module, Any]:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
-from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull_absolute
+from recurjac_plugin.graph.sweeps import Arrived, at_inputs, backward, forward, pull_absolute
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.rounding import AT_KINKS, ELEMENTWISE, PER_SUM, gamma, underflow
@@ -287,9 +287,5 @@ def path_sums(
     for part in rows.abs().split(chunk_size(memory_budget, 4 * batch * widest, rows), 1):
         start = part.reshape(*part.shape[:2], *graph.shapes[graph.output])
         arrived = backward(graph, graph.output, start, factor, linear)
-        sums = [
-            (arrived[name] if name in arrived else start.new_zeros(*part.shape[:2], *graph.shapes[name])).flatten(2)
-            for name in graph.inputs
-        ]
-        chunks.append(torch.cat(sums, 2))
+        chunks.append(at_inputs(graph, arrived, part.flatten(2)[:, :, 0]))
     return torch.cat(chunks, 1) + tiny, total

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
-from recurjac_plugin.graph.sweeps import backward, pull
+from recurjac_plugin.graph.sweeps import at_inputs, backward, pull
 
 from .undetermined import Layer
 
@@ -87,12 +87,7 @@ class Pull:
 
         arrived = backward(self.graph, start, rows, through_layer, pull)
         if arrived:
-            like = next(iter(arrived.values()))
-            parts = [
-                arrived[name] if name in arrived else like.new_zeros(*like.shape[:2], *self.graph.shapes[name])
-                for name in self.graph.inputs
-            ]
-            entries[INPUT] = torch.cat([part.flatten(2).expand(len(like), -1, -1) for part in parts], 2)
+            entries[INPUT] = at_inputs(self.graph, arrived, rows.flatten(2)[:, :, 0])
         return entries
 
 

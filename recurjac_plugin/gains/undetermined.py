@@ -76,9 +76,21 @@ class Layer:
         Returns:
             Two tensors of shape (b, n).
         """
-        stable = self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
-        index = self.index.expand(batch, -1)
-        return stable.scatter_add(1, index, self.lower), stable.scatter_add(1, index, self.upper)
+        stable = self.stable_of(batch, neurons)
+        return stable + self.placed(self.lower, neurons), stable + self.placed(self.upper, neurons)
+
+    def stable_of(self, batch: int, neurons: int) -> Tensor:
+        """Derivatives of the stable neurons, 0 for the undetermined ones: (b, n)."""
+        return self.lower.new_zeros(batch, neurons) if self.stable is None else self.stable
+
+    def placed(
+        self,
+        values: Tensor,  # shape: (b, *any, u)
+        neurons: int,
+    ) -> Tensor:
+        """Numbers of the undetermined neurons at their places among all n, 0 elsewhere: (b, *any, n)."""
+        index = self.index.reshape(len(self.index), *(1,) * (values.dim() - 2), self.count).expand(values.shape)
+        return values.new_zeros(*values.shape[:-1], neurons).scatter_add(-1, index, values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,6 +36,7 @@ from dataclasses import replace
 from itertools import repeat
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from .graph import Graph
@@ -132,6 +133,32 @@ def forward(
             if there:
                 values[step.name] = linear(step, ((i, taken(source)) for i, source in there))
     return {name: value for name, value in values.items() if name in keep}
+
+
+def at_inputs(
+    graph: Graph,
+    arrived: Mapping[str, Tensor],
+    like: Tensor,  # shape: (b or 1, *lead)
+) -> Tensor:
+    """What a backward sweep of tensors brought to the inputs, side by side and 0 where nothing came.
+
+    Args:
+        graph: the network.
+        arrived: by the names of the inputs, (b or 1, *lead, *shape) each.
+        like: a tensor of the leading axes, dtype and device of what was carried.
+
+    Returns:
+        Shape (b or 1, *lead, columns).
+    """
+    axes = like.dim()
+    parts = [
+        arrived[name].flatten(axes)
+        if name in arrived
+        else like.new_zeros(*like.shape, torch.Size(graph.shapes[name]).numel())
+        for name in graph.inputs
+    ]
+    batch = max(map(len, parts))  # what passed nothing that differs by region is still the same for all
+    return torch.cat([part.expand(batch, *part.shape[1:]) for part in parts], axes)
 
 
 # What steps do with tensors

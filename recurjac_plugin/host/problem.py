@@ -242,15 +242,12 @@ def _kind(value: Region | Tensor) -> _Key:
 
 def _evaluated(model: Any, graph: HostGraph, regions: Sequence[Region]) -> HostGraph | None:
     """A graph with the values at the centres of regions, by the nodes' own functions; None where these need more."""
-    values: dict[str, Tensor] = {name: region.center for name, region in zip(graph.inputs, regions, strict=True)}
+    centers = {name: region.center for name, region in zip(graph.inputs, regions, strict=True)}
     with preserved(model):
         try:
-            for node in graph.nodes:
-                arguments = (values[n] if p else c for n, p, c in zip(node.inputs, node.perturbed, node.constants))
-                values[node.name] = node.forward(*arguments)
+            return graph.evaluated(centers)
         except HOST_FAILURES:
             return None
-    return replace(graph, output=values[graph.output_name], values=values, like=graph)
 
 
 def _weights(model: Any) -> list[Tensor] | None:

@@ -76,6 +76,10 @@ class HostGraph:
 
     @torch.no_grad()
     def at(self, centers: Mapping[str, Tensor]) -> HostGraph:
+        """`evaluated`, without gradients."""
+        return self.evaluated(centers)
+
+    def evaluated(self, centers: Mapping[str, Tensor]) -> HostGraph:
         """The same network evaluated elsewhere by the nodes' own functions, in the type of its constants.
 
         Args:

@@ -44,7 +44,7 @@ from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import Windows, find_windows
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
-from recurjac_plugin.graph.sweeps import backward, forward, pull, push, times
+from recurjac_plugin.graph.sweeps import at_inputs, backward, forward, pull, push, times
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import chunk_size, recomputed
 from recurjac_plugin.numerics.region import Region
@@ -154,16 +154,18 @@ class AffinePass:
     @cached_property
     def _derivatives(self) -> dict[str, Band]:
         """Of the derivatives, by layer."""
-        return {
-            name: band(known.lines.mapped(_of_neurons), known.middle.squeeze(1), known.half.squeeze(1))
-            for name, known in self.relaxation.derivatives.items()
-        }
+        known = self.relaxation.derivatives.items()
+        return self._bands({name: each.lines.mapped(lambda line: line.squeeze(1)) for name, each in known})
 
     @cached_property
     def _changes(self) -> dict[str, Band]:
         """Of the activations' changes, by layer."""
+        return self._bands(self.relaxation.activations)
+
+    def _bands(self, lines: Mapping[str, Relaxation]) -> dict[str, Band]:
+        """Those around lines of shape (b, u), by layer."""
         return {
-            name: band(self.relaxation.activations[name], known.middle.squeeze(1), known.half.squeeze(1))
+            name: band(lines[name], known.middle.squeeze(1), known.half.squeeze(1))
             for name, known in self.relaxation.derivatives.items()
         }
 
@@ -193,24 +195,23 @@ class AffinePass:
 
     def _everywhere(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Numbers of undetermined neurons, (b, *any, u) by layer, as (b, *any, *shape), 0 at all others."""
-        everywhere = {}
-        for step in self.graph.factors:
-            if step.name in values:
-                value, layer = values[step.name], self.gains.derivatives[step.name]
-                index = layer.index.reshape(-1, *(1,) * (value.dim() - 2), layer.count).expand(value.shape)
-                zero = value.new_zeros(*value.shape[:-1], torch.Size(step.shape).numel())
-                everywhere[step.name] = zero.scatter_add(-1, index, value).unflatten(-1, step.shape)
-        return everywhere
+        return {
+            step.name: self.gains.derivatives[step.name]
+            .placed(values[step.name], torch.Size(step.shape).numel())
+            .unflatten(-1, step.shape)
+            for step in self.graph.factors
+            if step.name in values
+        }
 
     def _with_stable(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Numbers of undetermined neurons, (b, u) by layer, beside the derivatives of all others: (b, *shape)."""
-        everywhere = self._everywhere(values)
+        everywhere = {}
         for step in self.graph.factors:
-            stable = self.gains.derivatives[step.name].stable
-            if step.name not in everywhere:
-                everywhere[step.name] = self.rows.new_zeros(self.gains.batch, *step.shape)
-            if stable is not None:
-                everywhere[step.name] = everywhere[step.name] + stable.reshape(-1, *step.shape)
+            layer, size = self.gains.derivatives[step.name], torch.Size(step.shape).numel()
+            value = layer.stable_of(self.gains.batch, size)
+            if step.name in values:
+                value = value + layer.placed(values[step.name], size)
+            everywhere[step.name] = value.unflatten(-1, step.shape)
         return everywhere
 
     @cached_property
@@ -268,19 +269,8 @@ class AffinePass:
             return passed + added[step.name] if step.name in added else passed
 
         arrived = backward(self.graph, self.graph.output, start, factor, pull)
-        found[INPUT] = self._of_inputs(arrived, start.shape[:2])
+        found[INPUT] = at_inputs(self.graph, arrived, start.flatten(2)[:, :, 0])
         return self._complete(found)
-
-    def _of_inputs(self, arrived: Mapping[str, Tensor], lead: torch.Size) -> Tensor:
-        """What arrived at the inputs, side by side: (*lead, columns)."""
-        return torch.cat(
-            [
-                arrived[name].flatten(len(lead)) if name in arrived
-                else self.rows.new_zeros(*lead, torch.Size(self.graph.shapes[name]).numel())
-                for name in self.graph.inputs
-            ],
-            len(lead),
-        )  # fmt: skip
 
     def _complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same with zeros for layers that nothing arrived at."""
@@ -353,14 +343,9 @@ class AffinePass:
 
         lead = (*self.rows.shape[:2], count)
         zero = self.rows.new_zeros(*lead, *graph.shapes[graph.output])
-        arrived = self._of_inputs(backward(graph, graph.output, zero, factor, pull), torch.Size(lead))
+        arrived = at_inputs(graph, backward(graph, graph.output, zero, factor, pull), zero.flatten(3)[..., 0])
         largest(INPUT, arrived if weights is None else arrived @ weights.unsqueeze(3))
         return found
-
-
-def _of_neurons(line: Tensor) -> Tensor:
-    """Lines that are the same for all rows: (b, 1, u) -> (b, u)."""
-    return line.squeeze(1)
 
 
 def affine_pass(

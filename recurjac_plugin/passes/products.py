@@ -106,12 +106,13 @@ class Pass:
         if windows is not None:
             return self._bounds_in_windows(source, windows)
 
+        # Large blocks are kept as lists: they become matrices once for all chunks.
+        within, starts = Within.everything(gains), {layer: gains.blocks[layer, source] for layer in reached}
+
         def bounded(chosen: slice) -> Tensor:
             # (1, b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
-            columns = {
-                layer: _both_signs(gains.blocks[layer, source][None, :, None, None, :, chosen].mT) for layer in reached
-            }
-            return self.upper(columns, _both_signs(exact[None, :, :, None, chosen]))[0]
+            columns = {layer: _both_signs(block[None, :, None, None, :, chosen].mT) for layer, block in starts.items()}
+            return self.upper(columns, _both_signs(exact[None, :, :, None, chosen]), within)[0]
 
         width = sum(layer.lines.upper_slope.shape[2] for layer in self.layers.values())
         total, per_column = exact.shape[2], self._elements(width)
@@ -126,7 +127,8 @@ class Pass:
             part = windows.part(chosen)
             columns = {layer: _both_signs(c[:, :, None, None]) for layer, c in part.starts(gains, source).items()}
             start = _both_signs(windowed(exact, part.columns).unsqueeze(3))
-            return self.upper(columns, start, part).movedim(0, 3)  # shape: (b, k, side, n, r)
+            within = Within.windows(gains, part)
+            return self.upper(columns, start, within).movedim(0, 3)  # shape: (b, k, side, n, r)
 
         size = windows.columns.shape[1]
         each = size * self._elements(windows.width) + windows.elements(gains)
@@ -145,7 +147,7 @@ class Pass:
         self,
         columns: dict[str, Tensor],  # layer -> (n, b or 1, k or 1, side, r, u); consumed
         exact: Tensor,  # shape: (n, b or 1, k, side, r)
-        windows: Windows | None = None,
+        within: Within,
     ) -> Tensor:
         """Upper bounds of ``exact + sum over layers of columns d y``, row by row: (n, b, k, side, r).
 
@@ -153,7 +155,6 @@ class Pass:
         """
         gains = self.gains
         exact = exact.expand(-1, gains.batch, -1, -1, -1)
-        within = Within.everything(gains) if windows is None else Within.windows(gains, windows)
 
         def replaced(name: str, c: Tensor) -> Replacement:
             met = None if within.met is None else within.met[name]

@@ -77,9 +77,11 @@ def spread(
         found = torch.cat([*chunked(of_groups, len(windows), each, memory_budget, len(radii), like)], 2)
         return found.flatten(2).index_select(2, windows.place)
 
+    within, blocks = Within.everything(gains), {layer: gains.blocks[layer, source] for layer in reached}
+
     def of_columns(chosen: slice) -> Tensor:
-        starts = {layer: gains.blocks[layer, source][None, :, None, None, :, chosen].mT for layer in reached}
-        return pushed(Within.everything(gains), starts)[0]
+        starts = {layer: block[None, :, None, None, :, chosen].mT for layer, block in blocks.items()}
+        return pushed(within, starts)[0]
 
     each = elements * (rows + sum(gains.count(layer) for layer in radii))
     return torch.cat([*chunked(of_columns, count, each, memory_budget, len(radii), like)], 2)

@@ -33,6 +33,7 @@ from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import find_windows
 from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
 from recurjac_plugin.passes.affine import AffinePass
+from recurjac_plugin.passes.columns import Within
 from recurjac_plugin.passes.mccormick import NetworkRelaxation
 from recurjac_plugin.passes.products import Pass
 from recurjac_plugin.passes.rules import Rule
@@ -105,10 +106,9 @@ class BackwardOrder:
             if (layer, INPUT) in self.gains.blocks
         }
         exact = (weights * self.gains.to_rows[INPUT]).sum(2)[:, :, None, None]
-        uppers = [
-            each.upper({layer: column[None, :, :, None, None, :] for layer, column in start.items()}, exact[None])
-            for each in self.passes
-        ]
+        within = Within.everything(self.gains)
+        columns = {layer: column[None, :, :, None, None, :] for layer, column in start.items()}
+        uppers = [each.upper(dict(columns), exact[None], within) for each in self.passes]
         upper = reduce(torch.fmin, uppers)[0, :, :, 0, 0]
         return upper if self.affine is None else torch.fmin(upper, self.affine.upper_of_sum(weights))
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
-from recurjac_plugin.graph.sweeps import Arrived, backward, forward, pull, pull_absolute, push, push_absolute
+from recurjac_plugin.graph.sweeps import Arrived, at_inputs, backward, forward, pull, pull_absolute, push, push_absolute
 from recurjac_plugin.numerics.intervals import Interval, require_numbers
 from recurjac_plugin.numerics.memory import chunk_size, recomputed
 
@@ -101,15 +101,12 @@ class IntervalArithmetic:
 
     def _pulled(self, rows: Tensor) -> Interval:
         """Bounds of the derivatives of rows, shape (b, k, *output_shape), by the input: (b, k, columns) each."""
-        batch, count = rows.shape[:2]
         start = (rows, torch.zeros_like(rows))
         arrived = backward(self.graph, self.graph.output, start, self._multiplied, _pull_interval, _add_intervals)
-        lower, upper = [], []
-        for name in self.graph.inputs:
-            center, radius = arrived.get(name) or (rows.new_zeros(batch, count, *self.graph.shapes[name]),) * 2
-            lower.append((center - radius).flatten(2))
-            upper.append((center + radius).flatten(2))
-        return torch.cat(lower, 2), torch.cat(upper, 2)
+        like = rows.flatten(2)[:, :, 0]
+        lower = at_inputs(self.graph, {name: center - radius for name, (center, radius) in arrived.items()}, like)
+        upper = at_inputs(self.graph, {name: center + radius for name, (center, radius) in arrived.items()}, like)
+        return lower, upper
 
     def _pushed(self, units: Tensor) -> Interval:
         """Bounds of the columns `units`, shape (r, columns), at the rows: (b, k, r) each."""

@@ -15,6 +15,7 @@ from recurjac_plugin.graph.linear_maps import Broadcast
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import (
     ancestors,
+    at_inputs,
     backward,
     descendants,
     forward,
@@ -196,3 +197,13 @@ def test_sums_are_the_callers():
     """Where two paths meet, what arrives is added up by the function that is given."""
     paths = backward(GRAPH, "out", 1, lambda _, n: n, lambda step, n: [n] * len(step.sources), operator.add)
     assert paths == {"x": 1 + 3, "w": 3}  # by D; by s, which b reads once and the output twice
+
+
+def test_what_arrives_at_inputs_stands_side_by_side():
+    """Some of it the same in all regions, whichever input comes first, and 0 where nothing arrived."""
+    first, second = torch.randn(1, 3, SIZES["x"]).double(), torch.randn(2, 3, SIZES["w"]).double()
+    for one, other in ((first, second), (first.expand(2, -1, -1), second[:1])):
+        found = at_inputs(GRAPH, {"x": one, "w": other}, torch.zeros(1, 3))
+        assert torch.equal(found, torch.cat((one.expand(2, -1, -1), other.expand(2, -1, -1)), 2))
+    alone = at_inputs(GRAPH, {"w": second}, torch.zeros(2, 3).double())
+    assert torch.equal(alone, torch.cat((torch.zeros(2, 3, SIZES["x"]).double(), second), 2))
