@@ -21,6 +21,7 @@ ORDER = (
     "host",
     "bound_operators",
     "preactivations",
+    "neurons",
     "jacobian",
     "lipschitz",
     "properties",

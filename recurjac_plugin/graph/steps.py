@@ -266,7 +266,7 @@ class StepBuilder:
             bounds: from bounds of these to those of s.
             sign: 1 for ``max(s, 0)``, -1 for ``min(s, 0)``.
         """
-        factor = _RectifiedFactor(derivative_range, at_center, bounds, sign)
+        factor = RectifiedFactor(derivative_range, at_center, bounds, sign)
         return self._add(FactorStep(self._name(), shape, source, tuple(reads), factor))
 
     def _add(self, step: FactorStep) -> str:
@@ -311,7 +311,7 @@ class _RangeFactor(Factor):
 
 
 @dataclass(frozen=True, eq=False)
-class _RectifiedFactor(Factor):
+class RectifiedFactor(Factor):
     """``max(s, 0)`` or ``min(s, 0)`` of a step s that is no node of the host: the bounds of others decide its sign.
 
     Attributes:

@@ -1,0 +1,1 @@
+"""Parts of a region where neurons have a side: one small network for all of them, and bounds on each."""
