@@ -142,7 +142,7 @@ def linear_pieces(
     upper: Tensor,
     center: Tensor,
     *,
-    near: float | None = None,
+    near: float | Tensor | None = None,
 ) -> Relaxation:
     r"""Lines of ``f(z) - f(z0)`` in ``t = z - z0`` for ``f(z) = right z`` above 0 and ``left z`` below.
 
@@ -159,8 +159,8 @@ def linear_pieces(
         lower: lower bound l of z; neurons that do not have 0 between their bounds get lines of zeros.
         upper: upper bound u.
         center: the value z0 at the centre of the region.
-        near: slope of the line through 0, from 0 (that of `left`) to 1 (that of `right`). None takes the slope that
-            holds on the longer part of the interval, as CROWN and the host do.
+        near: slope of the line through 0, from 0 (that of `left`) to 1 (that of `right`), or one for each neuron. None
+            takes the slope that holds on the longer part of the interval, as CROWN and the host do.
     """
     # What fills up a list of neurons is stable: its exact slope is part of the gains already.
     inside = (lower <= 0) & (upper >= 0) & (lower < upper) & (left != right)

@@ -37,6 +37,7 @@ def linear_upper_bound(
     *,
     on_activations: Mapping[str, Tensor] | None = None,  # layer or `INPUT` -> (b or 1, m, u)
     on_preactivations: Mapping[str, Tensor] | None = None,  # layer -> (b, m, u)
+    met: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""A bound of m sums over the network, linear in the input: ``sum <= slope (x - x0) + constant``.
 
@@ -56,6 +57,7 @@ def linear_upper_bound(
         count: the number of sums, m.
         on_activations: coefficients of ``a(x) - a(x0)``, and of ``x - x0`` under `INPUT`.
         on_preactivations: coefficients of t.
+        met: where to note the coefficients A that arrive at the layers, (b, m, u).
 
     Returns:
         The slope, shape (b, m, columns), and the constant, shape (b, m).
@@ -66,6 +68,8 @@ def linear_upper_bound(
         on_t = (on_preactivations or {}).get(layer)
         A = pending.pop(layer, None)
         if A is not None:
+            if met is not None:
+                met[layer] = A
             lines = relaxations[layer]
             positive = A.clamp(min=0)
             negative = A - positive

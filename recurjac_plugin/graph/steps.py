@@ -329,6 +329,7 @@ class RectifiedFactor(Factor):
     exact: bool = True
 
     def derivative_range(self, *intervals: Interval) -> Interval:
+        """0, 1, or both, by the sign of s."""
         return self.range(*intervals)
 
     def change_lines(

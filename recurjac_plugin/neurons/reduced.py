@@ -42,8 +42,8 @@ class Neurons:
     """The undetermined neurons of one layer, u of them; all of shape (1, u).
 
     Attributes:
-        lower, upper: bounds of z on the whole region, their errors included; of operands of products, those of the change
-            of z, and the centre is 0.
+        lower, upper: bounds of z on the whole region, their errors included; of operands of products those of the
+            change of z, and the centre is 0.
         center: z at the centre of the region, as computed.
         error: how far that, and any linear bound of z, may be off.
         dl, du: derivative ranges on the whole region.
