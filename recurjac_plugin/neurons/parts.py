@@ -79,6 +79,12 @@ class Parts:
         above = {**self.lower, layer: low.scatter(1, at, low.gather(1, at).clamp(min=0.0))}
         return replace(self, upper=below), replace(self, lower=above)
 
+    def within(self, other: Parts) -> Parts:
+        """What of every part lies in another one, a batch of one."""
+        lower = {name: torch.maximum(low, other.lower[name]) for name, low in self.lower.items()}
+        upper = {name: torch.minimum(high, other.upper[name]) for name, high in self.upper.items()}
+        return Parts(lower, upper, (torch.maximum(self.box[0], other.box[0]), torch.minimum(self.box[1], other.box[1])))
+
     def empty(self) -> Tensor:
         """Parts whose intervals show that nothing is in them, bool (n,)."""
         empty = (self.box[0] > self.box[1]).any(1)
