@@ -268,8 +268,8 @@ class RefiningBounder(RowsBounder):
 
         ``s_vk (x - x0) + t_vk`` are the bounds of `crown_bounds`, less ``b_k``, with v the choice of lines.
         """
-        region = self._around(boxes)
-        output, values = self._evaluated(region.center)
+        region = self.around(boxes)
+        output, values = self.evaluated(region.center)
         C = specification(self.rows.A.unsqueeze(0), output)
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
         refined = self._of_whole(region)
@@ -299,11 +299,11 @@ class RefiningBounder(RowsBounder):
             return None
         return whole[1] if bool((region.radius <= whole[0].radius).all()) else None
 
-    def _around(self, boxes: Boxes[Disjuncts]) -> Region:
+    def around(self, boxes: Boxes[Disjuncts]) -> Region:
         """The boxes by middles and radii, which are rounded: so far outward that they reach both ends."""
         return Region(self.shaped(boxes.center), math.inf, boxes.radius * (1 + 4 * eps(boxes.radius)))
 
-    def _evaluated(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def evaluated(self, x: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Output and values of the network at points, in the arithmetic of the bounds."""
         if not self.rigorous:
             return evaluated(self.model, x, [*self.graph.reads])
@@ -321,7 +321,7 @@ class RefiningBounder(RowsBounder):
             order = IntervalArithmetic(self.graph, derivatives, gathered_rows(C, rows), self.memory_budget)
         else:
             order = backward_order(refined.gains.part(index, rows), treatment.upper_line, self.memory_budget)
-        region = self._around(boxes)
+        region = self.around(boxes)
         center = self.rows.values(outputs).gather(1, rows)
         if not self.rigorous:
             return BoundedByOrder(region, center, treatment, order)
@@ -330,7 +330,7 @@ class RefiningBounder(RowsBounder):
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Outputs of the network, (n, columns) -> (n, n_outputs)."""
-        return self._evaluated(self.shaped(x))[0].flatten(1)
+        return self.evaluated(self.shaped(x))[0].flatten(1)
 
 
 class HostBounder(RowsBounder):

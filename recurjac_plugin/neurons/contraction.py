@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recurjac_plugin.numerics.memory import chunk_size
 
-from .optimised import Choices, LowerBounds, Sums, optimised_bounds, sums_of
+from .optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
 from .parts import Parts
 from .reduced import Reduced
 
@@ -42,6 +42,12 @@ class Contraction:
     cuts: Sums
     memory_budget: int
     _before: dict[str, tuple[Tensor, Choices]] = field(default_factory=dict)  # neurons of a layer; of both bounds
+
+    @staticmethod
+    def price(reduced: Reduced, parts: Parts, steps: int) -> float:
+        """Multiplications that a round on some parts takes, about."""
+        undecided = sum(int(each.sum()) for each in parts.undecided(reduced).values())
+        return 2 * undecided * WITH_GRADIENT * steps * reduced.evaluation
 
     def round(self, parts: Parts, steps: int, over: Callable[[], bool], whole: bool = False) -> Parts:
         """One round over all layers.

@@ -25,13 +25,12 @@ from recurjac_plugin.gains.pull import ROWS
 
 from .branching import TRIED, chosen_neurons, sides
 from .contraction import Contraction, smaller_boxes
-from .optimised import Choices, LowerBounds, Sums, optimised_bounds, sums_of
+from .optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
 from .parts import Parts
 from .reduced import Reduced
 
-_ROOT_STEPS, _STEPS = 20, 5  # of the optimisation, on the whole region and on each part
+_ROOT_STEPS, _STEPS = 20, 10  # of the optimisation, on the whole region and on each part
 _FIRST_ROUND, _ROUND = 10, 5  # of that of each neuron's bounds: the first round, and later ones
-_WITH_GRADIENT = 3  # a bound and its gradient cost as much as so many bounds
 _WORTH = 0.02  # part by which the intervals must get smaller for another round on the whole region
 _BATCH = 2**31  # multiplications of a batch: about half a second
 _LEAST, _MOST = 4, 512  # parts in a batch
@@ -68,9 +67,7 @@ class Emptiness:
         self.parts, self.work, self.stuck = 0, 0.0, False
         self.bound = -math.inf
         self.nearest = reduced.center.new_zeros(0, reduced.gains.columns)
-        blocks = reduced.gains.blocks
-        self._evaluation = float(sum(blocks[key][0].numel() for key in blocks))
-        self._per_part = self._evaluation * (_WITH_GRADIENT * _STEPS + TRIED)
+        self._per_part = reduced.evaluation * (WITH_GRADIENT * _STEPS + TRIED)
         self.batch = int(min(max(_BATCH // max(2 * self._per_part, 1.0), _LEAST), _MOST))
         bytes_of_part = 8 * (5 * reduced.count + 3 * reduced.gains.columns)
         self._most = max(_WAITING // bytes_of_part, self.batch)
@@ -114,8 +111,7 @@ class Emptiness:
 
     def _price(self, parts: Parts, steps: int) -> float:
         """Multiplications that a round of contraction of some parts takes."""
-        undecided = sum(int(each.sum()) for each in parts.undecided(self.reduced).values())
-        return 2 * undecided * _WITH_GRADIENT * steps * self._evaluation
+        return Contraction.price(self.reduced, parts, steps)
 
     def _contract_whole(self, over: Callable[[], bool]) -> None:
         """A round of contraction of the whole region, which all waiting parts are parts of."""
@@ -145,7 +141,7 @@ class Emptiness:
     def _bounded(self, parts: Parts, choices: Choices, steps: int) -> LowerBounds:
         """Bounds of the rows' average on parts."""
         self.parts += len(parts)
-        self.work += len(parts) * self._evaluation * _WITH_GRADIENT * steps
+        self.work += len(parts) * self.reduced.evaluation * WITH_GRADIENT * steps
         return optimised_bounds(self.reduced, parts, None, self.cuts, choices, steps, enough=0.0)
 
     def _branch(self) -> None:
@@ -153,8 +149,8 @@ class Emptiness:
         parts, bounds = self._next(self.batch)
         if not len(parts):
             return
-        undecided = torch.cat([*parts.undecided(self.reduced).values()], 1).any(1)
-        if not bool(undecided.all()):
+        undecided = parts.undecided(self.reduced).values()
+        if not undecided or not bool(torch.cat([*undecided], 1).any(1).all()):
             self.stuck = True  # all neurons have a side, and still nothing is shown: it is rounding, or not true
             self._keep(parts, bounds)
             return
@@ -162,7 +158,7 @@ class Emptiness:
         both = torch.arange(len(parts)).repeat(2)
         halves, known = sides(self.reduced, parts, neuron), bounds.take(both)
         found = self._bounded(halves, known.choices, _STEPS)
-        self.work += 2 * len(parts) * TRIED * self._evaluation
+        self.work += 2 * len(parts) * TRIED * self.reduced.evaluation
         self._keep(halves, replace(found, lower=torch.maximum(found.lower, known.lower)))
 
     def _keep(self, parts: Parts, bounds: LowerBounds) -> None:

@@ -34,7 +34,8 @@ from .reduced import Reduced
 
 # Sizes of the first gradient steps, and by what later ones are smaller. Of a third to three times as much none was
 # better on networks of VNN-COMP.
-_SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.05, 0.05, 0.97
+WITH_GRADIENT = 3  # a bound and its gradient cost as much as so many bounds
+_SLOPE_STEP, _MULTIPLIER_STEP, _CUT_STEP, _DECAY = 0.1, 0.03, 0.1, 0.97
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +248,11 @@ def optimised_bounds(
         Kingma, Ba: Adam, ICLR 2015, arXiv:1412.6980.
     """
     variables = choices.mapped(lambda value: value.detach().clone().requires_grad_(True))
-    slopes, multipliers = [*variables.near.values()], [*variables.kept.values(), variables.cuts]
-    groups = [{"params": slopes, "lr": _SLOPE_STEP}, {"params": multipliers, "lr": _MULTIPLIER_STEP}]
+    groups = [
+        {"params": [*variables.near.values()], "lr": _SLOPE_STEP},
+        {"params": [*variables.kept.values()], "lr": _MULTIPLIER_STEP},
+        {"params": [variables.cuts], "lr": _CUT_STEP},
+    ]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
     best: LowerBounds | None = None
@@ -304,3 +308,11 @@ def sums_of(
     blocks = reduced.gains.blocks
     on = {earlier: blocks[end, earlier][0][index] for end, earlier in blocks if end == later}
     return Sums(center[0][index], error.expand_as(center)[0][index], on)
+
+
+def nothing(reduced: Reduced) -> Sums:
+    """No sums at all: for cuts where there are none."""
+    none = reduced.center.new_zeros(0)
+    blocks = reduced.gains.blocks
+    ends = {earlier: blocks[later, earlier].shape[2] for later, earlier in blocks}
+    return Sums(none, none, {earlier: none.reshape(0, 1).expand(0, count) for earlier, count in ends.items()})

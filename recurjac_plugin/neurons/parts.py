@@ -85,6 +85,14 @@ class Parts:
         upper = {name: torch.minimum(high, other.upper[name]) for name, high in self.upper.items()}
         return Parts(lower, upper, (torch.maximum(self.box[0], other.box[0]), torch.minimum(self.box[1], other.box[1])))
 
+    def known_to(self, reduced: Reduced) -> Reduced:
+        """The network with the intervals of this part, a batch of one, for those of its region."""
+        neurons = {
+            name: replace(each, lower=self.lower[name], upper=self.upper[name])
+            for name, each in reduced.neurons.items()
+        }
+        return replace(reduced, neurons=neurons)
+
     def empty(self) -> Tensor:
         """Parts whose intervals show that nothing is in them, bool (n,)."""
         empty = (self.box[0] > self.box[1]).any(1)

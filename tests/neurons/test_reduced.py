@@ -4,74 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import mlp
-from torch import nn
-
-from recurjac_plugin.gains.pull import INPUT, ROWS
-from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.host.problem import read_in_float64, specification
-from recurjac_plugin.neurons.reduced import Reduced, reduce
-from recurjac_plugin.preactivations.crown import crown_bounds
-
-
-class Largest(nn.Module):
-    """Maxima of pairs and of a window, absolute values, and a sum that skips them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(4, 3)
-
-    def forward(self, x):
-        h = self.a(x)
-        h = torch.max(h[:, :4], h[:, 4:])
-        return self.c(h.abs() + torch.nn.functional.leaky_relu(h, 0.2)) + torch.relu(self.c(h))
-
-
-NETWORKS = {
-    "relu": lambda: mlp(nn.ReLU, (4, 12, 10, 3)),
-    "leaky": lambda: mlp(lambda: nn.LeakyReLU(0.3), (4, 9, 8, 3)),
-    "maxima": Largest,
-}
-
-
-def reduced(net: nn.Module, center: torch.Tensor, radius: float) -> Reduced:
-    model = BoundedModule(net, torch.zeros_like(center))
-    problem = read_in_float64(model, BoundedTensor(center, PerturbationLpNorm(eps=radius)))
-    rows = specification(None, problem.host_graph.output)
-    graph, values, output = problem.graph, problem.host_graph.values, problem.host_graph.output
-    regions = problem.arguments.regions
-    bounds = crown_bounds(graph, values, output, regions, rows, 2**24)
-    return reduce(graph, bounds, values, output, regions, rows, 2**24)
-
-
-def evaluated(small: Reduced, t: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Pre-activations by layer, and the rows, where the input is t from the centre."""
-    gains, change, z = small.gains, {INPUT: t}, {}
-
-    def arrived(later: str) -> torch.Tensor:
-        parts = [d @ gains.blocks[later, m][0].T for m, d in change.items() if (later, m) in gains.blocks]
-        return torch.stack(parts).sum(0)
-
-    for layer in small.layers:
-        neurons = small.neurons[layer]
-        assert neurons.left is not None
-        assert neurons.right is not None
-        z[layer] = neurons.center + arrived(layer)
-
-        def value(z: torch.Tensor, neurons=neurons) -> torch.Tensor:
-            return torch.where(z >= 0, neurons.right, neurons.left) * z
-
-        change[layer] = value(z[layer]) - value(neurons.center)
-    return z, small.center + arrived(ROWS)
+from small_parts import NETWORKS, evaluated, network, points, reduced
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("radius", [0.02, 0.3])
 def test_it_computes_what_the_network_does(name, radius):
-    torch.manual_seed(1)
-    net, center = NETWORKS[name]().double(), torch.randn(1, 4).double()
+    net, center = network(name)
     small = reduced(net, center, radius)
-    t = radius * (2 * torch.rand(200, 4).double() - 1)
+    t = points(small)
     z, rows = evaluated(small, t)
     assert torch.allclose(rows, net(center + t), atol=1e-12)
     for layer, value in z.items():
@@ -79,3 +20,28 @@ def test_it_computes_what_the_network_does(name, radius):
         assert (neurons.lower <= value).all()
         assert (value <= neurons.upper).all()
     assert small.count or radius < 0.1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_lines_hold_on_every_part(name):
+    """With any slope through 0, on intervals on either side of the kink and around it."""
+    net, center = network(name)
+    small = reduced(net, center, 0.5)
+    generator = torch.Generator().manual_seed(0)
+    for neurons in small.neurons.values():
+        share = torch.rand(2, 50, neurons.lower.shape[1], dtype=torch.float64, generator=generator).sort(0).values
+        low, high = (neurons.lower + each * (neurons.upper - neurons.lower) for each in share)
+        low = torch.where(torch.rand(low.shape, generator=generator) < 0.3, low.clamp(min=0).minimum(high), low)
+        lines = neurons.lines(low, high, torch.rand(low.shape, dtype=torch.float64, generator=generator))
+        assert neurons.left is not None
+        assert neurons.right is not None
+        for at in (0.0, 0.25, 0.5, 1.0):
+            z = low + at * (high - low)
+            t = z - neurons.center
+            change = torch.where(z >= 0, neurons.right, neurons.left) * z
+            change = change - torch.where(neurons.center >= 0, neurons.right, neurons.left) * neurons.center
+            assert (lines.lower_slope * t + lines.lower_constant <= change).all()
+            assert (change <= lines.upper_slope * t + lines.upper_constant).all()
+        dl, du = neurons.ranges(low, high)
+        assert ((dl == neurons.right) | (low < 0)).all()
+        assert ((du == neurons.left) | (high > 0) | (low >= 0)).all()
