@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
+    from .lipschitz.tighten import Tightened, tighten
     from .networks.onnx import load_onnx
     from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
@@ -64,6 +65,7 @@ _MODULES = {
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
+    "Tightened": "lipschitz.tighten",
     "Verdict": "verification.verdicts",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
@@ -82,6 +84,7 @@ _MODULES = {
     "register_operator": "graph.operators",
     "sampled_lipschitz": "lipschitz.sampled",
     "stationary_free_radius": "certificates.stationary_points",
+    "tighten": "lipschitz.tighten",
     "unregister": "plugin.registration",
     "unregister_activation": "plugin.activations",
     "unregister_operator": "graph.operators",
@@ -127,6 +130,7 @@ __all__ = [
     "Refusal",
     "Result",
     "Spec",
+    "Tightened",
     "UnsupportedError",
     "Verdict",
     "__version__",
@@ -148,6 +152,7 @@ __all__ = [
     "register_operator",
     "sampled_lipschitz",
     "stationary_free_radius",
+    "tighten",
     "unregister",
     "unregister_activation",
     "unregister_operator",

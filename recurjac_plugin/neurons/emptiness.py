@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from .branching import TRIED, chosen_neurons, sides
 from .contraction import Contraction, smaller_boxes
 from .optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
 from .parts import Parts
+from .programs import Programs, joined_intervals
 from .reduced import Reduced
 
 _ROOT_STEPS, _STEPS = 20, 10  # of the optimisation, on the whole region and on each part
@@ -74,8 +76,8 @@ class Emptiness:
 
     @property
     def proved(self) -> bool:
-        """Whether no part waits."""
-        return self._bounds is not None and not self._waiting
+        """Whether no part is left."""
+        return self._bounds is not None and not self._waiting and not self.stuck
 
     def step(self, over: Callable[[], bool]) -> None:
         """The next bounds, round of contraction, or batch of parts.
@@ -85,18 +87,18 @@ class Emptiness:
         """
         if self._bounds is None:
             self._begin()
-        elif not self._waiting:
+        elif not self._waiting or self.stuck:
             return
         elif self._worth:
             price = self._price(self._whole, _FIRST_ROUND if not self._rounds else _ROUND)
-            if self._contracted + price <= self.work - self._contracted:
+            if self._affords(price):
                 self._contract_whole(over)
             else:
                 self._branch()
         else:
             parts, bounds = self._next(max(1, self.batch // 8))
             price = self._price(parts, _ROUND)
-            if self._contracted + price <= self.work - self._contracted:
+            if self._affords(price):
                 self._contract(parts, bounds, over)
             else:
                 self._keep(parts, bounds)
@@ -108,6 +110,10 @@ class Emptiness:
         weights = self.cuts.center.new_full((1, count), 1 / count)
         self._bounds = self._bounded(self._whole, Choices.first(self.reduced, self._whole, weights), _ROOT_STEPS)
         self._keep(self._whole, self._bounds)
+
+    def _affords(self, price: float) -> bool:
+        """Whether contraction, which has something to do, stays at half of the work."""
+        return 0 < price <= self.work - 2 * self._contracted
 
     def _price(self, parts: Parts, steps: int) -> float:
         """Multiplications that a round of contraction of some parts takes."""
@@ -149,10 +155,8 @@ class Emptiness:
         parts, bounds = self._next(self.batch)
         if not len(parts):
             return
-        undecided = parts.undecided(self.reduced).values()
-        if not undecided or not bool(torch.cat([*undecided], 1).any(1).all()):
-            self.stuck = True  # all neurons have a side, and still nothing is shown: it is rounding, or not true
-            self._keep(parts, bounds)
+        parts, bounds = self._without_decided(parts, bounds)
+        if not len(parts):
             return
         neuron = chosen_neurons(self.reduced, parts, bounds, None, self.cuts)
         both = torch.arange(len(parts)).repeat(2)
@@ -160,6 +164,25 @@ class Emptiness:
         found = self._bounded(halves, known.choices, _STEPS)
         self.work += 2 * len(parts) * TRIED * self.reduced.evaluation
         self._keep(halves, replace(found, lower=torch.maximum(found.lower, known.lower)))
+
+    def _without_decided(self, parts: Parts, bounds: LowerBounds) -> tuple[Parts, LowerBounds]:
+        """Those parts that have undecided neurons; of the others linear programs say whether anything lies in them."""
+        undecided = [*parts.undecided(self.reduced).values()]
+        count = torch.cat(undecided, 1).sum(1) if undecided else torch.zeros(len(parts))
+        lower, upper = joined_intervals(parts, self.reduced.layers)
+        for i in (count == 0).nonzero().squeeze(1).tolist():
+            low, high = (end[i].numpy() for end in parts.box)
+            answer = self._programs.solve(lower[i], upper[i], (low, high))
+            if not answer.empty:
+                self.stuck = True  # all neurons have a side: what lies there violates, up to rounding
+                if answer.point is not None:
+                    self.nearest = torch.from_numpy(answer.point).to(parts.box[0]).unsqueeze(0)
+        left = (count > 0).nonzero().squeeze(1)
+        return parts.take(left), bounds.take(left)
+
+    @cached_property
+    def _programs(self) -> Programs:
+        return Programs(self.reduced, self.cuts)
 
     def _keep(self, parts: Parts, bounds: LowerBounds) -> None:
         """Put those parts that are not done with among those that wait, the worst first."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_parts import MEMORY, NETWORKS, evaluated, inside, least_of_largest, network, points, reduced
+from reduced_networks import NETWORKS, evaluated, reduced
+from small_parts import MEMORY, inside, least_of_largest, network, points
 
 import recurjac_plugin.neurons.emptiness as module
 from recurjac_plugin.gains.pull import ROWS
@@ -12,6 +13,8 @@ from recurjac_plugin.neurons.contraction import Contraction, smaller_boxes
 from recurjac_plugin.neurons.emptiness import Emptiness
 from recurjac_plugin.neurons.optimised import Choices, Sums, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
+
+pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 
 
 def never() -> bool:
@@ -88,8 +91,9 @@ def test_a_network_without_undetermined_neurons_has_one_bound():
     net, center = network("relu")
     small = reduced(net, center, 1e-9)
     assert not small.count
-    value = float(net(center)[0, 0])
+    value = float(net(center)[0, 0].detach())
     assert searched(small, torch.tensor([0]), value - 1.0).proved
     search = searched(small, torch.tensor([0]), value + 1.0)
     assert search.stuck
+    assert len(search.nearest)
     assert not search.proved

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_parts import NETWORKS, evaluated, inside, network, points, reduced
+from reduced_networks import NETWORKS, evaluated, reduced
+from small_parts import inside, network, points
 from torch import Tensor
 
 from recurjac_plugin.gains.pull import ROWS
@@ -12,6 +13,8 @@ from recurjac_plugin.neurons.branching import chosen_neurons, scores, sides
 from recurjac_plugin.neurons.optimised import Choices, lower_bounds, nothing, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.reduced import Reduced
+
+pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 
 
 def some_parts(small: Reduced, levels: int = 3) -> Parts:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_parts import NETWORKS, evaluated, network, points, reduced
+from reduced_networks import NETWORKS, evaluated, reduced
+from small_parts import network, points
+
+pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,41 +1,18 @@
-"""Networks between their undetermined neurons: how to get one, what it computes, and its exact least value."""
+"""Networks between their undetermined neurons: points, what is in a part, and the exact least value."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from cases import mlp
+from reduced_networks import NETWORKS
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 from recurjac_plugin.gains.pull import INPUT, ROWS
-from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.host.problem import read_in_float64, specification
 from recurjac_plugin.neurons.parts import Parts
-from recurjac_plugin.neurons.reduced import Reduced, reduce
-from recurjac_plugin.preactivations.crown import crown_bounds
+from recurjac_plugin.neurons.reduced import Reduced
 
 MEMORY = 2**24
-
-
-class Largest(nn.Module):
-    """Maxima of pairs, absolute values, a leaky ReLU, and a sum that skips them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.c = nn.Linear(4, 8), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.a(x)
-        h = torch.max(h[:, :4], h[:, 4:])
-        return self.c(h.abs() + nn.functional.leaky_relu(h, 0.2)) + torch.relu(self.c(h))
-
-
-NETWORKS = {
-    "relu": lambda: mlp(nn.ReLU, (4, 12, 10, 3)),
-    "leaky": lambda: mlp(lambda: nn.LeakyReLU(0.3), (4, 9, 8, 3)),
-    "maxima": Largest,
-}
 
 
 def network(name: str, seed: int = 1) -> tuple[nn.Module, Tensor]:
@@ -44,38 +21,12 @@ def network(name: str, seed: int = 1) -> tuple[nn.Module, Tensor]:
     return NETWORKS[name]().double(), torch.randn(1, 4).double()
 
 
-def reduced(net: nn.Module, center: Tensor, radius: float) -> Reduced:
-    """The network between its undetermined neurons on a box; its rows are the outputs."""
-    model = BoundedModule(net, torch.zeros_like(center))
-    problem = read_in_float64(model, BoundedTensor(center, PerturbationLpNorm(eps=radius)))
-    rows = specification(None, problem.host_graph.output)
-    graph, values, output = problem.graph, problem.host_graph.values, problem.host_graph.output
-    regions = problem.arguments.regions
-    bounds = crown_bounds(graph, values, output, regions, rows, MEMORY)
-    return reduce(graph, bounds, values, output, regions, rows, MEMORY)
-
-
 def activations(small: Reduced, layer: str, z: Tensor) -> Tensor:
     """What the neurons of a layer make of z."""
     neurons = small.neurons[layer]
     assert neurons.left is not None
     assert neurons.right is not None
     return torch.where(z >= 0, neurons.right, neurons.left) * z
-
-
-def evaluated(small: Reduced, t: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Pre-activations by layer, and the rows, where the inputs (n, columns) are t from the centre."""
-    gains, change, z = small.gains, {INPUT: t}, {}
-
-    def arrived(later: str) -> Tensor:
-        parts = [d @ gains.blocks[later, m][0].T for m, d in change.items() if (later, m) in gains.blocks]
-        return torch.stack(parts).sum(0)
-
-    for layer in small.layers:
-        center = small.neurons[layer].center
-        z[layer] = center + arrived(layer)
-        change[layer] = activations(small, layer, z[layer]) - activations(small, layer, center)
-    return z, small.center + arrived(ROWS)
 
 
 def points(small: Reduced, count: int = 2000) -> Tensor:

@@ -1,0 +1,178 @@
+r"""Norms of the Jacobian as the search sees them (`neurons.largest`): bounds on parts, and values at points.
+
+=========================  =======================================  ====================================
+what                       terms                                    groups
+=========================  =======================================  ====================================
+``inf -> inf``, vector     ``sum_r |J_kr|`` for every row k         one
+``1 -> 1``, vector         ``sum_k |J_kr|`` for every column r      one
+``2 -> 2``, vector         the spectral norm                        one
+norm inf, per output       ``sum_r |J_kr|``                         one for each row
+norm p, per output         ``|J_k|_q``, 1/p + 1/q = 1               one for each row
+=========================  =======================================  ====================================
+
+Sums over a column are those over a row of the transposed gains.
+
+Source: RecurJac, arXiv:1810.11783, section 3.4, for sums of entries as one pushed column; the rest is own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.gains.blocks import Blocks
+from recurjac_plugin.gains.gains import Gains
+from recurjac_plugin.gains.pull import INPUT, ROWS
+from recurjac_plugin.jacobian.bounded import sum_with_room, with_room
+from recurjac_plugin.neurons.largest import Above
+from recurjac_plugin.neurons.parts import Parts
+from recurjac_plugin.neurons.points import jacobian_of_slopes
+from recurjac_plugin.neurons.reduced import Reduced
+from recurjac_plugin.numerics.rounding import gamma, underflow
+from recurjac_plugin.passes.rules import recurjac_linear
+from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
+from recurjac_plugin.recursion.forward import ForwardOrder
+from recurjac_plugin.recursion.order import BothOrders, Order
+
+_FEW = 32  # with so many rows and columns both orders pay
+
+
+@dataclass(frozen=True, eq=False)
+class Norms:
+    """The norm of rows, of columns, or of the matrix, over parts of one region.
+
+    Attributes:
+        reduced: the network over the region.
+        of: which norm: 1 for sums of absolute values.
+        each: whether the terms are those of rows (or columns), not the spectral norm of the matrix.
+        transposed: whether they are those of columns.
+        grouped: whether every row is a group of its own.
+        memory_budget: bytes for one chunk of columns.
+    """
+
+    reduced: Reduced
+    of: float
+    each: bool
+    transposed: bool
+    grouped: bool
+    memory_budget: int
+
+    @cached_property
+    def groups(self) -> Tensor:
+        """The group of each term."""
+        gains = self.reduced.gains
+        terms = (gains.columns if self.transposed else gains.rows) if self.each else 1
+        return torch.arange(terms) if self.grouped else torch.zeros(terms, dtype=torch.long)
+
+    @property
+    def entries(self) -> int:
+        """Number of entries of a sum of absolute values, whose signs can be chosen."""
+        gains = self.reduced.gains
+        return (gains.rows if self.transposed else gains.columns) if self.of == 1 else 0
+
+    @cached_property
+    def error(self) -> Tensor:
+        """Of the entries, (1, k, columns), or transposed."""
+        error = self.reduced.entry_error
+        return error.mT if self.transposed else error
+
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
+        """Upper bounds on parts."""
+        gains = replace(self.reduced.on(parts.lower, parts.upper), batch=len(parts))
+        if self.transposed:
+            gains = gains.transposed()
+        error = self.error
+        if self.each:
+            gains = _with_rows(gains, terms)
+            error = error[0][terms].unsqueeze(1)
+        backward = backward_order(gains, recurjac_linear, self.memory_budget)
+        order: Order = backward
+        if max(gains.columns, gains.rows) <= _FEW:
+            order = BothOrders(ForwardOrder(gains, recurjac_linear, self.memory_budget), backward)
+        lower, upper = with_room(order.jacobian(), error)
+        if self.of == 1:
+            bound, weights, entries = self._sum(order, lower, upper, signs, error)
+        else:
+            bound, weights = self._norm(lower, upper), None
+            entries = lower.new_zeros(len(parts), 0)
+        bound = bound * (1 + gamma(2 * lower[0].numel() + 64)) + underflow(1)
+        return Above(bound, *self._worth(parts, gains, backward, weights, entries))
+
+    def _sum(
+        self, order: Order, lower: Tensor, upper: Tensor, signs: Tensor, error: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Bounds of sums of absolute values (n,), the weights (n, columns), and what the chords add (n, columns)."""
+        chosen = signs.unsqueeze(1).to(lower)
+        free = (chosen == 0) & (lower < 0) & (upper > 0)
+        width = torch.where(free, upper - lower, 1.0)
+        known = torch.where(chosen == 0, torch.where(lower >= 0, 1.0, -1.0), chosen)
+        weights = torch.where(free, (upper + lower) / width, known)
+        chord = torch.where(free, -2 * lower * (upper / width), 0.0)
+        plain = torch.where(chosen > 0, upper, torch.where(chosen < 0, -lower, torch.maximum(upper, -lower))).sum(2)
+        pushed = sum_with_room(order.upper_of_sum(weights), weights, error) + chord.sum(2)
+        size = torch.maximum(upper.abs(), lower.abs()).sum(2)
+        bound = torch.minimum(plain, pushed) + gamma(lower.shape[2] + 16) * size
+        return bound.squeeze(1), weights.squeeze(1), chord.squeeze(1)
+
+    def _norm(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Bounds of norms of rows, or of the spectral norm: (n,)."""
+        largest = torch.maximum(upper.abs(), lower.abs())
+        middle = (lower + upper) / 2
+        radius = torch.maximum(upper - middle, middle - lower)
+        plain, centred, spread = (self._size(each).squeeze(1) for each in (largest, middle, radius))
+        return torch.minimum(plain, centred + spread)
+
+    def _size(self, matrix: Tensor) -> Tensor:
+        """The norms of the rows of matrices (n, k), or the spectral norms (n, 1)."""
+        if self.each or matrix.shape[1] == 1:
+            return torch.linalg.vector_norm(matrix, ord=self.of, dim=2)
+        return torch.linalg.matrix_norm(matrix, ord=2).unsqueeze(1)
+
+    def _worth(
+        self, parts: Parts, gains: Gains, order: BackwardOrder, weights: Tensor | None, entries: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What neurons, entries and inputs are worth: width of the derivative, times |y|, times what arrives there."""
+        reduced, count = self.reduced, len(parts)
+        ranges = {
+            layer: reduced.neurons[layer].ranges(parts.lower[layer], parts.upper[layer]) for layer in reduced.layers
+        }
+        middle = {layer: (dl + du) / 2 for layer, (dl, du) in ranges.items()}
+        arrived, _ = jacobian_of_slopes(reduced, middle, count)
+        scores, on_inputs = [], parts.box[0].new_zeros(parts.box[0].shape)
+        for layer in reduced.layers:
+            dl, du = ranges[layer]
+            X = arrived[layer]
+            y = torch.maximum(*(end.abs() for end in order.gradients[layer])).amax(1)
+            if self.transposed:  # y is the way in; the way out is not known for the rows alone
+                met = gains.block(layer, INPUT).abs().sum(2)
+            elif weights is None:
+                met = torch.linalg.vector_norm(X, dim=2)
+            else:
+                free = (entries > 0).to(X) * (1 - weights.abs())
+                met = (X @ weights.unsqueeze(2)).squeeze(2).abs() + (X.abs() @ free.unsqueeze(2)).squeeze(2)
+            score = (du - dl) * y * met
+            scores.append(score)
+            spread = (parts.upper[layer] - parts.lower[layer]).clamp(min=torch.finfo(score.dtype).tiny)
+            on_inputs = on_inputs + ((score / spread).unsqueeze(1) @ X.abs()).squeeze(1)
+        neurons = torch.cat(scores, 1) if scores else parts.box[0].new_zeros(count, 0)
+        return neurons, entries, on_inputs * (parts.box[1] - parts.box[0])
+
+    def below(self, jacobian: Tensor) -> Tensor:
+        """Values at points, rounded down: (n, groups)."""
+        values, room = (self._size(each) for each in (jacobian.mT if self.transposed else jacobian, self.error))
+        values = (values - room) * (1 - gamma(2 * jacobian[0].numel() + 64)) - underflow(1)
+        values = values.clamp(min=0)
+        return values if self.grouped else values.amax(1, keepdim=True)
+
+
+def _with_rows(
+    gains: Gains,
+    rows: Tensor,  # shape: (n,)
+) -> Gains:
+    """The gains of n parts, one row each."""
+    taken = {key: gains.blocks[key][0][rows].unsqueeze(1) for key in gains.blocks if key[0] == ROWS}
+    blocks = Blocks(gains.blocks.kept | taken)
+    return replace(gains, blocks=blocks, rows=1)

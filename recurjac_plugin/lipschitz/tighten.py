@@ -1,0 +1,170 @@
+"""Lipschitz constants between two proven bounds that close in on each other, by search over the sides of neurons."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.host.problem import Problem, read_in_float64, specification
+from recurjac_plugin.host.region import cut, through_float32, type_of
+from recurjac_plugin.host.same_function import declare
+from recurjac_plugin.neurons.largest import Effort, Found, Progress, largest_value
+from recurjac_plugin.neurons.reduced import reduce
+from recurjac_plugin.numerics.intervals import rounded_up
+from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
+from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.preactivations.crown import crown_bounds
+
+from .quantities import Norms
+
+GAP, BUDGET = 0.01, 60.0
+"""Where neither is given: how close the bounds are to come, and for how many seconds to try."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tightened:
+    """``lower <= constant <= upper``, both proven; equal but for rounding where the search came to its end.
+
+    Attributes:
+        lower, upper: shape (b,), or (b, k) per output.
+        points: where the norm of the Jacobian is at least `lower`: (b, *input_shape), or (b, k, *input_shape); as
+            computed, so on an edge of the region off by a rounding.
+        parts: how many parts of each region were bounded.
+        seconds: how long each took.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    points: Tensor
+    parts: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def gap(self) -> Tensor:
+        """``upper / lower - 1``, inf where the lower bound is 0 and the upper one is not."""
+        both = self.upper / self.lower - 1
+        return torch.where(self.upper == 0, 0.0, both)
+
+
+@through_float32
+@full_precision()
+@torch.no_grad()
+def tighten(
+    model: Any,
+    x: Any,
+    *,
+    C: Tensor | None = None,
+    norm: float | None = None,
+    per_output: bool = False,
+    gap: float | None = None,
+    budget: float | None = None,
+    memory_budget: int | None = None,
+    reference: nn.Module | None = None,
+    seen: Callable[[Progress], None] | None = None,
+) -> Tightened:
+    r"""The Lipschitz constant of ``C f`` over the region of `x`, as exactly as time allows.
+
+    The region is cut where neurons change sides, until the largest bound on any part,
+
+    .. math:: \sup_x \lVert J(x) \rVert \in [\text{lower}, \text{upper}], \qquad \text{upper} \le (1 + \text{gap}) \,
+        \text{lower},
+
+    is close to the norm of the Jacobian at some point, or time is up. For networks of functions with two linear pieces
+    (ReLU, leaky ReLU, PReLU, absolute values, maxima, max-pooling) the result is exact where both meet. Everything is
+    computed in float64 from pre-activation bounds of our own, with proven room for rounding, and rounded outward to the
+    type of the model.
+
+    Args:
+        model: auto_LiRPA's `BoundedModule`; it is left as it was.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
+        C: specification matrix, shape (b or 1, k, n_out); None takes every output.
+        norm: p of the constant, 1, 2 or inf, or for single outputs any of at least 1; None for the norm of the region.
+        per_output: one constant per row instead of one for the vector output, in the same norm on both sides.
+        gap: relative difference of the bounds at which the search of a region ends; `GAP` if neither is given, and 0
+            if only a budget is.
+        budget: seconds for each region; None for no limit if a gap is given, and `BUDGET` if neither is.
+        memory_budget: bytes that one chunk of rows or columns may take.
+        reference: the module that the model was made of, see `jacobian_bounds`.
+        seen: called with the `Progress` of the search after every step.
+
+    Raises:
+        InputError: model, input or C do not fit together; a gap or budget below 0; or a norm without a formula.
+        UnsupportedError: the network has parts without a rule, or functions that have no two linear pieces where they
+            are undetermined.
+
+    Source:
+        Own; exact constants by patterns are those of LipBaB, Bhowmick, D'Souza, Raghavan, ICANN 2021, arXiv:2105.05495.
+    """
+    gap, seconds = effort_of(gap, budget)
+    declare(model, reference)
+    lower, upper, points, parts, took = [], [], [], [], []
+    for i in range(len(x[0] if isinstance(x, (tuple, list)) else x)):
+        start = time.perf_counter()
+        problem = read_in_float64(model, cut(x, slice(i, i + 1)))
+        own = C[i : i + 1] if isinstance(C, Tensor) and C.dim() > 2 and len(C) > 1 else C
+        center = problem.region.center
+        found = _searched(problem, own, norm, per_output, Effort(gap, start + seconds), memory_budget, seen)
+        at = center + found.points.reshape(-1, *center.shape[1:])
+        shape = (slice(None),) if per_output else (0,)
+        lower.append(found.lower[shape])
+        upper.append(found.upper[shape])
+        points.append(at[shape])
+        parts.append(found.parts)
+        took.append(time.perf_counter() - start)
+    dtype = type_of(x)
+    return Tightened(
+        lower=-rounded_up(-torch.stack(lower), dtype),
+        upper=rounded_up(torch.stack(upper), dtype),
+        points=torch.stack(points).to(dtype),
+        parts=tuple(parts),
+        seconds=tuple(took),
+    )
+
+
+def effort_of(gap: float | None, budget: float | None) -> tuple[float, float]:
+    """The gap to reach, and the seconds to try.
+
+    Raises:
+        InputError: one of them is no number of at least 0.
+    """
+    for name, value in (("gap", gap), ("budget", budget)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+            raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
+    if gap is None and budget is None:
+        return GAP, BUDGET
+    return (0.0 if gap is None else float(gap)), (math.inf if budget is None else float(budget))
+
+
+def _searched(
+    problem: Problem,
+    C: Tensor | None,
+    norm: float | None,
+    per_output: bool,
+    effort: Effort,
+    memory_budget: int | None,
+    seen: Callable[[Progress], None] | None,
+) -> Found:
+    """The search over one region."""
+    graph, host_graph = problem.graph, problem.host_graph
+    rows = specification(C.to(host_graph.output) if isinstance(C, Tensor) else C, host_graph.output)
+    memory, regions = chosen_budget(memory_budget, rows.device), problem.arguments.regions
+    p = problem.region.norm if norm is None else float(norm)
+    if not p >= 1 or (not per_output and p not in (1, 2, math.inf)):
+        raise InputError(
+            f"`norm` must be 1, 2 or inf for a vector output, and at least 1 with `per_output=True`, got {p:g}."
+        )
+    bounds = crown_bounds(graph, host_graph.values, host_graph.output, regions, rows, memory)
+    reduced = reduce(graph, bounds, host_graph.values, host_graph.output, regions, rows, memory)
+    dual = 1.0 if p == math.inf else math.inf if p == 1 else p / (p - 1)
+    if per_output:
+        quantity = Norms(reduced, dual, each=True, transposed=False, grouped=True, memory_budget=memory)
+    else:
+        quantity = Norms(reduced, 2.0 if p == 2 else 1.0, p != 2, p == 1, grouped=False, memory_budget=memory)
+    return largest_value(reduced, quantity, effort, seen)

@@ -1,0 +1,393 @@
+r"""The largest value of a quantity over a region, between two proven bounds that close in on each other.
+
+A quantity of the Jacobian, such as a norm, is the largest of several *terms*, such as the norms of its rows. An *item*
+of the search is a part of the region (`parts`) for one term, and signs of some entries: of a sum of absolute values
+``|J_r| = max(J_r, -J_r)``, so either sign may be taken for both, and the sum is linear where all are chosen. The items
+with the largest bounds are cut in two: at a neuron's kink, at the sign of an entry, or in the middle of an input. The
+bounds of the halves of a few candidates decide where. Items in which nothing lies, by their intervals or by a linear
+program (`programs`), and those whose bound is below what some point reaches, are done with.
+
+Points come from the linear programs, and from climbing. What is proven below is the value at a point whose neurons are
+all away from their kinks (`points`).
+
+Source: own; branch and bound for exact constants by patterns is that of Bhowmick, D'Souza, Raghavan: LipBaB, ICANN
+2021, arXiv:2105.05495, there on intervals of weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .parts import Parts
+from .points import at_points, require_pieces
+from .programs import Programs, joined_intervals
+from .reduced import Reduced
+from .tightening import tightened
+
+_POPPED = 32  # items that are cut at once
+_NEURONS, _ENTRIES, _INPUTS = 4, 2, 1  # candidates of each kind that are tried before one is cut
+_FEW_INPUTS = 20  # more are not cut: halves of one of many change nothing
+_POINTS, _CLIMBS = 256, 12
+_MOST_BYTES = 2**29  # of all items that wait
+
+
+class Above(NamedTuple):
+    """Upper bounds of terms on parts, and what they are worth cutting at.
+
+    Attributes:
+        upper: (n,).
+        neurons: how much the bound may gain by a side of each neuron, layer after layer: (n, count).
+        entries: the same for the sign of each entry: (n, columns).
+        inputs: the same for halves of each input: (n, inputs).
+    """
+
+    upper: Tensor
+    neurons: Tensor
+    entries: Tensor
+    inputs: Tensor
+
+
+class Quantity(Protocol):
+    """What is made as large as it can be: of each of several groups, the largest of the terms that belong to it."""
+
+    @property
+    def groups(self) -> Tensor:
+        """The group of each term, (terms,)."""
+
+    @property
+    def entries(self) -> int:
+        """How many entries of a term have signs that may be chosen; 0 for none."""
+
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
+        """Upper bounds of the terms (n,) on n parts, the signs of entries being -1, 1, or 0 for any: (n, entries)."""
+
+    def below(self, jacobian: Tensor) -> Tensor:
+        """Lower bounds, for exact Jacobians at n points with proven room for their errors: (n, groups)."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """When a search ends.
+
+    Attributes:
+        gap: where upper <= (1 + gap) lower in every group.
+        deadline: by `time.perf_counter`.
+        most: number of items after which it ends; None for any.
+    """
+
+    gap: float
+    deadline: float
+    most: int | None = None
+
+
+class Progress(NamedTuple):
+    """How far a search has come: seconds, parts, and the bounds of every group, (groups,) each."""
+
+    seconds: float
+    parts: int
+    lower: Tensor
+    upper: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search ends with.
+
+    Attributes:
+        lower, upper: proven bounds of every group's largest value, (groups,).
+        points: where the lower ones were met, as distances from the centre, (groups, columns).
+        parts: how many were bounded.
+        seconds: how long it took.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    points: Tensor
+    parts: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Items:
+    """n items: parts for a term, with signs of entries and bounds; and points that are known to lie in some of them."""
+
+    parts: Parts
+    terms: Tensor
+    signs: Tensor
+    upper: Tensor
+    witnessed: Tensor
+    scores: tuple[Tensor, Tensor, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.terms)
+
+    def take(self, index: Tensor | slice) -> _Items:
+        neurons, entries, inputs = (each[index] for each in self.scores)
+        terms, signs, upper, witnessed = (each[index] for each in (self.terms, self.signs, self.upper, self.witnessed))
+        return _Items(self.parts.take(index), terms, signs, upper, witnessed, (neurons, entries, inputs))
+
+    @staticmethod
+    def joined(items: list[_Items]) -> _Items:
+        if len(items) == 1:
+            return items[0]
+        names = ("terms", "signs", "upper", "witnessed")
+        terms, signs, upper, witnessed = (torch.cat([getattr(each, name) for each in items]) for name in names)
+        neurons, entries, inputs = (torch.cat(each) for each in zip(*(item.scores for item in items)))
+        parts = Parts.joined([each.parts for each in items])
+        return _Items(parts, terms, signs, upper, witnessed, (neurons, entries, inputs))
+
+
+@torch.no_grad()
+def largest_value(
+    reduced: Reduced,
+    quantity: Quantity,
+    effort: Effort,
+    seen: Callable[[Progress], None] | None = None,
+) -> Found:
+    """Search until the bounds are as close as is asked for, or time is up.
+
+    Args:
+        reduced: the network over the region, all neurons of which have two linear pieces.
+        quantity: what is asked for.
+        effort: when to end.
+        seen: called after every step.
+
+    Raises:
+        UnsupportedError: there are neurons without two linear pieces.
+    """
+    require_pieces(reduced)
+    search = _Search(reduced, quantity, effort)
+    while search.step():
+        if seen is not None:
+            seen(search.progress())
+    return search.found()
+
+
+class _Search:
+    def __init__(self, reduced: Reduced, quantity: Quantity, effort: Effort) -> None:
+        self.start = time.perf_counter()
+        self.reduced, self.quantity, self.effort = reduced, quantity, effort
+        self.programs = Programs(reduced)
+        self.random = torch.Generator().manual_seed(0)
+        groups, like = int(quantity.groups.max()) + 1, reduced.center
+        self.lower = like.new_zeros(groups)
+        self.points = like.new_zeros(groups, reduced.gains.columns)
+        self.closed = like.new_full((groups,), -torch.inf)  # bounds of items that nothing is left to cut in
+        self.count = 0
+        self._climb()
+        terms = torch.arange(len(quantity.groups))
+        whole = Parts.whole(reduced).take(torch.zeros_like(terms))
+        signs = torch.zeros(len(terms), quantity.entries, dtype=torch.int8)
+        none = like.new_zeros(len(terms))
+        blank = _Items(whole, terms, signs, none + torch.inf, none > 1, (none, none, none))
+        self.items = self._bounded(blank)
+
+    def progress(self) -> Progress:
+        return Progress(time.perf_counter() - self.start, self.count, self.lower, self.upper)
+
+    def found(self) -> Found:
+        return Found(self.lower, self.upper, self.points, self.count, time.perf_counter() - self.start)
+
+    @property
+    def upper(self) -> Tensor:
+        """The upper bound of every group: of its items that wait or are closed, and no less than its lower bound."""
+        upper = torch.maximum(self.lower, self.closed)
+        group = self.quantity.groups[self.items.terms]
+        return upper.scatter_reduce(0, group, self.items.upper, "amax")
+
+    def _limit(self, terms: Tensor) -> Tensor:
+        """What items of these terms need not be searched below."""
+        return ((1 + self.effort.gap) * self.lower)[self.quantity.groups[terms]]
+
+    def step(self) -> bool:
+        """Cut the items with the largest bounds; False where the search ends."""
+        self.items = self._worth(self.items)
+        now = time.perf_counter()
+        size = sum(end.shape[1] for end in (*self.items.parts.lower.values(), *self.items.parts.box)) * 24
+        full = len(self.items) * size > _MOST_BYTES or self.count >= (self.effort.most or self.count + 1)
+        if not len(self.items) or now >= self.effort.deadline or full:
+            return False
+        excess = self.items.upper / self._limit(self.items.terms).clamp(min=torch.finfo(torch.float64).tiny)
+        first = excess.topk(min(_POPPED, len(self.items))).indices
+        rest = torch.ones(len(self.items), dtype=torch.bool)
+        rest[first] = False
+        popped, kept = self.items.take(first), [self.items.take(rest)]
+        popped, waiting = self._not_empty(popped)
+        kept += waiting
+        popped = self._worth(popped)
+        if len(popped):
+            kept.append(self._halves(popped))
+        self.items = _Items.joined(kept)
+        return True
+
+    def _worth(self, items: _Items) -> _Items:
+        """Those that may be larger than what some point reaches; what the others are bounded by is remembered."""
+        worth = items.upper > self._limit(items.terms)
+        if bool(worth.all()):
+            return items
+        self._close(items.take(~worth))
+        return items.take(worth)
+
+    def _close(self, items: _Items) -> None:
+        group = self.quantity.groups[items.terms]
+        self.closed = self.closed.scatter_reduce(0, group, items.upper, "amax")
+
+    def _not_empty(self, items: _Items) -> tuple[_Items, list[_Items]]:
+        """Items in which something may lie, and those that there was no time for; points that are found are tried."""
+        lower, upper = joined_intervals(items.parts, self.reduced.layers)
+        low, high = (end.numpy() for end in items.parts.box)
+        keep, points, index = torch.ones(len(items), dtype=torch.bool), [], 0
+        for index in range(len(items)):
+            if time.perf_counter() >= self.effort.deadline:
+                index -= 1
+                break
+            if bool(items.witnessed[index]):
+                continue
+            answer = self.programs.solve(lower[index], upper[index], (low[index], high[index]))
+            keep[index] = not answer.empty
+            if answer.point is not None:
+                points.append(torch.from_numpy(answer.point))
+        if points:
+            self._try(torch.stack(points))
+        done = torch.arange(len(items)) <= index
+        late = [] if bool(done.all()) else [items.take(~done)]
+        return items.take(keep & done), late
+
+    def _halves(self, items: _Items) -> _Items:
+        """Both halves of every item, cut where it pays most; those with nothing left to cut are closed."""
+        candidates = self._candidates(items)
+        possible = torch.stack([valid for valid, _ in candidates]).any(0)
+        if not bool(possible.all()):
+            self._close(items.take(~possible))
+            items = items.take(possible)
+            candidates = [(valid[possible], where[possible]) for valid, where in candidates]
+        if not len(items):
+            return items
+        tried: list[tuple[_Items, _Items]] = []
+        gains = []
+        floor = self._limit(items.terms)
+        before = items.upper - floor
+        for valid, where in candidates:
+            first, second = self._cut(items, where)
+            if len(candidates) > 1:
+                both = self._upper(_Items.joined([first, second]))
+                gain = [(before - (each - floor).clamp(min=0)).clamp(min=0) for each in both.chunk(2)]
+                tiny = 1e-6 * before
+                gains.append(torch.where(valid, torch.maximum(gain[0], tiny) * torch.maximum(gain[1], tiny), -1.0))
+            else:
+                gains.append(torch.zeros(len(items)))
+            tried.append((first, second))
+        best = torch.stack(gains).argmax(0)
+        chosen = [
+            half.take((best == number).nonzero().squeeze(1)) for number, pair in enumerate(tried) for half in pair
+        ]
+        return self._bounded(_Items.joined([each for each in chosen if len(each)]))
+
+    def _candidates(self, items: _Items) -> list[tuple[Tensor, Tensor]]:
+        """For every item where it may be cut, as (valid, position among neurons, entries and inputs), (n,) each."""
+        undecided = items.parts.undecided(self.reduced)
+        neurons, entries, inputs = items.scores
+        open_neurons = torch.cat([neurons[:, :0] > 0, *(undecided[layer] for layer in self.reduced.layers)], 1)
+        ranked = [(neurons.masked_fill(~open_neurons, -1.0), _NEURONS, 0)]
+        ranked.append((entries.masked_fill(items.signs != 0, 0.0) - 1e-300, _ENTRIES, neurons.shape[1]))
+        if inputs.shape[1] <= _FEW_INPUTS:
+            ranked.append((inputs - 1e-300, _INPUTS, neurons.shape[1] + entries.shape[1]))
+        found = []
+        for score, most, offset in ranked:
+            if not score.shape[1]:
+                continue
+            top = score.topk(min(most, score.shape[1]), 1)
+            for value, where in zip(top.values.unbind(1), top.indices.unbind(1)):
+                if bool((value >= 0).any()):
+                    found.append((value >= 0, where + offset))
+        return found or [(torch.zeros(len(items), dtype=torch.bool), torch.zeros(len(items), dtype=torch.long))]
+
+    def _cut(self, items: _Items, where: Tensor) -> tuple[_Items, _Items]:
+        """Both halves of every item, (n,) each, at a neuron, the sign of an entry, or an input."""
+        count, entries = items.scores[0].shape[1], items.scores[1].shape[1]
+        at = where.unsqueeze(1)
+        start, ends = 0, [dict(items.parts.lower), dict(items.parts.upper)]
+        for layer in self.reduced.layers:
+            size = ends[0][layer].shape[1]
+            hit = torch.arange(start, start + size) == at
+            ends[0][layer] = torch.where(hit, ends[0][layer].clamp(min=0.0), ends[0][layer])
+            ends[1][layer] = torch.where(hit, ends[1][layer].clamp(max=0.0), ends[1][layer])
+            start += size
+        sign = (torch.arange(count, count + entries) == at).to(torch.int8)
+        hit = torch.arange(count + entries, count + entries + items.scores[2].shape[1]) == at
+        low, high = items.parts.box
+        middle = torch.where(hit, (low + high) / 2, 0.0) if hit.shape[1] == low.shape[1] else low
+        up = torch.where(hit, middle, low) if hit.shape[1] == low.shape[1] else low
+        down = torch.where(hit, middle, high) if hit.shape[1] == low.shape[1] else high
+        on_neuron = where < count
+        same = items.witnessed & ~on_neuron & (where < count + entries)  # the part itself is not cut
+        first = replace(items, parts=Parts(ends[0], items.parts.upper, (up, high)), signs=items.signs + sign,
+                        witnessed=same)  # fmt: skip
+        second = replace(items, parts=Parts(items.parts.lower, ends[1], (low, down)), signs=items.signs - sign,
+                         witnessed=same)  # fmt: skip
+        return first, second
+
+    def _upper(self, items: _Items) -> Tensor:
+        return torch.fmin(items.upper, self.quantity.above(items.parts, items.terms, items.signs).upper)
+
+    def _bounded(self, items: _Items) -> _Items:
+        """Items with tightened intervals and bounds, without those that are empty or not worth it."""
+        self.count += len(items)
+        parts = tightened(self.reduced, items.parts)
+        there = ~parts.empty()
+        items, parts = items.take(there), parts.take(there)
+        above = self.quantity.above(parts, items.terms, items.signs)
+        scores = (above.neurons, above.entries, above.inputs)
+        return self._worth(replace(items, parts=parts, upper=torch.fmin(items.upper, above.upper), scores=scores))
+
+    def _try(self, t: Tensor) -> Tensor:
+        """Evaluate points, and keep what is better; their values, (n, groups), 0 where nothing is proven of them."""
+        t = self._inside(t)
+        there = at_points(self.reduced, t)
+        values = torch.where(there.certain.unsqueeze(1), self.quantity.below(there.jacobian), 0.0)
+        best, index = values.max(0)
+        better = best > self.lower
+        self.lower = torch.where(better, best, self.lower)
+        self.points = torch.where(better.unsqueeze(1), t[index], self.points)
+        return values
+
+    def _inside(self, t: Tensor) -> Tensor:
+        """Points moved into the region, as it is without room for rounding."""
+        parts, start = [], 0
+        for region in self.reduced.regions:
+            part = t[:, start : start + region.columns]
+            reach = region.reach * (1 - 2.0**-40)
+            part = torch.minimum(torch.maximum(part, -reach), reach)
+            if region.norm != float("inf"):
+                size = torch.linalg.vector_norm(part, ord=region.norm, dim=1, keepdim=True) * (1 + 2.0**-40)
+                part = part * (region.radius / size.clamp(min=torch.finfo(t.dtype).tiny)).clamp(max=1)
+            parts.append(part)
+            start += region.columns
+        return torch.cat(parts, 1)
+
+    def _climb(self) -> None:
+        """Random points, and random steps from those that reach most."""
+        low, high = self.reduced.box
+        columns = low.shape[1]
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=self.random, dtype=low.dtype)
+
+        t = low + (high - low) * uniform(_POINTS, columns)
+        t[::2] = torch.where(uniform(len(t[::2]), columns) < 0.5, low, high)
+        values = self._try(t)
+        for step in range(_CLIMBS):
+            if time.perf_counter() >= self.effort.deadline:
+                break
+            leaders = self._inside(t)[values.argmax(0)].repeat(max(1, _POINTS // len(self.lower)), 1)[:_POINTS]
+            moved = uniform(*leaders.shape) < uniform(len(leaders), 1)
+            size = 0.5 ** (step / 2)
+            t = leaders + moved * size * (high - low) * (uniform(*leaders.shape) - 0.5)
+            values = torch.cat((self._try(t), self._try(leaders)))
+            t = torch.cat((t, leaders))

@@ -1,0 +1,109 @@
+r"""Points of a region: the sides of all neurons there, and the Jacobian, exact up to its rounding.
+
+With t the distance of a point from the centre of the region, the network between the undetermined neurons (`reduced`)
+has
+
+.. math:: z_l = z_l(x_0) + G_{l,\text{input}} t + \sum_{m < l} G_{l,m} (a_m(z_m) - a_m(z_m(x_0))), \qquad
+    X_l = G_{l,\text{input}} + \sum_{m < l} G_{l,m} (d_m X_m),
+
+with ``d_m`` the slope of each neuron's piece, and the same with the rows in place of l is the Jacobian. It is that of
+the network where every ``|z_j|`` is larger than its error: elsewhere nothing is said.
+
+Source: own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.gains.pull import INPUT, ROWS
+
+from .reduced import Reduced
+
+
+@dataclass(frozen=True, eq=False)
+class AtPoints:
+    """What the network does at n points.
+
+    Attributes:
+        z: pre-activations of the undetermined neurons by layer, (n, u).
+        certain: whether the sides of all neurons are, (n,).
+        jacobian: of the rows, (n, k, columns), off by at most `Reduced.entry_error` where the sides are certain.
+    """
+
+    z: Mapping[str, Tensor]
+    certain: Tensor
+    jacobian: Tensor
+
+
+def require_pieces(reduced: Reduced) -> None:
+    """Refuse networks whose undetermined neurons are not all linear on either side of a kink.
+
+    Raises:
+        UnsupportedError: there are others.
+    """
+    others = [layer for layer in reduced.layers if not reduced.neurons[layer].divisible]
+    if others:
+        raise UnsupportedError(
+            "The search over sides of neurons",
+            [f"`{layer}`: its neurons have no two linear pieces" for layer in others],
+            "Bound smaller regions instead.",
+        )
+
+
+def at_points(
+    reduced: Reduced,
+    t: Tensor,  # shape: (n, columns)
+) -> AtPoints:
+    """Evaluate the network at points, given by their distance from the centre of the region.
+
+    Source: own.
+    """
+    gains, z, change, slopes = reduced.gains, {}, {INPUT: t}, {}
+    certain = torch.ones(len(t), dtype=torch.bool, device=t.device)
+    for layer in gains.layers:
+        neurons = reduced.neurons[layer]
+        assert neurons.left is not None
+        assert neurons.right is not None
+        z[layer] = neurons.center + _arrived(reduced, layer, change, t)
+        certain = certain & (z[layer].abs() > neurons.error).all(1)
+        slope = torch.where(z[layer] >= 0, neurons.right, neurons.left)
+        at_center = torch.where(neurons.center >= 0, neurons.right, neurons.left) * neurons.center
+        change[layer], slopes[layer] = slope * z[layer] - at_center, slope
+    return AtPoints(z, certain, jacobian_of_slopes(reduced, slopes, len(t))[1])
+
+
+def _arrived(reduced: Reduced, later: str, change: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """What the changes of earlier layers add up to, (n, u)."""
+    total = like.new_zeros(len(like), reduced.gains.count(later))
+    for earlier, moved in change.items():
+        gain = reduced.gains.blocks.get((later, earlier))
+        if gain is not None:
+            total = total + moved @ gain[0].T
+    return total
+
+
+def jacobian_of_slopes(reduced: Reduced, slopes: Mapping[str, Tensor], count: int) -> tuple[dict[str, Tensor], Tensor]:
+    """The derivatives X of all undetermined neurons by the inputs, (n, u, columns) by layer, and the rows', for slopes.
+
+    Args:
+        reduced: the network.
+        slopes: of the neurons, (n, u) by layer.
+        count: n.
+    """
+    gains = reduced.gains
+    carried: dict[str, Tensor] = {}
+    for later in (*gains.layers, ROWS):
+        total = gains.block(later, INPUT).expand(count, -1, -1)
+        for earlier, X in carried.items():
+            gain = gains.blocks.get((later, earlier))
+            if gain is not None:
+                total = total + gain @ (slopes[earlier].unsqueeze(2) * X)
+        carried[later] = total
+    rows = carried.pop(ROWS)
+    return carried, rows

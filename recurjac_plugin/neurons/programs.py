@@ -1,0 +1,183 @@
+r"""Whether anything lies in a part, by a linear program; what it says is proven apart from it.
+
+The variables are the distances t of the inputs from the centre, the pre-activations z and the changes b of the
+activations of all undetermined neurons, and the room s that the part leaves. With left and right the slopes of a
+neuron's two pieces, and lower and upper its interval,
+
+.. math:: z = z_0 + G_\text{input} t + G b, \qquad b \ge \text{left} \, z - a_0, \quad b \ge \text{right} \, z - a_0,
+    \quad b \le \text{chord}(z), \qquad \pm z_j \ge \text{width}_j \, s \; \text{where j is kept on a side},
+
+(the first two ``<=``, the chord ``>=`` where right < left), s is made as large as it can be. Where that is below 0
+nothing lies in the part. What proves it are the multipliers alone: with the program ``max s`` over ``A v <= b``,
+``E v = e`` and v in a box, for any ``y >= 0`` and any w
+
+.. math:: s \le y^T b + w^T e + \sum_i \max_{v_i} \big( c - A^T y - E^T w \big)_i v_i,
+
+evaluated here with room for its rounding; b and e leave room for the errors of z. Where something lies in the part,
+the t of the solution is a point deep inside, of the relaxation at least, and often of the network.
+
+Source: the relaxation is that of Ehlers, ATVA 2017, arXiv:1705.01320; the bound that of Neumaier and Shcherbina, Safe
+bounds in linear and mixed-integer linear programming, Mathematical Programming 99, 2004.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix, diags, hstack, vstack
+
+from recurjac_plugin.gains.pull import INPUT
+from recurjac_plugin.numerics.rounding import gamma, underflow
+
+from .optimised import Sums
+from .parts import Parts
+from .reduced import Reduced
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program found out about a part.
+
+    Attributes:
+        empty: whether it is proven that nothing lies in it.
+        point: distances of a point from the centre, (columns,); None if there is none.
+    """
+
+    empty: bool
+    point: Numbers | None
+
+
+class Programs:
+    """The programs of all parts of a region, which have most of their numbers in common.
+
+    Args:
+        reduced: the network, all neurons of which have two linear pieces.
+        cuts: sums that are at most 0 in what is asked about; None for none.
+    """
+
+    def __init__(self, reduced: Reduced, cuts: Sums | None = None) -> None:
+        self.layers, gains = reduced.layers, reduced.gains
+        neurons = [reduced.neurons[layer] for layer in self.layers]
+        sizes = [gains.count(layer) for layer in self.layers]
+        self.count, self.columns = sum(sizes), gains.columns
+
+        def joined(values: list[torch.Tensor]) -> Numbers:
+            return np.concatenate([value[0].numpy() for value in values]) if values else np.zeros(0)
+
+        self.center, self.error = joined([each.center for each in neurons]), joined([each.error for each in neurons])
+        self.lower, self.upper = joined([each.lower for each in neurons]), joined([each.upper for each in neurons])
+        self.left = joined([each.left for each in neurons if each.left is not None])
+        self.right = joined([each.right for each in neurons if each.right is not None])
+        self.at_center = np.where(self.center >= 0, self.right, self.left) * self.center
+        steepest = np.maximum(np.abs(self.left), np.abs(self.right))
+        size = np.maximum(np.abs(self.lower), np.abs(self.upper)) + np.abs(self.center)
+        self.room = 2 * steepest * self.error + gamma(128) * np.maximum(steepest, 1) * size + underflow(128)
+        self.most = steepest * size * 2 + self.room  # of b
+        later = [
+            np.hstack([gains.block(layer, INPUT)[0].numpy()]
+                      + [gains.block(layer, m)[0].numpy() if i < j else np.zeros((sizes[j], sizes[i]))
+                         for i, m in enumerate(self.layers)])
+            for j, layer in enumerate(self.layers)
+        ]  # fmt: skip
+        self.gains = np.vstack(later) if later else np.zeros((0, self.columns))
+        self.cuts = (np.zeros((0, self.columns + self.count)), np.zeros(0))
+        if cuts is not None:
+            none = np.zeros((len(cuts), 0))
+            on = [cuts.on_activations.get(end) for end in (INPUT, *self.layers)]
+            widths = (self.columns, *sizes)
+            parts = [np.zeros((len(cuts), n)) if a is None else a.numpy() for a, n in zip(on, widths)]
+            self.cuts = np.hstack([none, *parts]), (cuts.error - cuts.center).numpy()
+
+    def solve(
+        self,
+        lower: Numbers,  # shape: (count,)
+        upper: Numbers,  # shape: (count,)
+        box: tuple[Numbers, Numbers],  # shape: (columns,)
+    ) -> Answer:
+        """Whether anything lies in a part, and where.
+
+        Args:
+            lower: lower bounds of z of all neurons, layer after layer.
+            upper: upper bounds.
+            box: how far the inputs can be from the centre, below and above.
+        """
+        n, columns = self.count, self.columns
+        above, below = lower >= 0, upper <= 0
+        kept = np.flatnonzero(above | below)
+        side = np.where(above, 1.0, -1.0)[kept]
+        # What is kept on a side may leave it by as much as the room is below 0: the interval is the region's there.
+        low, high = np.where(above | below, self.lower, lower), np.where(above | below, self.upper, upper)
+        width = np.maximum(self.upper - self.lower, np.finfo(float).tiny)
+        inside = ~(above | below)
+        span = np.where(inside, upper - lower, 1.0)
+        chord = np.where(
+            inside, (self.right * upper - self.left * lower) / span, np.where(above, self.right, self.left)
+        )
+        height = np.where(inside, (self.left - self.right) * lower * (upper / span), 0.0)
+        convex = np.where(self.left <= self.right, 1.0, -1.0)
+        rows, limits = [], []
+        zero = csr_matrix((n, columns))
+        pieces = [np.where(inside, slope, chord) for slope in (self.left, self.right)]  # of a kept one its own alone
+        for slope, constant, sign in ((pieces[0], 0.0, convex), (pieces[1], 0.0, convex), (chord, height, -convex)):
+            # sign (slope z + constant - a0 - b) <= room
+            rows.append(hstack([zero, diags(sign * slope), diags(-sign), csr_matrix((n, 1))]))
+            limits.append(sign * (self.at_center - constant) + self.room)
+        if len(kept):
+            unit = csr_matrix((-side, (np.arange(len(kept)), kept)), shape=(len(kept), n))
+            rows.append(
+                hstack([csr_matrix((len(kept), columns)), unit, csr_matrix((len(kept), n)), width[kept][:, None]])
+            )
+            limits.append(self.error[kept])
+        matrix, ends = self.cuts
+        if len(ends):  # with as much room as makes the program feasible, whatever the part
+            farthest = np.concatenate([np.maximum(np.abs(box[0]), np.abs(box[1])), self.most])
+            terms = (np.abs(matrix) @ farthest + np.abs(ends) + np.finfo(float).tiny)[:, None]
+            rows.append(
+                csr_matrix(np.hstack([matrix[:, :columns], np.zeros((len(ends), n)), matrix[:, columns:], terms]))
+            )
+            limits.append(ends)
+        A, b = vstack(rows).tocsr(), np.concatenate(limits)
+        E = np.hstack([-self.gains[:, :columns], np.eye(n), -self.gains[:, columns:], np.zeros((n, 1))])
+        e = self.center
+        c = np.zeros(columns + 2 * n + 1)
+        c[-1] = 1.0
+        v_low = np.concatenate([box[0], low - self.error, -self.most, [-1.0]])
+        v_high = np.concatenate([box[1], high + self.error, self.most, [1.0]])
+        # z is what the gains give, which the neuron's own is off from by its error at most.
+        result = linprog(-c, A, b, csr_matrix(E), e, np.stack([v_low, v_high], 1), method="highs")
+        if result.status == 2 or result.x is None:
+            return Answer(False, None)
+        y, w = np.maximum(-result.ineqlin.marginals, 0.0), -result.eqlin.marginals
+        largest = self._safe_bound(c, (A, b), (E, e), (v_low, v_high), y, w)
+        return Answer(bool(largest < 0), None if largest < 0 else np.asarray(result.x[:columns]))
+
+    @staticmethod
+    def _safe_bound(
+        c: Numbers,
+        inequalities: tuple[csr_matrix, Numbers],
+        equations: tuple[Numbers, Numbers],
+        box: tuple[Numbers, Numbers],
+        y: Numbers,
+        w: Numbers,
+    ) -> float:
+        """An upper bound of ``c v``, whatever y >= 0 and w are."""
+        (A, b), (E, e), (low, high) = inequalities, equations, box
+        rest = c - A.T @ y - E.T @ w
+        bound = y @ b + w @ e + np.maximum(rest * low, rest * high).sum()
+        farthest = np.maximum(np.abs(low), np.abs(high))
+        sizes = np.abs(c) + abs(A).T @ y + np.abs(E).T @ np.abs(w)
+        size = y @ np.abs(b) + np.abs(w) @ np.abs(e) + sizes @ farthest
+        return float(bound + gamma(4 * (len(c) + len(b) + len(e)) + 64) * size + underflow(len(c) + len(b)))
+
+
+def joined_intervals(parts: Parts, layers: tuple[str, ...]) -> tuple[Numbers, Numbers]:
+    """The intervals of all neurons of parts, layer after layer: (n, count) each."""
+    ends = ([end[layer] for layer in layers] for end in (parts.lower, parts.upper))
+    lower, upper = (torch.cat(each, 1).numpy() if each else np.zeros((len(parts), 0)) for each in ends)
+    return lower, upper
