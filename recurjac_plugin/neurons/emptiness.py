@@ -89,20 +89,10 @@ class Emptiness:
             self._begin()
         elif not self._waiting or self.stuck:
             return
-        elif self._worth:
-            price = self._price(self._whole, _FIRST_ROUND if not self._rounds else _ROUND)
-            if self._affords(price):
-                self._contract_whole(over)
-            else:
-                self._branch()
+        elif self._worth and self._affords(self._price(self._whole, self._round_steps)):
+            self._contract_whole(over)
         else:
-            parts, bounds = self._next(max(1, self.batch // 8))
-            price = self._price(parts, _ROUND)
-            if self._affords(price):
-                self._contract(parts, bounds, over)
-            else:
-                self._keep(parts, bounds)
-                self._branch()
+            self._branch(over)
 
     def _begin(self) -> None:
         """Bound the whole region."""
@@ -119,30 +109,33 @@ class Emptiness:
         """Multiplications that a round of contraction of some parts takes."""
         return Contraction.price(self.reduced, parts, steps)
 
+    @property
+    def _round_steps(self) -> int:
+        """Steps of the next round on the whole region."""
+        return _ROUND if self._rounds else _FIRST_ROUND
+
     def _contract_whole(self, over: Callable[[], bool]) -> None:
         """A round of contraction of the whole region, which all waiting parts are parts of."""
         assert self._bounds is not None
-        steps = _FIRST_ROUND if not self._rounds else _ROUND
-        before, price = self._whole, self._price(self._whole, steps)
-        self._whole = self._contraction.round(smaller_boxes(before, self._bounds), steps, over, whole=True)
-        self._contracted, self.work = self._contracted + price, self.work + price
+        before, bounds = self._whole, self._bounds
+        self._whole, self._bounds = self._contracted_parts(before, bounds, self._round_steps, over, whole=True)
         self._rounds += 1
-        if bool(self._whole.empty()):
+        if bool(self._whole.empty()) or float(self._bounds.lower) > 0:
             self._waiting = []
             return
-        self._bounds = self._bounded(self._whole, self._bounds.choices, _ROOT_STEPS)
-        if float(self._bounds.lower) > 0:
-            self._waiting = []
         width, width_before = (_width(parts, before.undecided(self.reduced)) for parts in (self._whole, before))
         self._worth = width < (1 - _WORTH) * width_before
 
-    def _contract(self, parts: Parts, bounds: LowerBounds, over: Callable[[], bool]) -> None:
-        """A round of contraction of each of some parts."""
-        price = self._price(parts, _ROUND)
-        parts = self._contraction.round(smaller_boxes(parts, bounds), _ROUND, over)
-        self._contracted, self.work = self._contracted + price, self.work + price
-        found = self._bounded(parts, bounds.choices, _STEPS)
-        self._keep(parts, replace(found, lower=torch.maximum(found.lower, bounds.lower)))
+    def _contracted_parts(
+        self, parts: Parts, bounds: LowerBounds, steps: int, over: Callable[[], bool], whole: bool = False
+    ) -> tuple[Parts, LowerBounds]:
+        """Parts after a round of contraction, and bounds on them that are no worse than before."""
+        work = self.work
+        self.work += self._price(parts, steps)
+        parts = self._contraction.round(smaller_boxes(parts, bounds), steps, over, whole)
+        found = self._bounded(parts, bounds.choices, _ROOT_STEPS if whole else _STEPS)
+        self._contracted += self.work - work
+        return parts, replace(found, lower=torch.maximum(found.lower, bounds.lower))
 
     def _bounded(self, parts: Parts, choices: Choices, steps: int) -> LowerBounds:
         """Bounds of the rows' average on parts."""
@@ -150,13 +143,18 @@ class Emptiness:
         self.work += len(parts) * self.reduced.evaluation * WITH_GRADIENT * steps
         return optimised_bounds(self.reduced, parts, None, self.cuts, choices, steps, enough=0.0)
 
-    def _branch(self) -> None:
-        """Both sides of a neuron of each of the worst parts."""
+    def _branch(self, over: Callable[[], bool]) -> None:
+        """Both sides of a neuron of each of the worst parts, the very worst of which are contracted before."""
         parts, bounds = self._next(self.batch)
+        worst = slice(0, max(1, self.batch // 8))
+        if len(parts) and self._affords(self._price(parts.take(worst), _ROUND)):
+            rest = slice(worst.stop, None)
+            some, theirs = self._contracted_parts(parts.take(worst), bounds.take(worst), _ROUND, over)
+            parts = Parts.joined([some, parts.take(rest)])
+            bounds = LowerBounds.joined([theirs, bounds.take(rest)])
+        parts, bounds = self._undecided(*_open(parts, bounds))
         if not len(parts):
-            return
-        parts, bounds = self._without_decided(parts, bounds)
-        if not len(parts):
+            self._keep(parts, bounds)
             return
         neuron = chosen_neurons(self.reduced, parts, bounds, None, self.cuts)
         both = torch.arange(len(parts)).repeat(2)
@@ -165,7 +163,7 @@ class Emptiness:
         self.work += 2 * len(parts) * TRIED * self.reduced.evaluation
         self._keep(halves, replace(found, lower=torch.maximum(found.lower, known.lower)))
 
-    def _without_decided(self, parts: Parts, bounds: LowerBounds) -> tuple[Parts, LowerBounds]:
+    def _undecided(self, parts: Parts, bounds: LowerBounds) -> tuple[Parts, LowerBounds]:
         """Those parts that have undecided neurons; of the others linear programs say whether anything lies in them."""
         undecided = [*parts.undecided(self.reduced).values()]
         count = torch.cat(undecided, 1).sum(1) if undecided else torch.zeros(len(parts))
@@ -186,8 +184,8 @@ class Emptiness:
 
     def _keep(self, parts: Parts, bounds: LowerBounds) -> None:
         """Put those parts that are not done with among those that wait, the worst first."""
-        left = (~(bounds.lower > 0) & ~parts.empty()).nonzero().squeeze(1)
-        order = left[bounds.lower[left].argsort(stable=True)]
+        parts, bounds = _open(parts, bounds)
+        order = bounds.lower.argsort(stable=True)
         for some in order.split(self.batch):
             if len(some):
                 self._waiting.append((parts.take(some), bounds.take(some)))
@@ -212,9 +210,13 @@ class Emptiness:
             taken.append((parts, bounds))
             count += len(parts)
         parts, bounds = Parts.joined([parts for parts, _ in taken]), LowerBounds.joined([each for _, each in taken])
-        parts = parts.within(self._whole)
-        left = (~parts.empty()).nonzero().squeeze(1)
-        return parts.take(left), bounds.take(left)
+        return _open(parts.within(self._whole), bounds)
+
+
+def _open(parts: Parts, bounds: LowerBounds) -> tuple[Parts, LowerBounds]:
+    """Those parts that are not done with."""
+    left = (~(bounds.lower > 0) & ~parts.empty()).nonzero().squeeze(1)
+    return parts.take(left), bounds.take(left)
 
 
 def _width(parts: Parts, chosen: Mapping[str, Tensor]) -> float:

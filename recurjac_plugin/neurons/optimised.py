@@ -60,6 +60,11 @@ class Sums:
         on = {name: value[index] for name, value in self.on_activations.items()}
         return Sums(self.center[index], self.error[index], on)
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Sums:
+        """A function of all tensors."""
+        on = {name: function(value) for name, value in self.on_activations.items()}
+        return Sums(function(self.center), function(self.error), on)
+
     def plus(self, other: Sums) -> Sums:
         """The sums of two batches of the same length, part by part."""
         on = dict(self.on_activations)
@@ -163,12 +168,6 @@ class LowerBounds:
             self.choices.where(better, other.choices),
         )
 
-    def detached(self) -> LowerBounds:
-        """The same numbers, which nothing changes any more."""
-        arrived = {name: value.detach() for name, value in self.arrived.items()}
-        choices = self.choices.mapped(lambda value: value.detach().clone())
-        return LowerBounds(self.lower.detach(), self.slope.detach(), self.offset.detach(), arrived, choices)
-
     @staticmethod
     def joined(several: Sequence[LowerBounds]) -> LowerBounds:
         """Those of several batches, one after the other."""
@@ -247,6 +246,25 @@ def optimised_bounds(
     Source:
         Kingma, Ba: Adam, ICLR 2015, arXiv:1412.6980.
     """
+    with torch.no_grad():
+        first = lower_bounds(reduced, parts, sums, cuts, choices)
+        if not steps or bool((first.lower > enough).all()):
+            return first
+        small = (
+            parts.mapped(Tensor.float),
+            None if sums is None else sums.mapped(Tensor.float),
+            cuts.mapped(Tensor.float),
+        )
+        tried = _searched(reduced.single, *small, choices.mapped(Tensor.float), steps, enough)
+        found = lower_bounds(reduced, parts, sums, cuts, tried.mapped(Tensor.double))
+        return found.where(found.lower > first.lower, first)
+
+
+@torch.enable_grad()
+def _searched(
+    reduced: Reduced, parts: Parts, sums: Sums | None, cuts: Sums, choices: Choices, steps: int, enough: float
+) -> Choices:
+    """The best choices that gradient steps meet."""
     variables = choices.mapped(lambda value: value.detach().clone().requires_grad_(True))
     groups = [
         {"params": [*variables.near.values()], "lr": _SLOPE_STEP},
@@ -255,20 +273,19 @@ def optimised_bounds(
     ]
     optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
-    best: LowerBounds | None = None
+    best, value = choices, torch.full_like(parts.box[0][:, 0], -math.inf)
     for step in range(steps + 1):
-        with torch.set_grad_enabled(step < steps):
-            found = lower_bounds(reduced, parts, sums, cuts, variables)
-        known = found.detached()
-        best = known if best is None else known.where(known.lower > best.lower, best)
-        if step == steps or bool((best.lower > enough).all()):
-            break
+        lower = lower_bounds(reduced, parts, sums, cuts, variables).lower
+        better = lower.detach() > value
+        value = torch.where(better, lower.detach(), value)
+        best = variables.mapped(Tensor.detach).where(better, best)
+        if step == steps or bool((value > enough).all()):
+            return best
         optimiser.zero_grad()
-        (-found.lower.sum()).backward()
+        (-lower.sum()).backward()
         optimiser.step()
         schedule.step()
         _project(variables, parts, sums is None)
-    assert best is not None
     return best
 
 

@@ -9,7 +9,7 @@ Source: own; branching on neurons is that of Bunel, Turkaslan, Torr, Kohli, Mudi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,6 +47,11 @@ class Parts:
         """Some of them, by position (m,), slice, or mask."""
         lower, upper = ({name: end[index] for name, end in ends.items()} for ends in (self.lower, self.upper))
         return Parts(lower, upper, (self.box[0][index], self.box[1][index]))
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Parts:
+        """A function of all tensors."""
+        lower, upper = ({name: function(end) for name, end in ends.items()} for ends in (self.lower, self.upper))
+        return Parts(lower, upper, (function(self.box[0]), function(self.box[1])))
 
     @staticmethod
     def joined(parts: Sequence[Parts]) -> Parts:

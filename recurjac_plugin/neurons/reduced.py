@@ -149,6 +149,25 @@ class Reduced:
         blocks = self.gains.blocks
         return float(sum(blocks[key][0].numel() for key in blocks))
 
+    @cached_property
+    def single(self) -> Reduced:
+        """The same numbers in float32, to look for good bounds with that are computed in float64 afterwards."""
+
+        def cast(value: Tensor) -> Tensor:
+            return value.float()
+
+        gains = replace(
+            self.gains,
+            blocks=self.gains.blocks.mapped(lambda block, _: cast(block), lambda block: block),
+            reference=cast(self.gains.reference),
+        )
+        neurons = {
+            name: Neurons(**{what: None if value is None else cast(value) for what, value in vars(each).items()})
+            for name, each in self.neurons.items()
+        }
+        numbers = cast(self.center), cast(self.row_error), cast(self.entry_error)
+        return Reduced(gains, neurons, self.regions, *numbers)
+
     def on(
         self,
         lower: Mapping[str, Tensor],  # layer -> (n, u)
