@@ -18,7 +18,7 @@ Source: own; the lines are CROWN's, Zhang et al., NeurIPS 2018, arXiv:1811.00866
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,6 +64,11 @@ class Neurons:
     def divisible(self) -> bool:
         """Whether the neurons have sides to be kept on."""
         return self.left is not None
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Neurons:
+        """A function of all tensors."""
+        fields = {what: None if value is None else function(value) for what, value in vars(self).items()}
+        return replace(self, **fields)
 
     def ranges(
         self,
@@ -161,10 +166,7 @@ class Reduced:
             blocks=self.gains.blocks.mapped(lambda block, _: cast(block), lambda block: block),
             reference=cast(self.gains.reference),
         )
-        neurons = {
-            name: Neurons(**{what: None if value is None else cast(value) for what, value in vars(each).items()})
-            for name, each in self.neurons.items()
-        }
+        neurons = {name: each.mapped(cast) for name, each in self.neurons.items()}
         numbers = cast(self.center), cast(self.row_error), cast(self.entry_error)
         return Reduced(gains, neurons, self.regions, *numbers)
 
