@@ -68,7 +68,7 @@ class Neurons:
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Neurons:
         """A function of all tensors."""
         fields = {what: None if value is None else function(value) for what, value in vars(self).items()}
-        return replace(self, **fields)
+        return replace(self, **fields)  # type: ignore[arg-type]
 
     def ranges(
         self,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
-from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
+from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
@@ -120,8 +120,14 @@ class Verification:
                 return
             lower, upper = self._ends(box)
             bounds = self._bounder(box, lower, upper)
-            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching))
+            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching, _dimensions(box) > _CUTTABLE))
             self._step(self.searches[-1])
+
+    def fix(self) -> None:
+        """Fix coordinates of boxes of many dimensions, again and again, until that moves them no further."""
+        for search in self.searches:
+            while search.fixing and not search.finished and not self._over():
+                self._step(search)
 
     def attack(self, seconds: float) -> None:
         """Look for counterexamples where the bounds leave something open."""
@@ -138,8 +144,11 @@ class Verification:
         wanted = [
             search
             for search, box in zip(self.searches, self.spec.boxes)
-            if not search.finished and (_dimensions(box) <= _CUTTABLE if split is None else split)
+            if not search.proved and (_dimensions(box) <= _CUTTABLE if split is None else split)
         ]
+        for search in wanted:
+            search.resume()
+        wanted = [search for search in wanted if not search.finished]
         waiting, attacks = wanted, 0
         boxes = next_attack = 0
         next_short = _BETWEEN

@@ -157,6 +157,7 @@ def verify(
         if attack_seconds > 0:
             verification.sample()
         verification.bound()
+        verification.fix()
         if not verification.cut(split):
             verification.attack(attack_seconds)
         verification.require_bounded()
