@@ -21,7 +21,7 @@ from torch import Tensor
 from recurjac_plugin.numerics.rounding import eps
 
 from .bounders import BoxBounds, RowsBounder
-from .boxes import BestFirst, Disjuncts
+from .boxes import BestFirst, Boxes, Disjuncts
 from .branching import FixedFirst, LargestSmear
 from .exclusion import Exclusion
 from .search import BranchAndBound
@@ -75,3 +75,8 @@ class ExclusionSearch(BranchAndBound[Disjuncts, BoxBounds]):
         """Let the boxes that were put aside wait again; from now on boxes are cut."""
         self.fixing, self.branching = False, self._cut
         super().resume()
+
+    def close_aside(self, left: list[Boxes[Disjuncts]]) -> None:
+        """Note what is left of the boxes that were put aside; nobody measures the margin of the rest."""
+        self.aside = left
+        self.goal.closed = min(self.goal.closed, 0.0)

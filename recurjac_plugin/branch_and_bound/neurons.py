@@ -1,4 +1,4 @@
-r"""Verdicts by signs of neurons: a box of a property, one search for each disjunct that bounds of the box leave open.
+r"""Verdicts by signs of neurons: what fixing coordinates leaves of a property, one search for each disjunct on a box.
 
 A disjunct ``A y <= b`` is excluded on a box if its rows ``A f(x) - b - slack`` are nowhere all at most 0, with the room
 that the goal leaves (`goals.Rows.slack`). That is what `neurons.emptiness` shows, on the network between its
@@ -10,7 +10,7 @@ Source: own; see the modules named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,13 +20,86 @@ from recurjac_plugin.neurons.contraction import Contraction
 from recurjac_plugin.neurons.emptiness import Emptiness
 from recurjac_plugin.neurons.optimised import nothing
 from recurjac_plugin.neurons.parts import Parts
-from recurjac_plugin.neurons.reduced import Reduced, reduce
+from recurjac_plugin.neurons.reduced import Reduced, reduce, two_sides
 from recurjac_plugin.preactivations.crown import crown_bounds
 
 from .bounders import RefiningBounder
 from .boxes import Boxes, Disjuncts
+from .exclusion_search import ExclusionSearch
 
 _SHARED_STEPS = 10  # of the optimisation of every neuron's bounds
+
+
+class NeuronBranching:
+    """Branches on neurons in what a search has put aside, box by box.
+
+    Args:
+        search: one that has fixed coordinates and cut nothing yet; its bounds are proven.
+
+    Source:
+        As this module's.
+    """
+
+    def __init__(self, search: ExclusionSearch) -> None:
+        self._search = search
+        self._searches: list[NeuronSearch] | None = None  # until the first step
+
+    @staticmethod
+    def suits(search: ExclusionSearch) -> bool:
+        """Whether there is something to branch on: proven bounds on gains, of functions with two linear pieces."""
+        bounder = search.bounder
+        return (
+            search.fixing
+            and bool(search.aside)
+            and isinstance(bounder, RefiningBounder)
+            and bounder.rigorous
+            and bounder.method.with_host_output
+            and all(two_sides(step) for step in bounder.graph.factors)
+        )
+
+    @property
+    def work(self) -> float:
+        """Multiplications taken so far, about."""
+        return sum(each.work for each in self._searches or ())
+
+    @property
+    def open(self) -> bool:
+        """Whether a step may still show something."""
+        return self._searches is None or any(not each.proved and not each.stuck for each in self._searches)
+
+    def step(self, over: Callable[[], bool]) -> Tensor:
+        """The next step, on the box that has taken the least work; what is excluded is closed in the search.
+
+        Returns:
+            Inputs (m, columns) at which a violation is likeliest.
+        """
+        if self._searches is None:
+            assert isinstance(self._search.bounder, RefiningBounder)
+            self._searches = [NeuronSearch(self._search.bounder, box) for box in _grouped(self._search.aside)]
+        waiting = [each for each in self._searches if not each.proved and not each.stuck]
+        current = min(waiting, key=lambda each: each.work)
+        before = current.parts
+        points = current.step(over)
+        self._search.boxes = self._search.boxes + (current.parts - before)
+        if current.changed:
+            self._search.close_aside([each.left for each in self._searches if not each.proved])
+        return points
+
+
+def _grouped(aside: Sequence[Boxes[Disjuncts]]) -> list[Boxes[Disjuncts]]:
+    """Boxes one by one, those that are the same as one box with the disjuncts of all of them."""
+    boxes: list[Boxes[Disjuncts]] = []
+    for batch in aside:
+        for i in range(len(batch)):
+            box = batch.take(slice(i, i + 1))
+            for j, other in enumerate(boxes):
+                if torch.equal(box.lower, other.lower) and torch.equal(box.upper, other.upper):
+                    bound = torch.minimum(other.known.bound, box.known.bound)
+                    boxes[j] = replace(other, known=Disjuncts(other.known.alive | box.known.alive, bound))
+                    break
+            else:
+                boxes.append(box)
+    return boxes
 
 
 class NeuronSearch:
@@ -37,8 +110,7 @@ class NeuronSearch:
         box: a batch of one.
 
     Attributes:
-        possible: whether every undetermined neuron has two sides to branch on.
-        work: multiplications taken so far, about.
+        changed: whether the last step excluded a disjunct.
 
     Raises:
         RoomError: the network between undetermined neurons does not fit into memory.
@@ -50,7 +122,7 @@ class NeuronSearch:
     def __init__(self, bounder: RefiningBounder, box: Boxes[Disjuncts]) -> None:
         self._bounder, self._box = bounder, box
         self._reduced, self._above = self._read()
-        self.possible = bounder.rigorous and all(each.divisible for each in self._reduced.neurons.values())
+        self.changed = False
         self._open = [int(d) for d in box.known.alive[0].nonzero()]
         self._before = 0.0  # work of searches that have been replaced, and of what they share
         self._shared = False
@@ -77,11 +149,11 @@ class NeuronSearch:
         return sum(search.parts for search in self._searches.values())
 
     @property
-    def alive(self) -> Tensor:
-        """The disjuncts that are not excluded, bool (1, d)."""
+    def left(self) -> Boxes[Disjuncts]:
+        """The box with the disjuncts that are not excluded."""
         alive = torch.zeros_like(self._box.known.alive)
         alive[0, self._open] = True
-        return alive
+        return replace(self._box, known=Disjuncts(alive, self._box.known.bound))
 
     def step(self, over: Callable[[], bool]) -> Tensor:
         """The next step of the search that has taken the least work.
@@ -94,6 +166,7 @@ class NeuronSearch:
         disjunct = min(self._open, key=lambda d: self._searches[d].work)
         search = self._searches[disjunct]
         search.step(over)
+        self.changed = search.proved
         if search.proved:
             self._open.remove(disjunct)
         points = self._box.center + search.nearest

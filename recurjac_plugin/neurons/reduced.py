@@ -246,3 +246,11 @@ def _neurons(step: FactorStep, bounds: CrownBounds, values: Mapping[str, Tensor]
         upper = at(bounds.spreads[step.source], index)
         lower = -upper
     return Neurons(lower, upper, center, error, layer.lower, layer.upper, left, right)
+
+
+def two_sides(step: FactorStep) -> bool:
+    """Whether the neurons of a layer have two linear pieces, to be kept on one of them."""
+    factor = step.factor
+    return isinstance(factor, RectifiedFactor) or (
+        isinstance(factor, ActivationFactor) and factor.activation.linear_pieces
+    )

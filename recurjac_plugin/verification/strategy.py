@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
 from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
+from recurjac_plugin.branch_and_bound.neurons import NeuronBranching
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.host.read import HostGraph
@@ -39,6 +40,7 @@ _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
 _FIRST_ATTACK = 2048  # boxes until the second attack; later ones come whenever their number has doubled
 _CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless asked for
+_BRANCHING = 2.0**38  # multiplications of branching on neurons: about a minute of a processor
 _CHECKS = 4  # points of a batch that the session looks at
 
 
@@ -128,6 +130,30 @@ class Verification:
         for search in self.searches:
             while search.fixing and not search.finished and not self._over():
                 self._step(search)
+
+    def branch(self) -> None:
+        """Branch on neurons in what fixing left of boxes, as long as that is not too much work."""
+        for search in self.searches:
+            if not NeuronBranching.suits(search):
+                continue
+            self._attack(self._open_part() or self.spec, rounds=1)
+            branching, next_short = NeuronBranching(search), _BETWEEN
+            while branching.open and branching.work < _BRANCHING and not self._over():
+                with torch.no_grad():
+                    points = branching.step(self._over)
+                    self._look_at(search, points)
+                if int(search.boxes.sum()) >= next_short and not self._over():
+                    self._attack(self._open_part() or self.spec, steps=_SHORT, starts=points)
+                    next_short = int(search.boxes.sum()) + _BETWEEN
+
+    def _look_at(self, search: ExclusionSearch, points: Tensor) -> None:
+        """Have the session judge points at which the rows are violated here."""
+        if not len(points):
+            return
+        bounder = search.goal.bounder
+        met = bounder.rows.met(bounder.rows.values(bounder.evaluate(points))).any(1)
+        for x in points[met][:_CHECKS].cpu().numpy():
+            self.counterexample = self.counterexample or check(self.spec, self.session, x)
 
     def attack(self, seconds: float) -> None:
         """Look for counterexamples where the bounds leave something open."""

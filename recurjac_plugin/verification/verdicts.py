@@ -158,6 +158,8 @@ def verify(
             verification.sample()
         verification.bound()
         verification.fix()
+        if split is None:
+            verification.branch()
         if not verification.cut(split):
             verification.attack(attack_seconds)
         verification.require_bounded()
