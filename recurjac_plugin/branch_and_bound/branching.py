@@ -25,6 +25,8 @@ from .search import Cuts, Open
 BRANCHINGS = ("jacobian", "crown", "longest")
 """What the sensitivity of a property is taken from: Jacobian bounds, CROWN's coefficients, or 1 for all coordinates."""
 
+_LARGEST = 1e100  # a sensitivity that counts as infinite: sums of them are finite
+
 
 @dataclass(frozen=True, eq=False)
 class LargestSmear:
@@ -56,6 +58,36 @@ class LargestSmear:
         divisible = (smear > -math.inf).any(1) & ~left.hopeless
         again = ~divisible & ~left.hopeless & (left.sides > self.least).any(1)
         return Cuts(torch.where(divisible, smear.argmax(1), -1), again)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedFirst:
+    r"""Bound a box again as it is, as long as fixing coordinates moves it; put it aside to be cut later.
+
+    With :math:`m_r = s_r \rho_r` the smears of the box when it was bounded, and :math:`\theta_r` the part of side r
+    that it lost since then, it is bounded again while
+
+    .. math:: \sum_r \theta_r m_r > \tau \sum_r m_r .
+
+    Attributes:
+        cut: what chooses the axis across which a box is halved later.
+        least: :math:`\tau`.
+
+    Source:
+        Own.
+    """
+
+    cut: LargestSmear
+    least: float = 1e-3
+
+    def __call__(self, left: Open[Disjuncts]) -> Cuts:
+        """The axes that `cut` chooses, (n,), and which boxes are bounded again before or put aside, bool (n,) each."""
+        cuts = self.cut(left)
+        smear = left.sides * left.sensitivity.nan_to_num(nan=math.inf).clamp(max=_LARGEST)
+        kept = torch.where(left.sides > 0, (left.boxes.upper - left.boxes.lower) / left.sides, 1.0)
+        moved = ((1 - kept) * smear).sum(1) > self.least * smear.sum(1)
+        again = cuts.again | moved & ~left.hopeless
+        return Cuts(cuts.axis, again, ~again)
 
 
 def largest_smear_above_zero(left: Open[Directions]) -> Cuts:

@@ -6,7 +6,7 @@ responsible for (`goals.Rows.slack`). Where that is not so, the bounds are used 
 * the mean value theorem, with bounds L, U of the rows' Jacobian on the box, may give better bounds,
   :math:`A_k f(x) - b_k \ge A_k f(x_0) - b_k - \sum_r \max(|L_{kr}|, |U_{kr}|) \rho_r` (see `lipschitz.mean_value`);
 * coordinates in which all rows of all disjuncts that are left are monotone in one direction are fixed
-  (`branching.fixed_coordinates`);
+  (`branching.fixed_coordinates`); with many coordinates every disjunct is looked at by itself, on a box of its own;
 * what linear lower bounds of the rows exclude is cut off (`contraction`).
 
 Before anything counts as excluded it is cross-examined. The network is evaluated at the middles of all boxes and at
@@ -30,20 +30,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from recurjac_plugin.errors import ContradictionError
 from recurjac_plugin.gains.undetermined import positions
-from recurjac_plugin.numerics.rounding import VERGE, eps
+from recurjac_plugin.numerics.rounding import VERGE
 
 from .bounders import BoxBounds, RowsBounder, mean_value
-from .boxes import BestFirst, Boxes, Disjuncts
-from .branching import LargestSmear, fixed_coordinates
+from .boxes import Boxes, Disjuncts
+from .branching import fixed_coordinates
 from .contraction import hull_of_disjuncts
-from .search import BranchAndBound, Goal, Open
+from .search import Goal, Open
 
 _NEAREST = 16  # middles of a batch that an attack may start from
 _EXAMINED = 16  # excluded boxes of a batch of which a corner is evaluated
-_WAITING = 1 << 30  # bytes that waiting boxes may take before the search goes depth first
 
 
 class _Left(NamedTuple):
@@ -78,6 +78,8 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
     Args:
         bounder: what bounds the rows.
         branching: what boxes are cut by, one of `branching.BRANCHINGS`.
+        apart: whether a box is left open once for each of its disjuncts, so that each fixes its own coordinates. It
+            needs bounds of the Jacobian.
 
     Attributes:
         nearest: middles of the last batch's open boxes that were nearest to a violation, (m, columns).
@@ -89,8 +91,8 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         As this module's.
     """
 
-    def __init__(self, bounder: RowsBounder, branching: str) -> None:
-        self.bounder, self.rows, self.branching = bounder, bounder.rows, branching
+    def __init__(self, bounder: RowsBounder, branching: str, apart: bool = False) -> None:
+        self.bounder, self.rows, self.branching, self.apart = bounder, bounder.rows, branching, apart
         self.nearest = bounder.rows.b.new_zeros(0, math.prod(bounder.input_shape))
         self.closed = math.inf
         self.contradiction: Tensor | None = None
@@ -111,7 +113,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         self._judged += len(boxes)
         points = self._violations(boxes.center, bounds.outputs, boxes.known.alive)
         left = self._not_excluded(boxes, bounds)
-        excluded = torch.ones_like(boxes.known.alive).index_copy(0, left.at, ~left.alive)
+        excluded = torch.zeros_like(boxes.known.alive, dtype=torch.int64).index_add(0, left.at, left.alive.long()) == 0
         points += self._contradictions(boxes.center, bounds.outputs, excluded)
         points += self._examined(boxes, bounds, excluded & boxes.known.alive)
         if len(left.at):
@@ -237,6 +239,7 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         best = self._row(left.bounds, left.alive).unsqueeze(1)
         # Where CROWN knows the best row, the others are looked at only if that may fix a coordinate.
         best_alone = self.bounder.method.with_host_output and bounds.slope is not None and self._judged > 1
+        best_alone = best_alone and not (self.apart and bool((left.alive.sum(1) > 1).any()))
         rows = best if best_alone else positions(left.alive[:, self.rows.disjunct]).expand(len(best), -1)
         bounded = bounds.differentiated(left.at, rows)
         jacobian = torch.stack(bounded.jacobian)
@@ -247,6 +250,10 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
             left = left._replace(bounds=lower, alive=self._alive(left.alive, lower, bounds.outputs[left.at]))
             keep = left.alive.any(1).nonzero().squeeze(1)
             left, rows, jacobian = left.take(keep), rows[keep], jacobian[:, keep]
+        if self.apart:
+            box, disjunct = left.alive.nonzero(as_tuple=True)
+            left, rows, jacobian = left.take(box), rows[box], jacobian[:, box]
+            left = left._replace(alive=one_hot(disjunct, self.rows.disjuncts).bool())
         place = torch.zeros_like(rows[:, 0])
         if not best_alone:
             place = (rows == self._row(left.bounds, left.alive).unsqueeze(1)).to(torch.uint8).argmax(1)
@@ -337,40 +344,6 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         verge = (left.alive & ~self.rows.excluded(values, slack)).any(1)
         clear = (self.rows.met(values + slack) & left.alive).any(1)
         return verge & (self._worst(left) >= -VERGE * slack.amax(1)) | clear | ~outputs.isfinite().all(1)
-
-
-class ExclusionSearch(BranchAndBound[Disjuncts, BoxBounds]):
-    """Branch and bound whose goal is `Exclusion`, for one region of a property.
-
-    Args:
-        bounder: what bounds the property's rows.
-        lower: lower ends of the region, (1, columns); nothing of it is bounded yet.
-        upper: its upper ends, (1, columns).
-        branching: what boxes are cut by, one of `branching.BRANCHINGS`.
-
-    Source:
-        As this module's.
-    """
-
-    goal: Exclusion
-    frontier: BestFirst
-
-    def __init__(self, bounder: RowsBounder, lower: Tensor, upper: Tensor, branching: str) -> None:
-        # There may be no number between ends that are so close.
-        least = eps(lower) * torch.maximum(lower.abs(), upper.abs())
-        frontier = BestFirst(bounder.batch, max(1, _WAITING // bounder.bytes_per_box()))
-        frontier.push(bounder.first(lower, upper))
-        boxes = torch.zeros(1, dtype=torch.int64, device=lower.device)
-        super().__init__(Exclusion(bounder, branching), bounder, LargestSmear(least), frontier, boxes)
-
-    @property
-    def bound(self) -> float:
-        """Certified lower bound of the distance from a violation, over the whole region.
-
-        The smallest over the disjuncts that were excluded and over the boxes that are left; at most 0 if parts of boxes
-        were cut off, whose distance nobody knows.
-        """
-        return min(self.goal.closed, self.frontier.bound, *(float(boxes.known.bound.min()) for boxes in self.stuck))
 
 
 def _of_row(values: Tensor, row: Tensor) -> Tensor:

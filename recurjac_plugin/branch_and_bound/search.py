@@ -75,11 +75,13 @@ class Cuts(NamedTuple):
 
     Attributes:
         axis: the coordinate to halve each across, int64 (n,); -1 where it cannot be halved.
-        again: boxes that cannot be halved, but are to be bounded once more as they are, bool (n,).
+        again: boxes that are not to be halved, but bounded once more as they are, bool (n,).
+        aside: boxes that are to be put aside until the search resumes them, bool (n,); None for none.
     """
 
     axis: Tensor
     again: Tensor
+    aside: Tensor | None = None
 
 
 class Goal(abc.ABC, Generic[Known, Bounds]):
@@ -129,6 +131,7 @@ class BranchAndBound(Generic[Known, Bounds]):
 
     Attributes:
         stuck: boxes that were not closed and cannot be cut.
+        aside: boxes that the branching put aside, with their axes: whole until `resume`.
         boxes: how many boxes of every region were bounded so far, int64 (regions,).
         bounded: whether any box could be bounded.
         refusal: why the last box that could not be bounded was refused; None if there was none.
@@ -147,6 +150,7 @@ class BranchAndBound(Generic[Known, Bounds]):
     ) -> None:
         self.goal, self.bounder, self.branching, self.frontier = goal, bounder, branching, frontier
         self.stuck: list[Boxes[Known]] = []
+        self.aside: list[Boxes[Known]] = []
         self.boxes = boxes
         self.bounded = False
         self.refusal: UnsupportedError | None = None
@@ -159,13 +163,19 @@ class BranchAndBound(Generic[Known, Bounds]):
 
     @property
     def proved(self) -> bool:
-        """Whether every box was closed: none waits, none is stuck."""
-        return self.finished and not self.stuck
+        """Whether every box was closed: none waits, none is stuck or put aside."""
+        return self.finished and not self.stuck and not self.aside
 
     @property
     def left(self) -> list[Boxes[Known]]:
         """All boxes that are not closed."""
-        return [*self.frontier, *self.stuck]
+        return [*self.frontier, *self.stuck, *self.aside]
+
+    def resume(self) -> None:
+        """Let the boxes that were put aside wait again, to be cut across their axes."""
+        aside, self.aside = self.aside, []
+        for boxes in aside:
+            self.frontier.push(boxes)
 
     def step(self, over: Callable[[], bool]) -> Iterator[Tensor]:
         """Steps 1 to 4 for one batch of boxes.
@@ -232,16 +242,19 @@ class BranchAndBound(Generic[Known, Bounds]):
     def branch(self, left: Open[Known]) -> None:
         """Step 4: what is left of bounded boxes goes into the frontier, to be cut, or is stuck.
 
-        A box is halved where ``axis >= 0``, waits as it is where `again` is true, and is stuck otherwise.
+        A box waits as it is where `again` is true, is put aside where `aside` is, is halved elsewhere if ``axis >= 0``,
+        and is stuck otherwise.
         """
         if not len(left.boxes):
             return
-        boxes, (axis, again) = left.boxes, self.branching(left)
-        divisible = axis >= 0
+        axis, again, aside = self.branching(left)
+        boxes = replace(left.boxes, axis=axis)
+        aside = torch.zeros_like(again) if aside is None else aside & ~again
+        divisible = (axis >= 0) & ~again & ~aside
         if not bool(divisible.all()):
-            self.frontier.push(boxes.take(again))
-            stuck = ~divisible & ~again
-            if bool(stuck.any()):
-                self.stuck.append(boxes.take(stuck))
-            boxes, axis = boxes.take(divisible), axis[divisible]
-        self.frontier.push(replace(boxes, axis=axis))
+            self.frontier.push(replace(boxes, axis=None).take(again))
+            for kept, index in ((self.aside, aside & (axis >= 0)), (self.stuck, (axis < 0) & ~again)):
+                if bool(index.any()):
+                    kept.append(boxes.take(index))
+            boxes = boxes.take(divisible)
+        self.frontier.push(boxes)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
-from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
+from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
@@ -38,7 +38,9 @@ from .probes import difference_inside
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
 _FIRST_ATTACK = 2048  # boxes until the second attack; later ones come whenever their number has doubled
-_CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless asked for
+_FEW = 20  # coordinates that vary: boxes with more have theirs fixed first, and are cut only where that gets on
+_SHARE = 0.25  # of the time for cutting boxes of many dimensions, attacks in between
+_BATCHES = 16  # batches of boxes of those that may be cut without a deadline
 _CHECKS = 4  # points of a batch that the session looks at
 
 
@@ -91,6 +93,7 @@ class Verification:
         dtype = network.dtype if own and not rigorous else torch.float64
         self._like = torch.zeros((), dtype=dtype, device=device)
         self._seeds = itertools.count(seed)
+        self._rounds, self._attacked = 0, 0.0  # rounds and seconds of attacks
 
     @property
     def boxes(self) -> int:
@@ -120,42 +123,61 @@ class Verification:
                 return
             lower, upper = self._ends(box)
             bounds = self._bounder(box, lower, upper)
-            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching))
+            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching, _dimensions(box) > _FEW))
             self._step(self.searches[-1])
 
+    def fix(self) -> None:
+        """Fix coordinates of boxes of many dimensions, again and again, until that moves them no further.
+
+        What comes to rest is put aside (`BranchAndBound.aside`): boxes with one disjunct each, and with the bounds of
+        pre-activations that hold on them.
+        """
+        for search in self.searches:
+            while search.fixing and not search.finished and not self._over():
+                self._step(search)
+
+    def probe(self) -> None:
+        """One short attack where many coordinates vary: what it finds is not worth bounding any further."""
+        if any(search.fixing and not search.proved for search in self.searches):
+            self._attack_open_part(rounds=1)
+
     def attack(self, seconds: float) -> None:
-        """Look for counterexamples where the bounds leave something open."""
-        open_part = None if self._over() else self._open_part()
-        if open_part is not None and seconds > 0:
-            self._attack(open_part, seconds=seconds)
+        """Look for counterexamples where the bounds leave something open, to which cutting has no answer."""
+        if seconds > 0 and not self.proved:
+            self._attack_open_part(seconds=seconds)
 
     def cut(self, split: bool | None) -> bool:
-        """Cut the boxes that are left, all of them or (None) those of few dimensions.
+        """Cut the boxes that are left.
+
+        None of them (False), all to the end (True), or (None) those of few dimensions to the end, and the others as
+        long as it gets on (`ExclusionSearch.promising`).
 
         Returns:
-            Whether there was something to cut.
+            Whether boxes are left that it is of no use to cut.
         """
-        wanted = [
-            search
-            for search, box in zip(self.searches, self.spec.boxes)
-            if not search.finished and (_dimensions(box) <= _CUTTABLE if split is None else split)
-        ]
-        waiting, attacks = wanted, 0
+        if split is False:
+            return True
+        start, given_up, self._attacked = time.monotonic(), False, 0.0
+        for search in self.searches:
+            search.resume()
+        waiting = [search for search in self.searches if not search.finished]
         boxes = next_attack = 0
         next_short = _BETWEEN
         while waiting and not self._over():
-            open_part = self._open_part()
-            assert open_part is not None
-            if boxes >= next_attack:
-                self._attack(open_part, rounds=1, first_round=attacks)
-                attacks, next_attack = attacks + 1, max(2 * boxes, _FIRST_ATTACK)
+            if boxes >= next_attack or (waiting[0].many and self._attacked < _SHARE * self._elapsed(start)):
+                self._attack_open_part(rounds=1)
+                next_attack = max(2 * boxes, _FIRST_ATTACK)
             boxes += sum(self._step(search) for search in waiting if not self._over())
             if boxes >= next_short and not self._over():
                 nearest = torch.cat([search.goal.nearest for search in waiting])
-                self._attack(open_part, steps=_SHORT, starts=nearest)
+                self._attack_open_part(steps=_SHORT, starts=nearest)
                 next_short = boxes + _BETWEEN
             waiting = [search for search in waiting if not search.finished]
-        return bool(wanted)
+            if split is None and waiting:
+                hopeful = [s for s in waiting if not s.many or s.promising(self._affordable(s, boxes, start))]
+                given_up = given_up or len(hopeful) < len(waiting)
+                waiting = hopeful
+        return given_up
 
     def require_bounded(self) -> None:
         """Say why there is no answer where it is that a box of the property could not be bounded at all.
@@ -166,6 +188,16 @@ class Verification:
         for search in self.searches:
             if search.refusal is not None and not search.bounded and not self._over():
                 raise search.refusal
+
+    def _elapsed(self, start: float) -> float:
+        """Seconds since then where time counts at all: 0 without a deadline, so that every run is the same."""
+        return 0.0 if self.deadline == math.inf else time.monotonic() - start
+
+    def _affordable(self, search: ExclusionSearch, boxes: int, start: float) -> float:
+        """Number of boxes that there is time to cut, at the pace since `start`; a fixed one without a deadline."""
+        if self.deadline == math.inf:
+            return float(_BATCHES * search.bounder.batch)
+        return boxes * (self.deadline - start) / max(self._elapsed(start), 1e-6)
 
     def _over(self) -> bool:
         self.late = self.late or time.monotonic() >= self.deadline
@@ -185,11 +217,20 @@ class Verification:
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
         if self._over():
             return
-        seconds = min(seconds, self.deadline - time.monotonic())
+        start = time.monotonic()
+        seconds = min(seconds, self.deadline - start)
         self.counterexample = find_counterexample(
             self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
         )
+        self._attacked += time.monotonic() - start
         self._over()
+
+    def _attack_open_part(self, *, rounds: int | None = None, **options: Any) -> None:
+        """Attack what is not proved yet; rounds of new starts go on where the last attack stopped."""
+        open_part = None if self._over() else self._open_part()
+        if open_part is not None:
+            self._attack(open_part, rounds=rounds, first_round=self._rounds, **options)
+            self._rounds += rounds or 0
 
     def _open_part(self) -> Spec | None:
         """The part of the property that is not proved yet."""

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from recurjac_plugin.branch_and_bound.boxes import Boxes, Directions, Disjuncts
-from recurjac_plugin.branch_and_bound.branching import LargestSmear, fixed_coordinates, largest_smear_above_zero
+from recurjac_plugin.branch_and_bound.branching import (
+    FixedFirst,
+    LargestSmear,
+    fixed_coordinates,
+    largest_smear_above_zero,
+)
 from recurjac_plugin.branch_and_bound.search import Open
 
 
@@ -49,6 +54,25 @@ def test_what_shrank_to_a_point_is_bounded_once_more_and_what_was_a_point_is_not
     cuts = smear(left_open(points, ends, numbers([1, 1]).expand(4, -1), sides, hopeless))
     assert cuts.axis.tolist() == [-1] * 4
     assert cuts.again.tolist() == [True, False, False, False]
+
+
+def test_what_fixing_moved_is_bounded_again_before_it_is_cut():
+    """Lost of the largest smears: half, nothing, a side that hardly counts, half of a box that is hopeless."""
+    lower, upper = numbers([0, 0]).expand(4, -1), numbers([0, 1], [1, 1], [1, 0], [0, 1])
+    sensitivity = numbers([1, 1], [1, 1], [1, 1e-4], [1, 1])
+    hopeless = [False, False, False, True]
+    first = FixedFirst(LargestSmear(torch.zeros(1, 2)), least=1e-3)
+    cuts = first(left_open(lower, upper, sensitivity, torch.ones(4, 2, dtype=torch.float64), hopeless))
+    assert cuts.again.tolist() == [True, False, False, False]
+    assert cuts.aside.tolist() == [False, True, True, True]
+    assert cuts.axis.tolist() == [1, 0, 0, -1]
+
+
+def test_sensitivities_that_are_no_numbers_do_not_stop_fixing():
+    lower, upper = numbers([0, 0, 0]).expand(2, -1), numbers([0, 1, 1], [1, 1, 0])
+    sensitivity = numbers([math.inf, 1, 1], [math.nan, math.inf, math.inf])
+    cuts = FixedFirst(LargestSmear(torch.zeros(1, 3)))(left_open(lower, upper, sensitivity, torch.ones(2, 3).double()))
+    assert cuts.again.tolist() == [True, True]
 
 
 def test_sides_without_a_number_between_their_ends_are_not_cut_for_signs():

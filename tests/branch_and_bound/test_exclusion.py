@@ -17,7 +17,7 @@ from recurjac_plugin import ContradictionError, Verdict, verify
 from recurjac_plugin.branch_and_bound import bounders, exclusion
 from recurjac_plugin.branch_and_bound.bounders import bounder
 from recurjac_plugin.branch_and_bound.boxes import Disjuncts
-from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
+from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.plugin.model import bounded_model

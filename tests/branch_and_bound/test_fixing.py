@@ -47,9 +47,9 @@ class MadeUp:
         return BoxBounds(outputs, lower, slope, None, {}, differentiated)
 
 
-def left_of(bounds):
+def left_of(bounds, apart=False):
     """What is left of two equal boxes [0, 1]^2; they are the second batch, so that the best row is looked at first."""
-    goal = Exclusion(bounds, "jacobian")
+    goal = Exclusion(bounds, "jacobian", apart)
     ends = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
     alive = torch.ones(2, bounds.rows.disjuncts, dtype=torch.bool)
     boxes = Boxes(torch.zeros(2, dtype=torch.int64), *ends, Disjuncts(alive, numbers(-9, -9)))
@@ -83,3 +83,37 @@ def test_all_rows_falling_leave_the_upper_end():
     jacobian = -numbers([1, 1], [1, 1])
     left = left_of(MadeUp((jacobian, jacobian), jacobian, ONE_DISJUNCT))
     assert left.lower.tolist() == left.upper.tolist() == [[1, 1]] * 2
+
+
+def test_apart_every_disjunct_fixes_its_own_coordinates():
+    """The first disjunct's row rises with both inputs, the second's falls with the second input and turns with 0."""
+    jacobian = numbers([1, 1], [-1, -2]), numbers([2, 2], [1, -1])
+    bounds = MadeUp(jacobian, torch.zeros(2, 2, dtype=torch.float64), TWO_DISJUNCTS)
+    joint, left = left_of(bounds), left_of(bounds, apart=True)
+    assert joint.lower.tolist() == [[0, 0]] * 2 and joint.upper.tolist() == [[1, 1]] * 2
+    assert left.known.alive.tolist() == [[True, False], [False, True]] * 2
+    assert left.lower.tolist() == [[0, 0], [0, 1]] * 2
+    assert left.upper.tolist() == [[0, 0], [1, 1]] * 2
+    assert left.known.bound.tolist() == [-1, -2] * 2
+
+
+def test_apart_rows_of_one_disjunct_still_have_to_agree():
+    jacobian = numbers([1, 1], [-1, 1])
+    bounds = MadeUp((jacobian, jacobian), torch.zeros(2, 2, dtype=torch.float64), ONE_DISJUNCT)
+    left = left_of(bounds, apart=True)
+    assert left.lower.tolist() == [[0, 0]] * 2 and left.upper.tolist() == [[1, 0]] * 2
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_disjunct_that_is_left_of_a_box_does_not_count_as_excluded_there(apart):
+    """The middles violate the second disjunct: no bound denies that, so there is no contradiction."""
+    jacobian = numbers([1, 1], [-1, -2]), numbers([2, 2], [1, -1])
+    bounds = MadeUp(jacobian, torch.zeros(2, 2, dtype=torch.float64), TWO_DISJUNCTS)
+    goal = Exclusion(bounds, "jacobian", apart)
+    ends = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
+    alive = torch.ones(2, 2, dtype=torch.bool)
+    boxes = Boxes(torch.zeros(2, dtype=torch.int64), *ends, Disjuncts(alive, numbers(-9, -9)))
+    made_up = bounds(2)
+    made_up.outputs[:, 1] = -1.0
+    goal.judge(boxes, made_up)
+    goal.require_consistent()

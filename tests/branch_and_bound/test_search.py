@@ -15,11 +15,11 @@ from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin import Verdict, verify
-from recurjac_plugin.branch_and_bound import exclusion
+from recurjac_plugin.branch_and_bound import exclusion_search
 from recurjac_plugin.branch_and_bound.bounders import bounder
 from recurjac_plugin.branch_and_bound.boxes import BestFirst, Boxes, Disjuncts, Rounds
 from recurjac_plugin.branch_and_bound.branching import BRANCHINGS, LargestSmear
-from recurjac_plugin.branch_and_bound.exclusion import ExclusionSearch
+from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.branch_and_bound.search import Bounder, BranchAndBound, Goal, Open
 from recurjac_plugin.gains.undetermined import positions
@@ -345,7 +345,7 @@ def test_memory_is_bounded_by_going_depth_first(monkeypatch):
     for most in (1, 1 << 20):
         bound = bounder(model, rows, parse("IBP+RecurJac"), (4,), *ends, "longest")
         bound.batch = 8
-        monkeypatch.setattr(exclusion, "_WAITING", most * bound.bytes_per_box())
+        monkeypatch.setattr(exclusion_search, "_WAITING", most * bound.bytes_per_box())
         with torch.no_grad():
             search, most_waiting = ExclusionSearch(bound, *ends, "longest"), 0
             for _ in range(60):
