@@ -88,12 +88,14 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         uses_jacobian: whether the Jacobian is bounded on the boxes at all.
         input_shape: shape of one input.
         batch: how many boxes are bounded at once.
+        cost: of one box, the number of neurons.
 
     Source:
         Own as an interface; the bounds are those of CROWN and RecurJac, see the two subclasses.
     """
 
     batch: int
+    cost: int
 
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
         self.model, self.rows, self.method, self.input_shape = model, rows, method, input_shape
@@ -208,8 +210,8 @@ class RefiningBounder(RowsBounder):
         self.root, self.entry_error = self._proven(problem, C) if rigorous else self._estimated(problem, C)
         if rigorous:
             self.rows = replace(rows, evaluation=self.root.row_error[0])
-        self.neurons = sum(low[0].numel() for low, _ in self.root.bounds.values())
-        self.batch = min(max(_ELEMENTS // max(self.neurons, 1), _LEAST), _MOST)
+        self.cost = max(1, sum(low[0].numel() for low, _ in self.root.bounds.values()))
+        self.batch = min(max(_ELEMENTS // self.cost, _LEAST), _MOST)
         self.widest = max(torch.Size(shape).numel() for shape in self.graph.shapes.values())
 
     def _proven(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
@@ -236,7 +238,7 @@ class RefiningBounder(RowsBounder):
 
     def bytes_per_box(self) -> int:
         """16 bytes per column and neuron: two bounds of at most 8 bytes."""
-        return super().bytes_per_box() + 16 * self.neurons
+        return super().bytes_per_box() + 16 * self.cost
 
     def parts(self, boxes: Boxes[Disjuncts]) -> list[Boxes[Disjuncts]]:
         """Boxes with about the same number of undetermined neurons each.
@@ -342,8 +344,8 @@ class HostBounder(RowsBounder):
 
     def __init__(self, model: Any, rows: Rows, method: Method, input_shape: tuple[int, ...], branching: str) -> None:
         super().__init__(model, rows, method, input_shape, branching)
-        neurons = sum(math.prod(getattr(node, "output_shape", None) or (1,)) for node in model._modules.values())
-        self.batch = min(max(_ELEMENTS // max(neurons, 1), _LEAST), _MOST)
+        self.cost = max(1, sum(math.prod(getattr(n, "output_shape", None) or (1,)) for n in model._modules.values()))
+        self.batch = min(max(_ELEMENTS // self.cost, _LEAST), _MOST)
 
     def parts(self, boxes: Boxes[Disjuncts]) -> Iterator[Boxes[Disjuncts]]:
         """Parts small enough for a deadline to be kept between them."""

@@ -67,6 +67,7 @@ class NeuronBranching:
         """Whether a step may still show something."""
         return self._searches is None or any(not each.proved and not each.stuck for each in self._searches)
 
+    @torch.no_grad()
     def step(self, over: Callable[[], bool]) -> Tensor:
         """The next step, on the box that has taken the least work; what is excluded is closed in the search.
 

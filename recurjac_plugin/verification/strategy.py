@@ -39,8 +39,11 @@ from .probes import difference_inside
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
 _FIRST_ATTACK = 2048  # boxes until the second attack; later ones come whenever their number has doubled
-_CUTTABLE = 20  # coordinates that vary: boxes with more are not cut unless asked for
-_BRANCHING = 2.0**38  # multiplications of branching on neurons: about a minute of a processor
+_FEW = 20  # coordinates that vary: boxes with more have theirs fixed first, and are cut only where that gets on
+_SHARE = 0.25  # of the time for cutting boxes of many dimensions, attacks in between
+_BATCHES = 16  # batches of boxes of those that may be cut without a deadline
+_BRANCHING = 0.8  # of the time that is left, for branching on neurons
+_WORK = 2.0**38  # multiplications of it without a deadline: about a minute of a processor
 _CHECKS = 4  # points of a batch that the session looks at
 
 
@@ -93,6 +96,7 @@ class Verification:
         dtype = network.dtype if own and not rigorous else torch.float64
         self._like = torch.zeros((), dtype=dtype, device=device)
         self._seeds = itertools.count(seed)
+        self._rounds, self._attacked = 0, 0.0  # rounds and seconds of attacks
 
     @property
     def boxes(self) -> int:
@@ -122,75 +126,87 @@ class Verification:
                 return
             lower, upper = self._ends(box)
             bounds = self._bounder(box, lower, upper)
-            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching, _dimensions(box) > _CUTTABLE))
+            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching, _dimensions(box) > _FEW))
             self._step(self.searches[-1])
 
     def fix(self) -> None:
-        """Fix coordinates of boxes of many dimensions, again and again, until that moves them no further."""
+        """Fix coordinates of boxes of many dimensions, again and again, until that moves them no further.
+
+        What comes to rest is put aside (`BranchAndBound.aside`): boxes with one disjunct each, and with the bounds of
+        pre-activations that hold on them.
+        """
         for search in self.searches:
             while search.fixing and not search.finished and not self._over():
                 self._step(search)
 
-    def branch(self) -> None:
-        """Branch on neurons in what fixing left of boxes, as long as that is not too much work."""
-        for search in self.searches:
-            if not NeuronBranching.suits(search):
-                continue
-            self._attack(self._open_part() or self.spec, rounds=1)
-            branching, next_short = NeuronBranching(search), _BETWEEN
-            while branching.open and branching.work < _BRANCHING and not self._over():
-                with torch.no_grad():
-                    points = branching.step(self._over)
-                    self._look_at(search, points)
-                if int(search.boxes.sum()) >= next_short and not self._over():
-                    self._attack(self._open_part() or self.spec, steps=_SHORT, starts=points)
-                    next_short = int(search.boxes.sum()) + _BETWEEN
+    def probe(self) -> None:
+        """One short attack where many coordinates vary: what it finds is not worth bounding any further."""
+        if any(search.fixing and not search.proved for search in self.searches):
+            self._attack_open_part(rounds=1)
 
+    def branch(self) -> None:
+        """Branch on neurons in what fixing has put aside, attacks in between.
+
+        With a deadline for most of the time that is left, otherwise as long as that is not too much work.
+        """
+        start, attacked, next_attack = time.monotonic(), self._attacked, 0.0
+        end = start + _BRANCHING * (self.deadline - start)
+        for search in filter(NeuronBranching.suits, self.searches):
+            branching = NeuronBranching(search)
+            while branching.open and not self._over() and time.monotonic() < end:
+                if end == math.inf and branching.work > _WORK:
+                    break
+                elapsed = self._elapsed(start)
+                if self._attacked - attacked < _SHARE * elapsed or branching.work > next_attack:
+                    self._attack_open_part(rounds=1)
+                    next_attack = math.inf if elapsed else max(2 * branching.work, _WORK / 64)
+                self._look_at(search, branching.step(self._over))
+
+    @torch.no_grad()
     def _look_at(self, search: ExclusionSearch, points: Tensor) -> None:
-        """Have the session judge points at which the rows are violated here."""
-        if not len(points):
-            return
-        bounder = search.goal.bounder
-        met = bounder.rows.met(bounder.rows.values(bounder.evaluate(points))).any(1)
-        for x in points[met][:_CHECKS].cpu().numpy():
-            self.counterexample = self.counterexample or check(self.spec, self.session, x)
+        """Have the session judge points (m, columns) at which the rows are violated here."""
+        if len(points):
+            met = search.bounder.rows.met(search.bounder.rows.values(search.bounder.evaluate(points))).any(1)
+            for x in points[met][:_CHECKS].cpu().numpy():
+                self.counterexample = self.counterexample or check(self.spec, self.session, x)
 
     def attack(self, seconds: float) -> None:
-        """Look for counterexamples where the bounds leave something open."""
-        open_part = None if self._over() else self._open_part()
-        if open_part is not None and seconds > 0:
-            self._attack(open_part, seconds=seconds)
+        """Look for counterexamples where the bounds leave something open, to which cutting has no answer."""
+        if seconds > 0 and not self.proved:
+            self._attack_open_part(seconds=seconds)
 
     def cut(self, split: bool | None) -> bool:
-        """Cut the boxes that are left, all of them or (None) those of few dimensions.
+        """Cut the boxes that are left.
+
+        None of them (False), all to the end (True), or (None) those of few dimensions to the end, and the others as
+        long as it gets on (`ExclusionSearch.promising`).
 
         Returns:
-            Whether there was something to cut.
+            Whether boxes are left that it is of no use to cut.
         """
-        wanted = [
-            search
-            for search, box in zip(self.searches, self.spec.boxes)
-            if not search.proved and (_dimensions(box) <= _CUTTABLE if split is None else split)
-        ]
-        for search in wanted:
+        if split is False:
+            return True
+        start, given_up, self._attacked = time.monotonic(), False, 0.0
+        for search in self.searches:
             search.resume()
-        wanted = [search for search in wanted if not search.finished]
-        waiting, attacks = wanted, 0
+        waiting = [search for search in self.searches if not search.finished]
         boxes = next_attack = 0
         next_short = _BETWEEN
         while waiting and not self._over():
-            open_part = self._open_part()
-            assert open_part is not None
-            if boxes >= next_attack:
-                self._attack(open_part, rounds=1, first_round=attacks)
-                attacks, next_attack = attacks + 1, max(2 * boxes, _FIRST_ATTACK)
+            if boxes >= next_attack or (waiting[0].many and self._attacked < _SHARE * self._elapsed(start)):
+                self._attack_open_part(rounds=1)
+                next_attack = max(2 * boxes, _FIRST_ATTACK)
             boxes += sum(self._step(search) for search in waiting if not self._over())
             if boxes >= next_short and not self._over():
                 nearest = torch.cat([search.goal.nearest for search in waiting])
-                self._attack(open_part, steps=_SHORT, starts=nearest)
+                self._attack_open_part(steps=_SHORT, starts=nearest)
                 next_short = boxes + _BETWEEN
             waiting = [search for search in waiting if not search.finished]
-        return bool(wanted)
+            if split is None and waiting:
+                hopeful = [s for s in waiting if not s.many or s.promising(self._affordable(s, boxes, start))]
+                given_up = given_up or len(hopeful) < len(waiting)
+                waiting = hopeful
+        return given_up
 
     def require_bounded(self) -> None:
         """Say why there is no answer where it is that a box of the property could not be bounded at all.
@@ -201,6 +217,16 @@ class Verification:
         for search in self.searches:
             if search.refusal is not None and not search.bounded and not self._over():
                 raise search.refusal
+
+    def _elapsed(self, start: float) -> float:
+        """Seconds since then where time counts at all: 0 without a deadline, so that every run is the same."""
+        return 0.0 if self.deadline == math.inf else time.monotonic() - start
+
+    def _affordable(self, search: ExclusionSearch, boxes: int, start: float) -> float:
+        """Number of boxes that there is time to cut, at the pace since `start`; a fixed one without a deadline."""
+        if self.deadline == math.inf:
+            return float(_BATCHES * search.bounder.batch)
+        return boxes * (self.deadline - start) / max(self._elapsed(start), 1e-6)
 
     def _over(self) -> bool:
         self.late = self.late or time.monotonic() >= self.deadline
@@ -220,11 +246,20 @@ class Verification:
     def _attack(self, spec: Spec, *, steps: int = _ATTACK_STEPS, seconds: float = math.inf, **options: Any) -> None:
         if self._over():
             return
-        seconds = min(seconds, self.deadline - time.monotonic())
+        start = time.monotonic()
+        seconds = min(seconds, self.deadline - start)
         self.counterexample = find_counterexample(
             self.network, spec, self.session, seconds=seconds, steps=steps, seed=next(self._seeds), **options
         )
+        self._attacked += time.monotonic() - start
         self._over()
+
+    def _attack_open_part(self, *, rounds: int | None = None, **options: Any) -> None:
+        """Attack what is not proved yet; rounds of new starts go on where the last attack stopped."""
+        open_part = None if self._over() else self._open_part()
+        if open_part is not None:
+            self._attack(open_part, rounds=rounds, first_round=self._rounds, **options)
+            self._rounds += rounds or 0
 
     def _open_part(self) -> Spec | None:
         """The part of the property that is not proved yet."""

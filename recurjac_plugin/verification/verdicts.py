@@ -157,11 +157,15 @@ def verify(
         if attack_seconds > 0:
             verification.sample()
         verification.bound()
+        if attack_seconds > 0:
+            verification.probe()
         verification.fix()
         if split is None:
             verification.branch()
-        if not verification.cut(split):
+        if verification.cut(split):
             verification.attack(attack_seconds)
+            if split is None and timeout is not None:
+                verification.cut(True)  # there is time left, and nothing better to do with it
         verification.require_bounded()
     verdict = _verdict(verification)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
