@@ -1,8 +1,8 @@
 """Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
 
 `sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left;
-`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left; with many, inputs are
-fixed in which rows are monotone, again and again, before boxes are cut as long as that gets on.
+`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left; with many, inputs
+in which rows are monotone are fixed, again and again, before boxes are cut as long as that gets on.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def verify(
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
-    Every box of the property is bounded, then, if many inputs vary, attacked shortly (see `attack.find_counterexample`) and
-    reduced to faces (see `branch_and_bound.exclusion_search`). It is cut, as `split` says, into smaller ones until each of
-    them is excluded or a counterexample shows (see `branch_and_bound.exclusion`), and attacked in between. `UNSAT` if
+    Every box of the property is bounded, then, if many inputs vary, attacked shortly (`attack.find_counterexample`) and
+    reduced to faces (`branch_and_bound.exclusion_search`). It is cut, as `split` says, into smaller ones until each of
+    them is excluded or a counterexample shows (`branch_and_bound.exclusion`), and attacked in between. `UNSAT` if
     every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
     (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. A counterexample is accepted only
     as `session` computes it. Without a `timeout` the answer is the same every time.
