@@ -78,7 +78,7 @@ Branching = Annotated[
 ]
 Split = Annotated[
     bool | None,
-    typer.Option("--split/--no-split", help="Cut boxes.  [default: where few inputs vary]", show_default=False),
+    typer.Option("--split/--no-split", help="Cut boxes.  [default: where it gets on]", show_default=False),
 ]
 Rigorous = Annotated[
     bool,

@@ -19,11 +19,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from recurjac_plugin.numerics.sparse import sparse_transposed, times
 
 Shape = tuple[int, ...]
 
@@ -183,8 +186,10 @@ class Dense(LinearMap):
     def push(self, tangent: Tensor) -> Tensor:
         return tangent @ self.weight.T
 
+    _sparse = cached_property(lambda self: sparse_transposed(self.weight))
+
     def pull(self, rows: Tensor) -> Tensor:
-        return rows @ self.weight
+        return rows @ self.weight if self._sparse is None else times(rows, self._sparse)
 
     def push_squared(self, tangent: Tensor) -> Tensor:
         return tangent @ self.weight.square().T

@@ -1,7 +1,8 @@
 """Is a property of a network ever violated? Proved by bounds, refuted by an attack, or left open.
 
 `sat` comes with a counterexample; `unsat` is proved up to the rounding of float64, for which a margin is left;
-`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left.
+`unknown` is not an answer. With few inputs boxes are cut until there is an answer, or no time left; with many, inputs
+in which rows are monotone are fixed, again and again, before boxes are cut as long as that gets on.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def verify(
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
-    Every box of the property is bounded, then attacked (see `attack.find_counterexample`) and, with `split`, cut into
-    smaller ones until each of them is excluded or a counterexample shows (see `branch_and_bound.exclusion`). `UNSAT` if
+    Every box of the property is bounded, then, if many inputs vary, attacked shortly (`attack.find_counterexample`) and
+    reduced to faces (`branch_and_bound.exclusion_search`). It is cut, as `split` says, into smaller ones until each of
+    them is excluded or a counterexample shows (`branch_and_bound.exclusion`), and attacked in between. `UNSAT` if
     every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
     (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. A counterexample is accepted only
     as `session` computes it. Without a `timeout` the answer is the same every time.
@@ -107,12 +109,13 @@ def verify(
             Jacobian of the parts of a region has no planes here.
         branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
             coefficients in place of J) or ``"longest"`` (the longest side).
-        split: whether boxes are cut at all; None for those with at most 20 coordinates that are not fixed.
+        split: whether boxes are cut at all. None for those with at most 20 coordinates that are not fixed, and for
+            others as long as that gets on, or, with a `timeout`, for the time that is left after the attack.
         session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
             from `load_onnx`, and the model itself for any other.
         timeout: seconds after which to give up. A computation under way is finished first.
         seed: of the attack's random starts.
-        attack_seconds: how long to attack at most where boxes are not cut; 0 for not at all.
+        attack_seconds: how long to attack at most where boxes are not cut, or not to the end; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
             flat inputs of the property for any other model.
         rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's, where

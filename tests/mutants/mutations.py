@@ -270,6 +270,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("properties", "verification/test_verdicts.py"),
     ),
     Mutant(
+        "branch_and_bound/search.py",
+        "return self.finished and not self.stuck and not self.aside",
+        "return self.finished and not self.stuck",
+        "boxes that were put aside count as proved",
+        ("branch_and_bound/test_exclusion_search.py",),
+    ),
+    Mutant(
+        "branch_and_bound/exclusion.py",
+        "left = left._replace(alive=one_hot(disjunct, self.rows.disjuncts).bool())",
+        "left = left._replace(alive=one_hot(disjunct * 0, self.rows.disjuncts).bool())",
+        "taken apart, all boxes ask for the first disjunct",
+        ("branch_and_bound/test_fixing.py", "branch_and_bound/test_exclusion_search.py"),
+    ),
+    Mutant(
         "branch_and_bound/exclusion.py",
         "if bool((needed.sum(1) > valid.sum(1))[index].any()):",
         "if False:",
