@@ -172,6 +172,11 @@ class Analysis:
         return sums_with_room(self._in_order, self.jacobian, coefficients, self.entry_error)
 
     @property
+    def exact_part(self) -> Gains | None:
+        """The gains, where the method has them and nothing is to be proven."""
+        return None if self.treatment.upper_line is None or self.proven is not None else self.gains
+
+    @property
     def center_error(self) -> Tensor | float:
         """Proven error of ``C f(x_0)``, (b, k); 0 without proof."""
         return 0.0 if self.proven is None else self.proven.center

@@ -1,6 +1,6 @@
 r"""A bounded Jacobian, as everything that follows from it sees it.
 
-Lipschitz constants, output bounds, certificates and the search ask five things of ``C f`` over a batch of regions
+Lipschitz constants, output bounds, certificates and the search ask seven things of ``C f`` over a batch of regions
 (`BoundedJacobian`), and do not ask where they come from: the analysis of a model (`analysis.Analysis`), or a pass over
 gains that somebody has already (`BoundedByOrder`).
 """
@@ -14,10 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import gamma, underflow
-from recurjac_plugin.recursion.order import Order
+from recurjac_plugin.recursion.backward import BackwardOrder
+from recurjac_plugin.recursion.forward import ForwardOrder
+from recurjac_plugin.recursion.order import BothOrders, Order
 from recurjac_plugin.recursion.sums import upper_of_joint_sums
 
 from .methods import Treatment
@@ -57,6 +60,10 @@ class BoundedJacobian(Protocol):
     ) -> Tensor:
         """Upper bound of ``sum_kr c_skr J_kr``, over entries of all rows, for every s: (b, s)."""
 
+    @property
+    def exact_part(self) -> Gains | None:
+        """The gains between the undetermined neurons; None where there are none, or rounding has to be proven."""
+
 
 @dataclass(frozen=True, eq=False)
 class BoundedByOrder:
@@ -94,6 +101,12 @@ class BoundedByOrder:
     ) -> Tensor:
         """Upper bound of ``sum_kr c_skr J_kr`` for every s: (b, s)."""
         return sums_with_room(self.order, self.jacobian, coefficients, self.error)
+
+    @property
+    def exact_part(self) -> Gains | None:
+        """The gains that the order has, unless errors have to be proven."""
+        order = self.order.backward if isinstance(self.order, BothOrders) else self.order
+        return order.gains if self.error is None and isinstance(order, (BackwardOrder, ForwardOrder)) else None
 
 
 def with_room(bounds: Interval, error: Tensor | None) -> Interval:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
@@ -22,8 +21,8 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .matrix_norms import NORMS
-from .norms import vector_constant
-from .rows import row_constants
+from .norms import constants_of_rows, vector_constant
+from .rows import row_constants as row_constants
 
 
 @through_float32
@@ -102,7 +101,7 @@ def _constant(analysis: Analysis, norms: tuple[float | None, float | None], per_
     """The constant of every row, (b, k), or of all of them, (b,)."""
     p = analysis.region.norm if norms[0] is None else norms[0]
     if per_output:
-        return row_constants(analysis, torch.ones_like(analysis.jacobian[0][:, 0]), norm=p)
+        return constants_of_rows(analysis, p)
     q = p if norms[1] is None else norms[1]
     if p not in NORMS:
         raise InputError(f"The l_{p:g} constant of a vector output has no formula here; use `per_output=True`.")

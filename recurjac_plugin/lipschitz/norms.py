@@ -9,11 +9,14 @@ With ``M = max(|L|, |U|)``, ``J_mid = (L + U) / 2`` and ``J_rad = (U - L) / 2``,
 
   .. math:: |J|_{\infty \to \infty} \le \max R, \quad |J|_{1 \to 1} \le \max C, \quad |J|_{\infty \to 1} \le S, \quad
       |J|_{\infty \to 2} \le \min(|R|_2, \sqrt{S \max R}), \\
-      |J|_{2 \to 1} \le \min(|C|_2, \sqrt{S \max C}), \qquad |J|_{2 \to 2} \le \sqrt{\max R \, \max C}.
+      |J|_{2 \to 1} \le \min(|C|_2, \sqrt{S \max C}), \qquad |J|_{2 \to 2} \le \sqrt{\max R \, \max C};
+
+* what matrices above ``J J^T`` and ``J^T J`` say (`ellipsoids`), which do not grow faster than products of the layers'
+  norms, where the others may.
 
 Source:
-    The last line is Hölder's inequality and the interpolation of Riesz and Thorin; the second point the triangle
-    inequality (Rump, Acta Numerica 2010, section 10.3, for matrices with midpoint and radius).
+    Of sums, Hölder's inequality and the interpolation of Riesz and Thorin; the second point is the triangle inequality
+    (Rump, Acta Numerica 2010, section 10.3, for matrices with midpoint and radius).
 """
 
 from __future__ import annotations
@@ -25,11 +28,19 @@ from torch import Tensor
 
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 
+from .ellipsoids import LONG, SHORT, Grams, jacobian_grams
 from .matrix_norms import has_formula, norm_above, norm_of_magnitudes
 from .rows import column_constants, row_constants, sum_of_magnitudes
 
 # Sums are bounded jointly for the interpolation where it would come near the others without that.
 _PROMISING = 2.0
+
+
+def constants_of_rows(bounded: BoundedJacobian, p: float) -> Tensor:
+    """Upper bounds of ``sup |J_k|_{p*}`` for every row k, by `row_constants` and `ellipsoids`: (b, k)."""
+    best = row_constants(bounded, torch.ones_like(bounded.jacobian[0][:, 0]), norm=p)
+    grams = _grams(bounded, p == 2)
+    return best if grams is None else torch.minimum(best, grams.rows(p, bounded.jacobian[0].shape[2]).to(best))
 
 
 def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool = False) -> Tensor:
@@ -42,14 +53,11 @@ def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool =
         proven: whether nothing that rounding does puts it below the constant, but for the rounding of sums of numbers
             of one sign and of single operations.
     """
-    lower, upper = bounded.jacobian
-    largest = torch.maximum(upper, -lower)
-    best = norm_of_magnitudes(largest, p, q, proven)
-    if p == q == 2 or not has_formula(p, q):
-        middle = (lower + upper) / 2
-        radius = torch.maximum(upper - middle, middle - lower)
-        centred = norm_above(middle, p, q, proven) + norm_of_magnitudes(radius, p, q, proven)
-        best = torch.minimum(best, centred)
+    best = _by_entries(bounded, p, q, proven)
+    grams = _grams(bounded, 2 in (p, q))
+    if grams is not None:
+        best = torch.minimum(best, grams.constant(p, q, bounded.jacobian[0].shape[2]).to(best))
+    largest = torch.maximum(bounded.jacobian[1], -bounded.jacobian[0])
     if p == q == 2:
         plain = (largest.sum(2).amax(1) * largest.sum(1).amax(1)).sqrt()
         if bool((plain > _PROMISING * best).all()):
@@ -58,29 +66,39 @@ def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool =
     return best if joint is None else torch.minimum(best, joint)
 
 
+def _grams(bounded: BoundedJacobian, long: bool) -> Grams | None:
+    gains = bounded.exact_part
+    return None if gains is None else jacobian_grams(gains, LONG if long else SHORT)
+
+
+def _by_entries(bounded: BoundedJacobian, p: float, q: float, proven: bool) -> Tensor:
+    """The bound by the largest magnitudes of the entries, or by their middles and radii: (b,)."""
+    lower, upper = bounded.jacobian
+    best = norm_of_magnitudes(torch.maximum(upper, -lower), p, q, proven)
+    if has_formula(p, q) and not p == q == 2:
+        return best
+    middle = (lower + upper) / 2
+    radius = torch.maximum(upper - middle, middle - lower)
+    centred = norm_above(middle, p, q, proven) + norm_of_magnitudes(radius, p, q, proven)
+    return torch.minimum(best, centred)
+
+
 def _by_sums(bounded: BoundedJacobian, p: float, q: float) -> Tensor | None:
     """The bound by sums of ``|J|`` that are bounded jointly, (b,); None where it is never smaller."""
     if (p == 1 and q != 1) or (q == math.inf and p != math.inf):
         return None
-    rows = columns = total = None
-    if p == math.inf or q == 2:
-        ones = torch.ones_like(bounded.jacobian[0][:, 0])
-        rows = row_constants(bounded, ones, norm=math.inf)
-    if q == 1 or p == 2:
-        columns = column_constants(bounded)
-    if q == 1 and p == 1:
-        assert columns is not None
-        return columns.amax(1)
-    if p == q == math.inf:
-        assert rows is not None
-        return rows.amax(1)
-    if p == q == 2:
-        assert rows is not None and columns is not None
-        return (rows.amax(1) * columns.amax(1)).sqrt()
+
+    def of_rows() -> Tensor:
+        return row_constants(bounded, torch.ones_like(bounded.jacobian[0][:, 0]), norm=math.inf)
+
+    if q == math.inf:
+        return of_rows().amax(1)
+    if p == 1:
+        return column_constants(bounded).amax(1)
+    if p == q:
+        return (of_rows().amax(1) * column_constants(bounded).amax(1)).sqrt()
     total = sum_of_magnitudes(bounded)
     if p == math.inf and q == 1:
-        assert rows is not None and columns is not None
-        return torch.minimum(total, torch.minimum(rows.sum(1), columns.sum(1)))
-    sums = rows if p == math.inf else columns
-    assert sums is not None
+        return torch.minimum(total, torch.minimum(of_rows().sum(1), column_constants(bounded).sum(1)))
+    sums = of_rows() if p == math.inf else column_constants(bounded)
     return torch.minimum(torch.linalg.vector_norm(sums, dim=1), (total * sums.amax(1)).sqrt())

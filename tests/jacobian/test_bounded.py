@@ -47,6 +47,10 @@ class Certain:
     def upper_of_sums(self, coefficients):
         return (coefficients * self.J.unsqueeze(1)).sum((2, 3))
 
+    @property
+    def exact_part(self):
+        return None
+
 
 def certain(norm: float) -> Certain:
     center = torch.zeros(2, 4, dtype=torch.float64)
