@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
+    from .lipschitz.weighted import WeightedNorm
     from .networks.onnx import load_onnx
     from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
@@ -65,6 +66,7 @@ _MODULES = {
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
     "Verdict": "verification.verdicts",
+    "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
     "global_lipschitz": "lipschitz.product",
@@ -129,6 +131,7 @@ __all__ = [
     "Spec",
     "UnsupportedError",
     "Verdict",
+    "WeightedNorm",
     "__version__",
     "certified_radius",
     "chosen_methods",

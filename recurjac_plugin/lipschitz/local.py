@@ -6,6 +6,8 @@ arXiv:1810.11783, section 3.1), see `rows`; for the vector it is ``max |J|_{p->q
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,15 +16,16 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.region import through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.numerics.intervals import Intervals, rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
-from .matrix_norms import NORMS
 from .norms import constants_of_rows, vector_constant
 from .rows import row_constants as row_constants
+from .weighted import WeightedJacobian, WeightedNorm, norm_and_weights
 
 
 @through_float32
@@ -33,8 +36,8 @@ def local_lipschitz(
     *,
     method: str | None = None,
     C: Tensor | None = None,
-    norm: float | None = None,
-    output_norm: float | None = None,
+    norm: float | WeightedNorm | None = None,
+    output_norm: float | WeightedNorm | None = None,
     per_output: bool = False,
     order: str = "backward",
     shift: int = 0,
@@ -59,8 +62,9 @@ def local_lipschitz(
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
         method: as in `jacobian_bounds`.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
-        norm: p, which the region need not have; None for the norm of the region, inf for boxes.
-        output_norm: q; None for that of the input.
+        norm: p, which the region need not have, 1, 2 or inf, with `per_output` any number of at least 1; or a
+            `WeightedNorm`. None for the norm of the region, inf for boxes.
+        output_norm: q, 1, 2 or inf; or a `WeightedNorm`. None for the p of the input.
         per_output: one constant per row instead of one for the vector output.
         order: as in `jacobian_bounds`.
         shift: as in `jacobian_bounds`.
@@ -82,27 +86,82 @@ def local_lipschitz(
     """
     declare(model, reference)
     parsed = parse_jacobian_method(method)
+    if per_output and output_norm is not None:
+        raise InputError("`output_norm` measures all outputs together; leave it out with `per_output=True`.")
+    C, output = _mixed(C, x, output_norm, rigorous)
 
     def bound(x: Any, C: Tensor | None) -> tuple[Tensor]:
         analysis = analyse(
             model, x, parsed, C, order=order, shift=shift, intermediate_bounds=intermediate_bounds,
             memory_budget=memory_budget, rigorous=rigorous,
         )  # fmt: skip
-        constant = _constant(analysis, (norm, output_norm), per_output, rigorous)
+        constant = _constant(analysis, norm, output, per_output, rigorous)
         if rigorous:
             entries = analysis.jacobian[0][0].numel()  # each is squared, or added up, at most once on the way
-            constant = rounded_up(constant * (1 + gamma(2 * entries + 64)) + underflow(1), type_of(x))
+            constant = rounded_up(constant * (1 + gamma(4 * entries + 64)) + underflow(1), type_of(x))
         return (constant,)
 
     return (bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget))[0]
 
 
-def _constant(analysis: Analysis, norms: tuple[float | None, float | None], per_output: bool, proven: bool) -> Tensor:
+@dataclass(frozen=True)
+class _Output:
+    """The norm of the output: what `weighted` is measured in, after C has taken a matrix in.
+
+    Attributes:
+        norm: as it was given, without a matrix; None for that of the input.
+        factor: what the constant is to be multiplied by.
+    """
+
+    norm: float | WeightedNorm | None
+    factor: float = 1.0
+
+
+def _mixed(
+    C: Tensor | None, x: Any, norm: float | WeightedNorm | None, rigorous: bool
+) -> tuple[Tensor | None, _Output]:
+    """C, multiplied by the root of a matrix that weighs the outputs, and the norm of these."""
+    if not isinstance(norm, WeightedNorm) or norm.weight.dim() != 2:
+        return C, _Output(norm)
+    if C is not None and rigorous:
+        raise InputError("With `rigorous=True` and a matrix as the weight of `output_norm`, leave `C` out.")
+    if norm.weight.shape[0] != norm.weight.shape[1] or (C is not None and C.shape[-2] != len(norm.weight)):
+        raise InputError(
+            f"The weight of `output_norm` has shape {tuple(norm.weight.shape)}, expected a square matrix over "
+            "the outputs."
+        )
+    root, _, error = norm.roots("output_norm")
+    if C is not None:
+        C = root.to(C) @ C
+    elif rigorous:
+        C = root.unsqueeze(0)
+    else:
+        C = root.unsqueeze(0).to(x if isinstance(x, Tensor) else x[0])
+    return C, _Output(2.0, math.sqrt(1 + error))
+
+
+def _constant(
+    analysis: Analysis, norm: float | WeightedNorm | None, output: _Output, per_output: bool, proven: bool
+) -> Tensor:
     """The constant of every row, (b, k), or of all of them, (b,)."""
-    p = analysis.region.norm if norms[0] is None else norms[0]
-    if per_output:
-        return constants_of_rows(analysis, p)
-    q = p if norms[1] is None else norms[1]
-    if p not in NORMS:
-        raise InputError(f"The l_{p:g} constant of a vector output has no formula here; use `per_output=True`.")
-    return vector_constant(analysis, p, q, proven)
+    given = analysis.region.norm if norm is None else norm
+    p, weights = norm_and_weights("norm", given, per_output)
+    q, row_weights = (p, None) if output.norm is None else norm_and_weights("output_norm", output.norm)
+    like = analysis.rows
+    bounded: BoundedJacobian = analysis
+    factor = output.factor
+    if weights is not None or row_weights is not None:
+        columns, rows = like.new_ones(analysis.graph.columns), like.new_ones(like.shape[1])
+        if weights is not None:
+            scales = weights.scales("norm", len(columns))
+            if scales is None:
+                _, inverse, error = weights.roots("norm")
+                columns, factor = inverse.to(like), factor / math.sqrt(1 - error)
+            else:
+                columns = (1 / scales).to(like)
+        if row_weights is not None:
+            scales = row_weights.scales("output_norm", len(rows))
+            rows = rows if scales is None else scales.to(like)
+        bounded = WeightedJacobian(analysis, columns, rows, proven)
+    constant = constants_of_rows(bounded, p) if per_output else vector_constant(bounded, p, q, proven)
+    return constant if factor == 1 else constant * factor

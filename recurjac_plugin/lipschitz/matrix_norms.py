@@ -132,7 +132,7 @@ def norm_below(
     few = min(matrix.shape[1:]) <= _SIGNS if (p, q) == (math.inf, 1.0) else matrix.shape[1 if p == 2 else 2] <= _SIGNS
     if has_formula(p, q) or few:
         return norm_above(matrix, p, q)
-    return _by_ascent(matrix, p, q)
+    return _by_ascent(matrix, p, q)[0]
 
 
 def norm_range(
@@ -267,28 +267,49 @@ def _floored(weights: Tensor) -> Tensor:
     return torch.where(largest > 0, weights / largest.clamp(min=torch.finfo(weights.dtype).tiny), 1.0).clamp(min=_LEAST)
 
 
+def stretched(
+    matrix: Tensor,  # shape: (b, k, columns)
+    p: float,
+    q: float,
+) -> tuple[Tensor, Tensor]:
+    """c (b, k) and v (b, columns), of norms ``|v|_p = |c|_{q*} = 1``, with ``c^T A v`` the norm, or near it."""
+    if p == 1:
+        place = torch.linalg.vector_norm(matrix, ord=q, dim=1).argmax(1, keepdim=True)
+        v = torch.zeros_like(matrix[:, 0]).scatter(1, place, 1.0)
+    elif q == math.inf:
+        place = torch.linalg.vector_norm(matrix, ord=dual_of(p), dim=2).argmax(1)
+        v = _aligned(matrix[torch.arange(len(matrix)), place].unsqueeze(2), p).squeeze(2)
+    elif p == q:
+        v = torch.linalg.svd(matrix, full_matrices=False)[2][:, 0]
+    else:
+        v = _by_ascent(matrix, p, q)[1]
+    return _aligned(matrix @ v.unsqueeze(2), dual_of(q)).squeeze(2), v
+
+
 def _by_ascent(
     matrix: Tensor,  # shape: (b, k, columns)
     p: float,
     q: float,
-) -> Tensor:
-    """``|A x|_q`` of the best unit vector x of norm p that alternating ascent finds: (b,)."""
-    batch, _, columns = matrix.shape
-    starts = min(_STARTS, columns, matrix.shape[1])
+) -> Interval:
+    """``|A x|_q`` of the best unit vector x of norm p that alternating ascent finds, (b,), and x, (b, columns)."""
+    starts = min(_STARTS, *matrix.shape[1:])
     right = torch.linalg.svd(matrix.detach(), full_matrices=False)[2][:, :starts].mT  # (b, columns, starts)
-    best = matrix.new_zeros(batch)
-    x = _unit(right, p)
+    x = _aligned(right, p)
     for _ in range(_ASCENT):
-        image = matrix @ x
-        best = torch.maximum(best, torch.linalg.vector_norm(image, ord=q, dim=1).amax(1))
-        x = _aligned(matrix.mT.detach() @ _aligned(image.detach(), dual_of(q)), p)
-    return best
+        x = _aligned(matrix.mT.detach() @ _aligned(matrix.detach() @ x, dual_of(q)), p)
+    sizes = torch.linalg.vector_norm(matrix @ x, ord=q, dim=1)
+    best, place = sizes.max(1)
+    return best, x.gather(2, place[:, None, None].expand(-1, x.shape[1], 1)).squeeze(2)
 
 
-def _unit(x: Tensor, p: float) -> Tensor:
-    return x.sign() if p == math.inf else torch.nn.functional.normalize(x, p=p, dim=1)
-
-
-def _aligned(y: Tensor, p: float) -> Tensor:
-    """x with ``|x|_p = 1`` and ``x^T y = |y|_{p*}``, column by column, p = 2 or inf."""
-    return torch.where(y >= 0, 1.0, -1.0).to(y) if p == math.inf else torch.nn.functional.normalize(y, p=2.0, dim=1)
+def _aligned(
+    y: Tensor,  # shape: (b, n, s)
+    p: float,
+) -> Tensor:
+    """x with ``|x|_p = 1`` and ``x^T y = |y|_{p*}``, column by column."""
+    sign = torch.where(y >= 0, 1.0, -1.0).to(y)
+    if p == math.inf:
+        return sign
+    if p == 2:
+        return torch.nn.functional.normalize(y, p=2.0, dim=1)
+    return torch.zeros_like(y).scatter(1, y.abs().argmax(1, keepdim=True), 1.0) * sign
