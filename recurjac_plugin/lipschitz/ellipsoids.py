@@ -36,11 +36,11 @@ from torch import Tensor
 from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
+from recurjac_plugin.numerics.rounding import GRAM, eps
 
 from .matrix_norms import dual_of, norm_above
 
-_MULTIPLES = torch.logspace(-4, 6, 61, dtype=torch.float64)  # of c / largest eigenvalue - 1, that are tried
-_ROOM = 1e-12  # per neuron, by which the largest eigenvalue of N_aa is thought to be larger
+_MULTIPLES = torch.logspace(-3, 6, 55, dtype=torch.float64)  # of c / largest eigenvalue - 1, that are tried
 _RANGE = 1e6  # weights t are at most so many times larger, or smaller, than the one in the middle
 _NOTHING = 1e300  # of the identity: a matrix that says nothing
 _SIDE = 512  # input coordinates up to which a form over them is made
@@ -176,7 +176,7 @@ def _pass(gains: Gains, seen: Mapping[str, Tensor] | None, wanted: bool) -> tupl
     gram = (gram + gram.mT) / 2
     holds = holds & gram.isfinite().all(2).all(1)
     eye = torch.eye(gains.columns, dtype=gram.dtype, device=gram.device)
-    return torch.where(holds[:, None, None], gram, _NOTHING * eye), met
+    return torch.where(holds[:, None, None], gram * (1 + GRAM * eps(gram)), _NOTHING * eye), met
 
 
 def _middle_grams(gains: Gains, middle: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -230,7 +230,6 @@ def _eliminate(
     return failed == 0
 
 
-@torch.no_grad()
 def _multiplier(
     own: Tensor,  # shape: (b, u, u)
     middle: Tensor,  # shape: (b, u)
@@ -243,21 +242,29 @@ def _multiplier(
     weights = torch.ones_like(half)
     if balanced:
         through = own @ (middle.unsqueeze(2) * seen * middle.unsqueeze(1)) @ own
-        above = through.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
-        below = half * reached.clamp(min=0).sqrt()
-        weights = above / below.clamp(min=torch.finfo(half.dtype).tiny)
-        weights = torch.where((below > 0) & (above > 0), weights, torch.nan)
-        usual = weights.nanmedian(1, keepdim=True).values.nan_to_num(1.0)
-        weights = torch.maximum(torch.minimum(weights.nan_to_num(0.0), _RANGE * usual), usual / _RANGE)
-        weights = torch.where(below > 0, weights, _RANGE * usual)
+        weights = _balance(through.diagonal(dim1=1, dim2=2), half.square() * reached)
     root = weights.sqrt()
     scaled = own / root.unsqueeze(2) / root.unsqueeze(1)
-    values, vectors = torch.linalg.eigh(scaled)
-    largest = values[:, -1:].clamp(min=torch.finfo(own.dtype).tiny) * (1 + _ROOM * own.shape[1])
-    ways = vectors.mT @ (own * middle.unsqueeze(1) / root.unsqueeze(2))  # V^T t^-1/2 N m
-    size = ((ways @ seen) * ways).sum(2)  # (b, u)
-    multiples = largest * (1 + _MULTIPLES.to(own))  # (b, s)
-    cost = multiples * (weights * half.square() * reached).sum(1, keepdim=True)
-    cost = cost + (size.unsqueeze(1) / (multiples.unsqueeze(2) - values.unsqueeze(1))).sum(2)
-    best = multiples.gather(1, cost.argmin(1, keepdim=True))
-    return best * weights
+    largest = torch.linalg.eigvalsh(scaled)[:, -1:].clamp(min=torch.finfo(own.dtype).tiny)
+    with torch.no_grad():
+        values, vectors = torch.linalg.eigh(scaled)
+        ways = vectors.mT @ (own * middle.unsqueeze(1) / root.unsqueeze(2))  # V^T t^-1/2 N m
+        size = ((ways @ seen) * ways).sum(2)  # (b, u)
+        tried = 1 + _MULTIPLES.to(own)
+        multiples = largest * tried  # (b, s)
+        cost = multiples * (weights * half.square() * reached).sum(1, keepdim=True)
+        cost = cost + (size.unsqueeze(1) / (multiples.unsqueeze(2) - values.unsqueeze(1))).sum(2)
+        best = tried[cost.argmin(1)].unsqueeze(1)
+    return largest * best * weights
+
+
+def _balance(above: Tensor, below: Tensor) -> Tensor:
+    """``sqrt(above / below)`` of the neurons, 1 in the middle and not too far from that: (b, u)."""
+    tiny = torch.finfo(above.dtype).tiny
+    known = (above > tiny) & (below > tiny)
+    ratio = torch.where(known, above.clamp(min=tiny) / below.clamp(min=tiny), 1.0).sqrt()
+    with torch.no_grad():
+        usual = torch.where(known, ratio, torch.nan).nanmedian(1, keepdim=True).values.nan_to_num(1.0)
+    ratio = (ratio / usual).clamp(min=1 / _RANGE, max=_RANGE)
+    # A neuron that nothing arrives at has its Lambda for free, one that leads nowhere needs none.
+    return torch.where(known, ratio, torch.where(below > tiny, 1 / _RANGE, _RANGE))

@@ -1,7 +1,7 @@
 """Local Lipschitz constants from Jacobian bounds: those of single rows, and of the vector output.
 
 For a row k with gradient g the constant over a convex region is ``max |g|_q``, q the dual norm of p (RecurJac,
-arXiv:1810.11783, section 3.1), see `rows`; for the vector it is ``max |J|_{p->q}``, see `norms`.
+arXiv:1810.11783, section 3.1), see `norms`, and for the vector it is ``max |J|_{p->q}``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .norms import constants_of_rows, vector_constant
-from .rows import row_constants as row_constants
 from .weighted import WeightedJacobian, WeightedNorm, norm_and_weights
 
 

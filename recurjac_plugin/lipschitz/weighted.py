@@ -175,13 +175,13 @@ class WeightedJacobian:
         if gains is None:
             return None
 
-        def weighted(later: str, earlier: str) -> Tensor:
+        def changed_block(later: str, earlier: str) -> Tensor:
             block = gains.blocks[later, earlier]
             if earlier == INPUT:
                 block = block * self.columns if self.columns.dim() == 1 else block @ self.columns
             return block * self.rows.unsqueeze(1) if later == ROWS else block
 
-        changed = {key: weighted(*key) for key in gains.blocks if key[1] == INPUT or key[0] == ROWS}
+        changed = {key: changed_block(*key) for key in gains.blocks if key[1] == INPUT or key[0] == ROWS}
         return replace(gains, blocks=Blocks(gains.blocks.kept | changed))
 
     def _moved(self, weights: Tensor) -> Tensor:

@@ -76,12 +76,12 @@ def test_operator_norm_is_that_of_the_library_and_in_any_case():
         *("--methods", "operator-norm", "--samples", 0),
     )
     model = host.BoundedModule(load_onnx(CNN), torch.zeros(1, 1, 8, 8))
-    expected = float(rj.global_lipschitz(model, norm=2))
+    expected = float(rj.global_lipschitz(model, norm=2, method="Operator-Norm"))
     assert [(e["method"], e["constant"]) for e in found["constants"]] == [("Operator-Norm", expected)] * 2
 
 
 def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
-    def refuse(model, *, norm):
+    def refuse(model, *, norm, method):
         raise rj.UnsupportedError("The network", ["`/exp` (Exp): no"], "Nothing to be done.")
 
     monkeypatch.setattr(sys.modules["recurjac_plugin.lipschitz.product"], "global_lipschitz", refuse)

@@ -16,7 +16,7 @@ from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.ellipsoids import jacobian_grams
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, norm_below
-from recurjac_plugin.lipschitz.rows import column_constants, sum_of_magnitudes
+from recurjac_plugin.lipschitz.norms import column_constants, sum_of_magnitudes
 from recurjac_plugin.plugin.model import bounded_model
 
 PAIRS = [*itertools.product(NORMS, NORMS)]

@@ -151,7 +151,7 @@ def _everywhere(network: Network, norms: _Norms, name: str, streams: Streams) ->
         streams.note(f"{name}: it has constants in one norm on both sides only.")
         return None
     try:
-        return float(global_lipschitz(network.host, norm=norms.input)[0])
+        return float(global_lipschitz(network.host, norm=norms.input, method=name)[0])
     except UnsupportedError as error:
         streams.note(f"{name}: {error}")
         return None
