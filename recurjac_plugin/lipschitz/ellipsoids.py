@@ -45,8 +45,8 @@ _RANGE = 1e6  # weights t are at most so many times larger, or smaller, than the
 _NOTHING = 1e300  # of the identity: a matrix that says nothing
 _SIDE = 512  # input coordinates up to which a form over them is made
 
-LONG, SHORT = 2**33, 2**29
-"""Multiplications of one pass over all regions that are worth their time: where the l_2 norm is asked for, and else."""
+LONG, SHORT = 2**32, 2**29
+"""Multiplications of one pass over all regions that are worth their time: where much can be gained, and else."""
 
 Form = dict[tuple[str, str], Tensor]
 """A quadratic form: a symmetric matrix by blocks, (b, u, u') each; one that is missing is 0."""
@@ -133,11 +133,11 @@ def jacobian_grams(gains: Gains, most: int = LONG) -> Grams | None:
 
 
 def _work(gains: Gains) -> int:
-    """Multiplications of one pass."""
-    total, met = gains.rows**3, min(gains.columns, _SIDE)
+    """Multiplications of one pass, about; eigenvalues are as much work as ten products."""
+    total, met = gains.rows**3, gains.columns if gains.columns <= _SIDE else 0
     for layer in gains.layers:
         count = gains.count(layer)
-        total += count * (met + 4 * count) * (met + 4 * count) + count * count * gains.columns
+        total += count * (met + count) ** 2 + 10 * count**3 + count**2 * gains.columns
         met += count
     return gains.batch * total
 

@@ -72,9 +72,13 @@ def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool =
     return best if joint is None else torch.minimum(best, joint)
 
 
-def _grams(bounded: BoundedJacobian, long: bool) -> Grams | None:
+def _grams(bounded: BoundedJacobian, euclidean: bool) -> Grams | None:
     gains = bounded.exact_part
-    return None if gains is None else jacobian_grams(gains, LONG if long else SHORT)
+    if gains is None:
+        return None
+    lower, upper = bounded.jacobian
+    loose = bool(((upper - lower).sum((1, 2)) > (upper + lower).abs().sum((1, 2))).any())  # radii beside middles
+    return jacobian_grams(gains, LONG if euclidean or loose else SHORT)
 
 
 def _by_entries(bounded: BoundedJacobian, p: float, q: float, proven: bool) -> Tensor:
