@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from cases import hosted
+from cases import hosted, parametrized
 from oracle import Ball, Box, jacobians, truth
 from torch import nn
 
@@ -68,6 +68,17 @@ def test_no_jacobian_has_a_larger_norm(name, rule):
         for p, q in PAIRS:
             found = constant(model, region, method=rule, norm=p, output_norm=q)
             assert bool((largest(matrices, p, q) <= found * (1 + 1e-9)).all()), (p, q)
+
+
+@parametrized()
+def test_every_operator_and_activation(case):
+    """The layer recursion runs on the gains of any network."""
+    net, center, model = hosted(case)
+    region = Ball(center, 0.3)
+    matrices = truth(net, region, count=30, targets=3).flatten(3)
+    for p, q in ((2.0, 2.0), (2.0, math.inf), (math.inf, 1.0)):
+        found = constant(model, region, method=case.method("RecurJac-Linear"), norm=p, output_norm=q)
+        assert bool((largest(matrices, p, q) <= found * (1 + max(case.slack, 1e-9))).all()), (p, q)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
