@@ -71,7 +71,7 @@ def constants(subject: Subject, norm: float, radii: list[float]) -> dict[str, Te
     """Lipschitz constants of the class's output by method: (radii, images) each."""
     images, C = subject.images, class_rows(subject.net, subject.images)
     model = BoundedModule(subject.net, images)
-    everywhere = rj.global_lipschitz(model, norm=norm, C=C, per_output=True)[:, 0]
+    everywhere = rj.global_lipschitz(model, norm=norm, method="Operator-Norm", C=C, per_output=True)[:, 0]
     found: dict[str, list[Tensor]] = {name: [] for name in CURVES}
     for radius in radii:
         x = BoundedTensor(images, PerturbationLpNorm(norm=norm, eps=radius))

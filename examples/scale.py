@@ -39,7 +39,7 @@ from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNor
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, Order
 from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.lipschitz.norms import row_constants
 from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import relax_network
 from recurjac_plugin.recursion.backward import backward_order

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
     from .lipschitz.tighten import Tightened, tighten
+    from .lipschitz.weighted import WeightedNorm
     from .networks.onnx import load_onnx
     from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
@@ -67,6 +68,7 @@ _MODULES = {
     "Spec": "properties.spec",
     "Tightened": "lipschitz.tighten",
     "Verdict": "verification.verdicts",
+    "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
     "global_lipschitz": "lipschitz.product",
@@ -133,6 +135,7 @@ __all__ = [
     "Tightened",
     "UnsupportedError",
     "Verdict",
+    "WeightedNorm",
     "__version__",
     "certified_radius",
     "chosen_methods",

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.jacobian.analysis import Analysis, analyse
+from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import regions_at_once
-from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.lipschitz.norms import constants_of_rows
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
@@ -112,17 +112,14 @@ def landscape_scan(
                 rigorous=rigorous,
             )
             undetermined[index, i] = (~certain_signs(analysis, rigorous)).sum(2)
-            one = torch.ones_like(analysis.jacobian[0][:, 0])
-            constants[index, i] = (
-                _proven_constants(analysis, one, rows.dtype) if rigorous else row_constants(analysis, one)
-            )
+            found = constants_of_rows(analysis, analysis.region.norm)
+            constants[index, i] = _proven(found, analysis.region.columns, rows.dtype) if rigorous else found
     return Landscape(radii, undetermined, constants)
 
 
-def _proven_constants(analysis: Analysis, one: Tensor, dtype: torch.dtype) -> Tensor:
+def _proven(constants: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     """Row constants with room for the sums that they are, rounded up to the type of the points."""
-    constants = row_constants(analysis, one)
-    return rounded_up(constants * (1 + gamma(2 * one.shape[1] + 64)) + underflow(1), dtype)
+    return rounded_up(constants * (1 + gamma(2 * columns + 64)) + underflow(1), dtype)
 
 
 def _radii(largest: float | Tensor, count: int, center: Tensor) -> Tensor:

@@ -86,6 +86,21 @@ Rigorous = Annotated[
 ]
 Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
 
+InputNorm = Annotated[
+    str | None,
+    typer.Option(
+        "--input-norm", metavar="P", help="Norm of changes of the input: 1, 2 or inf.  [default: the ball's]",
+        show_default=False,
+    ),
+]  # fmt: skip
+OutputNorm = Annotated[
+    str | None,
+    typer.Option(
+        "--output-norm", metavar="Q", help="Norm of changes of the output: 1, 2 or inf.  [default: the input's]",
+        show_default=False,
+    ),
+]  # fmt: skip
+
 RegionProperty = Annotated[Path | None, _vnnlib("Bound over the input boxes of this property.")]
 RegionInputs = Annotated[Path | None, _input("Bound over a ball around each of these inputs.")]
 RegionRadius = Annotated[
@@ -131,10 +146,10 @@ def refuse(option: str, message: str) -> NoReturn:
     raise typer.BadParameter(f"`{option}` {message}")
 
 
-def norm_of(text: str) -> float:
+def norm_of(text: str, option: str = "--norm") -> float:
     """The p of a norm by its name."""
     if text.lower() not in _NORMS:
-        refuse("--norm", f"is {text!r}, expected one of {', '.join(_NORMS)}.")
+        refuse(option, f"is {text!r}, expected one of {', '.join(_NORMS)}.")
     return _NORMS[text.lower()]
 
 

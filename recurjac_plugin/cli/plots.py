@@ -35,14 +35,18 @@ def picture_format(path: Path) -> str:
 
 
 def lipschitz_curves(
-    radii: Sequence[float], constants: Mapping[str, Sequence[float]], norm: str, title: str, file_format: str
+    radii: Sequence[float],
+    constants: Mapping[str, Sequence[float]],
+    norms: tuple[str, str],
+    title: str,
+    file_format: str,
 ) -> bytes:
     """Constants against the radius, one curve per method; what was sampled is dashed, what holds everywhere dotted.
 
     Args:
         radii: along the horizontal axis.
         constants: by method, one for each radius.
-        norm: how the norm is written, see `options.norm_name`.
+        norms: how those of the radius and of the constants are written, see `options.norm_name`.
         title: of the picture.
         file_format: png, pdf or svg.
     """
@@ -63,8 +67,8 @@ def lipschitz_curves(
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(LogFormatter())
         axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.8)))
-    axes.set_xlabel(f"radius ({norm})")
-    axes.set_ylabel(f"Lipschitz constant ({norm})")
+    axes.set_xlabel(f"radius ({norms[0]})")
+    axes.set_ylabel(f"Lipschitz constant ({norms[1]})")
     axes.set_title(title)
     axes.grid(True, which="both", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3)

@@ -26,7 +26,7 @@ from recurjac_plugin.numerics.rounding import gamma
 from recurjac_plugin.preactivations.host import host_bounds
 from recurjac_plugin.preactivations.rigorous import prove_preactivations
 
-from .local import row_constants
+from .norms import row_constants
 
 
 @through_float32

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.errors import InputError, UnsupportedError
+from recurjac_plugin.errors import InputError, MethodError, UnsupportedError
+from recurjac_plugin.gains.gains import compute_gains
+from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.linear_maps import Embedding, LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, LinearStep
@@ -24,14 +26,20 @@ from recurjac_plugin.host.library import BoundedModule, BoundedTensor, Perturbat
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.jacobian.methods import OPERATOR_NORM
+from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, OPERATOR_NORM, parse_global
+from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import sum_error
 
+from .ellipsoids import Grams, jacobian_grams
 from .operator_norms import SMALL, fused, in_double, matrix_norm, operator_norm
 
 NORMS = (1.0, 2.0, math.inf)
 """The p for which operator norms have a formula."""
+
+
+_NEURONS, _COLUMNS = 2048, 4096  # of networks that this is worth its time for
 
 # Where the derivative of an activation is looked at for its largest value: beyond its critical points it is monotone,
 # and has a limit there only if its growth from one of these to the next falls.
@@ -42,7 +50,13 @@ _FAR = (1e4, 1e8, 1e12)
 @through_float32
 @full_precision()
 def global_lipschitz(
-    model: Any, *, norm: float, C: Tensor | None = None, per_output: bool = False, reference: nn.Module | None = None
+    model: Any,
+    *,
+    norm: float,
+    method: str | None = None,
+    C: Tensor | None = None,
+    per_output: bool = False,
+    reference: nn.Module | None = None,
 ) -> Tensor:
     r"""Upper bound of the Lipschitz constant of ``C f`` on the whole space, in the l_p norm on both sides.
 
@@ -57,12 +71,16 @@ def global_lipschitz(
     ``sum_j L_j ||A_j||`` for p = 1, and the smaller of ``sqrt(sum_jk L_j L_k ||A_j^T A_k||)`` and
     ``||[A_1 A_2 ...]|| |L|_2`` for p = 2; all are at most ``sum_j L_j ||A_j||``.
 
+    For p = 2 it is no more than what ellipsoids that hold all Jacobians say (`recurjac_plugin.lipschitz.ellipsoids`),
+    which take into account in which directions a layer stretches; these are for networks of up to 2048 neurons.
+
     Norms for p = 1 and inf are exact; those for p = 2 are exact for small or dense layers, and certified from above for
     others, see `recurjac_plugin.lipschitz.operator_norms`.
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         norm: p, one of 1, 2 and inf.
+        method: ``"Operator-Norm"`` for the product alone; None for the smaller one of both.
         C: specification matrix, shape (b, k, n_out); None takes every output.
         per_output: one constant per row instead of one for the vector output; with q dual to p, the row's own operator
             norm is ``|C_k A_n|_q``.
@@ -74,6 +92,7 @@ def global_lipschitz(
 
     Raises:
         InputError: another norm, or C does not fit the model.
+        MethodError: another method.
         UnsupportedError: the network has parts without a rule, or activations whose derivative is not bounded; all of
             them are listed.
 
@@ -84,12 +103,28 @@ def global_lipschitz(
     declare(model, reference)
     if not isinstance(norm, (int, float)) or norm not in NORMS:
         raise InputError(f"`norm` must be 1, 2 or inf, got {norm!r}; operator norms have no formula for others.")
+    if method is not None and parse_global(method) is None:
+        raise MethodError(f"`method` must be None or one of {', '.join(GLOBAL_METHODS)}, got {method!r}.")
     graph, output = _read(model)
     rows = specification(C, output.expand(_batch_of(C), *output.shape[1:]))
     composition = _Composition(graph, float(norm), output)
     starts = rows.double().reshape(*rows.shape[:2], *graph.shapes[graph.output])
-    constants = [composition.of_rows(start, per_output) for start in starts]
-    return _rounded_up(torch.tensor(constants, dtype=torch.float64, device=output.device), output.dtype)
+    constants = torch.tensor([composition.of_rows(start, per_output) for start in starts], dtype=torch.float64)
+    constants = constants.to(output.device)
+    if method is None and norm == 2:
+        constants = torch.minimum(constants, _by_ellipsoids(graph, starts, per_output))
+    return _rounded_up(constants, output.dtype)
+
+
+def _by_ellipsoids(graph: Graph, starts: Tensor, per_output: bool) -> Tensor:
+    """The constants of rows (b, k, *output_shape) by matrices above Gram matrices: (b,), or (b, k) per output."""
+    found = []
+    for rows in starts.split(1):
+        grams = grams_everywhere(graph, rows)
+        if grams is None:
+            return starts.new_tensor(math.inf)
+        found.append(grams.rows(2.0, graph.columns) if per_output else grams.constant(2.0, 2.0, graph.columns))
+    return torch.cat(found)
 
 
 def _batch_of(C: Any) -> int:
@@ -278,12 +313,49 @@ def largest_slopes(graph: Graph, device: torch.device) -> dict[str, float]:
 
 
 def _largest_slope(factor: ActivationFactor, shape: tuple[int, ...], device: torch.device) -> float:
+    found = slope_range(factor, shape, device)
+    return math.inf if found is None else float(torch.stack(found).abs().max())
+
+
+def slope_range(factor: ActivationFactor, shape: tuple[int, ...], device: torch.device) -> Interval | None:
+    """The smallest and the largest derivative on the real line, (1, *shape) each in float64; None if it has none."""
     seen = []
     for far in _FAR:
         end = torch.full((1, *shape), far, dtype=torch.float64, device=device)
-        low, high = factor.derivative_range((-end, end))
-        seen.append(float(torch.maximum(low.abs(), high.abs()).max()))
-    near, middle, far = seen
-    if not all(map(math.isfinite, seen)) or far - middle > (middle - near) / 2:
-        return math.inf
-    return far + max(far - middle, 0.0)  # what is left to the limit
+        seen.append(factor.derivative_range((-end, end)))
+    if not all(bool(bound.isfinite().all()) for bounds in seen for bound in bounds):
+        return None
+    sizes = [float(torch.maximum(low.abs(), high.abs()).max()) for low, high in seen]
+    if sizes[2] - sizes[1] > (sizes[1] - sizes[0]) / 2:
+        return None
+    (_, _), (low, high), (lowest, highest) = seen
+    # What is left to the limit.
+    return lowest - (low - lowest).clamp(min=0), highest + (highest - high).clamp(min=0)
+
+
+def grams_everywhere(graph: Graph, rows: Tensor) -> Grams | None:
+    """`jacobian_grams` of rows on the whole space, of one region; None for networks that are too large.
+
+    Args:
+        graph: a network whose factor steps are activations with bounded derivatives.
+        rows: what is differentiated, shape (1, k, *output_shape), float64.
+    """
+    sizes = [math.prod(step.shape) for step in graph.factors]
+    if sum(sizes) > _NEURONS or graph.columns > _COLUMNS:
+        return None
+    steps = tuple(
+        replace(step, sources=tuple((name, in_double(linear, rows)) for name, linear in step.sources))
+        if isinstance(step, LinearStep)
+        else step
+        for step in graph.steps
+    )
+    derivatives = {}
+    for step in graph.factors:
+        assert isinstance(step.factor, ActivationFactor)
+        found = slope_range(step.factor, step.shape, rows.device)
+        if found is None:
+            return None
+        index = torch.arange(math.prod(step.shape), device=rows.device).unsqueeze(0)
+        derivatives[step.name] = Layer(index, found[0].flatten(1), found[1].flatten(1), None)
+    gains = compute_gains(replace(graph, steps=steps), derivatives, rows, memory_budget(None, rows.device))
+    return jacobian_grams(gains)

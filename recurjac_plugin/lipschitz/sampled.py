@@ -27,7 +27,9 @@ from recurjac_plugin.host.state import preserved
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
-_NORMS = (1.0, 2.0, math.inf)
+from .matrix_norms import dual_of, norm_below, stretched
+from .weighted import plain_norms
+
 _FIRST, _LAST = 0.5, 0.02  # length of an ascent step at the beginning and at the end, in radii
 
 _GATHERED = 4  # steps after which half of the points go on from the best one
@@ -42,15 +44,17 @@ def sampled_lipschitz(
     x: Any,
     *,
     C: Tensor | None = None,
+    norm: float | None = None,
+    output_norm: float | None = None,
     per_output: bool = False,
     points: int = 64,
     steps: int = 20,
     seed: int = 0,
 ) -> Tensor:
-    r"""Lower bound of the Lipschitz constant of ``C f`` over the region of `x`, in the norm of its perturbation.
+    r"""Lower bound of the Lipschitz constant of ``C f`` over the region of `x`, in norms p and q of input and output.
 
-    .. math:: \max_n \lVert C \, \partial f(x_n) \rVert_{p \to p}, \qquad\text{or}\qquad
-        \max_n \lVert C_k \, \partial f(x_n) \rVert_q \text{ for every row } k, \quad 1/p + 1/q = 1,
+    .. math:: \max_n \lVert C \, \partial f(x_n) \rVert_{p \to q}, \qquad\text{or}\qquad
+        \max_n \lVert C_k \, \partial f(x_n) \rVert_{p^*} \text{ for every row } k, \quad 1/p + 1/p^* = 1,
 
     over points x_n of the region: its centre, random ones inside and on the boundary, and what projected gradient
     ascent on the norm makes of them. Where the gradient of the norm is 0, as it is everywhere in a network of ReLUs, a
@@ -59,9 +63,10 @@ def sampled_lipschitz(
 
     Args:
         model: auto_LiRPA's `BoundedModule`, or any module with ``model(x)`` of shape (b, n_out); it is left as it was.
-        x: a `BoundedTensor` whose perturbation is an l_p ball or a box. The constant of a box with unequal sides is in
-            the l_inf norm.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
+        norm: p, which the region need not have, 1, 2 or inf; None for the norm of the region, inf for boxes.
+        output_norm: q, 1, 2 or inf; None for that of the input.
         per_output: one constant per row instead of one for the vector output.
         points: number of points per region, the centre included.
         steps: ascent steps of every point; 0 only samples.
@@ -72,7 +77,7 @@ def sampled_lipschitz(
 
     Raises:
         InputError: model, input or C do not fit together; `points` or `steps` too small; or the vector constant is
-            asked for p other than 1, 2, inf.
+            asked for p or q other than 1, 2, inf.
     """
     for name, value, least in (("points", points, 1), ("steps", steps, 0), ("seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -80,14 +85,14 @@ def sampled_lipschitz(
     if not isinstance(model, nn.Module):
         raise InputError(f"`model` must be auto_LiRPA's `BoundedModule` or a torch module, got {type(model).__name__}.")
     region = read_region(x)
-    if not per_output and region.norm not in _NORMS:
-        raise InputError(f"The l_{region.norm:g} constant of a vector output has no formula; use `per_output=True`.")
+    p, q = plain_norms(region.norm, norm, output_norm, per_output)
     require_alike(model, region.center)
     region = Region(region.center.detach(), region.norm, region.radius.detach())
     with _evaluating(model), torch.enable_grad():
         evaluate = _evaluation(model, region.center)
         rows = specification(C, evaluate(region.center)).flatten(2).detach()
-        ascent = _Ascent(region, rows, evaluate, per_output, torch.Generator().manual_seed(seed))
+        norms = p, None if per_output else q
+        ascent = _Ascent(region, rows, evaluate, norms, torch.Generator().manual_seed(seed))
         return ascent.run(points, steps)
 
 
@@ -150,14 +155,20 @@ class _Ascent:
         region: where the points stay.
         rows: the matrices C, (b, k, n_out).
         evaluate: the network, (n, *input_shape) -> (n, *output_shape).
-        per_output: whether every row has a norm of its own; the points then take the rows in turn.
+        norms: p and q; without q every row has a norm of its own, and the points take the rows in turn.
         random: where random numbers come from.
     """
 
     def __init__(
-        self, region: Region, rows: Tensor, evaluate: Evaluation, per_output: bool, random: torch.Generator
+        self,
+        region: Region,
+        rows: Tensor,
+        evaluate: Evaluation,
+        norms: tuple[float, float | None],
+        random: torch.Generator,
     ) -> None:
-        self.region, self.rows, self.evaluate, self.per_output = region, rows, evaluate, per_output
+        self.region, self.rows, self.evaluate = region, rows, evaluate
+        self.p, self.q = norms
         self.random = random
         self.center = region.center.flatten(1)  # (b, columns)
         # A point is rounded to the number type: the ball is smaller by that, so that the rounded point is inside.
@@ -186,7 +197,7 @@ class _Ascent:
             better = trial_norms.gather(2, goal) > norms.gather(2, goal)
             x, norms = torch.where(better, trial, x), torch.where(better, trial_norms, norms)
             J = torch.where(better.unsqueeze(3), trial_J, J)
-        return best if self.per_output else best.squeeze(1)
+        return best.squeeze(1) if self.q is not None else best
 
     def _starts(self, points: int) -> Tensor:
         """The centre, corners, points of the boundary and of the inside: (n, b, columns)."""
@@ -228,9 +239,9 @@ class _Ascent:
         leaf, y = self._at(x)
         J = torch.stack([self._gradient(column.sum(), leaf, keep=True) for column in y.unbind(1)], 1).detach()
         J = J.reshape(*x.shape[:2], *J.shape[1:]).nan_to_num(0.0)
-        if self.per_output:
-            return J, torch.linalg.vector_norm(J, ord=self.region.dual_norm, dim=3)
-        return J, torch.linalg.matrix_norm(J, ord=self.region.norm).unsqueeze(2)
+        if self.q is None:
+            return J, torch.linalg.vector_norm(J, ord=dual_of(self.p), dim=3)
+        return J, norm_below(J.flatten(0, 1), self.p, self.q).reshape(*x.shape[:2], 1)
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The points (n b, *input_shape), to be differentiated by, and ``C f`` there (n b, k)."""
@@ -283,21 +294,17 @@ class _Ascent:
 
     def _attained(self, J: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
         """c (n, b, k) and v (n, b, columns) with ``norm = c^T J v``."""
-        if self.per_output or self.region.norm == math.inf:
-            row_index = goal if self.per_output else J.abs().sum(3).argmax(2, keepdim=True)
-            c = torch.zeros_like(J[..., 0]).scatter(2, row_index, 1.0)
-            row = (c.unsqueeze(3) * J).sum(2)
-            dual = self.region.dual_norm
-            if dual == math.inf:
-                one = torch.zeros_like(row).scatter(2, row.abs().argmax(2, keepdim=True), 1.0)
-                return c, one * row.sign()
-            largest = row.abs().amax(2, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)
-            return c, row.sign() * (row.abs() / largest) ** (dual - 1)
-        if self.region.norm == 1:
-            v = torch.zeros_like(J[:, :, 0]).scatter(2, J.abs().sum(2).argmax(2, keepdim=True), 1.0)
-            return (J @ v.unsqueeze(3)).squeeze(3).sign(), v
-        left, _, right = torch.linalg.svd(J, full_matrices=False)
-        return left[..., 0], right[..., 0, :]
+        if self.q is not None:
+            c, v = stretched(J.flatten(0, 1), self.p, self.q)
+            return c.reshape(J.shape[:3]), v.reshape(*J.shape[:2], -1)
+        c = torch.zeros_like(J[..., 0]).scatter(2, goal, 1.0)
+        row = (c.unsqueeze(3) * J).sum(2)
+        dual = dual_of(self.p)
+        if dual == math.inf:
+            one = torch.zeros_like(row).scatter(2, row.abs().argmax(2, keepdim=True), 1.0)
+            return c, one * row.sign()
+        largest = row.abs().amax(2, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)
+        return c, row.sign() * (row.abs() / largest) ** (dual - 1)
 
 
 def _leaders(norms: Tensor, goal: Tensor) -> Tensor:

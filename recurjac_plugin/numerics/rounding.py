@@ -19,6 +19,7 @@ what                   size  unit: eps times the
 `PERIODIC`                2  number of the period
 `NEAR_POLES`              4  one plus the number of the pole
 `EIGENVALUE`             64  longer side of a matrix
+`GRAM`                 2^16  matrix above a Gram matrix
 `SAME_FUNCTION`           8  largest output of a network
 =====================  ====  ================================================
 
@@ -71,6 +72,9 @@ NEAR_POLES = 4
 
 EIGENVALUE = 64
 """Of the largest eigenvalue of a symmetric matrix, per element of its longer side."""
+
+GRAM = 2.0**16
+"""Of a matrix above a Gram matrix, in float64: what is inverted on its way is at least by a thousandth above 0."""
 
 CONTRADICTION = 0.01
 """Two bounds of the same quantity contradict each other if they miss by more than this part of its size."""

@@ -17,7 +17,7 @@ from recurjac_plugin.certificates.drops import Drops
 from recurjac_plugin.certificates.perturbed_points import read_points
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
-from recurjac_plugin.lipschitz.local import row_constants
+from recurjac_plugin.lipschitz.norms import row_constants
 
 NORMS = [1.0, 2.0, math.inf]
 RADIUS_METHODS = [*rj.METHODS, "IBP+RecurJac", "CROWN", "RecurJac+CROWN"]

@@ -119,6 +119,8 @@ BAD = [
     (f"lipschitz {RELU} --input x.npy --eps 0.1,-1", "must be a finite radius"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods RecurJac,Nope", "Unknown method `Nope`"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --methods CROWN", "`CROWN` gives no Jacobian bounds"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --input-norm 3", "`--input-norm` is '3'"),
+    (f"lipschitz {RELU} --input x.npy --eps 0.1 --output-norm 0", "`--output-norm` is '0'"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --samples -1", "'--samples'"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --steps -1", "'--steps'"),
     (f"lipschitz {RELU} --input x.npy --eps 0.1 --plot p.bmp", "`--plot` must end in .png"),

@@ -19,7 +19,9 @@ def test_lipschitz_table_csv_and_picture(tmp_path):
     arguments = ("lipschitz", TANH, "--vnnlib", DATA / "digits_tanh_small.vnnlib", "--eps", "0.1,0.001,0.01")
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     found = answer(*arguments, "--csv", table, "--plot", picture)
-    assert found.keys() == WHERE | {"command", "rigorous", "norm", "inputs", "seed", "samples", "steps", "constants"}
+    assert found.keys() == WHERE | {
+        *("command", "rigorous", "norm", "input_norm", "output_norm", "inputs", "seed", "samples", "steps", "constants")
+    }
     assert found["constants"][0].keys() == {"asked", "method", "eps", "input", "constant", "seconds"}
     curves = {
         name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
@@ -50,8 +52,22 @@ def test_sampled_constants_are_below_the_certified_ones(norm):
     certified = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "RecurJac-Linear"}
     sampled = {e["eps"]: e["constant"] for e in found["constants"] if e["method"] == "sampled"}
     assert 0 < sampled[0.0] <= sampled[0.02] <= certified[0.02]
-    if norm != "2":  # a point has one Jacobian, and these operator norms are sums of its magnitudes
-        assert sampled[0.0] == pytest.approx(certified[0.0], rel=1e-4)
+    assert sampled[0.0] == pytest.approx(certified[0.0], rel=1e-4)  # a point has one Jacobian
+
+
+def test_norms_other_than_the_balls():
+    arguments = ("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.02", "--methods", "RecurJac-Linear,Operator-Norm")
+    result = recurjac(*arguments, "--input-norm", "2", "--output-norm", "inf")
+    assert "Lipschitz constant in l_2 to l_inf" in result.stdout
+    assert "radius (l_inf)" in result.stdout
+    assert "Operator-Norm: it has constants in one norm on both sides only." in result.stderr
+    found = answer(*arguments, "--input-norm", "2", "--output-norm", "inf")
+    assert (found["norm"], found["input_norm"], found["output_norm"]) == ("inf", "2", "inf")
+    certified = [e["constant"] for e in found["constants"] if e["method"] == "RecurJac-Linear"]
+    sampled = [e["constant"] for e in found["constants"] if e["method"] == "sampled"]
+    assert 0 < sampled[0] == pytest.approx(certified[0], rel=1e-4)
+    assert sampled[1] <= certified[1]
+    assert answer(*arguments, "--input-norm", "2")["output_norm"] == "2"
 
 
 def test_operator_norm_is_that_of_the_library_and_in_any_case():
@@ -60,12 +76,12 @@ def test_operator_norm_is_that_of_the_library_and_in_any_case():
         *("--methods", "operator-norm", "--samples", 0),
     )
     model = host.BoundedModule(load_onnx(CNN), torch.zeros(1, 1, 8, 8))
-    expected = float(rj.global_lipschitz(model, norm=2))
+    expected = float(rj.global_lipschitz(model, norm=2, method="Operator-Norm"))
     assert [(e["method"], e["constant"]) for e in found["constants"]] == [("Operator-Norm", expected)] * 2
 
 
 def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
-    def refuse(model, *, norm):
+    def refuse(model, *, norm, method):
         raise rj.UnsupportedError("The network", ["`/exp` (Exp): no"], "Nothing to be done.")
 
     monkeypatch.setattr(sys.modules["recurjac_plugin.lipschitz.product"], "global_lipschitz", refuse)

@@ -15,8 +15,8 @@ from recurjac_plugin.errors import MethodError
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS, TREATMENTS, Treatment, parse, parse_jacobian_method
-from recurjac_plugin.lipschitz.local import row_constants
 from recurjac_plugin.lipschitz.mean_value import largest_drop
+from recurjac_plugin.lipschitz.norms import row_constants
 from recurjac_plugin.numerics.intervals import intersection
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.recursion.backward import backward_order
@@ -43,6 +43,13 @@ class Certain:
 
     def upper_of_sum(self, weights):
         return (weights * self.J).sum(2)
+
+    def upper_of_sums(self, coefficients):
+        return (coefficients * self.J.unsqueeze(1)).sum((2, 3))
+
+    @property
+    def exact_part(self):
+        return None
 
 
 def certain(norm: float) -> Certain:

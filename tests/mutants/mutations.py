@@ -242,7 +242,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("jacobian/test_bounds.py",),
     ),
     Mutant(
-        "lipschitz/local.py",
+        "lipschitz/norms.py",
         "sign = torch.where(lower >= 0, below, -above)",
         "sign = torch.where(lower > 0, below, -above)",
         "entries between 0 and something count as negative in the constant of the l_inf norm",

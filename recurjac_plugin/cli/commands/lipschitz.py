@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,6 +21,28 @@ if TYPE_CHECKING:
 
 _Ball = tuple[float, int]  # its radius, and the index of the input in its middle
 
+
+class _Norms(NamedTuple):
+    """Of the ball, and of what the constant compares: changes of the input and of the output."""
+
+    ball: float
+    input: float
+    output: float
+
+    @property
+    def text(self) -> str:
+        """How the constant's norms are written."""
+        names = [options.norm_name(norm) for norm in dict.fromkeys((self.input, self.output))]
+        return " to ".join(names)
+
+
+def _read_norms(ball_norm: str, input_norm: str | None, output_norm: str | None) -> _Norms:
+    of_ball = options.norm_of(ball_norm)
+    of_input = of_ball if input_norm is None else options.norm_of(input_norm, "--input-norm")
+    of_output = of_input if output_norm is None else options.norm_of(output_norm, "--output-norm")
+    return _Norms(of_ball, of_input, of_output)
+
+
 _DEFAULT = options.listed((*METHODS, *GLOBAL_METHODS))
 
 
@@ -32,6 +54,8 @@ def lipschitz_command(
     vnnlib: options.BallProperty = None,
     input_file: options.BallInputs = None,
     norm: options.Norm = "inf",
+    input_norm: options.InputNorm = None,
+    output_norm: options.OutputNorm = None,
     methods: options.Methods = _DEFAULT,
     samples: Annotated[
         int, typer.Option("--samples", min=0, metavar="N", help="Points sampled for a lower bound; 0: none.")
@@ -47,27 +71,29 @@ def lipschitz_command(
     rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Bound the Lipschitz constant of the network's output vector on balls, in the norm of the ball on both sides.
+    """Bound the Lipschitz constant of the network's output vector on balls, by default in the norm of the ball.
 
     With several inputs the table shows the largest constant over them; JSON and CSV have all. Operator-Norm holds
     everywhere, so it is the same for every ball. No bound can be below what was sampled.
     """
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)
-        p, radii = options.norm_of(norm), options.radii("--eps", eps)
+        norms, radii = _read_norms(norm, input_norm, output_norm), options.radii("--eps", eps)
         names = options.lipschitz_methods("--methods", methods)
         check_writable(csv, plot)
         check_format(plot)
         network = load_network(model, device, dtype)
         centers = load_centers(network, vnnlib, input_file)
-        constants = _constants(network, centers, p, radii, names, rigorous, streams)
+        constants = _constants(network, centers, norms, radii, names, rigorous, streams)
         if samples:
-            constants += _sampled(network, centers, p, radii, (samples, steps, seed), streams)
+            constants += _sampled(network, centers, norms, radii, (samples, steps, seed), streams)
         result = {
             "command": "lipschitz",
             **network.describe(model),
             "rigorous": rigorous,
             "norm": norm.lower(),
+            "input_norm": f"{norms.input:g}",
+            "output_norm": f"{norms.output:g}",
             "inputs": len(centers),
             "seed": seed,
             "samples": samples,
@@ -80,7 +106,7 @@ def lipschitz_command(
 def _constants(
     network: Network,
     centers: torch.Tensor,
-    norm: float,
+    norms: _Norms,
     radii: tuple[float, ...],
     names: tuple[str, ...],
     rigorous: bool,
@@ -97,14 +123,16 @@ def _constants(
     for name, eps, i in streams.progress(local, "Lipschitz constants"):
         start = time.perf_counter()
         with torch.no_grad():
-            x = ball(centers[i : i + 1], norm, eps)
-            constant = local_lipschitz(network.host, x, method=name, rigorous=rigorous)
+            x = ball(centers[i : i + 1], norms.ball, eps)
+            constant = local_lipschitz(
+                network.host, x, method=name, norm=norms.input, output_norm=norms.output, rigorous=rigorous
+            )
         seconds = time.perf_counter() - start
         by = chosen(network, name, [x], rigorous=rigorous)
         entries[name].append(_entry(name, eps, i, float(constant[0]), seconds) | {"method": by})
     for name in (name for name in names if name in GLOBAL_METHODS):
         start = time.perf_counter()
-        everywhere = _everywhere(network, norm, name, streams)
+        everywhere = _everywhere(network, norms, name, streams)
         seconds = time.perf_counter() - start
         entries[name] = [_entry(name, eps, i, everywhere, seconds) for eps, i in balls]
     return [entry for name in names for entry in entries[name]]
@@ -115,12 +143,15 @@ def _balls(radii: tuple[float, ...], centers: torch.Tensor) -> list[_Ball]:
     return [(eps, i) for eps in radii for i in range(len(centers))]
 
 
-def _everywhere(network: Network, norm: float, name: str, streams: Streams) -> float | None:
+def _everywhere(network: Network, norms: _Norms, name: str, streams: Streams) -> float | None:
     """The constant on the whole space; None, and a remark, where the network has none."""
     from recurjac_plugin.lipschitz.product import global_lipschitz
 
+    if norms.input != norms.output:
+        streams.note(f"{name}: it has constants in one norm on both sides only.")
+        return None
     try:
-        return float(global_lipschitz(network.host, norm=norm)[0])
+        return float(global_lipschitz(network.host, norm=norms.input, method=name)[0])
     except UnsupportedError as error:
         streams.note(f"{name}: {error}")
         return None
@@ -129,7 +160,7 @@ def _everywhere(network: Network, norm: float, name: str, streams: Streams) -> f
 def _sampled(
     network: Network,
     centers: torch.Tensor,
-    norm: float,
+    norms: _Norms,
     radii: tuple[float, ...],
     effort: tuple[int, int, int],  # points, steps, seed
     streams: Streams,
@@ -142,8 +173,10 @@ def _sampled(
     points, steps, seed = effort
     for eps, i in streams.progress(_balls(radii, centers), "Samples"):
         start = time.perf_counter()
-        x = ball(centers[i : i + 1], norm, eps)
-        constant = sampled_lipschitz(network.module, x, points=points, steps=steps, seed=seed)
+        x = ball(centers[i : i + 1], norms.ball, eps)
+        constant = sampled_lipschitz(
+            network.module, x, norm=norms.input, output_norm=norms.output, points=points, steps=steps, seed=seed
+        )
         largest[i] = max(largest[i], float(constant[0]))
         entries.append(_entry("sampled", eps, i, largest[i], time.perf_counter() - start))
     return entries
@@ -165,19 +198,22 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
         largest[key] = None if constant is None else max(largest.get(key) or 0.0, constant)
     names = list(dict.fromkeys(name for name, _ in largest))
     radii = sorted({eps for _, eps in largest})
-    norm = options.norm_name(options.norm_of(result["norm"]))
+    norms = _read_norms(result["norm"], result["input_norm"], result["output_norm"])
+    norm = options.norm_name(norms.ball)
     if plot is not None:
         drawn = {
             name: [value for eps in radii if (value := largest[name, eps]) is not None]
             for name in names
             if largest[name, radii[0]] is not None
         }
-        write(plot, lipschitz_curves(radii, drawn, norm, Path(result["model"]).name, picture_format(plot)))
+        write(
+            plot, lipschitz_curves(radii, drawn, (norm, norms.text), Path(result["model"]).name, picture_format(plot))
+        )
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)
         return
-    title = f"Lipschitz constant in {norm}" + (
+    title = f"Lipschitz constant in {norms.text}" + (
         f", largest of {result['inputs']} inputs" if result["inputs"] > 1 else ""
     )
     rows = [(f"{eps:g}", *(largest[name, eps] for name in names)) for eps in radii]
