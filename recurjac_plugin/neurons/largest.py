@@ -34,6 +34,8 @@ _POPPED = 32  # items that are cut at once
 _NEURONS, _ENTRIES, _INPUTS = 4, 2, 1  # candidates of each kind that are tried before one is cut
 _FEW_INPUTS = 20  # more are not cut: halves of one of many change nothing
 _POINTS, _CLIMBS = 256, 12
+# How many cuts a linear program waits for, by the rate of those that showed a part to be empty, of so many.
+_RATES, _REMEMBERED = ((0.3, 1), (0.1, 2), (0.03, 4), (0.0, 8)), 64
 _MOST_BYTES = 2**29  # of all items that wait
 
 
@@ -113,15 +115,24 @@ class Found:
     seconds: float
 
 
+_PER_ITEM = ("terms", "signs", "upper", "witnessed", "cuts")
+
+
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """n items: parts for a term, with signs of entries and bounds; and points that are known to lie in some of them."""
+    """n items: parts for a term, with signs of entries and bounds.
+
+    Attributes:
+        witnessed: whether something is known to lie in the part.
+        cuts: how often it was cut since a linear program was last asked.
+    """
 
     parts: Parts
     terms: Tensor
     signs: Tensor
     upper: Tensor
     witnessed: Tensor
+    cuts: Tensor
     scores: tuple[Tensor, Tensor, Tensor]
 
     def __len__(self) -> int:
@@ -129,18 +140,19 @@ class _Items:
 
     def take(self, index: Tensor | slice) -> _Items:
         neurons, entries, inputs = (each[index] for each in self.scores)
-        terms, signs, upper, witnessed = (each[index] for each in (self.terms, self.signs, self.upper, self.witnessed))
-        return _Items(self.parts.take(index), terms, signs, upper, witnessed, (neurons, entries, inputs))
+        terms, signs, upper, witnessed, cuts = (getattr(self, name)[index] for name in _PER_ITEM)
+        return _Items(self.parts.take(index), terms, signs, upper, witnessed, cuts, (neurons, entries, inputs))
 
     @staticmethod
     def joined(items: list[_Items]) -> _Items:
         if len(items) == 1:
             return items[0]
-        names = ("terms", "signs", "upper", "witnessed")
-        terms, signs, upper, witnessed = (torch.cat([getattr(each, name) for each in items]) for name in names)
+        terms, signs, upper, witnessed, cuts = (
+            torch.cat([getattr(each, name) for each in items]) for name in _PER_ITEM
+        )
         neurons, entries, inputs = (torch.cat(each) for each in zip(*(item.scores for item in items)))
         parts = Parts.joined([each.parts for each in items])
-        return _Items(parts, terms, signs, upper, witnessed, (neurons, entries, inputs))
+        return _Items(parts, terms, signs, upper, witnessed, cuts, (neurons, entries, inputs))
 
 
 @torch.no_grad()
@@ -179,13 +191,13 @@ class _Search:
         self.lower = like.new_zeros(groups)
         self.points = like.new_zeros(groups, reduced.gains.columns)
         self.closed = like.new_full((groups,), -torch.inf)  # bounds of items that nothing is left to cut in
-        self.count = 0
+        self.count, self.rate = 0, 1.0
         self._climb()
         terms = torch.arange(len(quantity.groups))
         whole = Parts.whole(reduced).take(torch.zeros_like(terms))
         signs = torch.zeros(len(terms), quantity.entries, dtype=torch.int8)
         none = like.new_zeros(len(terms))
-        blank = _Items(whole, terms, signs, none + torch.inf, none > 1, (none, none, none))
+        blank = _Items(whole, terms, signs, none + torch.inf, none > 1, none, (none, none, none))
         self.items = self._bounded(blank)
 
     def progress(self) -> Progress:
@@ -242,15 +254,20 @@ class _Search:
         """Items in which something may lie, and those that there was no time for; points that are found are tried."""
         lower, upper = joined_intervals(items.parts, self.reduced.layers)
         low, high = (end.numpy() for end in items.parts.box)
+        undecided = sum(each.sum(1) for each in items.parts.undecided(self.reduced).values())
+        wait = next(cuts for rate, cuts in _RATES if self.rate >= rate)
+        asked = ~items.witnessed & ((items.cuts >= wait) | (torch.as_tensor(undecided) == 0))
+        items = replace(items, cuts=torch.where(asked, 0, items.cuts))
         keep, points, index = torch.ones(len(items), dtype=torch.bool), [], 0
         for index in range(len(items)):
             if time.perf_counter() >= self.effort.deadline:
                 index -= 1
                 break
-            if bool(items.witnessed[index]):
+            if not bool(asked[index]):
                 continue
             answer = self.programs.solve(lower[index], upper[index], (low[index], high[index]))
             keep[index] = not answer.empty
+            self.rate += (float(answer.empty) - self.rate) / _REMEMBERED
             if answer.point is not None:
                 points.append(torch.from_numpy(answer.point))
         if points:
@@ -326,11 +343,12 @@ class _Search:
         up = torch.where(hit, middle, low) if hit.shape[1] == low.shape[1] else low
         down = torch.where(hit, middle, high) if hit.shape[1] == low.shape[1] else high
         on_neuron = where < count
+        cuts = items.cuts + (on_neuron | (where >= count + entries))
         same = items.witnessed & ~on_neuron & (where < count + entries)  # the part itself is not cut
         first = replace(items, parts=Parts(ends[0], items.parts.upper, (up, high)), signs=items.signs + sign,
-                        witnessed=same)  # fmt: skip
+                        witnessed=same, cuts=cuts)  # fmt: skip
         second = replace(items, parts=Parts(items.parts.lower, ends[1], (low, down)), signs=items.signs - sign,
-                         witnessed=same)  # fmt: skip
+                         witnessed=same, cuts=cuts)  # fmt: skip
         return first, second
 
     def _upper(self, items: _Items) -> Tensor:
