@@ -34,7 +34,7 @@ from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
 from recurjac_plugin.recursion.order import BothOrders, Order
 
-from .bounded import sum_with_room, with_room
+from .bounded import sum_with_room, sums_with_room, with_room
 from .methods import Method, Treatment, require_jacobian, require_rigorous
 from .planes import where_planes_pay
 
@@ -163,6 +163,13 @@ class Analysis:
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
         return sum_with_room(self._in_order.upper_of_sum(weights), weights, self.entry_error)
+
+    def upper_of_sums(
+        self,
+        coefficients: Tensor,  # shape: (b, s, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_kr c_skr J_kr``, over entries of all rows, for every s: (b, s)."""
+        return sums_with_room(self._in_order, self.jacobian, coefficients, self.entry_error)
 
     @property
     def center_error(self) -> Tensor | float:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import gamma, underflow
 from recurjac_plugin.recursion.order import Order
+from recurjac_plugin.recursion.sums import upper_of_joint_sums
 
 from .methods import Treatment
 
@@ -49,6 +51,12 @@ class BoundedJacobian(Protocol):
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
 
+    def upper_of_sums(
+        self,
+        coefficients: Tensor,  # shape: (b, s, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_kr c_skr J_kr``, over entries of all rows, for every s: (b, s)."""
+
 
 @dataclass(frozen=True, eq=False)
 class BoundedByOrder:
@@ -80,10 +88,38 @@ class BoundedByOrder:
         """Upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
         return sum_with_room(self.order.upper_of_sum(weights), weights, self.error)
 
+    def upper_of_sums(
+        self,
+        coefficients: Tensor,  # shape: (b, s, k, columns)
+    ) -> Tensor:
+        """Upper bound of ``sum_kr c_skr J_kr`` for every s: (b, s)."""
+        return sums_with_room(self.order, self.jacobian, coefficients, self.error)
+
 
 def with_room(bounds: Interval, error: Tensor | None) -> Interval:
     """``[l - e, u + e]``, or the bounds as they are without an error."""
     return bounds if error is None else (bounds[0] - error, bounds[1] + error)
+
+
+def sums_with_room(
+    order: Order,
+    jacobian: Interval,
+    coefficients: Tensor,  # shape: (b, s, k, columns)
+    error: Tensor | None,
+) -> Tensor:
+    """Upper bounds (b, s) of ``sum_kr c_skr J_kr``, by the order or from bounds of the entries with their room."""
+    lower, upper = (bound.unsqueeze(1) for bound in jacobian)
+    apart = torch.where(coefficients >= 0, coefficients * upper, coefficients * lower).sum((2, 3))
+    joint = upper_of_joint_sums(order, coefficients, torch.full_like(apart, torch.inf))
+    if error is None:
+        return torch.fmin(apart, joint)
+    weights = coefficients.flatten(2)
+    apart = apart + gamma(weights.shape[2] + 8) * (weights.abs() * _largest(jacobian).flatten(1).unsqueeze(1)).sum(2)
+    return torch.fmin(apart, sum_with_room(joint, weights, error.flatten(1).unsqueeze(1)))
+
+
+def _largest(jacobian: Interval) -> Tensor:
+    return torch.maximum(jacobian[0].abs(), jacobian[1].abs())
 
 
 def sum_with_room(upper: Tensor, weights: Tensor, error: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ depends on the same pre-activations, and what both have in common cancels before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from recurjac_plugin.passes.columns import Replacement, Within, push_columns
 from recurjac_plugin.passes.products import Pass
 
 from .backward import BackwardOrder
+from .order import BothOrders, Order
 
 
 class UpperForm(NamedTuple):
@@ -66,22 +67,57 @@ def upper_of_sums(
         coefficients: c, one matrix for each sum.
         known: upper bounds of the sums from elsewhere.
     """
-    batch, count, rows, _ = coefficients.shape
     best = UpperForm(known, {})
-    if not count:
+    if not coefficients.shape[1]:
         return best
     least = known
-    ends = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT))
-    for each in order.passes:
-        width = ends if each.relaxation is None else ends + each.relaxation.width
-        chunk = chunk_size(each.memory_budget, 6 * batch * width, coefficients)
-        form = _joined([_upper(order, each, part) for part in coefficients.split(chunk, 1)])
+    for each, form in _forms(order, coefficients):
         height = form.constant
         if form.t_slopes and each.relaxation is not None:
             height = height + each.relaxation.concretize(form.t_slopes) / 2
         chosen = ~(height >= least) & ~height.isnan()  # what is known is NaN where infinite entries meet
         best, least = _where(chosen, form, best), torch.fmin(height, least)
     return best
+
+
+def upper_of_joint_sums(
+    order: Order,
+    coefficients: Tensor,  # shape: (b, s, k, columns)
+    known: Tensor,  # shape: (b, s)
+) -> Tensor:
+    """Upper bounds of ``sum_kr c_skr J_kr`` for every s, as numbers: (b, s).
+
+    The smallest of what is known and of what every pass gives, its form in the pre-activations bounded over the region.
+    Only the backward order has such passes; of both orders that one is asked, and for any other what is known is kept.
+
+    Source: own; for a single row RecurJac, arXiv:1810.11783, Algorithm 1.
+
+    Args:
+        order: bounds of the Jacobian.
+        coefficients: c, one matrix for each sum.
+        known: upper bounds of the sums from elsewhere, the bounds of the entries.
+    """
+    if isinstance(order, BothOrders):
+        order = order.backward
+    if not isinstance(order, BackwardOrder) or not coefficients.shape[1]:
+        return known
+    best = known
+    for each, form in _forms(order, coefficients):
+        upper = form.constant
+        if form.t_slopes and each.relaxation is not None:
+            upper = upper + each.relaxation.concretize(form.t_slopes)
+        best = torch.fmin(best, upper)
+    return best
+
+
+def _forms(order: BackwardOrder, coefficients: Tensor) -> Iterator[tuple[Pass, UpperForm]]:
+    """What every pass of an order says about sums, (b, s, k, columns), in chunks of them."""
+    batch, _, rows, _ = coefficients.shape
+    ends = rows * sum(order.gains.count(end) for end in (*order.gains.layers, INPUT))
+    for each in order.passes:
+        width = ends if each.relaxation is None else ends + each.relaxation.width
+        chunk = chunk_size(each.memory_budget, 6 * batch * width, coefficients)
+        yield each, _joined([_upper(order, each, part) for part in coefficients.split(chunk, 1)])
 
 
 def _joined(parts: Sequence[UpperForm]) -> UpperForm:

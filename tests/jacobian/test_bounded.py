@@ -44,6 +44,9 @@ class Certain:
     def upper_of_sum(self, weights):
         return (weights * self.J).sum(2)
 
+    def upper_of_sums(self, coefficients):
+        return (coefficients * self.J.unsqueeze(1)).sum((2, 3))
+
 
 def certain(norm: float) -> Certain:
     center = torch.zeros(2, 4, dtype=torch.float64)
