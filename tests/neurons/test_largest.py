@@ -216,13 +216,40 @@ def test_progress_closes_in():
     assert all(a[0] <= b[0] and a[1] >= b[1] * (1 - 1e-12) for a, b in itertools.pairwise(seen))
 
 
+@pytest.mark.parametrize(("p", "q"), [(1, 2), (2, math.inf), (math.inf, 1), (math.inf, 2), (2, 1)])
+def test_other_norms_of_the_output(p, q):
+    net, model, center, x = case("relu")
+    found = rj.tighten(model, x, norm=p, output_norm=q, gap=1e-6)
+    J = sampled(net, center, math.inf, 0.4)
+    assert largest_ratio(J, p, q) <= found.upper * (1 + 1e-12)
+    assert found.gap.item() <= 1e-6
+    assert largest_ratio(jacobians(net, found.points), p, q) == pytest.approx(found.lower.item(), rel=1e-3)
+
+
+def largest_ratio(J, p, q):
+    """The largest ``|J v|_q / |v|_p`` over many v, corners among them."""
+    v = torch.randn(3, 4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    corners = torch.tensor([*itertools.product((-1.0, 1.0), repeat=3)]).double().T
+    v = torch.cat((v, corners, torch.eye(3).double()), 1)
+    return (torch.linalg.vector_norm(J @ v, ord=q, dim=1) / torch.linalg.vector_norm(v, ord=p, dim=0)).max()
+
+
+def test_local_lipschitz_searches_where_it_is_asked_to():
+    _, model, _, x = case("relu")
+    found = rj.tighten(model, x, gap=1e-3)
+    assert torch.equal(rj.local_lipschitz(model, x, gap=1e-3), found.upper)
+    assert rj.local_lipschitz(model, x, budget=0.5) <= rj.local_lipschitz(model, x)
+    with pytest.raises(InputError, match="go without `method`"):
+        rj.local_lipschitz(model, x, gap=0.1, method="RecurJac")
+
+
 def test_refusals():
     _, model, _, x = case("relu")
     with pytest.raises(InputError, match="`gap` must be"):
         rj.tighten(model, x, gap=-1)
     with pytest.raises(InputError, match="`budget` must be"):
         rj.tighten(model, x, budget="long")
-    with pytest.raises(InputError, match="`norm` must be"):
+    with pytest.raises(InputError, match="norms must be"):
         rj.tighten(model, x, norm=3)
     net = mlp(nn.Tanh, (3, 4, 2)).double()
     smooth = BoundedModule(net, torch.zeros(1, 3).double())
