@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,21 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.problem import Problem, read_in_float64, specification
+from recurjac_plugin.host.problem import Problem, read_in_float64
 from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.neurons.largest import Effort, Found, Progress, largest_value
-from recurjac_plugin.neurons.reduced import reduce
+from recurjac_plugin.jacobian.entry_search import reduced_network
+from recurjac_plugin.neurons.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
-from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.preactivations.crown import crown_bounds
 
 from .matrix_norms import NORMS, dual_of
 from .quantities import Norms
-
-GAP, BUDGET = 0.01, 60.0
-"""Where neither is given: how close the bounds are to come, and for how many seconds to try."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,20 +127,6 @@ def tighten(
     )
 
 
-def effort_of(gap: float | None, budget: float | None) -> tuple[float, float]:
-    """The gap to reach, and the seconds to try.
-
-    Raises:
-        InputError: one of them is no number of at least 0.
-    """
-    for name, value in (("gap", gap), ("budget", budget)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
-            raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
-    if gap is None and budget is None:
-        return GAP, BUDGET
-    return (0.0 if gap is None else float(gap)), (math.inf if budget is None else float(budget))
-
-
 def _searched(
     problem: Problem,
     C: Tensor | None,
@@ -157,9 +137,6 @@ def _searched(
     seen: Callable[[Progress], None] | None,
 ) -> Found:
     """The search over one region."""
-    graph, host_graph = problem.graph, problem.host_graph
-    rows = specification(C.to(host_graph.output) if isinstance(C, Tensor) else C, host_graph.output)
-    memory, regions = chosen_budget(memory_budget, rows.device), problem.arguments.regions
     p = problem.region.norm if norms[0] is None else float(norms[0])
     q = p if norms[1] is None else float(norms[1])
     if not p >= 1 or (not per_output and not {p, q} <= {*NORMS}):
@@ -167,8 +144,7 @@ def _searched(
             "The norms must be 1, 2 or inf for a vector output, and that of the input at least 1 with "
             f"`per_output=True`, got {p:g} and {q:g}."
         )
-    bounds = crown_bounds(graph, host_graph.values, host_graph.output, regions, rows, memory)
-    reduced = reduce(graph, bounds, host_graph.values, host_graph.output, regions, rows, memory)
+    reduced, memory = reduced_network(problem, C, memory_budget)
     if per_output:
         return largest_value(reduced, Norms(reduced, dual_of(p), False, True, memory), effort, seen)
     return largest_value(reduced, Norms.of_vector(reduced, p, q, memory), effort, seen)

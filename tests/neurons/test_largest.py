@@ -220,15 +220,15 @@ def test_progress_closes_in():
 def test_other_norms_of_the_output(p, q):
     net, model, center, x = case("relu")
     found = rj.tighten(model, x, norm=p, output_norm=q, gap=1e-6)
-    J = sampled(net, center, math.inf, 0.4)
+    J = sampled(net, center, math.inf, 0.4, 2000)
     assert largest_ratio(J, p, q) <= found.upper * (1 + 1e-12)
     assert found.gap.item() <= 1e-6
-    assert largest_ratio(jacobians(net, found.points), p, q) == pytest.approx(found.lower.item(), rel=1e-3)
+    assert largest_ratio(jacobians(net, found.points), p, q) == pytest.approx(found.lower.item(), rel=1e-2)
 
 
 def largest_ratio(J, p, q):
     """The largest ``|J v|_q / |v|_p`` over many v, corners among them."""
-    v = torch.randn(3, 4000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    v = torch.randn(3, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     corners = torch.tensor([*itertools.product((-1.0, 1.0), repeat=3)]).double().T
     v = torch.cat((v, corners, torch.eye(3).double()), 1)
     return (torch.linalg.vector_norm(J @ v, ord=q, dim=1) / torch.linalg.vector_norm(v, ord=p, dim=0)).max()
@@ -241,6 +241,38 @@ def test_local_lipschitz_searches_where_it_is_asked_to():
     assert rj.local_lipschitz(model, x, budget=0.5) <= rj.local_lipschitz(model, x)
     with pytest.raises(InputError, match="go without `method`"):
         rj.local_lipschitz(model, x, gap=0.1, method="RecurJac")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_entries(name):
+    net, model, center, x = case(name)
+    C = torch.randn(1, 3, 2).double()
+    one_pass, found = rj.jacobian_bounds(model, x, C=C), rj.jacobian_bounds(model, x, C=C, gap=1e-6)
+    J = C @ sampled(net, center, math.inf, 0.4)
+    assert found.contains(J.unsqueeze(1), slack=1e-12)
+    assert found.rigorous
+    assert (found.lower >= one_pass.lower - 1e-9).all()
+    assert (found.upper <= one_pass.upper + 1e-9).all()
+    least, most = J.amin(0), J.amax(0)
+    missed = torch.maximum(least - found.lower[0], found.upper[0] - most)
+    assert (missed <= 0.1 * one_pass.width[0] + 1e-9).all(), "sampling comes near exact ends"
+    rough = rj.jacobian_bounds(model, x, C=C, budget=0)
+    assert rough.contains(J.unsqueeze(1), slack=1e-12)
+    with pytest.raises(InputError, match="go without `method`"):
+        rj.jacobian_bounds(model, x, gap=0.1, order="both")
+
+
+@pytest.mark.parametrize("ball", NORMS)
+def test_signs_that_one_pass_leaves_open(ball):
+    net, model, center, x = case("relu", ball, radius=0.6)
+    before, after = rj.monotonicity(model, x), rj.monotonicity(model, x, budget=20.0)
+    J = sampled(net, center, ball, 0.6)
+    assert ((J.amin(0) >= 0) | (after[0] <= 0)).all()
+    assert ((J.amax(0) <= 0) | (after[0] >= 0)).all()
+    assert ((before == 0) | (before == after)).all()
+    assert (after != 0).sum() > (before != 0).sum()
+    if ball == math.inf:
+        assert ((after[0] != 0) | ((J.amin(0) < 0) & (J.amax(0) > 0))).all()
 
 
 def test_refusals():
