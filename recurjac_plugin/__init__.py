@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from .jacobian.choice import chosen_methods
     from .jacobian.entries import jacobian_bounds
     from .jacobian.methods import METHODS
-    from .lipschitz.exact import Tightened, tighten
     from .lipschitz.local import local_lipschitz
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
+    from .lipschitz.searched.exact import Tightened, tighten
     from .networks.onnx import load_onnx
     from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
@@ -65,7 +65,7 @@ _MODULES = {
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
-    "Tightened": "lipschitz.exact",
+    "Tightened": "lipschitz.searched.exact",
     "Verdict": "verification.verdicts",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
@@ -84,7 +84,7 @@ _MODULES = {
     "register_operator": "graph.operators",
     "sampled_lipschitz": "lipschitz.sampled",
     "stationary_free_radius": "certificates.stationary_points",
-    "tighten": "lipschitz.exact",
+    "tighten": "lipschitz.searched.exact",
     "unregister": "plugin.registration",
     "unregister_activation": "plugin.activations",
     "unregister_operator": "graph.operators",

@@ -56,7 +56,7 @@ class Entries:
         """Each term is a group."""
         return torch.arange(len(self.row))
 
-    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
         """Upper bounds on parts: of one pushed column, and of the entry."""
         reduced, count = self.reduced, len(parts)
         gains = replace(reduced.on(parts.lower, parts.upper), batch=count)
@@ -67,9 +67,13 @@ class Entries:
         error = reduced.entry_error[0][self.row[terms]].unsqueeze(1)
         weights = torch.zeros_like(error).scatter(2, column, sign)
         bound = sum_with_room(order.upper_of_sum(weights), weights, error).squeeze(1) - self.base[terms]
+        room = gamma(16) * (bound.abs() + self.base[terms].abs()) + underflow(1)
+        none = bound[:, None][:, :0]
+        if not scored:
+            return Above(bound + room, none, none, none)
         ranges = {name: each.ranges(parts.lower[name], parts.upper[name]) for name, each in reduced.neurons.items()}
         middle = {name: (dl + du) / 2 for name, (dl, du) in ranges.items()}
-        scores, inputs = [bound[:, None][:, :0]], torch.zeros_like(parts.box[0])
+        scores, inputs = [none], torch.zeros_like(parts.box[0])
         arrived, _ = jacobian_of_slopes(reduced, middle, count)
         for name, (dl, du) in ranges.items():
             y = torch.maximum(*(end.abs() for end in order.gradients[name])).squeeze(1)
@@ -78,8 +82,6 @@ class Entries:
             spread = (parts.upper[name] - parts.lower[name]).clamp(min=torch.finfo(score.dtype).tiny)
             inputs = inputs + ((score / spread).unsqueeze(1) @ X.abs()).squeeze(1)
             scores.append(score)
-        room = gamma(16) * (bound.abs() + self.base[terms].abs()) + underflow(1)
-        none = bound[:, None][:, :0]
         return Above(bound + room, torch.cat(scores, 1), none, inputs * (parts.box[1] - parts.box[0]))
 
     def below(self, jacobian: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from recurjac_plugin.numerics.intervals import Intervals, rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
-from .exact import tighten
 from .matrix_norms import NORMS
 from .norms import vector_constant
 from .rows import row_constants
+from .searched.exact import tighten
 
 
 @through_float32

@@ -36,6 +36,7 @@ from .tightening import tightened
 _POPPED = 32  # items that are cut at once
 _NEURONS, _ENTRIES, _INPUTS = 4, 2, 1  # candidates of each kind that are tried before one is cut
 _FEW_INPUTS = 20  # more are not cut: halves of one of many change nothing
+_WORTH_A_SIGN = 0.01  # part of the bound that a chord adds, from which on signs are candidates beside neurons
 # How many cuts a linear program waits for, by the rate of those that showed a part to be empty, of so many.
 _RATES, _REMEMBERED = ((0.3, 1), (0.1, 2), (0.03, 4), (0.0, 8)), 64
 _MOST_BYTES = 2**29  # of all items that wait
@@ -68,8 +69,8 @@ class Quantity(Protocol):
     def entries(self) -> int:
         """How many entries of a term have signs that may be chosen; 0 for none."""
 
-    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
-        """Upper bounds of the terms (n,) on n parts, the signs of entries being -1, 1, or 0 for any: (n, entries)."""
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
+        """Upper bounds of the terms (n,) on n parts, the signs of entries being -1, 1, or 0 for any; with scores if asked."""
 
     def below(self, jacobian: Tensor) -> Tensor:
         """Lower bounds, for exact Jacobians at n points with proven room for their errors: (n, groups)."""
@@ -212,7 +213,7 @@ class _Search:
         groups, like = int(quantity.groups.max()) + 1, reduced.center
         self.best = BestPoints(reduced, quantity.below, groups)
         self.closed = like.new_full((groups,), -torch.inf)  # bounds of items that nothing is left to cut in
-        self.count, self.rate = 0, 1.0
+        self.count, self.rate = 0, 0.1
         self.best.climb(effort.deadline)
         terms = torch.arange(len(quantity.groups))
         whole = Parts.whole(reduced).take(torch.zeros_like(terms))
@@ -245,8 +246,9 @@ class _Search:
         """Cut the items with the largest bounds; False where the search ends."""
         self.items = self._worth(self.items)
         now = time.perf_counter()
-        size = sum(end.shape[1] for end in (*self.items.parts.lower.values(), *self.items.parts.box)) * 24
-        full = len(self.items) * size > _MOST_BYTES or self.count >= (self.effort.most or self.count + 1)
+        full = len(self.items) * 24 * (self.reduced.count + self.reduced.gains.columns) > _MOST_BYTES or self.count >= (
+            self.effort.most or self.count + 1
+        )
         if not len(self.items) or now >= self.effort.deadline or full:
             return False
         excess = self.items.upper / self._limit(self.items.terms).clamp(min=torch.finfo(torch.float64).tiny)
@@ -310,19 +312,14 @@ class _Search:
             candidates = [(valid[possible], where[possible]) for valid, where in candidates]
         if not len(items):
             return items
-        tried: list[tuple[_Items, _Items]] = []
-        gains = []
+        tried, gains = list[tuple[_Items, _Items]](), []
         floor = self._limit(items.terms)
         before = items.upper - floor
         for valid, where in candidates:
             first, second = self._cut(items, where)
-            if len(candidates) > 1:
-                both = self._upper(_Items.joined([first, second]))
-                gain = [(before - (each - floor).clamp(min=0)).clamp(min=0) for each in both.chunk(2)]
-                tiny = 1e-6 * before
-                gains.append(torch.where(valid, torch.maximum(gain[0], tiny) * torch.maximum(gain[1], tiny), -1.0))
-            else:
-                gains.append(torch.zeros(len(items)))
+            both = self._upper(_Items.joined([first, second])).chunk(2)
+            gain = [(before - (each - floor).clamp(min=0)).maximum(1e-6 * before) for each in both]
+            gains.append(torch.where(valid, gain[0] * gain[1], -1.0))
             tried.append((first, second))
         best = torch.stack(gains).argmax(0)
         chosen = [
@@ -336,7 +333,9 @@ class _Search:
         neurons, entries, inputs = items.scores
         open_neurons = torch.cat([neurons[:, :0] > 0, *(undecided[layer] for layer in self.reduced.layers)], 1)
         ranked = [(neurons.masked_fill(~open_neurons, -1.0), _NEURONS, 0)]
-        ranked.append((entries.masked_fill(items.signs != 0, 0.0) - 1e-300, _ENTRIES, neurons.shape[1]))
+        small = open_neurons.any(1, keepdim=True) & (entries < _WORTH_A_SIGN * items.upper.unsqueeze(1))
+        chosen = entries.masked_fill(small | (items.signs != 0) | (entries == 0), -1.0)
+        ranked.append((chosen, _ENTRIES, neurons.shape[1]))
         if inputs.shape[1] <= _FEW_INPUTS:
             ranked.append((inputs - 1e-300, _INPUTS, neurons.shape[1] + entries.shape[1]))
         found = []
@@ -382,7 +381,7 @@ class _Search:
         return [items.take(slice(start, start + size)) for start in range(0, len(items), size)]
 
     def _upper(self, items: _Items) -> Tensor:
-        above = [self.quantity.above(each.parts, each.terms, each.signs).upper for each in self._chunks(items)]
+        above = [self.quantity.above(each.parts, each.terms, each.signs, False).upper for each in self._chunks(items)]
         return torch.fmin(items.upper, torch.cat(above))
 
     def _bounded(self, items: _Items) -> _Items:
@@ -394,6 +393,6 @@ class _Search:
         parts = tightened(self.reduced, items.parts)
         there = ~parts.empty()
         items, parts = items.take(there), parts.take(there)
-        above = self.quantity.above(parts, items.terms, items.signs)
+        above = self.quantity.above(parts, items.terms, items.signs, True)
         scores = (above.neurons, above.entries, above.inputs)
         return self._worth(replace(items, parts=parts, upper=torch.fmin(items.upper, above.upper), scores=scores))

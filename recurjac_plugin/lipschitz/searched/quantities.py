@@ -28,6 +28,8 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.jacobian.bounded import BoundedByOrder
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.lipschitz.matrix_norms import dual_of, norm_below, norm_of_magnitudes
+from recurjac_plugin.lipschitz.norms import vector_constant
 from recurjac_plugin.neurons.largest import Above
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import jacobian_of_slopes
@@ -37,9 +39,6 @@ from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.forward import ForwardOrder
 from recurjac_plugin.recursion.order import BothOrders, Order
-
-from .matrix_norms import dual_of, norm_below, norm_of_magnitudes
-from .norms import vector_constant
 
 _LINEAR = parse_jacobian_method("RecurJac-Linear")
 _FEW = 32  # with so many rows and columns both orders pay
@@ -96,7 +95,7 @@ class Norms:
         error = self.reduced.entry_error
         return error.mT if self.transposed else error
 
-    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
         """Upper bounds on parts."""
         gains = replace(self.reduced.on(parts.lower, parts.upper), batch=len(parts))
         if self.transposed:
@@ -120,6 +119,8 @@ class Norms:
             bound = self._norm(*bounded.jacobian)
         lower = bounded.jacobian[0]
         bound = bound * (1 + gamma(2 * lower[0].numel() + 64)) + underflow(1)
+        if not scored:
+            return Above(bound, *[lower.new_zeros(len(parts), 0)] * 3)
         return Above(bound, *self._worth(parts, gains, backward, weights, entries))
 
     def _sum(self, bounded: BoundedByOrder, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
