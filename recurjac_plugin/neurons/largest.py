@@ -70,7 +70,7 @@ class Quantity(Protocol):
         """How many entries of a term have signs that may be chosen; 0 for none."""
 
     def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
-        """Upper bounds of the terms (n,) on n parts, the signs of entries being -1, 1, or 0 for any; with scores if asked."""
+        """Upper bounds of terms (n,) on n parts, signs of entries being -1, 1, or 0 for any; with scores if asked."""
 
     def below(self, jacobian: Tensor) -> Tensor:
         """Lower bounds, for exact Jacobians at n points with proven room for their errors: (n, groups)."""
