@@ -252,12 +252,14 @@ class _Search:
         if not len(self.items) or now >= self.effort.deadline or full:
             return False
         excess = self.items.upper / self._limit(self.items.terms).clamp(min=torch.finfo(torch.float64).tiny)
+        if self.effort.goal is not None:  # groups that are nearest to their goals come first
+            group = self.quantity.groups[self.items.terms]
+            excess = excess - 2 * torch.zeros_like(self.closed).scatter_reduce(0, group, excess, "amax")[group]
         first = excess.topk(min(_POPPED, len(self.items))).indices
         rest = torch.ones(len(self.items), dtype=torch.bool)
         rest[first] = False
-        popped, kept = self.items.take(first), [self.items.take(rest)]
-        popped, waiting = self._not_empty(popped)
-        kept += waiting
+        popped, waiting = self._not_empty(self.items.take(first))
+        kept = [self.items.take(rest), *waiting]
         popped = self._worth(popped)
         if len(popped):
             kept.append(self._halves(popped))
