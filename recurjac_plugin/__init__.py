@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
     from .lipschitz.sampled import sampled_lipschitz
-    from .lipschitz.tighten import Tightened, tighten
+    from .lipschitz.searched.exact import Tightened, tighten
     from .lipschitz.weighted import WeightedNorm
     from .networks.onnx import load_onnx
     from .plugin.activations import register_activation, unregister_activation
@@ -66,7 +66,7 @@ _MODULES = {
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
-    "Tightened": "lipschitz.tighten",
+    "Tightened": "lipschitz.searched.exact",
     "Verdict": "verification.verdicts",
     "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
@@ -86,7 +86,7 @@ _MODULES = {
     "register_operator": "graph.operators",
     "sampled_lipschitz": "lipschitz.sampled",
     "stationary_free_radius": "certificates.stationary_points",
-    "tighten": "lipschitz.tighten",
+    "tighten": "lipschitz.searched.exact",
     "unregister": "plugin.registration",
     "unregister_activation": "plugin.activations",
     "unregister_operator": "graph.operators",

@@ -23,14 +23,16 @@ from recurjac_plugin.branch_and_bound.entry_signs import (
     signs_of,
 )
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.problem import read, specification
-from recurjac_plugin.host.region import read_region, through_float32, type_of
+from recurjac_plugin.host.problem import read, read_in_float64, specification
+from recurjac_plugin.host.region import cut, read_region, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounds import Bounds
+from recurjac_plugin.jacobian.entry_search import reduced_network, searched_entries
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
-from recurjac_plugin.numerics.intervals import rounded_outward
+from recurjac_plugin.neurons.largest import Effort, effort_of
+from recurjac_plugin.numerics.intervals import Interval, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
@@ -109,6 +111,7 @@ def monotonicity(
     wanted: Tensor | None = None,
     timeout: float | None = None,
     max_boxes: int | None = None,
+    budget: float | None = None,
     seed: int = 0,
     batch_size: int = 256,
     memory_budget: int | None = None,
@@ -141,6 +144,8 @@ def monotonicity(
         timeout: seconds to spend, for all regions together; stops after the first batch of boxes that ends later.
         max_boxes: how many boxes to bound in each region, itself included. With this alone the result does not depend
             on the speed of the machine.
+        budget: seconds for a search over the sides of neurons in each region, before boxes are bisected, for the
+            entries that are unknown by then; for networks of functions with two linear pieces, and balls of any norm.
         seed: of the points that derivatives are sampled at while bisecting.
         batch_size: boxes bounded, and points evaluated, at once; 1 for networks that take one input at a time.
         memory_budget: as in `jacobian_bounds`.
@@ -169,6 +174,7 @@ def monotonicity(
         wanted=wanted,
         timeout=timeout,
         max_boxes=max_boxes,
+        budget=budget,
         samples=0 if timeout is None and max_boxes is None else DEFAULT_SAMPLES,
         seed=seed,
         batch_size=batch_size,
@@ -191,6 +197,7 @@ def monotonicity_report(
     wanted: Tensor | None = None,
     timeout: float | None = None,
     max_boxes: int | None = None,
+    budget: float | None = None,
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
     batch_size: int = 256,
@@ -214,6 +221,7 @@ def monotonicity_report(
         wanted: as in `monotonicity`; also the entries that points are ascended for.
         timeout: as in `monotonicity`.
         max_boxes: as in `monotonicity`.
+        budget: as in `monotonicity`.
         samples: random points in each region; with 0 only bisection, which tries one in every box, can refute.
         seed: of the points.
         batch_size: as in `monotonicity`.
@@ -246,6 +254,8 @@ def monotonicity_report(
     bounds = bounds_of(x, C=C)
     shape, input_shape = bounds.lower.shape, tuple(bounds.lower.shape[2:])
     lower, upper = (bound.flatten(2) for bound in bounds)
+    if budget is not None:
+        lower, upper = _searched(model, x, C, (lower, upper), effort_of(0.0, budget)[1], memory_budget)
     rises, falls = lower >= 0, upper <= 0
     sign, mask = signs_of(rises, falls), _mask(wanted, shape, lower.device)
     generator = torch.Generator().manual_seed(seed)
@@ -260,6 +270,20 @@ def monotonicity_report(
         bounder = JacobianBounder(bounds_of, C, input_shape, batch_size, deadline)
         boxes = cut_for_signs(goal, bounder, *_ends(x, region, outward=True), (lower, upper), max_boxes)
     return _report(goal.sign, met, boxes, shape)
+
+
+def _searched(model: Any, x: Any, C: Tensor, bounds: Interval, seconds: float, memory_budget: int | None) -> Interval:
+    """Bounds (b, k, columns), where a search over the sides of neurons finds a sign those with it."""
+    lower, upper = (bound.clone() for bound in bounds)
+    for i in range(len(C)):
+        start = time.perf_counter()
+        reduced, memory = reduced_network(read_in_float64(model, cut(x, slice(i, i + 1))), C[i : i + 1], memory_budget)
+        ends, _ = searched_entries(reduced, memory, Effort(0.0, start + seconds), signs_alone=True)
+        low, high = rounded_outward(ends, lower.dtype)
+        unknown = (lower[i] < 0) & (upper[i] > 0)
+        lower[i] = torch.where(unknown & (low >= 0), low, lower[i])
+        upper[i] = torch.where(unknown & (high <= 0), high, upper[i])
+    return lower, upper
 
 
 @full_precision()

@@ -75,6 +75,29 @@ def lipschitz_curves(
     return encoded(figure, file_format)
 
 
+def closing_gap(ends: Sequence[tuple[float, float, float]], norm: str, title: str, file_format: str) -> bytes:
+    """Both bounds of a constant against the time that a search took.
+
+    Args:
+        ends: seconds, lower and upper bound, in their order.
+        norm: how the norm is written, see `options.norm_name`.
+        title: of the picture.
+        file_format: png, pdf or svg.
+    """
+    figure = new_figure(6.4, 4.8)
+    axes = figure.subplots()
+    seconds, lower, upper = zip(*ends)
+    axes.plot(seconds, upper, drawstyle="steps-post", label="upper bound")
+    axes.plot(seconds, lower, drawstyle="steps-post", label="attained at a point")
+    axes.fill_between(seconds, lower, upper, step="post", alpha=0.15)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel(f"Lipschitz constant ({norm})")
+    axes.set_title(title)
+    axes.grid(True, alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
+    return encoded(figure, file_format)
+
+
 def certified_fractions(radii: Mapping[str, Sequence[float]], norm: str, title: str, file_format: str) -> bytes:
     """Which part of the inputs is certified on a radius, one curve per method.
 

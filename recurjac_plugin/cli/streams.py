@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
 from recurjac_plugin.files import finite
@@ -61,6 +61,18 @@ class Streams:
     def note(self, text: str) -> None:
         """A remark for whoever watches."""
         print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def status(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A line on stderr that can be written anew while something goes on, where stderr is a terminal."""
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            yield lambda text: None
+            return
+        with console.status(what) as line:
+            yield lambda text: line.update(f"{what}: {text}")
 
     def progress(self, items: Sequence[T], what: str) -> Iterator[T]:
         """The items one by one, with a progress bar called `what` where stderr is a terminal."""

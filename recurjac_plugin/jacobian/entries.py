@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.host.region import through_float32, type_of
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.host.problem import read_in_float64
+from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.numerics.intervals import Intervals, rounded_outward
+from recurjac_plugin.neurons.largest import Effort, effort_of
+from recurjac_plugin.numerics.intervals import Interval, Intervals, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 
 from .analysis import analyse
 from .bounds import Bounds
+from .entry_search import reduced_network, searched_entries
 from .methods import parse_jacobian_method
 from .parts import bounded_in_parts
 
@@ -28,6 +34,8 @@ def jacobian_bounds(
     C: Tensor | None = None,
     order: str = "backward",
     shift: int = 0,
+    gap: float | None = None,
+    budget: float | None = None,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,
     rigorous: bool = False,
@@ -56,6 +64,11 @@ def jacobian_bounds(
         shift: 1 lets the forward order begin behind the first activation layer, which is then joined by interval
             arithmetic: cheaper where the input is much larger than that layer, and looser. `RecurJac-McCormick` is
             `RecurJac-Linear` there.
+        gap: to search over the sides of neurons until every bound is nearly attained: the distance between it and the
+            largest value met at a point, relative to how far that value is from the other bound of one pass. For
+            networks of functions with two linear pieces; such bounds are always rigorous, and go without a method,
+            order or bounds of the caller's own.
+        budget: seconds that the search may take for each region; None for no limit if a gap is given.
         intermediate_bounds: node name -> (lower, upper) of pre-activations to use instead of the host's.
         memory_budget: bytes that one chunk of rows or columns may take; the bounds do not depend on it, up to rounding.
             None takes a quarter of what is free on the device of `x`, at most 512 MiB of main memory or 8 GiB of a
@@ -81,8 +94,28 @@ def jacobian_bounds(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, Algorithm 1 and section 3.3.
     """
+    searched = gap is not None or budget is not None
+    if searched and (method, order, shift, intermediate_bounds) != (None, "backward", 0, None):
+        raise InputError("`gap` and `budget` go without `method`, `order`, `shift` and `intermediate_bounds`.")
+    if searched:
+        closeness, seconds = effort_of(gap, budget)
     declare(model, reference)
     parsed, methods = parse_jacobian_method(method), list[str]()
+
+    def search(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
+        bounds = []
+        with torch.no_grad():
+            for i in range(len(x[0] if isinstance(x, (tuple, list)) else x)):
+                start = time.perf_counter()
+                problem = read_in_float64(model, cut(x, slice(i, i + 1)))
+                own = C[i : i + 1] if isinstance(C, Tensor) and C.dim() > 2 and len(C) > 1 else C
+                reduced, memory = reduced_network(problem, own, memory_budget)
+                bounds.append(searched_entries(reduced, memory, Effort(closeness, start + seconds))[0])
+        methods.extend(["RecurJac-Linear"] * len(bounds))
+        ends = rounded_outward(
+            (torch.stack([low for low, _ in bounds]), torch.stack([up for _, up in bounds])), type_of(x)
+        )
+        return in_shapes(problem.graph, ends)
 
     def bound(x: Any, C: Tensor | None) -> tuple[Tensor, ...]:
         analysis = analyse(
@@ -93,11 +126,21 @@ def jacobian_bounds(
         lower, upper = analysis.jacobian
         if rigorous:
             lower, upper = rounded_outward((lower, upper), type_of(x))
-        shapes = [analysis.graph.shapes[name] for name in analysis.graph.inputs]
-        sizes = [torch.Size(shape).numel() for shape in shapes]
-        ends = (end.split(sizes, 2) for end in (lower, upper))
-        return tuple(part.reshape(*part.shape[:2], *shape) for pair, shape in zip(zip(*ends), shapes) for part in pair)
+        return in_shapes(analysis.graph, (lower, upper))
 
-    ends = bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget)
-    bounds = tuple(Bounds(low, high, rigorous, tuple(methods)) for low, high in zip(ends[::2], ends[1::2], strict=True))
+    if searched:
+        ends = search(x, C)
+    else:
+        ends = bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget)
+    bounds = tuple(
+        Bounds(low, high, rigorous or searched, tuple(methods)) for low, high in zip(ends[::2], ends[1::2], strict=True)
+    )
     return bounds if isinstance(x, (tuple, list)) and len(x) > 1 else bounds[0]
+
+
+def in_shapes(graph: Graph, bounds: Interval) -> tuple[Tensor, ...]:
+    """Bounds (b, k, columns) of all inputs as lower and upper bounds of each in its shape, one after the other."""
+    shapes = [graph.shapes[name] for name in graph.inputs]
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    ends = (end.split(sizes, 2) for end in bounds)
+    return tuple(part.reshape(*part.shape[:2], *shape) for pair, shape in zip(zip(*ends), shapes) for part in pair)

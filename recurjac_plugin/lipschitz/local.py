@@ -24,6 +24,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .norms import constants_of_rows, vector_constant
+from .searched.exact import tighten
 from .weighted import WeightedJacobian, WeightedNorm, norm_and_weights
 
 
@@ -38,6 +39,8 @@ def local_lipschitz(
     norm: float | WeightedNorm | None = None,
     output_norm: float | WeightedNorm | None = None,
     per_output: bool = False,
+    gap: float | None = None,
+    budget: float | None = None,
     order: str = "backward",
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
@@ -65,6 +68,9 @@ def local_lipschitz(
             `WeightedNorm`. None for the norm of the region, inf for boxes.
         output_norm: q, 1, 2 or inf; or a `WeightedNorm`. None for the p of the input.
         per_output: one constant per row instead of one for the vector output.
+        gap: to search until the constant is known so closely, see `tighten`; without a method, order or bounds of the
+            caller's own.
+        budget: seconds that the search may take for each region, see `tighten`.
         order: as in `jacobian_bounds`.
         shift: as in `jacobian_bounds`.
         intermediate_bounds: as in `jacobian_bounds`.
@@ -83,6 +89,15 @@ def local_lipschitz(
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, sections 3.1 and 3.4, for rows.
     """
+    if gap is not None or budget is not None:
+        if (method, order, shift, intermediate_bounds) != (None, "backward", 0, None):
+            raise InputError("`gap` and `budget` go without `method`, `order`, `shift` and `intermediate_bounds`.")
+        if isinstance(norm, WeightedNorm) or isinstance(output_norm, WeightedNorm):
+            raise InputError("`gap` and `budget` go without weighted norms: give 1, 2 or inf, or leave them out.")
+        return tighten(
+            model, x, C=C, norm=norm, output_norm=output_norm, per_output=per_output, gap=gap, budget=budget,
+            memory_budget=memory_budget, reference=reference,
+        ).upper  # fmt: skip
     declare(model, reference)
     parsed = parse_jacobian_method(method)
     if per_output and output_norm is not None:

@@ -16,6 +16,7 @@ Source: own; branch and bound for exact constants by patterns is that of Bhowmic
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,8 +25,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import InputError
+
 from .parts import Parts
-from .points import at_points, require_pieces
+from .points import BestPoints, require_pieces
 from .programs import Programs, joined_intervals
 from .reduced import Reduced
 from .tightening import tightened
@@ -33,7 +36,9 @@ from .tightening import tightened
 _POPPED = 32  # items that are cut at once
 _NEURONS, _ENTRIES, _INPUTS = 4, 2, 1  # candidates of each kind that are tried before one is cut
 _FEW_INPUTS = 20  # more are not cut: halves of one of many change nothing
-_POINTS, _CLIMBS = 256, 12
+_WORTH_A_SIGN = 0.01  # part of the bound that a chord adds, from which on signs are candidates beside neurons
+# How many cuts a linear program waits for, by the rate of those that showed a part to be empty, of so many.
+_RATES, _REMEMBERED = ((0.3, 1), (0.1, 2), (0.03, 4), (0.0, 8)), 64
 _MOST_BYTES = 2**29  # of all items that wait
 
 
@@ -64,25 +69,46 @@ class Quantity(Protocol):
     def entries(self) -> int:
         """How many entries of a term have signs that may be chosen; 0 for none."""
 
-    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
-        """Upper bounds of the terms (n,) on n parts, the signs of entries being -1, 1, or 0 for any: (n, entries)."""
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
+        """Upper bounds of terms (n,) on n parts, signs of entries being -1, 1, or 0 for any; with scores if asked."""
 
     def below(self, jacobian: Tensor) -> Tensor:
         """Lower bounds, for exact Jacobians at n points with proven room for their errors: (n, groups)."""
 
 
-@dataclass(frozen=True)
+GAP, BUDGET = 0.01, 60.0
+"""Where neither is given: how close the bounds are to come, and for how many seconds to try."""
+
+
+def effort_of(gap: float | None, budget: float | None) -> tuple[float, float]:
+    """The gap to reach, and the seconds to try.
+
+    Raises:
+        InputError: one of them is no number of at least 0.
+    """
+    for name, value in (("gap", gap), ("budget", budget)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+            raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
+    if gap is None and budget is None:
+        return GAP, BUDGET
+    return (0.0 if gap is None else float(gap)), (math.inf if budget is None else float(budget))
+
+
+@dataclass(frozen=True, eq=False)
 class Effort:
     """When a search ends.
 
     Attributes:
         gap: where upper <= (1 + gap) lower in every group.
         deadline: by `time.perf_counter`.
+        goal: of every group, (groups,): it is done with, too, where its upper bound is at most this, or its lower bound
+            above it; None for no goals.
         most: number of items after which it ends; None for any.
     """
 
     gap: float
     deadline: float
+    goal: Tensor | None = None
     most: int | None = None
 
 
@@ -113,15 +139,24 @@ class Found:
     seconds: float
 
 
+_PER_ITEM = ("terms", "signs", "upper", "witnessed", "cuts")
+
+
 @dataclass(frozen=True, eq=False)
 class _Items:
-    """n items: parts for a term, with signs of entries and bounds; and points that are known to lie in some of them."""
+    """n items: parts for a term, with signs of entries and bounds.
+
+    Attributes:
+        witnessed: whether something is known to lie in the part.
+        cuts: how often it was cut since a linear program was last asked.
+    """
 
     parts: Parts
     terms: Tensor
     signs: Tensor
     upper: Tensor
     witnessed: Tensor
+    cuts: Tensor
     scores: tuple[Tensor, Tensor, Tensor]
 
     def __len__(self) -> int:
@@ -129,18 +164,19 @@ class _Items:
 
     def take(self, index: Tensor | slice) -> _Items:
         neurons, entries, inputs = (each[index] for each in self.scores)
-        terms, signs, upper, witnessed = (each[index] for each in (self.terms, self.signs, self.upper, self.witnessed))
-        return _Items(self.parts.take(index), terms, signs, upper, witnessed, (neurons, entries, inputs))
+        terms, signs, upper, witnessed, cuts = (getattr(self, name)[index] for name in _PER_ITEM)
+        return _Items(self.parts.take(index), terms, signs, upper, witnessed, cuts, (neurons, entries, inputs))
 
     @staticmethod
     def joined(items: list[_Items]) -> _Items:
         if len(items) == 1:
             return items[0]
-        names = ("terms", "signs", "upper", "witnessed")
-        terms, signs, upper, witnessed = (torch.cat([getattr(each, name) for each in items]) for name in names)
+        terms, signs, upper, witnessed, cuts = (
+            torch.cat([getattr(each, name) for each in items]) for name in _PER_ITEM
+        )
         neurons, entries, inputs = (torch.cat(each) for each in zip(*(item.scores for item in items)))
         parts = Parts.joined([each.parts for each in items])
-        return _Items(parts, terms, signs, upper, witnessed, (neurons, entries, inputs))
+        return _Items(parts, terms, signs, upper, witnessed, cuts, (neurons, entries, inputs))
 
 
 @torch.no_grad()
@@ -174,52 +210,56 @@ class _Search:
         self.start = time.perf_counter()
         self.reduced, self.quantity, self.effort = reduced, quantity, effort
         self.programs = Programs(reduced)
-        self.random = torch.Generator().manual_seed(0)
         groups, like = int(quantity.groups.max()) + 1, reduced.center
-        self.lower = like.new_zeros(groups)
-        self.points = like.new_zeros(groups, reduced.gains.columns)
+        self.best = BestPoints(reduced, quantity.below, groups)
         self.closed = like.new_full((groups,), -torch.inf)  # bounds of items that nothing is left to cut in
-        self.count = 0
-        self._climb()
+        self.count, self.rate = 0, 0.1
+        self.best.climb(effort.deadline)
         terms = torch.arange(len(quantity.groups))
         whole = Parts.whole(reduced).take(torch.zeros_like(terms))
         signs = torch.zeros(len(terms), quantity.entries, dtype=torch.int8)
         none = like.new_zeros(len(terms))
-        blank = _Items(whole, terms, signs, none + torch.inf, none > 1, (none, none, none))
+        blank = _Items(whole, terms, signs, none + torch.inf, none > 1, none, (none, none, none))
         self.items = self._bounded(blank)
 
     def progress(self) -> Progress:
-        return Progress(time.perf_counter() - self.start, self.count, self.lower, self.upper)
+        return Progress(time.perf_counter() - self.start, self.count, self.best.lower, self.upper)
 
     def found(self) -> Found:
-        return Found(self.lower, self.upper, self.points, self.count, time.perf_counter() - self.start)
+        return Found(self.best.lower, self.upper, self.best.points, self.count, time.perf_counter() - self.start)
 
     @property
     def upper(self) -> Tensor:
         """The upper bound of every group: of its items that wait or are closed, and no less than its lower bound."""
-        upper = torch.maximum(self.lower, self.closed)
+        upper = torch.maximum(self.best.lower, self.closed)
         group = self.quantity.groups[self.items.terms]
         return upper.scatter_reduce(0, group, self.items.upper, "amax")
 
     def _limit(self, terms: Tensor) -> Tensor:
         """What items of these terms need not be searched below."""
-        return ((1 + self.effort.gap) * self.lower)[self.quantity.groups[terms]]
+        limit = (1 + self.effort.gap) * self.best.lower
+        if self.effort.goal is not None:
+            limit = torch.where(self.best.lower > self.effort.goal, torch.inf, torch.maximum(limit, self.effort.goal))
+        return limit[self.quantity.groups[terms]]
 
     def step(self) -> bool:
         """Cut the items with the largest bounds; False where the search ends."""
         self.items = self._worth(self.items)
         now = time.perf_counter()
-        size = sum(end.shape[1] for end in (*self.items.parts.lower.values(), *self.items.parts.box)) * 24
-        full = len(self.items) * size > _MOST_BYTES or self.count >= (self.effort.most or self.count + 1)
+        full = len(self.items) * 24 * (self.reduced.count + self.reduced.gains.columns) > _MOST_BYTES or self.count >= (
+            self.effort.most or self.count + 1
+        )
         if not len(self.items) or now >= self.effort.deadline or full:
             return False
         excess = self.items.upper / self._limit(self.items.terms).clamp(min=torch.finfo(torch.float64).tiny)
+        if self.effort.goal is not None:  # groups that are nearest to their goals come first
+            group = self.quantity.groups[self.items.terms]
+            excess = excess - 2 * torch.zeros_like(self.closed).scatter_reduce(0, group, excess, "amax")[group]
         first = excess.topk(min(_POPPED, len(self.items))).indices
         rest = torch.ones(len(self.items), dtype=torch.bool)
         rest[first] = False
-        popped, kept = self.items.take(first), [self.items.take(rest)]
-        popped, waiting = self._not_empty(popped)
-        kept += waiting
+        popped, waiting = self._not_empty(self.items.take(first))
+        kept = [self.items.take(rest), *waiting]
         popped = self._worth(popped)
         if len(popped):
             kept.append(self._halves(popped))
@@ -242,19 +282,24 @@ class _Search:
         """Items in which something may lie, and those that there was no time for; points that are found are tried."""
         lower, upper = joined_intervals(items.parts, self.reduced.layers)
         low, high = (end.numpy() for end in items.parts.box)
+        undecided = sum(each.sum(1) for each in items.parts.undecided(self.reduced).values())
+        wait = next(cuts for rate, cuts in _RATES if self.rate >= rate)
+        asked = ~items.witnessed & ((items.cuts >= wait) | (torch.as_tensor(undecided) == 0))
+        items = replace(items, cuts=torch.where(asked, 0, items.cuts))
         keep, points, index = torch.ones(len(items), dtype=torch.bool), [], 0
         for index in range(len(items)):
             if time.perf_counter() >= self.effort.deadline:
                 index -= 1
                 break
-            if bool(items.witnessed[index]):
+            if not bool(asked[index]):
                 continue
             answer = self.programs.solve(lower[index], upper[index], (low[index], high[index]))
             keep[index] = not answer.empty
+            self.rate += (float(answer.empty) - self.rate) / _REMEMBERED
             if answer.point is not None:
                 points.append(torch.from_numpy(answer.point))
         if points:
-            self._try(torch.stack(points))
+            self.best.tried(torch.stack(points))
         done = torch.arange(len(items)) <= index
         late = [] if bool(done.all()) else [items.take(~done)]
         return items.take(keep & done), late
@@ -269,19 +314,14 @@ class _Search:
             candidates = [(valid[possible], where[possible]) for valid, where in candidates]
         if not len(items):
             return items
-        tried: list[tuple[_Items, _Items]] = []
-        gains = []
+        tried, gains = list[tuple[_Items, _Items]](), []
         floor = self._limit(items.terms)
         before = items.upper - floor
         for valid, where in candidates:
             first, second = self._cut(items, where)
-            if len(candidates) > 1:
-                both = self._upper(_Items.joined([first, second]))
-                gain = [(before - (each - floor).clamp(min=0)).clamp(min=0) for each in both.chunk(2)]
-                tiny = 1e-6 * before
-                gains.append(torch.where(valid, torch.maximum(gain[0], tiny) * torch.maximum(gain[1], tiny), -1.0))
-            else:
-                gains.append(torch.zeros(len(items)))
+            both = self._upper(_Items.joined([first, second])).chunk(2)
+            gain = [(before - (each - floor).clamp(min=0)).maximum(1e-6 * before) for each in both]
+            gains.append(torch.where(valid, gain[0] * gain[1], -1.0))
             tried.append((first, second))
         best = torch.stack(gains).argmax(0)
         chosen = [
@@ -295,7 +335,9 @@ class _Search:
         neurons, entries, inputs = items.scores
         open_neurons = torch.cat([neurons[:, :0] > 0, *(undecided[layer] for layer in self.reduced.layers)], 1)
         ranked = [(neurons.masked_fill(~open_neurons, -1.0), _NEURONS, 0)]
-        ranked.append((entries.masked_fill(items.signs != 0, 0.0) - 1e-300, _ENTRIES, neurons.shape[1]))
+        small = open_neurons.any(1, keepdim=True) & (entries < _WORTH_A_SIGN * items.upper.unsqueeze(1))
+        chosen = entries.masked_fill(small | (items.signs != 0) | (entries == 0), -1.0)
+        ranked.append((chosen, _ENTRIES, neurons.shape[1]))
         if inputs.shape[1] <= _FEW_INPUTS:
             ranked.append((inputs - 1e-300, _INPUTS, neurons.shape[1] + entries.shape[1]))
         found = []
@@ -326,68 +368,33 @@ class _Search:
         up = torch.where(hit, middle, low) if hit.shape[1] == low.shape[1] else low
         down = torch.where(hit, middle, high) if hit.shape[1] == low.shape[1] else high
         on_neuron = where < count
+        cuts = items.cuts + (on_neuron | (where >= count + entries))
         same = items.witnessed & ~on_neuron & (where < count + entries)  # the part itself is not cut
         first = replace(items, parts=Parts(ends[0], items.parts.upper, (up, high)), signs=items.signs + sign,
-                        witnessed=same)  # fmt: skip
+                        witnessed=same, cuts=cuts)  # fmt: skip
         second = replace(items, parts=Parts(items.parts.lower, ends[1], (low, down)), signs=items.signs - sign,
-                         witnessed=same)  # fmt: skip
+                         witnessed=same, cuts=cuts)  # fmt: skip
         return first, second
 
+    def _chunks(self, items: _Items) -> list[_Items]:
+        """Items in batches whose matrices fit into memory."""
+        each = 4 * (self.reduced.count + self.reduced.gains.rows) * self.reduced.gains.columns
+        size = max(1, _MOST_BYTES // (8 * each))
+        return [items.take(slice(start, start + size)) for start in range(0, len(items), size)]
+
     def _upper(self, items: _Items) -> Tensor:
-        return torch.fmin(items.upper, self.quantity.above(items.parts, items.terms, items.signs).upper)
+        above = [self.quantity.above(each.parts, each.terms, each.signs, False).upper for each in self._chunks(items)]
+        return torch.fmin(items.upper, torch.cat(above))
 
     def _bounded(self, items: _Items) -> _Items:
         """Items with tightened intervals and bounds, without those that are empty or not worth it."""
         self.count += len(items)
+        return _Items.joined([self._bounded_chunk(each) for each in self._chunks(items)])
+
+    def _bounded_chunk(self, items: _Items) -> _Items:
         parts = tightened(self.reduced, items.parts)
         there = ~parts.empty()
         items, parts = items.take(there), parts.take(there)
-        above = self.quantity.above(parts, items.terms, items.signs)
+        above = self.quantity.above(parts, items.terms, items.signs, True)
         scores = (above.neurons, above.entries, above.inputs)
         return self._worth(replace(items, parts=parts, upper=torch.fmin(items.upper, above.upper), scores=scores))
-
-    def _try(self, t: Tensor) -> Tensor:
-        """Evaluate points, and keep what is better; their values, (n, groups), 0 where nothing is proven of them."""
-        t = self._inside(t)
-        there = at_points(self.reduced, t)
-        values = torch.where(there.certain.unsqueeze(1), self.quantity.below(there.jacobian), 0.0)
-        best, index = values.max(0)
-        better = best > self.lower
-        self.lower = torch.where(better, best, self.lower)
-        self.points = torch.where(better.unsqueeze(1), t[index], self.points)
-        return values
-
-    def _inside(self, t: Tensor) -> Tensor:
-        """Points moved into the region, as it is without room for rounding."""
-        parts, start = [], 0
-        for region in self.reduced.regions:
-            part = t[:, start : start + region.columns]
-            reach = region.reach * (1 - 2.0**-40)
-            part = torch.minimum(torch.maximum(part, -reach), reach)
-            if region.norm != float("inf"):
-                size = torch.linalg.vector_norm(part, ord=region.norm, dim=1, keepdim=True) * (1 + 2.0**-40)
-                part = part * (region.radius / size.clamp(min=torch.finfo(t.dtype).tiny)).clamp(max=1)
-            parts.append(part)
-            start += region.columns
-        return torch.cat(parts, 1)
-
-    def _climb(self) -> None:
-        """Random points, and random steps from those that reach most."""
-        low, high = self.reduced.box
-        columns = low.shape[1]
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=self.random, dtype=low.dtype)
-
-        t = low + (high - low) * uniform(_POINTS, columns)
-        t[::2] = torch.where(uniform(len(t[::2]), columns) < 0.5, low, high)
-        values = self._try(t)
-        for step in range(_CLIMBS):
-            if time.perf_counter() >= self.effort.deadline:
-                break
-            leaders = self._inside(t)[values.argmax(0)].repeat(max(1, _POINTS // len(self.lower)), 1)[:_POINTS]
-            moved = uniform(*leaders.shape) < uniform(len(leaders), 1)
-            size = 0.5 ** (step / 2)
-            t = leaders + moved * size * (high - low) * (uniform(*leaders.shape) - 0.5)
-            values = torch.cat((self._try(t), self._try(leaders)))
-            t = torch.cat((t, leaders))

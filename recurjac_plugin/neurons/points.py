@@ -14,7 +14,8 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.gains.pull import INPUT, ROWS
 
 from .reduced import Reduced
+
+_START, _CLIMBS = 256, 12  # points that climbing begins with, and its steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,3 +110,70 @@ def jacobian_of_slopes(reduced: Reduced, slopes: Mapping[str, Tensor], count: in
         carried[later] = total
     rows = carried.pop(ROWS)
     return carried, rows
+
+
+class BestPoints:
+    """The points of a region that reach the largest values so far.
+
+    Args:
+        reduced: the network over the region.
+        below: lower bounds of the values of exact Jacobians, ``(n, k, columns) -> (n, groups)``, at least 0.
+        groups: how many values there are.
+
+    Attributes:
+        lower: the largest values, (groups,).
+        points: where they were met, as distances from the centre, (groups, columns).
+    """
+
+    def __init__(self, reduced: Reduced, below: Callable[[Tensor], Tensor], groups: int) -> None:
+        self.reduced, self.below = reduced, below
+        self.lower = reduced.center.new_zeros(groups)
+        self.points = reduced.center.new_zeros(groups, reduced.gains.columns)
+
+    def tried(self, t: Tensor) -> Tensor:
+        """Evaluate points, and keep what is better; their values, (n, groups), 0 where nothing is proven of them."""
+        t = self._inside(t)
+        there = at_points(self.reduced, t)
+        values = torch.where(there.certain.unsqueeze(1), self.below(there.jacobian), 0.0)
+        best, index = values.max(0)
+        better = best > self.lower
+        self.lower = torch.where(better, best, self.lower)
+        self.points = torch.where(better.unsqueeze(1), t[index], self.points)
+        return values
+
+    def _inside(self, t: Tensor) -> Tensor:
+        """Points moved into the region, as it is without room for rounding."""
+        parts, start = [], 0
+        for region in self.reduced.regions:
+            part = t[:, start : start + region.columns]
+            reach = region.reach * (1 - 2.0**-40)
+            part = torch.minimum(torch.maximum(part, -reach), reach)
+            if region.norm != float("inf"):
+                size = torch.linalg.vector_norm(part, ord=region.norm, dim=1, keepdim=True) * (1 + 2.0**-40)
+                part = part * (region.radius / size.clamp(min=torch.finfo(t.dtype).tiny)).clamp(max=1)
+            parts.append(part)
+            start += region.columns
+        return torch.cat(parts, 1)
+
+    def climb(self, deadline: float) -> None:
+        """Random points, and random steps from those that reach most, until a deadline by `time.perf_counter`."""
+        low, high = self.reduced.box
+        columns = low.shape[1]
+
+        random = torch.Generator().manual_seed(0)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=random, dtype=low.dtype)
+
+        t = low + (high - low) * uniform(_START, columns)
+        t[::2] = torch.where(uniform(len(t[::2]), columns) < 0.5, low, high)
+        values = self.tried(t)
+        for step in range(_CLIMBS):
+            if time.perf_counter() >= deadline:
+                break
+            leaders = self._inside(t)[values.argmax(0)].repeat(max(1, _START // len(self.lower)), 1)[:_START]
+            moved = uniform(*leaders.shape) < uniform(len(leaders), 1)
+            size = 0.5 ** (step / 2)
+            t = leaders + moved * size * (high - low) * (uniform(*leaders.shape) - 0.5)
+            values = torch.cat((self.tried(t), self.tried(leaders)))
+            t = torch.cat((t, leaders))

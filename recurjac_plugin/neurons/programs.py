@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
-from scipy.sparse import csr_matrix, diags, hstack, vstack
+from scipy.sparse import csr_matrix, vstack
 
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.numerics.rounding import gamma, underflow
@@ -85,14 +85,15 @@ class Programs:
                          for i, m in enumerate(self.layers)])
             for j, layer in enumerate(self.layers)
         ]  # fmt: skip
-        self.gains = np.vstack(later) if later else np.zeros((0, self.columns))
+        gain = np.vstack(later) if later else np.zeros((0, self.columns))
+        parts = (-gain[:, : self.columns], np.eye(self.count), -gain[:, self.columns :], np.zeros((self.count, 1)))
+        self.equations = csr_matrix(np.hstack(parts))
         self.cuts = (np.zeros((0, self.columns + self.count)), np.zeros(0))
         if cuts is not None:
-            none = np.zeros((len(cuts), 0))
-            on = [cuts.on_activations.get(end) for end in (INPUT, *self.layers)]
             widths = (self.columns, *sizes)
-            parts = [np.zeros((len(cuts), n)) if a is None else a.numpy() for a, n in zip(on, widths)]
-            self.cuts = np.hstack([none, *parts]), (cuts.error - cuts.center).numpy()
+            on = [cuts.on_activations.get(end) for end in (INPUT, *self.layers)]
+            terms = [np.zeros((len(cuts), width)) if a is None else a.numpy() for a, width in zip(on, widths)]
+            self.cuts = np.hstack(terms), (cuts.error - cuts.center).numpy()
 
     def solve(
         self,
@@ -121,47 +122,51 @@ class Programs:
         )
         height = np.where(inside, (self.left - self.right) * lower * (upper / span), 0.0)
         convex = np.where(self.left <= self.right, 1.0, -1.0)
-        rows, limits = [], []
-        zero = csr_matrix((n, columns))
         pieces = [np.where(inside, slope, chord) for slope in (self.left, self.right)]  # of a kept one its own alone
-        for slope, constant, sign in ((pieces[0], 0.0, convex), (pieces[1], 0.0, convex), (chord, height, -convex)):
-            # sign (slope z + constant - a0 - b) <= room
-            rows.append(hstack([zero, diags(sign * slope), diags(-sign), csr_matrix((n, 1))]))
-            limits.append(sign * (self.at_center - constant) + self.room)
-        if len(kept):
-            unit = csr_matrix((-side, (np.arange(len(kept)), kept)), shape=(len(kept), n))
-            rows.append(
-                hstack([csr_matrix((len(kept), columns)), unit, csr_matrix((len(kept), n)), width[kept][:, None]])
-            )
-            limits.append(self.error[kept])
+        # sign (slope z + constant - a0 - b) <= room, three for each neuron, and width s <= +-z of those kept
+        slopes = np.concatenate([convex * pieces[0], convex * pieces[1], -convex * chord])
+        ofb = np.concatenate([-convex, -convex, convex])
+        b = np.concatenate([*[convex * self.at_center + self.room] * 2, convex * (height - self.at_center) + self.room])
+        b = np.concatenate([b, self.error[kept]])
+        every, last = np.arange(3 * n), 3 * n + np.arange(len(kept))
+        neuron = np.tile(np.arange(n), 3)
+        A = csr_matrix(
+            (
+                np.concatenate([slopes, ofb, -side, width[kept]]),
+                (
+                    np.concatenate([every, every, last, last]),
+                    np.concatenate(
+                        [columns + neuron, columns + n + neuron, columns + kept, 0 * kept + columns + 2 * n]
+                    ),
+                ),
+            ),
+            shape=(3 * n + len(kept), columns + 2 * n + 1),
+        )
         matrix, ends = self.cuts
         if len(ends):  # with as much room as makes the program feasible, whatever the part
             farthest = np.concatenate([np.maximum(np.abs(box[0]), np.abs(box[1])), self.most])
             terms = (np.abs(matrix) @ farthest + np.abs(ends) + np.finfo(float).tiny)[:, None]
-            rows.append(
-                csr_matrix(np.hstack([matrix[:, :columns], np.zeros((len(ends), n)), matrix[:, columns:], terms]))
-            )
-            limits.append(ends)
-        A, b = vstack(rows).tocsr(), np.concatenate(limits)
-        E = np.hstack([-self.gains[:, :columns], np.eye(n), -self.gains[:, columns:], np.zeros((n, 1))])
+            none = np.zeros((len(ends), n))
+            A = vstack([A, csr_matrix(np.hstack([matrix[:, :columns], none, matrix[:, columns:], terms]))]).tocsr()
+            b = np.concatenate([b, ends])
         e = self.center
         c = np.zeros(columns + 2 * n + 1)
         c[-1] = 1.0
         v_low = np.concatenate([box[0], low - self.error, -self.most, [-1.0]])
         v_high = np.concatenate([box[1], high + self.error, self.most, [1.0]])
         # z is what the gains give, which the neuron's own is off from by its error at most.
-        result = linprog(-c, A, b, csr_matrix(E), e, np.stack([v_low, v_high], 1), method="highs")
+        result = linprog(-c, A, b, self.equations, e, np.stack([v_low, v_high], 1), method="highs")
         if result.status == 2 or result.x is None:
             return Answer(False, None)
         y, w = np.maximum(-result.ineqlin.marginals, 0.0), -result.eqlin.marginals
-        largest = self._safe_bound(c, (A, b), (E, e), (v_low, v_high), y, w)
+        largest = self._safe_bound(c, (A, b), (self.equations, e), (v_low, v_high), y, w)
         return Answer(bool(largest < 0), None if largest < 0 else np.asarray(result.x[:columns]))
 
     @staticmethod
     def _safe_bound(
         c: Numbers,
         inequalities: tuple[csr_matrix, Numbers],
-        equations: tuple[Numbers, Numbers],
+        equations: tuple[csr_matrix, Numbers],
         box: tuple[Numbers, Numbers],
         y: Numbers,
         w: Numbers,
@@ -171,7 +176,7 @@ class Programs:
         rest = c - A.T @ y - E.T @ w
         bound = y @ b + w @ e + np.maximum(rest * low, rest * high).sum()
         farthest = np.maximum(np.abs(low), np.abs(high))
-        sizes = np.abs(c) + abs(A).T @ y + np.abs(E).T @ np.abs(w)
+        sizes = np.abs(c) + abs(A).T @ y + abs(E).T @ np.abs(w)
         size = y @ np.abs(b) + np.abs(w) @ np.abs(e) + sizes @ farthest
         return float(bound + gamma(4 * (len(c) + len(b) + len(e)) + 64) * size + underflow(len(c) + len(b)))
 

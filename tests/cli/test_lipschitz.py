@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from commands import CNN, MID, TANH, WHERE, answer, recurjac
+from commands import CNN, MID, RELU, TANH, WHERE, answer, recurjac
 from places import DATA
 
 import recurjac_plugin as rj
@@ -68,6 +68,20 @@ def test_norms_other_than_the_balls():
     assert 0 < sampled[0] == pytest.approx(certified[0], rel=1e-4)
     assert sampled[1] <= certified[1]
     assert answer(*arguments, "--input-norm", "2")["output_norm"] == "2"
+
+
+def test_bounds_of_a_search_lie_side_by_side(tmp_path):
+    picture = tmp_path / "gap.png"
+    found = answer(
+        *("lipschitz", RELU, "--vnnlib", MID, "--eps", "0.02", "--bab", "--gap", "0.01", "--timeout", "30"),
+        *("--plot", picture),
+    )
+    by = {entry["asked"]: entry["constant"] for entry in found["constants"]}
+    assert by["sampled"] * (1 - 1e-5) <= by["searched"] <= by["RecurJac-Linear"]
+    assert by["attained"] <= by["searched"] <= 1.011 * by["attained"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused = recurjac("lipschitz", TANH, "--vnnlib", MID, "--eps", "0.02", "--bab", code=2)
+    assert "two linear pieces" in refused.stderr
 
 
 def test_operator_norm_is_that_of_the_library_and_in_any_case():

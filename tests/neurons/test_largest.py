@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from cases import mlp
+from reduced_networks import reduced
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.host.library import BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.jacobian.entry_search import searched_entries
+from recurjac_plugin.neurons.largest import Effort
 
 pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 
@@ -216,13 +219,81 @@ def test_progress_closes_in():
     assert all(a[0] <= b[0] and a[1] >= b[1] * (1 - 1e-12) for a, b in itertools.pairwise(seen))
 
 
+@pytest.mark.parametrize(("p", "q"), [(1, 2), (2, math.inf), (math.inf, 1), (math.inf, 2), (2, 1)])
+def test_other_norms_of_the_output(p, q):
+    net, model, center, x = case("relu")
+    found = rj.tighten(model, x, norm=p, output_norm=q, gap=1e-6)
+    J = sampled(net, center, math.inf, 0.4, 2000)
+    assert largest_ratio(J, p, q) <= found.upper * (1 + 1e-12)
+    assert found.gap.item() <= 1e-6
+    assert largest_ratio(jacobians(net, found.points), p, q) == pytest.approx(found.lower.item(), rel=1e-2)
+
+
+def largest_ratio(J, p, q):
+    """The largest ``|J v|_q / |v|_p`` over many v, corners among them."""
+    v = torch.randn(3, 1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    corners = torch.tensor([*itertools.product((-1.0, 1.0), repeat=3)]).double().T
+    v = torch.cat((v, corners, torch.eye(3).double()), 1)
+    return (torch.linalg.vector_norm(J @ v, ord=q, dim=1) / torch.linalg.vector_norm(v, ord=p, dim=0)).max()
+
+
+def test_local_lipschitz_searches_where_it_is_asked_to():
+    _, model, _, x = case("relu")
+    found = rj.tighten(model, x, gap=1e-3)
+    assert torch.equal(rj.local_lipschitz(model, x, gap=1e-3), found.upper)
+    assert rj.local_lipschitz(model, x, budget=0.5) <= rj.local_lipschitz(model, x)
+    with pytest.raises(InputError, match="go without `method`"):
+        rj.local_lipschitz(model, x, gap=0.1, method="RecurJac")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_ends_of_entries_are_attained(name):
+    torch.manual_seed(3)
+    net, center = NETWORKS[name]().double(), torch.randn(1, 3).double()
+    small = reduced(net, center, 0.4)
+    (lower, upper), found = searched_entries(small, 2**24, Effort(1e-7, time.perf_counter() + 60))
+    if found is None:
+        assert (upper - lower).max() < 1e-9
+        return
+    J = jacobians(net, center + found.points)
+    assert J.amin(0).allclose(lower, atol=1e-6)
+    assert J.amax(0).allclose(upper, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_entries(name):
+    net, model, center, x = case(name)
+    C = torch.randn(1, 3, 2).double()
+    one_pass, found = rj.jacobian_bounds(model, x, C=C), rj.jacobian_bounds(model, x, C=C, gap=1e-6)
+    J = C @ sampled(net, center, math.inf, 0.4)
+    assert found.contains(J.unsqueeze(1), slack=1e-12)
+    assert found.rigorous
+    assert (found.lower >= one_pass.lower - 1e-9).all()
+    assert (found.upper <= one_pass.upper + 1e-9).all()
+    rough = rj.jacobian_bounds(model, x, C=C, budget=0)
+    assert rough.contains(J.unsqueeze(1), slack=1e-12)
+    with pytest.raises(InputError, match="go without `method`"):
+        rj.jacobian_bounds(model, x, gap=0.1, order="both")
+
+
+@pytest.mark.parametrize(("ball", "seed", "radius"), [(1.0, 5, 0.3), (2.0, 5, 0.2), (math.inf, 2, 0.3)])
+def test_signs_that_one_pass_leaves_open(ball, seed, radius):
+    net, model, center, x = case("relu", ball, radius, seed)
+    before, after = rj.monotonicity(model, x), rj.monotonicity(model, x, budget=20.0)
+    J = sampled(net, center, ball, radius)
+    assert ((J.amin(0) >= 0) | (after[0] <= 0)).all()
+    assert ((J.amax(0) <= 0) | (after[0] >= 0)).all()
+    assert ((before == 0) | (before == after)).all()
+    assert (after != 0).sum() > (before != 0).sum()
+
+
 def test_refusals():
     _, model, _, x = case("relu")
     with pytest.raises(InputError, match="`gap` must be"):
         rj.tighten(model, x, gap=-1)
     with pytest.raises(InputError, match="`budget` must be"):
         rj.tighten(model, x, budget="long")
-    with pytest.raises(InputError, match="`norm` must be"):
+    with pytest.raises(InputError, match="norms must be"):
         rj.tighten(model, x, norm=3)
     net = mlp(nn.Tanh, (3, 4, 2)).double()
     smooth = BoundedModule(net, torch.zeros(1, 3).double())

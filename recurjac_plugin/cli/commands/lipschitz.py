@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import check_format, lipschitz_curves, picture_format
+from recurjac_plugin.cli.plots import check_format, closing_gap, lipschitz_curves, picture_format
 from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import UnsupportedError
@@ -18,6 +19,8 @@ from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS
 
 if TYPE_CHECKING:
     import torch
+
+    from recurjac_plugin.neurons.largest import Progress
 
 _Ball = tuple[float, int]  # its radius, and the index of the input in its middle
 
@@ -63,6 +66,16 @@ def lipschitz_command(
     steps: Annotated[
         int, typer.Option("--steps", min=0, metavar="N", help="Steps that each point climbs; 0: stays.")
     ] = 10,
+    bab: Annotated[
+        bool,
+        typer.Option("--bab", help="Search over the sides of neurons, too: proven bounds on both sides close in."),
+    ] = False,
+    gap: Annotated[
+        float, typer.Option("--gap", metavar="G", help="With --bab: where upper <= (1 + G) lower, a search ends.")
+    ] = 0.01,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", help="With --bab: seconds for each ball, at most.")
+    ] = 60.0,
     csv: options.Csv = None,
     plot: options.Plot = None,
     json: options.Json = False,
@@ -74,7 +87,9 @@ def lipschitz_command(
     """Bound the Lipschitz constant of the network's output vector on balls, by default in the norm of the ball.
 
     With several inputs the table shows the largest constant over them; JSON and CSV have all. Operator-Norm holds
-    everywhere, so it is the same for every ball. No bound can be below what was sampled.
+    everywhere, so it is the same for every ball. No bound can be below what was sampled. With --bab `searched` is the
+    upper bound that a search ends with, and `attained` the proven lower one beside it; for networks of ReLUs, maxima
+    and other functions with two linear pieces. Of a single ball --plot then shows how they close in.
     """
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)
@@ -85,6 +100,9 @@ def lipschitz_command(
         network = load_network(model, device, dtype)
         centers = load_centers(network, vnnlib, input_file)
         constants = _constants(network, centers, norms, radii, names, rigorous, streams)
+        trace: list[Progress] = []
+        if bab:
+            constants += _searched(network, centers, norms, radii, (gap, timeout), streams, trace)
         if samples:
             constants += _sampled(network, centers, norms, radii, (samples, steps, seed), streams)
         result = {
@@ -100,7 +118,7 @@ def lipschitz_command(
             "steps": steps,
             "constants": constants,
         }
-        _tell(streams, result, csv, plot)
+        _tell(streams, result, csv, plot, trace if bab and len(radii) * len(centers) == 1 else [])
 
 
 def _constants(
@@ -182,11 +200,41 @@ def _sampled(
     return entries
 
 
+def _searched(
+    network: Network,
+    centers: torch.Tensor,
+    norms: _Norms,
+    radii: tuple[float, ...],
+    effort: tuple[float, float],  # gap, seconds
+    streams: Streams,
+    trace: list[Progress],
+) -> list[dict[str, Any]]:
+    """What a search ends with, an upper and a lower bound per ball; how the last one came there is put into `trace`."""
+    from recurjac_plugin.lipschitz.searched.exact import tighten
+
+    upper, lower = [], []
+    for eps, i in _balls(radii, centers):
+        trace.clear()
+        with streams.status(f"radius {eps:g}") as say:
+
+            def seen(now: Progress, say: Callable[[str], None] = say) -> None:
+                trace.append(now)
+                say(f"{float(now.lower.max()):.6g} <= constant <= {float(now.upper.max()):.6g}, {now.parts} parts")
+
+            x = ball(centers[i : i + 1], norms.ball, eps)
+            found = tighten(
+                network.host, x, norm=norms.input, output_norm=norms.output, gap=effort[0], budget=effort[1], seen=seen
+            )
+        upper.append(_entry("searched", eps, i, float(found.upper[0]), found.seconds[0]))
+        lower.append(_entry("attained", eps, i, float(found.lower[0]), found.seconds[0]))
+    return upper + lower
+
+
 def _entry(method: str, eps: float, i: int, constant: float | None, seconds: float) -> dict[str, Any]:
     return {"asked": method, "method": method, "eps": eps, "input": i, "constant": constant, "seconds": seconds}
 
 
-def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None, trace: list[Progress]) -> None:
     constants = result["constants"]
     if csv is not None:
         write_csv(csv, list(constants[0]), [list(entry.values()) for entry in constants])
@@ -206,9 +254,12 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
             for name in names
             if largest[name, radii[0]] is not None
         }
-        write(
-            plot, lipschitz_curves(radii, drawn, (norm, norms.text), Path(result["model"]).name, picture_format(plot))
-        )
+        name, kind = Path(result["model"]).name, picture_format(plot)
+        if trace:
+            ends = [(now.seconds, float(now.lower.max()), float(now.upper.max())) for now in trace]
+            write(plot, closing_gap(ends, norms.text, f"{name}, radius {radii[0]:g}", kind))
+        else:
+            write(plot, lipschitz_curves(radii, drawn, (norm, norms.text), name, kind))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)

@@ -1,22 +1,22 @@
 r"""Norms of the Jacobian as the search sees them (`neurons.largest`): bounds on parts, and values at points.
 
-=========================  =======================================  ====================================
-what                       terms                                    groups
-=========================  =======================================  ====================================
-``inf -> inf``, vector     ``sum_r |J_kr|`` for every row k         one
-``1 -> 1``, vector         ``sum_k |J_kr|`` for every column r      one
-``2 -> 2``, vector         the spectral norm                        one
-norm inf, per output       ``sum_r |J_kr|``                         one for each row
-norm p, per output         ``|J_k|_q``, 1/p + 1/q = 1               one for each row
-=========================  =======================================  ====================================
+===========================  ======================================  ====================
+what                         terms                                   groups
+===========================  ======================================  ====================
+``p -> inf``, vector         ``|J_k|_p*`` of every row k             one
+``1 -> q``, vector           ``|J_r|_q`` of every column r           one
+other ``p -> q``, vector     ``|J|_{p->q}`` (`norms`)                one
+per output, norm p           ``|J_k|_p*`` of every row k             one for each row
+===========================  ======================================  ====================
 
-Sums over a column are those over a row of the transposed gains.
+with p* the dual of p. Columns are the rows of the transposed gains.
 
 Source: RecurJac, arXiv:1810.11783, section 3.4, for sums of entries as one pushed column; the rest is own.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +26,10 @@ from torch import Tensor
 from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
-from recurjac_plugin.jacobian.bounded import sum_with_room, with_room
+from recurjac_plugin.jacobian.bounded import BoundedByOrder
+from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.lipschitz.matrix_norms import dual_of, norm_below, norm_of_magnitudes
+from recurjac_plugin.lipschitz.norms import vector_constant
 from recurjac_plugin.neurons.largest import Above
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import jacobian_of_slopes
@@ -37,6 +40,7 @@ from recurjac_plugin.recursion.backward import BackwardOrder, backward_order
 from recurjac_plugin.recursion.forward import ForwardOrder
 from recurjac_plugin.recursion.order import BothOrders, Order
 
+_LINEAR = parse_jacobian_method("RecurJac-Linear")
 _FEW = 32  # with so many rows and columns both orders pay
 
 
@@ -46,19 +50,31 @@ class Norms:
 
     Attributes:
         reduced: the network over the region.
-        of: which norm: 1 for sums of absolute values.
-        each: whether the terms are those of rows (or columns), not the spectral norm of the matrix.
-        transposed: whether they are those of columns.
+        of: which norm rows (or columns) have, 1 for sums of absolute values; p and q of the matrix.
+        transposed: whether the terms are columns.
         grouped: whether every row is a group of its own.
         memory_budget: bytes for one chunk of columns.
     """
 
     reduced: Reduced
-    of: float
-    each: bool
+    of: float | tuple[float, float]
     transposed: bool
     grouped: bool
     memory_budget: int
+
+    @staticmethod
+    def of_vector(reduced: Reduced, p: float, q: float, memory_budget: int) -> Norms:
+        """The constant of the vector output, from norm p to q."""
+        if q == math.inf:
+            return Norms(reduced, dual_of(p), False, False, memory_budget)
+        if p == 1:
+            return Norms(reduced, q, True, False, memory_budget)
+        return Norms(reduced, (p, q), False, False, memory_budget)
+
+    @property
+    def each(self) -> bool:
+        """Whether the terms are rows, or columns, not the matrix."""
+        return not isinstance(self.of, tuple)
 
     @cached_property
     def groups(self) -> Tensor:
@@ -79,7 +95,7 @@ class Norms:
         error = self.reduced.entry_error
         return error.mT if self.transposed else error
 
-    def above(self, parts: Parts, terms: Tensor, signs: Tensor) -> Above:
+    def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
         """Upper bounds on parts."""
         gains = replace(self.reduced.on(parts.lower, parts.upper), batch=len(parts))
         if self.transposed:
@@ -92,19 +108,24 @@ class Norms:
         order: Order = backward
         if max(gains.columns, gains.rows) <= _FEW:
             order = BothOrders(ForwardOrder(gains, recurjac_linear, self.memory_budget), backward)
-        lower, upper = with_room(order.jacobian(), error)
-        if self.of == 1:
-            bound, weights, entries = self._sum(order, lower, upper, signs, error)
+        region, center, treatment = self.reduced.regions[0], self.reduced.center, _LINEAR.treatment
+        bounded = BoundedByOrder(region, center, treatment, order, error)
+        entries, weights = parts.box[0].new_zeros(len(parts), 0), None
+        if isinstance(self.of, tuple):
+            bound = vector_constant(bounded, *self.of, proven=True)
+        elif self.of == 1:
+            bound, weights, entries = self._sum(bounded, signs)
         else:
-            bound, weights = self._norm(lower, upper), None
-            entries = lower.new_zeros(len(parts), 0)
+            bound = self._norm(*bounded.jacobian)
+        lower = bounded.jacobian[0]
         bound = bound * (1 + gamma(2 * lower[0].numel() + 64)) + underflow(1)
+        if not scored:
+            return Above(bound, *[lower.new_zeros(len(parts), 0)] * 3)
         return Above(bound, *self._worth(parts, gains, backward, weights, entries))
 
-    def _sum(
-        self, order: Order, lower: Tensor, upper: Tensor, signs: Tensor, error: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _sum(self, bounded: BoundedByOrder, signs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Bounds of sums of absolute values (n,), the weights (n, columns), and what the chords add (n, columns)."""
+        lower, upper = bounded.jacobian
         chosen = signs.unsqueeze(1).to(lower)
         free = (chosen == 0) & (lower < 0) & (upper > 0)
         width = torch.where(free, upper - lower, 1.0)
@@ -112,24 +133,20 @@ class Norms:
         weights = torch.where(free, (upper + lower) / width, known)
         chord = torch.where(free, -2 * lower * (upper / width), 0.0)
         plain = torch.where(chosen > 0, upper, torch.where(chosen < 0, -lower, torch.maximum(upper, -lower))).sum(2)
-        pushed = sum_with_room(order.upper_of_sum(weights), weights, error) + chord.sum(2)
+        pushed = bounded.upper_of_sum(weights) + chord.sum(2)
         size = torch.maximum(upper.abs(), lower.abs()).sum(2)
         bound = torch.minimum(plain, pushed) + gamma(lower.shape[2] + 16) * size
         return bound.squeeze(1), weights.squeeze(1), chord.squeeze(1)
 
     def _norm(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Bounds of norms of rows, or of the spectral norm: (n,)."""
+        """Bounds of norms of rows: (n,)."""
         largest = torch.maximum(upper.abs(), lower.abs())
         middle = (lower + upper) / 2
         radius = torch.maximum(upper - middle, middle - lower)
-        plain, centred, spread = (self._size(each).squeeze(1) for each in (largest, middle, radius))
+        plain, centred, spread = (
+            torch.linalg.vector_norm(each, ord=self.of, dim=2).squeeze(1) for each in (largest, middle, radius)
+        )
         return torch.minimum(plain, centred + spread)
-
-    def _size(self, matrix: Tensor) -> Tensor:
-        """The norms of the rows of matrices (n, k), or the spectral norms (n, 1)."""
-        if self.each or matrix.shape[1] == 1:
-            return torch.linalg.vector_norm(matrix, ord=self.of, dim=2)
-        return torch.linalg.matrix_norm(matrix, ord=2).unsqueeze(1)
 
     def _worth(
         self, parts: Parts, gains: Gains, order: BackwardOrder, weights: Tensor | None, entries: Tensor
@@ -162,7 +179,11 @@ class Norms:
 
     def below(self, jacobian: Tensor) -> Tensor:
         """Values at points, rounded down: (n, groups)."""
-        values, room = (self._size(each) for each in (jacobian.mT if self.transposed else jacobian, self.error))
+        J, error = (jacobian.mT if self.transposed else jacobian), self.error
+        if isinstance(self.of, tuple):
+            values, room = norm_below(J, *self.of).unsqueeze(1), norm_of_magnitudes(error, *self.of).unsqueeze(1)
+        else:
+            values, room = (torch.linalg.vector_norm(each, ord=self.of, dim=2) for each in (J, error))
         values = (values - room) * (1 - gamma(2 * jacobian[0].numel() + 64)) - underflow(1)
         values = values.clamp(min=0)
         return values if self.grouped else values.amax(1, keepdim=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,20 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.problem import Problem, read_in_float64, specification
+from recurjac_plugin.host.problem import Problem, read_in_float64
 from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.neurons.largest import Effort, Found, Progress, largest_value
-from recurjac_plugin.neurons.reduced import reduce
+from recurjac_plugin.jacobian.entry_search import reduced_network
+from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
+from recurjac_plugin.neurons.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
-from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.preactivations.crown import crown_bounds
 
 from .quantities import Norms
-
-GAP, BUDGET = 0.01, 60.0
-"""Where neither is given: how close the bounds are to come, and for how many seconds to try."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +57,7 @@ def tighten(
     *,
     C: Tensor | None = None,
     norm: float | None = None,
+    output_norm: float | None = None,
     per_output: bool = False,
     gap: float | None = None,
     budget: float | None = None,
@@ -86,7 +82,8 @@ def tighten(
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         norm: p of the constant, 1, 2 or inf, or for single outputs any of at least 1; None for the norm of the region.
-        per_output: one constant per row instead of one for the vector output, in the same norm on both sides.
+        output_norm: that of the output, 1, 2 or inf; None for that of the input.
+        per_output: one constant per row instead of one for the vector output.
         gap: relative difference of the bounds at which the search of a region ends; `GAP` if neither is given, and 0
             if only a budget is.
         budget: seconds for each region; None for no limit if a gap is given, and `BUDGET` if neither is.
@@ -110,7 +107,9 @@ def tighten(
         problem = read_in_float64(model, cut(x, slice(i, i + 1)))
         own = C[i : i + 1] if isinstance(C, Tensor) and C.dim() > 2 and len(C) > 1 else C
         center = problem.region.center
-        found = _searched(problem, own, norm, per_output, Effort(gap, start + seconds), memory_budget, seen)
+        found = _searched(
+            problem, own, (norm, output_norm), per_output, Effort(gap, start + seconds), memory_budget, seen
+        )
         at = center + found.points.reshape(-1, *center.shape[1:])
         shape = (slice(None),) if per_output else (0,)
         lower.append(found.lower[shape])
@@ -128,43 +127,24 @@ def tighten(
     )
 
 
-def effort_of(gap: float | None, budget: float | None) -> tuple[float, float]:
-    """The gap to reach, and the seconds to try.
-
-    Raises:
-        InputError: one of them is no number of at least 0.
-    """
-    for name, value in (("gap", gap), ("budget", budget)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
-            raise InputError(f"`{name}` must be a number of at least 0, got {value!r}.")
-    if gap is None and budget is None:
-        return GAP, BUDGET
-    return (0.0 if gap is None else float(gap)), (math.inf if budget is None else float(budget))
-
-
 def _searched(
     problem: Problem,
     C: Tensor | None,
-    norm: float | None,
+    norms: tuple[float | None, float | None],
     per_output: bool,
     effort: Effort,
     memory_budget: int | None,
     seen: Callable[[Progress], None] | None,
 ) -> Found:
     """The search over one region."""
-    graph, host_graph = problem.graph, problem.host_graph
-    rows = specification(C.to(host_graph.output) if isinstance(C, Tensor) else C, host_graph.output)
-    memory, regions = chosen_budget(memory_budget, rows.device), problem.arguments.regions
-    p = problem.region.norm if norm is None else float(norm)
-    if not p >= 1 or (not per_output and p not in (1, 2, math.inf)):
+    p = problem.region.norm if norms[0] is None else float(norms[0])
+    q = p if norms[1] is None else float(norms[1])
+    if not p >= 1 or (not per_output and not {p, q} <= {*NORMS}):
         raise InputError(
-            f"`norm` must be 1, 2 or inf for a vector output, and at least 1 with `per_output=True`, got {p:g}."
+            "The norms must be 1, 2 or inf for a vector output, and that of the input at least 1 with "
+            f"`per_output=True`, got {p:g} and {q:g}."
         )
-    bounds = crown_bounds(graph, host_graph.values, host_graph.output, regions, rows, memory)
-    reduced = reduce(graph, bounds, host_graph.values, host_graph.output, regions, rows, memory)
-    dual = 1.0 if p == math.inf else math.inf if p == 1 else p / (p - 1)
+    reduced, memory = reduced_network(problem, C, memory_budget)
     if per_output:
-        quantity = Norms(reduced, dual, each=True, transposed=False, grouped=True, memory_budget=memory)
-    else:
-        quantity = Norms(reduced, 2.0 if p == 2 else 1.0, p != 2, p == 1, grouped=False, memory_budget=memory)
-    return largest_value(reduced, quantity, effort, seen)
+        return largest_value(reduced, Norms(reduced, dual_of(p), False, True, memory), effort, seen)
+    return largest_value(reduced, Norms.of_vector(reduced, p, q, memory), effort, seen)

@@ -1,0 +1,1 @@
+"""Constants between two proven bounds: a search over the sides of neurons."""
