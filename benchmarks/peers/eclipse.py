@@ -1,7 +1,7 @@
 """ECLipsE-Gen-Local beside our bounds: l_2 constants of seeded ReLU networks over l_2 balls of four radii.
 
-Its `epsilon` is the radius of an l_2 ball (`local_lipschitz.py` there): over the box of that radius Jacobians are sampled
-that are larger than its bounds.
+Its `epsilon` is the radius of an l_2 ball (`local_lipschitz.py` there): over the box of that radius Jacobians are
+sampled that are larger than its bounds.
 
 Needs the package eclipse-nn, version 0.1.7, from PyPI; without it nothing is compared.
 """
