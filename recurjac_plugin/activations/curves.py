@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,38 @@ _PIECES = 32
 _AS_GOOD = 1e-3
 
 
+class Samples(NamedTuple):
+    """A function of t at points: between two neighbours it lies between the chords of both sides.
+
+    Attributes:
+        points: equidistant, shape (n + 1, b, u).
+        below: what the function is not below, shape (n + 1, b, u).
+        above: what it is not above.
+    """
+
+    points: Tensor
+    below: Tensor
+    above: Tensor
+
+    def padded(
+        self,
+        error: Tensor,  # shape: (b, u)
+    ) -> Samples:
+        """The same with room for an error of t: as much as the steepest chord rises over it."""
+        step = (self.points[-1] - self.points[0]) / (len(self.points) - 1)
+        rise = torch.maximum(*(side.diff(dim=0).abs().amax(0) for side in (self.below, self.above)))
+        room = torch.where(step > 0, rise / torch.where(step > 0, step, 1.0), 0.0) * error
+        return Samples(self.points, self.below - room, self.above + room)
+
+
+class SmoothRelaxation(NamedTuple):
+    """Lines of an activation's change and of its derivative, and samples of the derivative if it is smooth."""
+
+    change: Relaxation
+    derivative: Relaxation
+    samples: Samples | None
+
+
 def relax_smooth(
     activation: Activation,
     parameters: Parameters,
@@ -45,7 +78,7 @@ def relax_smooth(
     center: Tensor,  # shape: (b, u)
     dl: Tensor,  # shape: (b, u)
     du: Tensor,  # shape: (b, u)
-) -> tuple[Relaxation, Relaxation]:
+) -> SmoothRelaxation:
     """Lines in ``t = z - z0`` on ``l <= z <= u``, which contains z0.
 
     Where the interval is too narrow for a grid, or something on it is infinite, they are the mean value theorem's
@@ -61,7 +94,8 @@ def relax_smooth(
         du: upper ends; neurons with ``dl = du`` only fill up a list.
 
     Returns:
-        Lines of the change ``a(z) - a(z0)``, and of the derivative ``a'(z)``; both 0 for what fills up a list.
+        Lines of the change ``a(z) - a(z0)``, and of the derivative ``a'(z)``; both 0 for what fills up a list. And the
+        derivative at the points of the grid, constant where there is none.
     """
     zero = torch.zeros_like(dl)
     constant = Relaxation(zero, dl, zero, du)
@@ -74,7 +108,10 @@ def relax_smooth(
     low, high = activation.derivative_range(lower, upper, parameters)
     by_mean_value = _mean_value(low, high, lower - center, upper - center)
     change = grid.change().where(broad, by_mean_value).where(valid, Relaxation(zero, zero, zero, zero))
-    return change, grid.derivative().where(broad, constant)
+    below, above = grid.derivative_at_points()
+    points = lower - center + _shares(lower) * (upper - lower)
+    samples = Samples(points, torch.where(broad, below, dl), torch.where(broad, above, du))
+    return SmoothRelaxation(change, _between(grid.points, below, above).where(broad, constant), samples)
 
 
 def _mean_value(low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Relaxation:
@@ -108,8 +145,7 @@ class _Grid:
         cls, activation: Activation, parameters: Parameters, lower: Tensor, upper: Tensor, center: Tensor
     ) -> _Grid:
         """Evaluate an activation, whose parameters are numbers, between bounds of shape (b, u)."""
-        share = torch.linspace(0, 1, _PIECES + 1, dtype=lower.dtype, device=lower.device).reshape(-1, 1, 1)
-        points = lower + share * (upper - lower)
+        points = lower + _shares(lower) * (upper - lower)
         points = torch.cat((points[:-1], upper.unsqueeze(0)))
         slopes = activation.derivative(points, parameters)
         return cls(
@@ -145,12 +181,12 @@ class _Grid:
             & (self.ranges[0].isfinite().all(0) & self.ranges[1].isfinite().all(0))
         )
 
-    def derivative(self) -> Relaxation:
-        """Lines of the derivative: between its values, lowered and raised by ``K h^2 / 8``."""
+    def derivative_at_points(self) -> tuple[Tensor, Tensor]:
+        """What the derivative lies between: its values, lowered and raised by ``K h^2 / 8``."""
         rise = torch.where(self._smooth, self.curvature, 0.0) * self._step.square() / 8
         above = torch.where(self._smooth, self.slopes + rise, _at_points(self.ranges[1], torch.maximum))
         below = torch.where(self._smooth, self.slopes - rise, _at_points(self.ranges[0], torch.minimum))
-        return _between(self.points, below, above)
+        return below, above
 
     def change(self) -> Relaxation:
         """Lines of the function, its value at the centre taken off: ``a(z) - a(z0)``.
@@ -192,6 +228,11 @@ class _Grid:
             torch.where(self._smooth, torch.maximum(low, trapezoid - error), low),
             torch.where(self._smooth, torch.minimum(high, trapezoid + error), high),
         )
+
+
+def _shares(like: Tensor) -> Tensor:
+    """Where the points lie in an interval, from 0 to 1: (n + 1, 1, 1)."""
+    return torch.linspace(0, 1, _PIECES + 1, dtype=like.dtype, device=like.device).reshape(-1, 1, 1)
 
 
 def _at_points(pieces: Tensor, extreme: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

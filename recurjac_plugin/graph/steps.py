@@ -138,7 +138,7 @@ class ActivationFactor(Factor):
             (lines,) = relax_kinked(self.activation, self.parameters, index, lower, upper, center)
         else:
             lower, upper, center = (at(value, index) for value in (lower, upper, center))
-            lines, _ = relax_smooth(self.activation, self.parameters, lower, upper, center, dl, du)
+            lines = relax_smooth(self.activation, self.parameters, lower, upper, center, dl, du).change
         zero = torch.zeros_like(dl)
         return Relaxation(dl, zero, dl, zero).where(dl == du, lines)
 

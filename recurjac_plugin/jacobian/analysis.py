@@ -36,7 +36,7 @@ from recurjac_plugin.recursion.order import BothOrders, Order
 
 from .bounded import sum_with_room, sums_with_room, with_room
 from .methods import Method, Treatment, require_jacobian, require_rigorous
-from .planes import where_planes_pay
+from .planes import from_input_pays, where_planes_pay
 
 ORDERS = ("backward", "forward", "both")
 """Names of the orders; `both` is the intersection."""
@@ -203,6 +203,8 @@ class Analysis:
     def _in_order(self) -> Order:
         if self.order == "both":
             return BothOrders(self._forward, self._backward)
+        if self.order == "backward" and self.relaxation is not None and from_input_pays(self.gains):
+            return BothOrders(self._forward, self._backward, self.relaxation.used)
         return self._forward if self.order == "forward" else self._backward
 
     @property

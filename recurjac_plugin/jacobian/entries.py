@@ -60,7 +60,8 @@ def jacobian_bounds(
             name it, and see `recurjac_plugin.jacobian.planes`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
-            neither order is always tighter.
+            neither order is always tighter. `RecurJac-McCormick` adds the forward order to the backward one where the
+            input has few coordinates (`recurjac_plugin.jacobian.planes.from_input_pays`).
         shift: 1 lets the forward order begin behind the first activation layer, which is then joined by interval
             arithmetic: cheaper where the input is much larger than that layer, and looser. `RecurJac-McCormick` is
             `RecurJac-Linear` there.

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.passes.mccormick import NetworkRelaxation
+from recurjac_plugin.passes.strips import FEW
 
 LEAST_GAIN = 1 / 8
 """Least share of the derivatives' uncertainty that planes have to see."""
@@ -52,3 +53,17 @@ def where_planes_pay(gains: Gains, relaxation: NetworkRelaxation) -> Tensor:
             between = (slope * known.middle + constant).squeeze(1)
             seen = seen + ((width - between).clamp(min=0) / scale).sum(1)
     return (seen >= LEAST_GAIN * all_of_it) & (all_of_it > 0)
+
+
+def from_input_pays(gains: Gains) -> bool:
+    """Whether the forward order is worth its time besides the backward one, where there are planes.
+
+    Over few coordinates most of what gradients and pre-activations do they do together, which strips see
+    (`passes.strips`), and planes from the input on cost little: ``columns (k + sum_l u_l)`` substitutions where those
+    from the output back take ``k (columns + sum_l u_l)``. How many rows there are does not count, so that a row has
+    the same bounds among others.
+
+    Args:
+        gains: of the network.
+    """
+    return gains.columns <= FEW

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recurjac_plugin.activations.curves import relax_smooth
+from recurjac_plugin.activations.curves import Samples, SmoothRelaxation, relax_smooth
 from recurjac_plugin.activations.lines import Relaxation, relax_kinked
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.gains.gains import Gains
@@ -92,21 +92,21 @@ def mccormick_planes(
     """
     center, size = (yl + yu) / 2, torch.maximum(yl.abs(), yu.abs())
 
-    def plane(end: Tensor, other: Tensor) -> _Plane:
+    def plane(end: Tensor, other: Tensor) -> Plane:
         t_slope = torch.where(end >= 0, derivative.upper_slope, derivative.lower_slope) * end
         constant = (torch.where(end >= 0, derivative.upper_constant, derivative.lower_constant) - other) * end
-        return _Plane(other.expand_as(t_slope), constant, t_slope, other * center + constant + t_slope * middle)
+        return Plane(other.expand_as(t_slope), constant, t_slope, other * center + constant + t_slope * middle)
 
     chord = recurjac_linear(dl, du, yl, yu)
-    flat = _Plane(*chord[:2], torch.zeros_like(chord.slope), chord.slope * center + chord.constant)
-    envelope = _lower(plane(yu, dl), plane(yl, du), (du - dl) * (yu - yl))
-    lowest = _lower(envelope, flat, (du - dl) * size)
+    flat = Plane(*chord[:2], torch.zeros_like(chord.slope), chord.slope * center + chord.constant)
+    envelope = lower_plane(plane(yu, dl), plane(yl, du), (du - dl) * (yu - yl))
+    lowest = lower_plane(envelope, flat, (du - dl) * size)
     if used is not None:
-        lowest = _Plane(*(torch.where(used, plane, line) for plane, line in zip(lowest, flat)))
+        lowest = Plane(*(torch.where(used, plane, line) for plane, line in zip(lowest, flat)))
     return UpperLine(*lowest[:3])
 
 
-class _Plane(NamedTuple):
+class Plane(NamedTuple):
     """``slope y + constant + t_slope t``, and its height in the middle of both intervals."""
 
     slope: Tensor
@@ -115,10 +115,10 @@ class _Plane(NamedTuple):
     height: Tensor
 
 
-def _lower(first: _Plane, second: _Plane, scale: Tensor) -> _Plane:
+def lower_plane(first: Plane, second: Plane, scale: Tensor) -> Plane:
     """The lower one of two planes in the middle, a mixture where they differ by little on a scale of heights."""
     share = (second.height - first.height) / torch.where(scale > 0, 2 * _SHARP * scale, 1.0)
-    return _Plane(*map(partial(torch.lerp, weight=(0.5 + share).clamp(0, 1)), second, first))
+    return Plane(*map(partial(torch.lerp, weight=(0.5 + share).clamp(0, 1)), second, first))
 
 
 # Steps 2 and 3: what the recursion asks for planes, and what bounds the slopes in t that it has collected.
@@ -134,11 +134,13 @@ class DerivativeRelaxation:
         lines: of the derivatives in ``t = z - z0``, shape (b, 1, u) each, the same for all rows.
         middle: t at the middle of the neurons' intervals, shape (b, 1, u).
         half: half their length, shape (b, 1, u).
+        samples: the derivatives at points, for `strips`; None where their rounding is to be proven.
     """
 
     lines: Relaxation
     middle: Tensor
     half: Tensor
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +181,7 @@ class NetworkRelaxation:
         return gains.columns + 2 * sum(gains.derivatives[layer].count for layer in gains.layers)
 
     def substitutions(self, sums: int) -> int:
-        """Multiplications for one region that so many sums over t take: all gains once for every sum."""
+        """Multiplications for one region that so many sums over t take."""
         count = self.gains.count
         return sums * sum(count(later) * count(earlier) for later, earlier in self.gains.blocks if later != ROWS)
 
@@ -210,8 +212,16 @@ class NetworkRelaxation:
             )
             return reduce(torch.add, terms)
         count = next(iter(t_slopes.values())).shape[1]
-        slope, constant = linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
+        slope, constant = self.linear(t_slopes, count)
         return constant + concretized(self.inputs, slope)
+
+    def linear(
+        self,
+        t_slopes: Mapping[str, Tensor],  # layer -> (b, m, u)
+        count: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Slopes (b, m, columns) and constants (b, m) of linear upper bounds of so many sums over t."""
+        return linear_upper_bound(self.gains, self.activations, count, on_preactivations=t_slopes)
 
     def sizes(self, spreads: Mapping[str, Tensor]) -> dict[str, float]:
         """How large the terms of a plane get, relative to ``|y| max |d|``, for each layer that has planes.
@@ -293,7 +303,7 @@ def relax_network(
         layer = gains.derivatives[name]
         index = layer.index.expand(len(centers[0]), -1)
         error = at(preactivations[step.reads[0].name].error, index)
-        change, derivative = relax_layer(step, layer, bounds[0], centers[0])
+        change, derivative, samples = relax_layer(step, layer, bounds[0], centers[0])
         steepest, rounding = torch.maximum(layer.lower.abs(), layer.upper.abs()), torch.zeros_like(layer.lower)
         if proven:
             rounding = proven_room(steepest.clamp(min=1.0) * sum(at(end.abs(), index) for end in bounds[0]))
@@ -304,9 +314,10 @@ def relax_network(
             middle = torch.where(middle.isfinite(), middle, 0.0)
             lines = _with_room(derivative, error, proven).for_rows()
             half = (high - low) / 2
-            if proven:  # the middle is rounded, and a difference of large numbers
+            if proven:  # the middle is rounded
                 half = half + proven_room(low.abs() + high.abs())
-            derivatives[name] = DerivativeRelaxation(lines, middle, half)
+            points = None if proven or samples is None else samples.padded(error)
+            derivatives[name] = DerivativeRelaxation(lines, middle, half, points)
     return NetworkRelaxation(gains, activations, derivatives, inputs) if derivatives else None
 
 
@@ -324,7 +335,7 @@ def relax_layer(
     layer: Layer,
     interval: Interval,  # shape: (b, *shape)
     center: Tensor,  # shape: (b, *shape)
-) -> tuple[Relaxation, Relaxation]:
+) -> SmoothRelaxation:
     """Lines in t for the undetermined neurons of an activation.
 
     They hold on the smallest interval that contains ``[l, u]`` and z0. With linear pieces the derivative has the lines
@@ -340,7 +351,7 @@ def relax_layer(
 
     Returns:
         Lines of the change of the function from the centre on, ``a(z) - a(z0)``, and of its derivative ``a'(z)``, of
-        shape (b, u) each. Both are 0 for what fills up a list of neurons.
+        shape (b, u) each, both 0 for what fills up a list of neurons; of a smooth one its derivative at points, too.
     """
     assert isinstance(step.factor, ActivationFactor)
     activation, parameters = step.factor.activation, step.factor.parameters
@@ -350,7 +361,7 @@ def relax_layer(
     if activation.linear_pieces:
         (change,) = relax_kinked(activation, parameters, index, *numbers)
         zero = torch.zeros_like(layer.lower)
-        return change, Relaxation(zero, layer.lower, zero, layer.upper)
+        return SmoothRelaxation(change, Relaxation(zero, layer.lower, zero, layer.upper), None)
     lower, upper, center = (value.flatten(1).gather(1, index) for value in numbers)
     return relax_smooth(activation, parameters, lower, upper, center, layer.lower, layer.upper)
 

@@ -19,10 +19,12 @@ from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.windows import Windows
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.region import concretized
 
 from .columns import Replacement, Within, chunked, contracted, for_columns, push_columns, windowed
 from .mccormick import NetworkRelaxation
 from .rules import Rule, relax_products
+from .strips import Form, with_strips
 
 # Cutting neurons out of both sides of a product copies what remains: not worth it where most of them remain.
 _WORTH_CUTTING = 0.75
@@ -56,14 +58,18 @@ class Pass:
         relaxation: what is known of derivatives beyond their ranges, where planes take the rule's place; None for
             nothing.
         memory_budget: largest number of bytes for one chunk of columns.
+        strips: whether planes are looked for over strips, too (`strips`); the relaxation has them then.
         layers: what replaces the products of each layer that has been reached; it grows on the way back.
+        forms: linear bounds of the gradients at layers that have been bounded, if there are strips.
     """
 
     gains: Gains
     rule: Rule
     relaxation: NetworkRelaxation | None
     memory_budget: int
+    strips: bool = False
     layers: dict[str, _Layer] = field(default_factory=dict)
+    forms: dict[str, Form] = field(default_factory=dict)
 
     def rule_of(self, layer: str) -> Rule:
         """The planes of a layer if its derivatives are known as functions of the pre-activation, the rule otherwise."""
@@ -80,6 +86,8 @@ class Pass:
         gains, derivative = self.gains, self.gains.derivatives[layer]
         dl, du = derivative.lower.unsqueeze(1), derivative.upper.unsqueeze(1)
         lines = relax_products(self.rule_of(layer), dl, du, lower, upper)
+        if layer in self.forms and self.relaxation is not None and layer in self.relaxation.derivatives:
+            lines = with_strips(self.relaxation, layer, lines, self.forms[layer], lower, upper)
         carriers = _carriers(lines)
         leads_on = len(carriers) > 0 and bool(self.reached(layer))
         self.layers[layer] = _Layer(lines, gains.to_rows[layer], leads_on, carriers)
@@ -112,11 +120,14 @@ class Pass:
         def bounded(chosen: slice) -> Tensor:
             # (1, b, 1 row, 2 sides, columns, neurons): the same columns start for all rows.
             columns = {layer: _both_signs(block[None, :, None, None, :, chosen].mT) for layer, block in starts.items()}
-            return self.upper(columns, _both_signs(exact[None, :, :, None, chosen]), within)[0]
+            start = _both_signs(exact[None, :, :, None, chosen])
+            return self._linear_upper(columns, start, within) if self.strips else self.upper(columns, start, within)[0]
 
         width = sum(layer.lines.upper_slope.shape[2] for layer in self.layers.values())
         total, per_column = exact.shape[2], self._elements(width)
         both = torch.cat([*chunked(bounded, total, per_column, self.memory_budget, len(gains.layers), exact)], 3)
+        if self.strips:
+            both = self._concretized(source, both)
         return -both[:, :, 1], both[:, :, 0]
 
     def _bounds_in_windows(self, source: str, windows: Windows) -> Interval:
@@ -166,6 +177,31 @@ class Pass:
         # (n, b, k, side, r) -> one sum for each element of a region
         added = self.relaxation.concretize(t_slopes)
         return total + added.reshape(gains.batch, len(total), *total.shape[2:]).transpose(0, 1)
+
+    def _linear_upper(self, columns: dict[str, Tensor], exact: Tensor, within: Within) -> Tensor:
+        """What `upper` gives before it is bounded over the region: a constant and slopes in ``x - x0`` side by side.
+
+        Returns:
+            Shape (b, k, side, r, 1 + input coordinates).
+        """
+        gains, relaxation = self.gains, self.relaxation
+        assert relaxation is not None
+        exact = exact.expand(-1, gains.batch, -1, -1, -1)
+
+        def replaced(name: str, c: Tensor) -> Replacement:
+            return _replaced(self._layer(name, within), c, None, gains.count(name))
+
+        (total,), t_slopes = push_columns(within, columns, exact, replaced)
+        slope, constant = relaxation.linear(t_slopes, total[0].numel())
+        constant = total + constant.reshape(total.shape)
+        return torch.cat((constant.unsqueeze(4), slope.reshape(*total.shape, -1)), 4)
+
+    def _concretized(self, source: str, both: Tensor) -> Tensor:
+        """Keep linear bounds of all gradients of a source, and bound them over the region: (b, k, side, r)."""
+        assert self.relaxation is not None
+        constant, slope = both[..., 0], both[..., 1:]
+        self.forms[source] = Form(-slope[:, :, 1], -constant[:, :, 1], slope[:, :, 0], constant[:, :, 0])
+        return constant + concretized(self.relaxation.inputs, slope.flatten(1, 3)).reshape(constant.shape)
 
     def _layer(self, name: str, within: Within) -> _Layer:
         """What replaces the products of a layer, at the neurons that are met."""

@@ -15,7 +15,7 @@ coordinates as its columns.
 Where derivatives are known as functions of the pre-activations, there are passes besides the one with the rule's lines,
 and of all bounds the tightest is kept: one with planes (`mccormick`), whose slopes in the pre-activations are collected
 over all layers and bounded together at the end, or affine forms of all gradients (`affine`) where these would cost too
-much.
+much; and over few coordinates, from the input on, one with planes over `strips`.
 
 The paper's forward order is this recursion on the transposed gains, see `forward`.
 """
@@ -37,6 +37,7 @@ from recurjac_plugin.passes.columns import Within
 from recurjac_plugin.passes.mccormick import NetworkRelaxation
 from recurjac_plugin.passes.products import Pass
 from recurjac_plugin.passes.rules import Rule
+from recurjac_plugin.passes.strips import has_strips
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,7 @@ def backward_order(
     memory_budget: int,
     relaxation: NetworkRelaxation | None = None,
     affine: AffinePass | None = None,
+    strips: bool = False,
 ) -> BackwardOrder:
     """Bound the gradients at all undetermined neurons, from the output back to the first layer.
 
@@ -140,6 +142,7 @@ def backward_order(
         memory_budget: largest number of bytes for one chunk of columns; the result does not depend on it.
         relaxation: what is known of the derivatives beyond their ranges; None for nothing.
         affine: the same as affine forms, which take the place of planes where these cost too much.
+        strips: whether there is a pass with planes over strips besides, over few coordinates.
 
     Raises:
         InputError: the gradients overflow the number type.
@@ -153,6 +156,8 @@ def backward_order(
         if cheap or affine is None:
             affine, planes = None, replace(relaxation, substituted=cheap)
             passes = (*passes, Pass(gains, rule, planes, memory_budget))
+            if strips and has_strips(planes):
+                passes = (*passes, Pass(gains, rule, planes, memory_budget, strips=True))
     order = BackwardOrder(gains, {}, passes, affine)
     for layer in reversed(gains.layers):
         lower, upper = order.gradients[layer] = order.bounds(layer)

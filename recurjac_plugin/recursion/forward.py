@@ -64,7 +64,7 @@ class ForwardOrder:
             InputError: they overflow the number type.
             RecurJacError: bounds by lines and by planes contradict each other.
         """
-        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.relaxation)
+        order = backward_order(self.gains.transposed(), self.rule, self.memory_budget, self.relaxation, strips=True)
         lower, upper = order.jacobian()
         return lower.mT, upper.mT
 

@@ -50,10 +50,12 @@ class BothOrders:
     Attributes:
         forward: bounds from the input on.
         backward: bounds from the output on.
+        used: in which regions those of the forward order are; None for in all.
     """
 
     forward: Order
     backward: Order
+    used: Tensor | None = None  # shape: (b,)
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, the tighter of each two, both of shape (b, k, columns).
@@ -62,11 +64,18 @@ class BothOrders:
             InputError: bounds of one order overflow the number type.
             RecurJacError: the two contradict each other.
         """
-        return intersection(self.forward.jacobian(), self.backward.jacobian())
+        backward, forward = self.backward.jacobian(), self.forward.jacobian()
+        if self.used is not None:
+            used = self.used[:, None, None]
+            forward = torch.where(used, forward[0], backward[0]), torch.where(used, forward[1], backward[1])
+        return intersection(forward, backward)
 
     def upper_of_sum(
         self,
         weights: Tensor,  # shape: (b, k, columns)
     ) -> Tensor:
         """The smaller upper bound of ``sum_r weights_r J_kr`` for every row k: (b, k)."""
-        return torch.minimum(self.forward.upper_of_sum(weights), self.backward.upper_of_sum(weights))
+        backward, forward = self.backward.upper_of_sum(weights), self.forward.upper_of_sum(weights)
+        if self.used is not None:
+            forward = torch.where(self.used[:, None], forward, backward)
+        return torch.minimum(forward, backward)

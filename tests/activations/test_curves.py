@@ -24,7 +24,7 @@ def relaxed(row, lower, upper, center):
     shape = tuple(lower.shape[1:])
     step = FactorStep("act", shape, "z", (Read("z", shape),), ActivationFactor(ACTIVATIONS[row.kind], row.parameters))
     layer = classify(step, [PreactivationBounds(lower, upper, 0.0)])
-    return layer, *relax_layer(step, layer, (lower, upper), center)
+    return layer, *relax_layer(step, layer, (lower, upper), center)[:2]
 
 
 def chosen(layer, value):
