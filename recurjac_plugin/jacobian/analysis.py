@@ -7,7 +7,7 @@ derivatives, and the Jacobian in the order that is wanted (RecurJac, arXiv:1810.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,10 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.errors import jacobian_error, path_sums
 from recurjac_plugin.gains.gains import Gains, compute_gains
+from recurjac_plugin.gains.optimised import Effort
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.host.library import IS_03
 from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
@@ -28,7 +30,8 @@ from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
-from recurjac_plugin.preactivations.rigorous import prove_preactivations
+from recurjac_plugin.preactivations.host import HostBounds, host_bounds
+from recurjac_plugin.preactivations.rigorous import optimised_in_float64, prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
@@ -305,7 +308,9 @@ def analyse_problem(
         _require_none_given(intermediate_bounds)
         known = prove_preactivations(problem, rows, budget)
     else:
-        known = bound_preactivations(problem, method.host, rows, intermediate_bounds or {}, method.with_host_output)
+        known = bound_preactivations(
+            problem, method.host, rows, intermediate_bounds or {}, method.with_host_output, _bounder(method, budget)
+        )
     return Analysis(
         regions=problem.arguments.regions,
         graph=graph,
@@ -321,6 +326,16 @@ def analyse_problem(
         host_output=known.host_output,
         proven=known.proven,
     )
+
+
+def _bounder(method: Method, memory_budget: int) -> Callable[[Problem, str, Tensor, Sequence[str]], HostBounds]:
+    """What bounds pre-activations, and outputs besides them: the host, or we where 0.3 is to optimise.
+
+    Its alpha-CROWN fails on batches and on some activations.
+    """
+    if method.host != "alpha-CROWN" or not IS_03:
+        return host_bounds
+    return lambda problem, _, rows, names: optimised_in_float64(problem, rows, names, memory_budget, Effort())
 
 
 def _require_none_given(bounds: Intervals | None) -> None:
