@@ -136,7 +136,7 @@ def row_constants(
     Source:
         RecurJac, arXiv:1810.11783, section 3.4, for one scale and without chords.
     """
-    lower, upper = bounded.jacobian
+    lower, upper, beyond = *bounded.jacobian, above
     below = scale.unsqueeze(1)
     above = below if above is None else above.unsqueeze(1)
     largest = torch.maximum(below * upper, -above * lower)
@@ -154,7 +154,8 @@ def row_constants(
         slope, constant = torch.zeros_like(lower), largest
     weights = torch.where(unknown, slope, sign)
     rest = torch.where(unknown, constant, torch.zeros_like(constant)).sum(2)
-    return torch.minimum(plain, bounded.upper_of_sum(weights) + rest)
+    found = torch.minimum(plain, bounded.upper_of_sum(weights) + rest)
+    return found if bounded.start is None else torch.minimum(found, row_constants(bounded.start, scale, beyond))
 
 
 def spectral_norm_bound(
