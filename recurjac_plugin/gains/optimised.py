@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -32,9 +32,12 @@ from recurjac_plugin.numerics.region import Region, concretized
 from .crown import linear_upper_bound
 from .gains import Gains
 
-# Adam's step in units of a family's length, and what it is multiplied with after every step. Slopes of ReLU come to
-# both of their ends within a few steps.
-_RATE, _DECAY = 0.5, 0.93
+# Adam's step in units of a family's length, and what it is multiplied with after every step. Slopes of two pieces come
+# to both of their ends within a few steps; tangents are near the best from the beginning.
+_RATE, _RATE_OF_MANY, _DECAY = 0.5, 0.05, 0.93
+
+# A bound that so many steps do not lower by this part of itself is left at that.
+_TRIAL, _WORTH = 4, 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Effort:
     """How long is looked for better lines.
 
     Attributes:
-        steps: steps of gradient descent for every bound.
+        steps: steps of gradient descent for every bound that the first few of them improve.
         deadline: when to stop, by `time.monotonic`; bounds are not reproducible, then. None for never.
     """
 
@@ -132,7 +135,7 @@ def optimised_upper_bound(
             {name: value[:, start : start + size] for name, value in each.items()} for each in sums
         )
         search = _Search(gains, mixtures, regions, min(size, count - start), activations, preactivations)
-        parts.append(search.best(effort))
+        parts.append(search.optimised(effort))
     return parts[0] if len(parts) == 1 else UpperBound(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
 
 
@@ -202,9 +205,29 @@ class _Search:
     on_preactivations: Mapping[str, Tensor]
     shares: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def best(self, effort: Effort) -> UpperBound:
+    def optimised(self, effort: Effort) -> UpperBound:
+        """The best bounds: all steps for the sums that are worth them, every sum and region judged by itself."""
         with torch.no_grad():
-            best = self._bound({name: each.start for name, each in self.mixtures.items()})
+            start = self._bound({name: each.start for name, each in self.mixtures.items()})
+        trial = self._improved(start, replace(effort, steps=min(effort.steps, _TRIAL)))
+        worth = start.value - trial.value > _WORTH * start.value.abs()
+        chosen = worth.any(0).nonzero().squeeze(1)
+        if effort.steps <= _TRIAL or not len(chosen) or effort.over:
+            return trial
+        activations, preactivations = (
+            {name: value[:, chosen] for name, value in each.items()}
+            for each in (self.on_activations, self.on_preactivations)
+        )
+        search = _Search(self.gains, self.mixtures, self.regions, len(chosen), activations, preactivations)
+        rest = search._improved(UpperBound(*(each[:, chosen] for each in trial)), effort)
+        for mine, its in zip(trial, rest, strict=True):
+            where = worth[:, chosen].reshape(*its.shape[:2], *(1,) * (its.dim() - 2))
+            mine[:, chosen] = torch.where(where, its, mine[:, chosen])
+        return trial
+
+    def _improved(self, best: UpperBound, effort: Effort) -> UpperBound:
+        """Bounds by some steps from the start, or those that are given where these are better; tensors of its own."""
+        best = UpperBound(*(each.clone() for each in best))
         for name, each in self.mixtures.items():
             for place, side in enumerate(each[1:]):
                 if side is not None:
@@ -213,7 +236,7 @@ class _Search:
         if not self.shares or not effort.steps:
             return best
         shares = [*self.shares.values()]
-        optimiser = torch.optim.Adam(shares, lr=_RATE)
+        optimiser = torch.optim.Adam([{"params": [share], "lr": rate} for share, rate in zip(shares, self._rates())])
         with torch.enable_grad():
             for _ in range(effort.steps):
                 if effort.over:
@@ -233,6 +256,11 @@ class _Search:
                         share.clamp_(0, 1)
         with torch.no_grad():
             return best.better(self._bound(self._lines()))
+
+    def _rates(self) -> list[float]:
+        """Adam's first step for all shares."""
+        sides = [side for each in self.mixtures.values() for side in each[1:] if side is not None]
+        return [_RATE if len(side.slopes) == 2 else _RATE_OF_MANY for side in sides]
 
     def _lines(self) -> dict[str, Relaxation]:
         """The lines of all layers, those with a choice mixed, (b, m, u)."""

@@ -66,6 +66,9 @@ TREATMENTS: dict[str, Treatment] = {
 METHODS: tuple[str, ...] = tuple(TREATMENTS)
 """The methods that bound Jacobians."""
 
+ON_GIVEN_BOUNDS: tuple[str, ...] = tuple(name for name, each in TREATMENTS.items() if not each.optimised)
+"""Those that take pre-activation bounds as they are: with gradients by the weights, and inside of a model."""
+
 AUTO = "auto"
 """The name that leaves the choice between the next two to `planes`."""
 
