@@ -37,7 +37,7 @@ from .gains import Gains
 _RATE, _RATE_OF_MANY, _DECAY = 0.5, 0.05, 0.93
 
 # A bound that so many steps do not lower by this part of itself is left at that.
-_TRIAL, _WORTH = 4, 1e-3
+_TRIAL, _WORTH = 4, 5e-3
 
 
 @dataclass(frozen=True)
