@@ -34,6 +34,10 @@ from .lines import Relaxation
 # With 32 pieces the lines are raised by about a thousandth of what separates a smooth function from its chord.
 _PIECES = 32
 
+# Of how many lines on one side of a function others are mixed: what lies between two of them is off by 1 / 64 of what
+# separates a parabola from its chord.
+_CHOICES = 9
+
 # A line that is higher in the middle than the best one by this part of what a function bends by is taken for the best.
 _AS_GOOD = 1e-3
 
@@ -114,6 +118,44 @@ def relax_smooth(
     return SmoothRelaxation(change, _between(grid.points, below, above).where(broad, constant), samples)
 
 
+def smooth_family(
+    activation: Activation,
+    parameters: Parameters,
+    lower: Tensor,  # shape: (b, u)
+    upper: Tensor,  # shape: (b, u)
+    center: Tensor,  # shape: (b, u)
+    dl: Tensor,  # shape: (b, u)
+    du: Tensor,  # shape: (b, u)
+) -> Relaxation:
+    """Several lines of the change ``a(z) - a(z0)`` on either side, in the order of their slopes: (n, b, u).
+
+    All that touch the hull of the function have slopes between those of its first and its last edge; these are so many
+    at equal distances. Where there is no grid (see `relax_smooth`) all are the mean value theorem's, and so are they 0
+    for what fills up a list.
+
+    Args:
+        activation: as in `relax_smooth`.
+        parameters: as in `relax_smooth`.
+        lower: as in `relax_smooth`.
+        upper: as in `relax_smooth`.
+        center: as in `relax_smooth`.
+        dl: lower ends of the derivative's ranges over all of [l, u] and z0.
+        du: upper ends.
+    """
+    zero = torch.zeros_like(dl)
+    valid = dl < du
+    grid = _Grid.over(activation, parameters, lower, upper, center)
+    broad = valid & grid.usable()
+    if not bool(broad.all()):
+        grid = _Grid.over(activation, parameters, *(torch.where(broad, value, 1.0) for value in (lower, upper, center)))
+    by_mean_value = _mean_value(dl, du, lower - center, upper - center)
+    below, above = grid.change_at_points()
+    upper_slope, upper_constant = _lines_above(grid.points, above, dl, du)
+    lower_slope, lower_constant = _lines_above(grid.points, -below, -du, -dl)
+    lines = Relaxation(-lower_slope, -lower_constant, upper_slope, upper_constant)
+    return lines.where(broad, by_mean_value).where(valid, Relaxation(zero, zero, zero, zero))
+
+
 def _mean_value(low: Tensor, high: Tensor, first: Tensor, last: Tensor) -> Relaxation:
     """Lines of ``d t`` for d in [low, high] and t in [first, last]: the middle slope, -+ half the width times |t|."""
     slope, off = (low + high) / 2, (high - low) / 2 * torch.maximum(first.abs(), last.abs())
@@ -189,7 +231,11 @@ class _Grid:
         return below, above
 
     def change(self) -> Relaxation:
-        """Lines of the function, its value at the centre taken off: ``a(z) - a(z0)``.
+        """Lines of the function, its value at the centre taken off: ``a(z) - a(z0)``."""
+        return _between(self.points, *self.change_at_points())
+
+    def change_at_points(self) -> Interval:
+        """What lines of ``a(z) - a(z0)`` have to lie below and above at the points, (n + 1, b, u) each.
 
         Bounds of ``a(z_i) - a(z_0)`` at every point z_i add up those of the pieces before it. Those of the centre,
         which lies in one of the pieces, are taken off, and between the points there is room for ``(du - dl) h / 4``.
@@ -205,11 +251,7 @@ class _Grid:
         )
         rest = self._gained(slope, self.center_slope, -before, least, most)
         rise = _at_points((self.ranges[1] - self.ranges[0]) * step / 4, torch.maximum)
-        return _between(
-            self.points,
-            at_points[0] - (reached[1] + rest[1]) - rise,
-            at_points[1] - (reached[0] + rest[0]) + rise,
-        )
+        return at_points[0] - (reached[1] + rest[1]) - rise, at_points[1] - (reached[0] + rest[0]) + rise
 
     def _gained(self, first: Tensor, last: Tensor, step: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of the integral of the derivative between two points: trapezoidal rule, and mean value theorem.
@@ -263,6 +305,25 @@ def _line_above(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         rest = ~certain
         slope = slope.masked_scatter(rest, _hull_slope(points[:, rest], values[:, rest]))
     return slope, (values - slope * points).amax(0)
+
+
+def _lines_above(points: Tensor, values: Tensor, least: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes and constants of `_CHOICES` lines above all values that touch their hull, (n, b, u) each.
+
+    Args:
+        points: as in `_line_above`.
+        values: as in `_line_above`.
+        least: the slopes are cut to what is between this and `most`, (b, u).
+        most: see `least`.
+    """
+    gap = points[-1] - points[0]
+    apart = torch.where(gap > 0, gap, 1.0) / _PIECES  # of neighbours
+    count = torch.arange(1, _PIECES + 1, dtype=points.dtype, device=points.device).reshape(-1, 1, 1)
+    first = ((values[1:] - values[0]) / (count * apart)).amax(0)
+    last = ((values[-1] - values[:-1]) / (count.flip(0) * apart)).amin(0)
+    share = torch.linspace(0, 1, _CHOICES, dtype=points.dtype, device=points.device).reshape(-1, 1, 1)
+    slopes = torch.lerp(last, first, share).maximum(least).minimum(most)
+    return slopes, torch.stack([(values - slope * points).amax(0) for slope in slopes])
 
 
 def _simple_slope(points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

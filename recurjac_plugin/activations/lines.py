@@ -40,8 +40,13 @@ class Relaxation:
     lower_t_slope: Tensor | None = None
     upper_t_slope: Tensor | None = None
 
+    @staticmethod
+    def stacked(several: Sequence[Relaxation]) -> Relaxation:
+        """Lines side by side, without slopes in t: n of shape (b, u) as one relaxation of shape (n, b, u)."""
+        return Relaxation(*(torch.stack(parts) for parts in zip(*(each._lines() for each in several), strict=True)))
+
     def where(self, condition: Tensor, other: Relaxation) -> Relaxation:
-        """These lines where a condition of shape (b, u) holds, another relaxation's elsewhere."""
+        """These lines where a condition of shape (b, u) holds, another relaxation's elsewhere; both may be several."""
         return Relaxation(*(torch.where(condition, mine, its) for mine, its in zip(self._lines(), other._lines())))
 
     def padded(

@@ -53,7 +53,8 @@ def linear_upper_bound(
 
     Args:
         gains: the exact part; blocks with `ROWS` as their later end are not read.
-        relaxations: lines of ``a(x) - a(x0)`` in t for each layer, each of shape (b, u).
+        relaxations: lines of ``a(x) - a(x0)`` in t for each layer, each of shape (b, u), or (b, m, u) where every sum
+            has its own.
         count: the number of sums, m.
         on_activations: coefficients of ``a(x) - a(x0)``, and of ``x - x0`` under `INPUT`.
         on_preactivations: coefficients of t.
@@ -73,9 +74,8 @@ def linear_upper_bound(
             lines = relaxations[layer]
             positive = A.clamp(min=0)
             negative = A - positive
-            constant = constant + (negative @ lines.lower_constant.unsqueeze(2)).squeeze(2)
-            constant = constant + (positive @ lines.upper_constant.unsqueeze(2)).squeeze(2)
-            through = (positive * lines.upper_slope.unsqueeze(1)).addcmul(negative, lines.lower_slope.unsqueeze(1))
+            constant = constant + _met(negative, lines.lower_constant) + _met(positive, lines.upper_constant)
+            through = (positive * _for_sums(lines.upper_slope)).addcmul(negative, _for_sums(lines.lower_slope))
             on_t = through if on_t is None else on_t + through
         if on_t is None:
             continue
@@ -89,3 +89,18 @@ def linear_upper_bound(
     if slope is None:
         slope = gains.reference.new_zeros(1, count, gains.columns)
     return slope.expand(gains.batch, -1, -1), constant
+
+
+def _for_sums(
+    line: Tensor,  # shape: (b, u), or (b, m, u)
+) -> Tensor:
+    """What is the same for all sums, or is not, as (b, 1 or m, u)."""
+    return line.unsqueeze(1) if line.dim() == 2 else line
+
+
+def _met(
+    A: Tensor,  # shape: (b, m, u)
+    constants: Tensor,  # shape: (b, u), or (b, m, u)
+) -> Tensor:
+    """``sum_j A_j constants_j``, (b, m)."""
+    return (A @ constants.unsqueeze(2)).squeeze(2) if constants.dim() == 2 else (A * constants).sum(2)

@@ -60,6 +60,7 @@ class Factor(abc.ABC):
         centers: Sequence[Tensor],
         change: Interval,
         index: Tensor | None = None,  # shape: (b, u)
+        near: float | None = None,
     ) -> Relaxation:
         r"""Lines in t around how far a step's output moves while its source moves by t from the centre of the region.
 
@@ -72,6 +73,7 @@ class Factor(abc.ABC):
             centers: values of these at the centre of the region, (b, *shape of the node); within the bounds.
             change: bounds of t, two tensors of shape (b, *shape of the step); 0 lies between them.
             index: positions in the flattened step; None for all of them in order.
+            near: slope of the line through 0 of functions with two linear pieces, as in `linear_pieces`.
 
         Returns:
             Shape (b, u); (b, n) without an index.
@@ -126,6 +128,7 @@ class ActivationFactor(Factor):
         centers: Sequence[Tensor],
         change: Interval,
         index: Tensor | None = None,  # shape: (b, u)
+        near: float | None = None,
     ) -> Relaxation:
         """Lines of ``a(z0 + t) - a(z0)`` in t on the pre-activations' bounds; exact where a is linear on them."""
         (lower, upper), center = intervals[0], centers[0]
@@ -135,7 +138,7 @@ class ActivationFactor(Factor):
             index = torch.arange(lower[0].numel(), device=lower.device).expand(len(lower), -1)
         dl, du = (at(end, index) for end in self.derivative_range((lower, upper)))
         if self.activation.linear_pieces:
-            (lines,) = relax_kinked(self.activation, self.parameters, index, lower, upper, center)
+            (lines,) = relax_kinked(self.activation, self.parameters, index, lower, upper, center, (near,))
         else:
             lower, upper, center = (at(value, index) for value in (lower, upper, center))
             lines = relax_smooth(self.activation, self.parameters, lower, upper, center, dl, du).change
@@ -299,6 +302,7 @@ class _RangeFactor(Factor):
         centers: Sequence[Tensor],
         change: Interval,
         index: Tensor | None = None,  # shape: (b, u)
+        near: float | None = None,
     ) -> Relaxation:
         """Lines of ``d t``; an affine d is on the average over a straight line what it is at the middle of the line."""
         dl, du = self.range(*intervals)
@@ -338,6 +342,7 @@ class RectifiedFactor(Factor):
         centers: Sequence[Tensor],
         change: Interval,
         index: Tensor | None = None,  # shape: (b, u)
+        near: float | None = None,
     ) -> Relaxation:
         """Lines of the change from ``s0`` to ``s0 + t``; exact where the derivative is known."""
         center = self.at_center(*centers)
@@ -346,7 +351,7 @@ class RectifiedFactor(Factor):
         dl, du, first, last, center = (at(v, index) for v in (*self.range(*intervals), first, last, center))
         zero, one = torch.zeros_like(center), torch.ones_like(center)
         left, right = (zero, one) if self.sign > 0 else (one, zero)
-        pieces = linear_pieces(left, right, center + first, center + last, center)
+        pieces = linear_pieces(left, right, center + first, center + last, center, near=near)
         slope = torch.where(dl == du, dl, torch.where(center + first >= 0, right, left))
         known = (dl == du) | (center + first >= 0) | (center + last <= 0)
         return Relaxation(slope, zero, slope, zero).where(known, pieces)

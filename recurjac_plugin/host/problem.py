@@ -103,6 +103,18 @@ class Problem:
         regions = zip(self.host_graph.inputs, self.arguments.regions, strict=True)
         return {name: region.reach.reshape(region.center.shape) for name, region in regions}
 
+    def in_float64(self) -> Problem:
+        """The same network on the same regions in float64, as constants."""
+        values = tuple(
+            Region(value.center.detach().double(), value.norm, value.radius.detach().double())
+            if isinstance(value, Region)
+            else value.detach().to(torch.float64 if value.is_floating_point() else value.dtype)
+            for value in self.arguments.values
+        )
+        arguments = Arguments(values)
+        centers = {name: each.center for name, each in zip(self.host_graph.inputs, arguments.regions, strict=True)}
+        return Problem(self.model, arguments, self.host_graph.in_float64(centers))
+
     def shrunk(self, fraction: float) -> Problem:
         """The same over regions shrunk about their centres."""
         return replace(self, arguments=self.arguments.scaled(fraction))

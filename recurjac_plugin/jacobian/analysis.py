@@ -7,7 +7,7 @@ derivatives, and the Jacobian in the order that is wanted (RecurJac, arXiv:1810.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,17 +18,21 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.errors import jacobian_error, path_sums
 from recurjac_plugin.gains.gains import Gains, compute_gains
+from recurjac_plugin.gains.optimised import Effort
 from recurjac_plugin.gains.undetermined import Layer, PreactivationBounds
 from recurjac_plugin.graph.graph import Graph
+from recurjac_plugin.host.library import IS_03
 from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
-from recurjac_plugin.numerics.intervals import Interval, Intervals
+from recurjac_plugin.numerics.intervals import Interval, Intervals, intersection
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.region import Region, joined
 from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
-from recurjac_plugin.preactivations.rigorous import prove_preactivations
+from recurjac_plugin.preactivations.host import HostBounds, host_bounds
+from recurjac_plugin.preactivations.refined import refined_preactivations
+from recurjac_plugin.preactivations.rigorous import optimised_in_float64, prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
@@ -60,6 +64,7 @@ class Analysis:
         host_output: the host's bounds of ``C f``, each of shape (b, k); None where the host was not run. Of a proven
             analysis those of our own CROWN.
         proven: what its bounds have proven errors from; None if they have none.
+        start: the analysis whose bounds are to be no wider than these; where there is one, bounds are constants.
     """
 
     regions: tuple[Region, ...]
@@ -75,6 +80,7 @@ class Analysis:
     center_value: Tensor
     host_output: Interval | None
     proven: ProvenErrors | None = None
+    start: Analysis | None = None
 
     @cached_property
     def region(self) -> Region:
@@ -152,7 +158,10 @@ class Analysis:
     @cached_property
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, both of shape (b, k, columns)."""
-        return with_room(self._in_order.jacobian(), self.entry_error)
+        if self.start is None:
+            return with_room(self._in_order.jacobian(), self.entry_error)
+        with torch.no_grad():
+            return intersection(self.start.jacobian, with_room(self._in_order.jacobian(), self.entry_error))
 
     def upper_of_sum(
         self,
@@ -162,14 +171,22 @@ class Analysis:
 
         Tighter than summing the bounds of the entries, because the neurons' derivatives are shared by all entries.
         """
-        return sum_with_room(self._in_order.upper_of_sum(weights), weights, self.entry_error)
+        if self.start is None:
+            return sum_with_room(self._in_order.upper_of_sum(weights), weights, self.entry_error)
+        with torch.no_grad():
+            upper = sum_with_room(self._in_order.upper_of_sum(weights), weights, self.entry_error)
+            return torch.fmin(upper, self.start.upper_of_sum(weights))
 
     def upper_of_sums(
         self,
         coefficients: Tensor,  # shape: (b, s, k, columns)
     ) -> Tensor:
         """Upper bound of ``sum_kr c_skr J_kr``, over entries of all rows, for every s: (b, s)."""
-        return sums_with_room(self._in_order, self.jacobian, coefficients, self.entry_error)
+        if self.start is None:
+            return sums_with_room(self._in_order, self.jacobian, coefficients, self.entry_error)
+        with torch.no_grad():
+            upper = sums_with_room(self._in_order, self.jacobian, coefficients, self.entry_error)
+            return torch.fmin(upper, self.start.upper_of_sums(coefficients))
 
     @property
     def exact_part(self) -> Gains | None:
@@ -197,6 +214,7 @@ class Analysis:
             center_value=self.center_value[regions].gather(1, rows),
             host_output=None,
             proven=None if self.proven is None else self.proven.part(regions, rows),
+            start=None if self.start is None else self.start.part(regions, rows),
         )
 
     @cached_property
@@ -319,8 +337,10 @@ def analyse_problem(
         _require_none_given(intermediate_bounds)
         known = prove_preactivations(problem, rows, budget)
     else:
-        known = bound_preactivations(problem, method.host, rows, intermediate_bounds or {}, method.with_host_output)
-    return Analysis(
+        known = bound_preactivations(
+            problem, method.host, rows, intermediate_bounds or {}, method.with_host_output, _bounder(method, budget)
+        )
+    analysis = Analysis(
         regions=problem.arguments.regions,
         graph=graph,
         preactivations=known.bounds,
@@ -335,6 +355,28 @@ def analyse_problem(
         host_output=known.host_output,
         proven=known.proven,
     )
+    if not method.treatment.optimised:
+        return analysis
+    known = refined_preactivations(problem, rows, known, intermediate_bounds or {}, budget, Effort())
+    return replace(
+        analysis,
+        preactivations=known.bounds,
+        derivatives=known.derivatives,
+        center_value=analysis.center_value.detach(),
+        host_output=known.host_output,
+        proven=known.proven,
+        start=analysis,
+    )
+
+
+def _bounder(method: Method, memory_budget: int) -> Callable[[Problem, str, Tensor, Sequence[str]], HostBounds]:
+    """What bounds pre-activations, and outputs besides them: the host, or we where 0.3 is to optimise.
+
+    Its alpha-CROWN fails on batches and on some activations.
+    """
+    if method.host != "alpha-CROWN" or not IS_03:
+        return host_bounds
+    return lambda problem, _, rows, names: optimised_in_float64(problem, rows, names, memory_budget, Effort())
 
 
 def _require_none_given(bounds: Intervals | None) -> None:

@@ -42,6 +42,10 @@ class BoundedJacobian(Protocol):
         """How the undetermined neurons were treated."""
 
     @property
+    def start(self) -> BoundedJacobian | None:
+        """Other bounds of the same Jacobian, than which nothing is to be wider; None if there are none."""
+
+    @property
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the entries, both of shape (b, k, columns)."""
 
@@ -75,6 +79,7 @@ class BoundedByOrder:
         treatment: how the undetermined neurons were treated.
         order: what bounds the entries, and sums of them.
         error: proven absolute errors of the entries' bounds, (b, k, columns); None to leave no room for rounding.
+        start: as in `BoundedJacobian`.
     """
 
     region: Region
@@ -82,6 +87,7 @@ class BoundedByOrder:
     treatment: Treatment
     order: Order
     error: Tensor | None = None
+    start: BoundedJacobian | None = None
 
     @cached_property
     def jacobian(self) -> Interval:

@@ -54,10 +54,10 @@ def jacobian_bounds(
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
             inputs a tuple of all of them, plain tensors where they are not perturbed.
-        method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip`, with a prefix for the pre-activation
-            bounds (`IBP+`, ...); see `recurjac_plugin.jacobian.methods`. None or `auto` is `RecurJac-McCormick` on the
-            regions where smooth activations make it worth its time, and `RecurJac-Linear` on all others; the bounds
-            name it, and see `recurjac_plugin.jacobian.planes`.
+        method: `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick`, `RecurJac-Optimized` or `Fast-Lip`, with a prefix
+            for the pre-activation bounds (`IBP+`, ...); see `recurjac_plugin.jacobian.methods`. None or `auto` is
+            `RecurJac-McCormick` on the regions where smooth activations make it worth its time, and `RecurJac-Linear`
+            on all others; the bounds name it, and see `recurjac_plugin.jacobian.planes`.
         C: specification matrix, shape (b or 1, k, n_out); None differentiates every output.
         order: ``"backward"`` (from the output on), ``"forward"`` (from the input on), or ``"both"``, the intersection;
             neither order is always tighter. `RecurJac-McCormick` adds the forward order to the backward one where the
@@ -84,8 +84,8 @@ def jacobian_bounds(
 
     Returns:
         Bounds of shape (b, k, *input_shape), of the model's dtype and device, differentiable with respect to the
-        weights where the host's pre-activation bounds are; rigorous ones are not. For a tuple of several inputs a tuple
-        of bounds, one for each perturbed input, in their order.
+        weights where the host's pre-activation bounds are; rigorous ones and those of `RecurJac-Optimized` are not. For
+        a tuple of several inputs a tuple of bounds, one for each perturbed input, in their order.
 
     Raises:
         InputError: model, input or C do not fit together, NaN, an empty region, or an unknown order or shift.

@@ -2,10 +2,10 @@
 
 A name is ``[PREFIX+]METHOD[+CROWN]``, in any case:
 
-* the method is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick` or `Fast-Lip` (`TREATMENTS`): it says what happens
-  at a neuron whose derivative is not certain (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783, section 3.3; Fast-Lip:
-  Weng et al., ICML 2018, arXiv:1804.09699); or it is `auto`, which is `RecurJac-McCormick` on the regions where that is
-  worth its time and `RecurJac-Linear` on all others (`planes`);
+* the method is `RecurJac`, `RecurJac-Linear`, `RecurJac-McCormick`, `RecurJac-Optimized` or `Fast-Lip` (`TREATMENTS`):
+  it says what happens at a neuron whose derivative is not certain (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783,
+  section 3.3; Fast-Lip: Weng et al., ICML 2018, arXiv:1804.09699); or it is `auto`, which is `RecurJac-McCormick` on
+  the regions where that is worth its time and `RecurJac-Linear` on all others (`planes`);
 * the prefix is the host's method that bounds the pre-activations, `CROWN` if there is none;
 * ``+CROWN`` intersects *output* bounds with those the host gets from the same pre-activation bounds.
 
@@ -38,11 +38,13 @@ class Treatment:
             lines in the pre-activation; None for on the regions where that is worth its time.
         chord_of_absolute: whether ``|J_kr|``, summed over the entries of a row, is replaced by its chord over the
             bounds of an entry of unknown sign, or by a constant.
+        optimised: whether the pre-activation bounds that it starts from are refined by optimised ones of our own.
     """
 
     rule: str | None
     planes: bool | None = False
     chord_of_absolute: bool = False
+    optimised: bool = False
 
     @cached_property
     def upper_line(self) -> Rule | None:
@@ -56,12 +58,16 @@ TREATMENTS: dict[str, Treatment] = {
     "RecurJac": Treatment("recurjac"),
     "RecurJac-Linear": Treatment("recurjac_linear", chord_of_absolute=True),
     "RecurJac-McCormick": Treatment("recurjac_linear", planes=True, chord_of_absolute=True),
+    "RecurJac-Optimized": Treatment("recurjac_linear", planes=True, chord_of_absolute=True, optimised=True),
     "Fast-Lip": Treatment(None),
 }
 """The methods that bound Jacobians by their names, as documented."""
 
 METHODS: tuple[str, ...] = tuple(TREATMENTS)
 """The methods that bound Jacobians."""
+
+ON_GIVEN_BOUNDS: tuple[str, ...] = tuple(name for name, each in TREATMENTS.items() if not each.optimised)
+"""Those that take pre-activation bounds as they are: with gradients by the weights, and inside of a model."""
 
 AUTO = "auto"
 """The name that leaves the choice between the next two to `planes`."""

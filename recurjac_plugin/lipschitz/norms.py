@@ -60,6 +60,8 @@ def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool =
             of one sign and of single operations.
     """
     best = _by_entries(bounded, p, q, proven)
+    if bounded.start is not None:
+        best = torch.minimum(best, vector_constant(bounded.start, p, q, proven))
     grams = _grams(bounded, 2 in (p, q))
     if grams is not None:
         best = torch.minimum(best, grams.constant(p, q, bounded.jacobian[0].shape[2]).to(best))
@@ -143,7 +145,7 @@ def row_constants(
     Source:
         RecurJac, arXiv:1810.11783, section 3.4, for one scale and without chords.
     """
-    lower, upper = bounded.jacobian
+    lower, upper, beyond = *bounded.jacobian, above
     below = scale.unsqueeze(1)
     above = below if above is None else above.unsqueeze(1)
     largest = torch.maximum(below * upper, -above * lower)
@@ -152,7 +154,8 @@ def row_constants(
     if dual != 1:
         return plain
     weights, constant = _lines(bounded, below, above)
-    return torch.minimum(plain, bounded.upper_of_sum(weights) + constant.sum(2))
+    found = torch.minimum(plain, bounded.upper_of_sum(weights) + constant.sum(2))
+    return found if bounded.start is None else torch.minimum(found, row_constants(bounded.start, scale, beyond, norm))
 
 
 def column_constants(bounded: BoundedJacobian) -> Tensor:

@@ -132,6 +132,11 @@ class WeightedJacobian:
         """That of the Jacobian J."""
         return self.bounded.treatment
 
+    @property
+    def start(self) -> WeightedJacobian | None:
+        """The same of what its bounds are to be no wider than."""
+        return None if self.bounded.start is None else replace(self, bounded=self.bounded.start)
+
     @cached_property
     def jacobian(self) -> Interval:
         """Lower and upper bounds of ``diag(v) J S``, both of shape (b, k, columns)."""

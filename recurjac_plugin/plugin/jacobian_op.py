@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError, MethodError
-from recurjac_plugin.jacobian.methods import METHODS, parse
+from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS, parse
 
 OPERATOR = "recurjac::jacobian"
 """Name of the operator in the host's traced graph."""
@@ -57,10 +57,10 @@ class JacobianOP(torch.autograd.Function):
                 or device.
             MethodError: no method for Jacobians.
         """
-        if parse(method).name not in METHODS:
+        if parse(method).name not in ON_GIVEN_BOUNDS:
             raise MethodError(
-                f"`JacobianOP` takes {', '.join(METHODS)} as method, got {method!r}; the bounds of the pre-activations "
-                "come from the method that `compute_bounds` is called with."
+                f"`JacobianOP` takes {', '.join(ON_GIVEN_BOUNDS)} as method, got {method!r}; the bounds of the "
+                "pre-activations come from the method that `compute_bounds` is called with."
             )
         if torch.jit.is_tracing():
             return super().apply(output, input, method, input.dim())

@@ -10,7 +10,7 @@ because a bound that rounding has moved across a kink would hide one side of it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +26,7 @@ from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 from recurjac_plugin.numerics.rounding import NOTICEABLE, UNEXPLAINED
 
-from .host import host_bounds
+from .host import HostBounds, host_bounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,7 @@ def bound_preactivations(
     rows: Tensor,  # shape: (b, k, *output_shape)
     given: Intervals,
     with_output: bool,
+    bounds_by: Callable[[Problem, str, Tensor, Sequence[str]], HostBounds] = host_bounds,
 ) -> Preactivations:
     """Bound everything that the derivatives of a network depend on.
 
@@ -89,6 +90,7 @@ def bound_preactivations(
         rows: specification matrix C.
         given: bounds by the caller, by name, each with b times or once as many elements as the node has.
         with_output: whether the host's bounds of ``C f`` are wanted even if all else is given.
+        bounds_by: what bounds in the host's place.
 
     Raises:
         InputError: bounds of unknown names, of the wrong shape, inverted, or NaN.
@@ -104,7 +106,7 @@ def bound_preactivations(
     host_output = None
     if with_output or len(bounds) < len(graph.reads):
         wanted = [name for name in graph.reads if name not in bounds]
-        computed = host_bounds(problem, method, rows, wanted)
+        computed = bounds_by(problem, method, rows, wanted)
         bounds |= computed.intervals
         unit = max(unit, computed.unit)
         host_output = computed.output

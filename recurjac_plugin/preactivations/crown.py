@@ -138,11 +138,11 @@ def crown_bounds(
     Source:
         Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
     """
-    run = _Crown(graph, values, regions, rows, memory_budget, known, proven)
+    run = Crown(graph, values, regions, rows, memory_budget, known, proven)
     return run.rows(output, run.sweep())
 
 
-class _Crown:
+class Crown:
     """One run over a batch of regions: what is known of the layers up to one."""
 
     def __init__(
@@ -309,8 +309,7 @@ class _Crown:
 
     def _relax(self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval) -> None:
         """Lines around the change of a layer's undetermined neurons, with room for the errors of what it reads."""
-        index = layer.index.expand(len(self.output_rows), -1)
-        centers = self._centers(step)
+        index, centers = layer.index.expand(len(self.output_rows), -1), self._centers(step)
         if len(self.choices) > 1:
             assert isinstance(step.factor, ActivationFactor)
             low, high = ranges[0]
@@ -318,7 +317,14 @@ class _Crown:
             lines = relax_kinked(step.factor.activation, step.factor.parameters, index, *numbers, choices=self.choices)
         else:
             lines = [step.factor.change_lines(ranges, centers, change, index)]
-        steepest = torch.maximum(layer.lower.abs(), layer.upper.abs())
+        for relaxations, each in zip(self.relaxations, lines, strict=True):
+            relaxations[step.name] = self._with_room(step, layer, ranges, change, each)
+
+    def _with_room(
+        self, step: FactorStep, layer: Layer, ranges: Sequence[Interval], change: Interval, lines: Relaxation
+    ) -> Relaxation:
+        """Lines, (*any, b, u), with room for errors and for their own rounding; zeros for what fills up a list."""
+        steepest, index = torch.maximum(layer.lower.abs(), layer.upper.abs()), layer.index.expand(len(layer.lower), -1)
         error, rounding = at(self.errors[step.source], index), torch.zeros(())
         if self.proven:
             largest = sum(torch.maximum(low.abs(), high.abs()).flatten(1).amax(1, keepdim=True) for low, high in ranges)
@@ -326,10 +332,9 @@ class _Crown:
             if _reads_source(self.graph, step):
                 largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
             rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
-        listed, zero = layer.lower < layer.upper, torch.zeros_like(layer.lower)
+        zero = torch.zeros_like(layer.lower)
         nothing = Relaxation(zero, zero, zero, zero)  # what fills up a list is stable: it is in the gains already
-        for relaxations, each in zip(self.relaxations, lines, strict=True):
-            relaxations[step.name] = each.padded(error, steepest, rounding).where(listed, nothing)
+        return lines.padded(error, steepest, rounding).where(layer.lower < layer.upper, nothing)
 
     def _centers(self, step: FactorStep) -> list[Tensor]:
         """Values of what a step reads at the centres, (b, *shape of the node) each."""

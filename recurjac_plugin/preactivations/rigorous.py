@@ -1,27 +1,33 @@
 r"""Pre-activation bounds that are proven, with the errors that everything computed from them needs.
 
-They come from CROWN of our own (`crown`) in float64, and hold for the network in real arithmetic with the weights that
-it was given. What is assumed: float64 as IEEE 754 has it, rounded to nearest; sums in any order; elementary functions
-to 2 units in the last place. Nothing is taken from the host but its graph and the weights in it.
+They come from CROWN of our own (`crown`) in float64, with optimised lines (`optimised`) where that is wanted, and hold
+for the network in real arithmetic with the weights that it was given. What is assumed: float64 as IEEE 754 has it,
+rounded to nearest; sums in any order; elementary functions to 2 units in the last place. Nothing is taken from the host
+but its graph and the weights in it.
 
 Source: as in `crown`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.gains.optimised import Effort
 from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.host.problem import Problem
+from recurjac_plugin.numerics.intervals import rounded_outward
 from recurjac_plugin.numerics.region import concretized
-from recurjac_plugin.numerics.rounding import gamma
+from recurjac_plugin.numerics.rounding import eps, gamma
 
 from .bounds import Preactivations, ProvenErrors
 from .crown import crown_bounds
+from .host import HostBounds
+from .optimised import optimised_crown_bounds
 
 # The host takes the logarithm of a number below this for that of this one.
 _LOGARITHM_FROM = 1e-12
@@ -32,6 +38,7 @@ def prove_preactivations(
     problem: Problem,
     rows: Tensor,  # shape: (b, k, *output_shape)
     memory_budget: int,  # bytes
+    effort: Effort | None = None,
 ) -> Preactivations:
     """Proven bounds of everything that derivatives depend on, and of the rows.
 
@@ -39,6 +46,7 @@ def prove_preactivations(
         problem: model and regions, in float64.
         rows: the matrix C, in float64.
         memory_budget: bytes for one chunk of rows.
+        effort: how long is looked for better lines than CROWN's; None for not at all.
 
     Raises:
         InputError: bounds are NaN.
@@ -49,7 +57,10 @@ def prove_preactivations(
     count = rows.shape[1]
     both = torch.cat((rows, -rows), 1).reshape(len(rows), 2 * count, *graph.shapes[graph.output])
     regions = problem.arguments.regions
-    crown = crown_bounds(graph, host_graph.values, host_graph.output, regions, both, memory_budget)
+    arguments = (graph, host_graph.values, host_graph.output, regions, both, memory_budget)
+    crown = crown_bounds(*arguments)
+    if effort is not None:
+        crown = optimised_crown_bounds(*arguments, crown, effort)
     _require_whole_logarithms(problem)
     least = torch.stack(
         [offset - concretized(regions, -slope) for slope, offset in zip(crown.slope.unbind(1), crown.offset.unbind(1))]
@@ -66,6 +77,33 @@ def prove_preactivations(
     )
     errors = ProvenErrors(gains, crown.spreads, crown.row_error[:, :count])
     return Preactivations(crown.bounds, crown.layers, (lower, upper), errors)
+
+
+def optimised_in_float64(
+    problem: Problem,
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    names: Sequence[str],
+    memory_budget: int,  # bytes
+    effort: Effort,
+) -> HostBounds:
+    """Optimised bounds in place of the host's: the proven ones in float64, rounded outward to the type of the problem.
+
+    They are constants, whatever depends on the weights.
+
+    Args:
+        problem: model and regions, in any type.
+        rows: the matrix C.
+        names: nodes whose bounds are wanted.
+        memory_budget: bytes for one chunk of rows.
+        effort: how long is looked for better lines.
+
+    Raises:
+        What `prove_preactivations` raises.
+    """
+    proven = prove_preactivations(problem.in_float64(), rows.detach().double(), memory_budget, effort)
+    assert proven.host_output is not None
+    intervals = {name: rounded_outward(proven.bounds[name].widened(), rows.dtype) for name in names}
+    return HostBounds(intervals, rounded_outward(proven.host_output, rows.dtype), eps(rows))
 
 
 def _require_whole_logarithms(problem: Problem) -> None:

@@ -20,6 +20,9 @@ name                    what is taken                               where
                         elsewhere                                   the lines of `RecurJac-Linear`, the tighter
 ======================  ==========================================  ==========================================
 
+`RecurJac-Optimized` takes the same lines and planes as `RecurJac-McCormick`, on pre-activation bounds that are refined
+by optimised ones (`recurjac_plugin.preactivations.refined`), and keeps the tighter of both results.
+
 No name, or `auto`, is `RecurJac-McCormick` or `RecurJac-Linear`, region by region (`recurjac_plugin.jacobian.planes`).
 
 **In which order the layers are processed**: the arguments `order` and `shift`.

@@ -32,6 +32,7 @@ class Certain:
     J: Tensor  # shape: (b, k, columns)
     region: Region
     treatment: Treatment
+    start: None = None
 
     @property
     def center_value(self):

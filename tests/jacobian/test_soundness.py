@@ -13,7 +13,7 @@ from cases import ACTIVATION_CASES, BY_NAME, hosted, parametrized
 from oracle import Ball, Box, assert_encloses, attacked, jacobian, jacobians, outputs, truth
 
 import recurjac_plugin as rj
-from recurjac_plugin.host import IS_03, BoundedModule
+from recurjac_plugin.host import BoundedModule
 from recurjac_plugin.jacobian.methods import HOST_METHODS
 
 
@@ -85,8 +85,6 @@ def test_regions_of_images(kind):
 @pytest.mark.parametrize("prefix", ["", *(f"{host}+" for host in HOST_METHODS)])
 @pytest.mark.parametrize("name", ["relu", "mixed"])
 def test_every_prefix(name, prefix):
-    if IS_03 and prefix == "alpha-CROWN+" and name == "mixed":
-        pytest.skip("0.3 has no optimised bounds of S-shaped functions over batches")
     net, center, model = hosted(name)
     region = Ball(center, 0.2)
     values = truth(net, region)

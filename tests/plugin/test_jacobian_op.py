@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS
 from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.plugin.jacobian_node import nodes_of
 from recurjac_plugin.recursion.backward import backward_order
@@ -258,7 +260,7 @@ def test_a_plain_input_may_change_between_calls():
         require_enclosed(model, net, region, "CROWN", masks[:, i : i + 1])
 
 
-@pytest.mark.parametrize("method", rj.METHODS)
+@pytest.mark.parametrize("method", ON_GIVEN_BOUNDS)
 def test_a_method_may_be_named(method):
     torch.manual_seed(0)
     f, x = mlp(nn.ReLU, (5, 20, 20, 3)).double(), torch.randn(2, 5, dtype=torch.float64)
@@ -270,9 +272,10 @@ def test_a_method_may_be_named(method):
     assert torch.allclose(upper, expected.upper.flatten(1), rtol=0, atol=1e-12)
 
 
-def test_other_methods_are_refused():
-    net = Wrapped(lambda s, x: rj.JacobianOP.apply(s.f(x), x, "IBP+RecurJac"), f=mlp(nn.ReLU))
-    with pytest.raises(rj.MethodError, match=r"`JacobianOP` takes RecurJac, .*'IBP\+RecurJac'"):
+@pytest.mark.parametrize("method", ["IBP+RecurJac", "RecurJac-Optimized"])
+def test_other_methods_are_refused(method):
+    net = Wrapped(lambda s, x: rj.JacobianOP.apply(s.f(x), x, method), f=mlp(nn.ReLU))
+    with pytest.raises(rj.MethodError, match=f"`JacobianOP` takes RecurJac, .*'{re.escape(method)}'"):
         net(torch.zeros(1, 5, requires_grad=True))
 
 
