@@ -135,7 +135,7 @@ def optimised_upper_bound(
             {name: value[:, start : start + size] for name, value in each.items()} for each in sums
         )
         search = _Search(gains, mixtures, regions, min(size, count - start), activations, preactivations)
-        parts.append(search.optimised(effort))
+        parts.append(search.best(effort))
     return parts[0] if len(parts) == 1 else UpperBound(*(torch.cat(each, 1) for each in zip(*parts, strict=True)))
 
 
@@ -205,7 +205,7 @@ class _Search:
     on_preactivations: Mapping[str, Tensor]
     shares: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def optimised(self, effort: Effort) -> UpperBound:
+    def best(self, effort: Effort) -> UpperBound:
         """The best bounds: all steps for the sums that are worth them, every sum and region judged by itself."""
         with torch.no_grad():
             start = self._bound({name: each.start for name, each in self.mixtures.items()})
