@@ -43,7 +43,7 @@ _FEW = 20  # coordinates that vary: boxes with more have theirs fixed first, and
 _SHARE = 0.25  # of the time for cutting boxes of many dimensions, attacks in between
 _BATCHES = 16  # batches of boxes of those that may be cut without a deadline
 _BRANCHING = 0.8  # of the time that is left, for branching on neurons
-_WORK = 2.0**38  # multiplications of it without a deadline: about a minute of a processor
+_WORK = 2.0**35  # multiplications of it without a deadline: some seconds of a processor
 _CHECKS = 4  # points of a batch that the session looks at
 
 

@@ -90,7 +90,7 @@ def test_other_verdicts(tmp_path):
 
 
 def test_unknown(tmp_path):
-    arguments = ("verify", query(tmp_path, "mid"), "--network", f"digits={RELU}", "--attack-seconds", 0)
+    arguments = ("verify", query(tmp_path, "mid"), "--network", f"digits={RELU}", "--attack-seconds", 0, "--no-split")
     assert recurjac(*arguments).stdout == "unknown\n"
     found = answer(*arguments)
     assert (found["verdict"], found["model"]) == ("unknown", str(RELU))

@@ -14,9 +14,12 @@ from recurjac_plugin import host, load_vnnlib
 from recurjac_plugin.networks.onnx import onnx_session
 
 
-@pytest.mark.parametrize(("prop", "verdict"), [(SMALL, "unsat"), (MID, "unknown")])
-def test_first_line_is_the_verdict(prop, verdict):
-    result = recurjac("verify", RELU, prop, "--attack-seconds", 0.2)
+@pytest.mark.parametrize(
+    ("prop", "options", "verdict"),
+    [(SMALL, (), "unsat"), (MID, (), "unsat"), (MID, ("--no-split",), "unknown")],
+)
+def test_first_line_is_the_verdict(prop, options, verdict):
+    result = recurjac("verify", RELU, prop, "--attack-seconds", 0.2, *options)
     assert result.stdout == f"{verdict}\n"
     assert "lower bound" in result.stderr
 
