@@ -31,7 +31,7 @@ from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entry_search import reduced_network, searched_entries
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
-from recurjac_plugin.neurons.largest import Effort, effort_of
+from recurjac_plugin.neurons.searches.largest import Effort, effort_of
 from recurjac_plugin.numerics.intervals import Interval, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region

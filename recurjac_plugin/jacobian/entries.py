@@ -13,7 +13,7 @@ from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.host.problem import read_in_float64
 from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.neurons.largest import Effort, effort_of
+from recurjac_plugin.neurons.searches.largest import Effort, effort_of
 from recurjac_plugin.numerics.intervals import Interval, Intervals, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 

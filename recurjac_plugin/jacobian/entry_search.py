@@ -1,7 +1,7 @@
 r"""Entries of the Jacobian over one region, searched over the sides of neurons.
 
-Each entry has two terms and groups of its own in `neurons.largest`, ``J_kr`` and ``-J_kr``, counted from their smallest
-value by one pass, so that no value is below 0.
+Each entry has two terms and groups of its own in `neurons.searches.largest`, ``J_kr`` and ``-J_kr``, counted from
+their smallest value by one pass, so that no value is below 0.
 
 Source: as there.
 """
@@ -17,10 +17,10 @@ from torch import Tensor
 from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.host.problem import Problem, specification
-from recurjac_plugin.neurons.largest import Above, Effort, Found, largest_value
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import jacobian_of_slopes
 from recurjac_plugin.neurons.reduced import Reduced, reduce
+from recurjac_plugin.neurons.searches.largest import Above, Effort, Found, largest_value
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
 from recurjac_plugin.numerics.rounding import gamma, underflow

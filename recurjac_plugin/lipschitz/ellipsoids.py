@@ -27,7 +27,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,12 +35,12 @@ from torch import Tensor
 
 from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
-from recurjac_plugin.gains.pull import INPUT
+from recurjac_plugin.gains.pull import INPUT, ROWS, Key
 from recurjac_plugin.numerics.rounding import GRAM, eps
 
 from .matrix_norms import dual_of, norm_above
 
-_MULTIPLES = torch.logspace(-3, 6, 55, dtype=torch.float64)  # of c / largest eigenvalue - 1, that are tried
+_MULTIPLES = (-3, 6, 55)  # of c / largest eigenvalue - 1, that are tried: powers of 10, and their number
 _RANGE = 1e6  # weights t are at most so many times larger, or smaller, than the one in the middle
 _NOTHING = 1e300  # of the identity: a matrix that says nothing
 _SIDE = 512  # input coordinates up to which a form over them is made
@@ -105,15 +105,62 @@ def _over_corners(grams: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(found).amin(0)
 
 
-def jacobian_grams(gains: Gains, most: int = LONG) -> Grams | None:
-    """Gram matrices above those of the Jacobian, by passes both ways.
+def jacobian_grams(gains: Gains, most: Sequence[int] = (LONG,)) -> Grams | None:
+    """Gram matrices above those of the Jacobian, by passes both ways, of every region by itself.
 
-    None where a pass has too much to multiply, or numbers are too large for it.
+    Multipliers are chosen for all neurons of a layer together, so what fills up a list of them, where regions differ,
+    is left out. None where a pass has too much to multiply in every region, or numbers are too large for it.
 
     Args:
         gains: the exact part.
-        most: how many multiplications are worth it.
+        most: how many multiplications are worth it, for each region or once for all.
     """
+    if gains.batch == 1:
+        return _grams_of_region(gains, most[0])
+    limits = [*most] * (gains.batch if len(most) == 1 else 1)
+    found = [_grams_of_region(_region(gains, i), limit) for i, limit in enumerate(limits)]
+    there = next((each for each in found if each is not None), None)
+    if there is None:
+        return None
+    outer, inner = (
+        tuple(
+            torch.cat(
+                [
+                    _NOTHING * torch.diag_embed(torch.ones_like(like[:1, 0])) if each is None else of(each)[j]
+                    for each in found
+                ]
+            )
+            for j, like in enumerate(of(there))
+        )
+        for of in (lambda grams: grams.outer, lambda grams: grams.inner)
+    )
+    return Grams(outer, inner)
+
+
+def _region(gains: Gains, i: int) -> Gains:
+    """The gains of one region, without what fills up its lists of undetermined neurons."""
+    at = torch.tensor([i], device=gains.reference.device)
+    part = gains.part(at, torch.arange(gains.rows, device=at.device).unsqueeze(0))
+    listed = {name: (layer.lower < layer.upper)[0].nonzero().squeeze(1) for name, layer in part.derivatives.items()}
+
+    def cut(block: Tensor, key: Key) -> Tensor:
+        later, earlier = (listed.get(end) for end in key)
+        block = block if later is None else block[:, later]
+        return block if earlier is None else block[:, :, earlier]
+
+    layers = tuple(name for name in part.layers if len(listed[name]))
+    ends = {*layers, INPUT, ROWS}
+    return replace(
+        part,
+        layers=layers,
+        derivatives={name: part.derivatives[name].only(listed[name]) for name in layers},
+        blocks=Blocks({key: cut(part.blocks[key], key) for key in part.blocks if {*key} <= ends}),
+        reference=gains.reference[:1],
+    )
+
+
+def _grams_of_region(gains: Gains, most: int) -> Grams | None:
+    """Those of a single region."""
     if _work(gains) > most:
         return None
     gains = _in_double(gains)
@@ -139,7 +186,7 @@ def _work(gains: Gains) -> int:
         count = gains.count(layer)
         total += count * (met + count) ** 2 + 10 * count**3 + count**2 * gains.columns
         met += count
-    return gains.batch * total
+    return total
 
 
 def _in_double(gains: Gains) -> Gains:
@@ -250,7 +297,7 @@ def _multiplier(
         values, vectors = torch.linalg.eigh(scaled)
         ways = vectors.mT @ (own * middle.unsqueeze(1) / root.unsqueeze(2))  # V^T t^-1/2 N m
         size = ((ways @ seen) * ways).sum(2)  # (b, u)
-        tried = 1 + _MULTIPLES.to(own)
+        tried = 1 + torch.logspace(*_MULTIPLES, dtype=own.dtype, device=own.device)
         multiples = largest * tried  # (b, s)
         cost = multiples * (weights * half.square() * reached).sum(1, keepdim=True)
         cost = cost + (size.unsqueeze(1) / (multiples.unsqueeze(2) - values.unsqueeze(1))).sum(2)

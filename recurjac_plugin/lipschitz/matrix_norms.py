@@ -278,7 +278,7 @@ def stretched(
         v = torch.zeros_like(matrix[:, 0]).scatter(1, place, 1.0)
     elif q == math.inf:
         place = torch.linalg.vector_norm(matrix, ord=dual_of(p), dim=2).argmax(1)
-        v = _aligned(matrix[torch.arange(len(matrix)), place].unsqueeze(2), p).squeeze(2)
+        v = _aligned(matrix[torch.arange(len(matrix), device=matrix.device), place].unsqueeze(2), p).squeeze(2)
     elif p == q:
         v = torch.linalg.svd(matrix, full_matrices=False)[2][:, 0]
     else:

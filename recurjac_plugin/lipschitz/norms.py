@@ -45,6 +45,8 @@ _PUSHED = 64  # columns whose sums are bounded jointly, the largest ones: the ot
 def constants_of_rows(bounded: BoundedJacobian, p: float) -> Tensor:
     """Upper bounds of ``sup |J_k|_{p*}`` for every row k, by `row_constants` and `ellipsoids`: (b, k)."""
     best = row_constants(bounded, torch.ones_like(bounded.jacobian[0][:, 0]), norm=p)
+    if bounded.start is not None:
+        best = torch.minimum(best, constants_of_rows(bounded.start, p))
     grams = _grams(bounded, p == 2)
     return best if grams is None else torch.minimum(best, grams.rows(p, bounded.jacobian[0].shape[2]).to(best))
 
@@ -79,8 +81,8 @@ def _grams(bounded: BoundedJacobian, euclidean: bool) -> Grams | None:
     if gains is None:
         return None
     lower, upper = bounded.jacobian
-    loose = bool(((upper - lower).sum((1, 2)) > (upper + lower).abs().sum((1, 2))).any())  # radii beside middles
-    return jacobian_grams(gains, LONG if euclidean or loose else SHORT)
+    loose = (upper - lower).sum((1, 2)) > (upper + lower).abs().sum((1, 2))  # radii beside middles
+    return jacobian_grams(gains, [LONG if euclidean or each else SHORT for each in loose.tolist()])
 
 
 def _by_entries(bounded: BoundedJacobian, p: float, q: float, proven: bool) -> Tensor:

@@ -109,8 +109,8 @@ def global_lipschitz(
     rows = specification(C, output.expand(_batch_of(C), *output.shape[1:]))
     composition = _Composition(graph, float(norm), output)
     starts = rows.double().reshape(*rows.shape[:2], *graph.shapes[graph.output])
-    constants = torch.tensor([composition.of_rows(start, per_output) for start in starts], dtype=torch.float64)
-    constants = constants.to(output.device)
+    numbers = [composition.of_rows(start, per_output) for start in starts]
+    constants = torch.tensor(numbers, dtype=torch.float64, device=output.device)
     if method is None and norm == 2:
         constants = torch.minimum(constants, _by_ellipsoids(graph, starts, per_output))
     return _rounded_up(constants, output.dtype)

@@ -108,12 +108,30 @@ class Programs:
             upper: upper bounds.
             box: how far the inputs can be from the centre, below and above.
         """
+        A, b = self._inequalities(lower, upper, box)
+        kept = (lower >= 0) | (upper <= 0)
+        # What is kept on a side may leave it by as much as the room is below 0: the interval is the region's there.
+        low, high = np.where(kept, self.lower, lower), np.where(kept, self.upper, upper)
+        n, columns = self.count, self.columns
+        e = self.center
+        c = np.zeros(columns + 2 * n + 1)
+        c[-1] = 1.0
+        v_low = np.concatenate([box[0], low - self.error, -self.most, [-1.0]])
+        v_high = np.concatenate([box[1], high + self.error, self.most, [1.0]])
+        # z is what the gains give, which the neuron's own is off from by its error at most.
+        result = linprog(-c, A, b, self.equations, e, np.stack([v_low, v_high], 1), method="highs")
+        if result.status == 2 or result.x is None:
+            return Answer(False, None)
+        y, w = np.maximum(-result.ineqlin.marginals, 0.0), -result.eqlin.marginals
+        largest = self._safe_bound(c, (A, b), (self.equations, e), (v_low, v_high), y, w)
+        return Answer(bool(largest < 0), None if largest < 0 else np.asarray(result.x[:columns]))
+
+    def _inequalities(self, lower: Numbers, upper: Numbers, box: tuple[Numbers, Numbers]) -> tuple[csr_matrix, Numbers]:
+        """What the variables of a part satisfy besides their equations: ``A v <= b``."""
         n, columns = self.count, self.columns
         above, below = lower >= 0, upper <= 0
         kept = np.flatnonzero(above | below)
         side = np.where(above, 1.0, -1.0)[kept]
-        # What is kept on a side may leave it by as much as the room is below 0: the interval is the region's there.
-        low, high = np.where(above | below, self.lower, lower), np.where(above | below, self.upper, upper)
         width = np.maximum(self.upper - self.lower, np.finfo(float).tiny)
         inside = ~(above | below)
         span = np.where(inside, upper - lower, 1.0)
@@ -149,18 +167,7 @@ class Programs:
             none = np.zeros((len(ends), n))
             A = vstack([A, csr_matrix(np.hstack([matrix[:, :columns], none, matrix[:, columns:], terms]))]).tocsr()
             b = np.concatenate([b, ends])
-        e = self.center
-        c = np.zeros(columns + 2 * n + 1)
-        c[-1] = 1.0
-        v_low = np.concatenate([box[0], low - self.error, -self.most, [-1.0]])
-        v_high = np.concatenate([box[1], high + self.error, self.most, [1.0]])
-        # z is what the gains give, which the neuron's own is off from by its error at most.
-        result = linprog(-c, A, b, self.equations, e, np.stack([v_low, v_high], 1), method="highs")
-        if result.status == 2 or result.x is None:
-            return Answer(False, None)
-        y, w = np.maximum(-result.ineqlin.marginals, 0.0), -result.eqlin.marginals
-        largest = self._safe_bound(c, (A, b), (self.equations, e), (v_low, v_high), y, w)
-        return Answer(bool(largest < 0), None if largest < 0 else np.asarray(result.x[:columns]))
+        return A, b
 
     @staticmethod
     def _safe_bound(

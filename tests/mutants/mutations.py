@@ -145,8 +145,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "gains/crown.py",
-        "lines.lower_constant.unsqueeze(2)",
-        "lines.upper_constant.unsqueeze(2)",
+        "_met(negative, lines.lower_constant)",
+        "_met(negative, lines.upper_constant)",
         "CROWN takes the upper line's constant for the lower line where a coefficient is negative",
         ("gains/test_crown.py",),
     ),
@@ -229,8 +229,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "preactivations/crown.py",
-        "each.padded(error, steepest, rounding).where(listed, nothing)",
-        "each.padded(error, steepest, rounding)",
+        "lines.padded(error, steepest, rounding).where(layer.lower < layer.upper, nothing)",
+        "lines.padded(error, steepest, rounding)",
         "an operand that has won a maximum on one box of a batch counts twice if it has not on another",
         ("preactivations/test_crown_batches.py",),
     ),
@@ -354,7 +354,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("neurons",),
     ),
     Mutant(
-        "neurons/branching.py",
+        "neurons/searches/branching.py",
         "upper[name] = torch.cat((torch.where(here, high.clamp(max=0.0), high), high))",
         "upper[name] = torch.cat((torch.where(here, high.clamp(max=-0.1), high), high))",
         "points near a kink lie on neither side",

@@ -7,12 +7,12 @@ import torch
 from reduced_networks import NETWORKS, evaluated, reduced
 from small_parts import MEMORY, inside, least_of_largest, network, points
 
-import recurjac_plugin.neurons.emptiness as module
+import recurjac_plugin.neurons.searches.emptiness as module
 from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.neurons.contraction import Contraction, smaller_boxes
-from recurjac_plugin.neurons.emptiness import Emptiness
 from recurjac_plugin.neurons.optimised import Choices, Sums, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
+from recurjac_plugin.neurons.searches.emptiness import Emptiness
 
 pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 

@@ -9,10 +9,10 @@ from small_parts import inside, network, points
 from torch import Tensor
 
 from recurjac_plugin.gains.pull import ROWS
-from recurjac_plugin.neurons.branching import chosen_neurons, scores, sides
 from recurjac_plugin.neurons.optimised import Choices, lower_bounds, nothing, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.reduced import Reduced
+from recurjac_plugin.neurons.searches.branching import chosen_neurons, scores, sides
 
 pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 

@@ -191,8 +191,8 @@ def test_forms_take_the_place_of_planes_only_where_they_cost_much_less(monkeypat
 
 def test_kinks_are_left_to_lines():
     """A form knows of a derivative that jumps no more than its range."""
-    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).double()
-    x = torch.randn(1, 3, dtype=torch.float64)
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    x = torch.randn(1, 6, dtype=torch.float64)
     order = analyse(on_host(net, x), Ball(x, 1.0).perturbed(), parse(METHOD), None)._in_order
     assert order.affine is None and len(order.passes) == 2
 

@@ -21,7 +21,9 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.gains.undetermined import Layer
 from recurjac_plugin.host import IS_03, BoundedModule, BoundedTensor, PerturbationLpNorm
-from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS
+from recurjac_plugin.jacobian.analysis import analyse
+from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS, parse
+from recurjac_plugin.lipschitz.norms import row_constants
 from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.plugin.jacobian_node import nodes_of
 from recurjac_plugin.recursion.backward import backward_order
@@ -145,7 +147,7 @@ def test_where_the_operator_of_the_host_is_wrong(name, make, method):
 
 
 def test_lipschitz_constants_are_those_of_the_pass_with_signs():
-    """Behind |J| and a sum CROWN asks for one column with signs, as `local_lipschitz` does."""
+    """Behind |J| and a sum CROWN asks for one column with signs, as `row_constants` do."""
     torch.manual_seed(1)
     f, x = mlp(nn.ReLU, (5, 20, 20, 3)).double(), torch.randn(2, 5, dtype=torch.float64)
     net = Wrapped(lambda s, z: J(s.f(z), z).abs().sum(2), f=f)
@@ -153,7 +155,8 @@ def test_lipschitz_constants_are_those_of_the_pass_with_signs():
     for eps in (0.02, 0.1, 0.3):
         region = Ball(x, eps)
         upper = model.compute_bounds(x=(region.perturbed(),), method="CROWN", bound_lower=False)[1].detach()
-        expected = rj.local_lipschitz(plain, region.perturbed(), method="RecurJac-McCormick", per_output=True)
+        analysis = analyse(plain, region.perturbed(), parse("RecurJac-McCormick"), None)
+        expected = row_constants(analysis, torch.ones_like(x))
         assert bool((upper <= expected * (1 + 1e-9)).all())
         by_entries = rj.jacobian_bounds(plain, region.perturbed(), method="RecurJac-McCormick").magnitude.sum(2)
         assert eps == 0.02 or float((upper / by_entries).mean()) < 0.99

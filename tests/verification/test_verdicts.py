@@ -62,7 +62,7 @@ def test_shipped_properties(name, size, expected):
     result = verify(load_onnx(path), spec, session=session, **options)
     assert result.verdict is expected
     assert (result.lower_bound > 0) == (expected is Verdict.UNSAT)
-    assert (result.boxes == 1) == (size != "mid")  # whose coordinates are fixed
+    assert result.boxes == 1 or size == "mid"  # whose coordinates are fixed
     assert (result.counterexample is not None) == (expected is Verdict.SAT)
     if result.counterexample is not None:
         x, y = result.counterexample.x, result.counterexample.y

@@ -20,7 +20,7 @@ from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS
 if TYPE_CHECKING:
     import torch
 
-    from recurjac_plugin.neurons.largest import Progress
+    from recurjac_plugin.neurons.searches.largest import Progress
 
 _Ball = tuple[float, int]  # its radius, and the index of the input in its middle
 

@@ -16,7 +16,7 @@ from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entry_search import reduced_network
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
-from recurjac_plugin.neurons.largest import Effort, Found, Progress, effort_of, largest_value
+from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 

@@ -1,4 +1,4 @@
-r"""Norms of the Jacobian as the search sees them (`neurons.largest`): bounds on parts, and values at points.
+r"""Norms of the Jacobian as the search sees them (`neurons.searches.largest`): bounds on parts, and values at points.
 
 ===========================  ======================================  ====================
 what                         terms                                   groups
@@ -30,10 +30,10 @@ from recurjac_plugin.jacobian.bounded import BoundedByOrder
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.matrix_norms import dual_of, norm_below, norm_of_magnitudes
 from recurjac_plugin.lipschitz.norms import vector_constant
-from recurjac_plugin.neurons.largest import Above
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import jacobian_of_slopes
 from recurjac_plugin.neurons.reduced import Reduced
+from recurjac_plugin.neurons.searches.largest import Above
 from recurjac_plugin.numerics.rounding import gamma, underflow
 from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.recursion.backward import BackwardOrder, backward_order

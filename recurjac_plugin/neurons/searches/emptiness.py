@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.pull import ROWS
+from recurjac_plugin.neurons.contraction import Contraction, smaller_boxes
+from recurjac_plugin.neurons.optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
+from recurjac_plugin.neurons.parts import Parts
+from recurjac_plugin.neurons.programs import Programs, joined_intervals
+from recurjac_plugin.neurons.reduced import Reduced
 
 from .branching import TRIED, chosen_neurons, sides
-from .contraction import Contraction, smaller_boxes
-from .optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
-from .parts import Parts
-from .programs import Programs, joined_intervals
-from .reduced import Reduced
 
 _ROOT_STEPS, _STEPS = 20, 10  # of the optimisation, on the whole region and on each part
 _FIRST_ROUND, _ROUND = 10, 5  # of that of each neuron's bounds: the first round, and later ones

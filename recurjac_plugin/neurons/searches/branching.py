@@ -18,9 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .optimised import LowerBounds, Sums, lower_bounds
-from .parts import Parts
-from .reduced import Reduced
+from recurjac_plugin.neurons.optimised import LowerBounds, Sums, lower_bounds
+from recurjac_plugin.neurons.parts import Parts
+from recurjac_plugin.neurons.reduced import Reduced
 
 TRIED = 3  # neurons of a part; of 1 to 16 three were among the best on networks of VNN-COMP
 _OTHER_SIDE = 0.1  # how much the better side counts

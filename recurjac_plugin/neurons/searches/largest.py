@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-
-from .parts import Parts
-from .points import BestPoints, require_pieces
-from .programs import Programs, joined_intervals
-from .reduced import Reduced
-from .tightening import tightened
+from recurjac_plugin.neurons.parts import Parts
+from recurjac_plugin.neurons.points import BestPoints, require_pieces
+from recurjac_plugin.neurons.programs import Programs, joined_intervals
+from recurjac_plugin.neurons.reduced import Reduced
+from recurjac_plugin.neurons.tightening import tightened
 
 _POPPED = 32  # items that are cut at once
 _NEURONS, _ENTRIES, _INPUTS = 4, 2, 1  # candidates of each kind that are tried before one is cut

@@ -1,7 +1,7 @@
 r"""Verdicts by signs of neurons: what fixing coordinates leaves of a property, one search for each disjunct on a box.
 
 A disjunct ``A y <= b`` is excluded on a box if its rows ``A f(x) - b - slack`` are nowhere all at most 0, with the room
-that the goal leaves (`goals.Rows.slack`). That is what `neurons.emptiness` shows, on the network between its
+that the goal leaves (`goals.Rows.slack`). That is what `neurons.searches.emptiness` shows, on the network between its
 undetermined neurons (`neurons.reduced`), which all disjuncts share. So do intervals that hold on the whole box: once
 the searches have taken as much work as it costs, the bound of every undecided neuron is optimised.
 
@@ -16,16 +16,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recurjac_plugin.branch_and_bound.bounders import RefiningBounder
+from recurjac_plugin.branch_and_bound.boxes import Boxes, Disjuncts
+from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.neurons.contraction import Contraction
-from recurjac_plugin.neurons.emptiness import Emptiness
 from recurjac_plugin.neurons.optimised import nothing
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.reduced import Reduced, reduce, two_sides
+from recurjac_plugin.neurons.searches.emptiness import Emptiness
 from recurjac_plugin.preactivations.crown import crown_bounds
-
-from .bounders import RefiningBounder
-from .boxes import Boxes, Disjuncts
-from .exclusion_search import ExclusionSearch
 
 _SHARED_STEPS = 10  # of the optimisation of every neuron's bounds
 
