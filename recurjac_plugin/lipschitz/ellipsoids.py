@@ -119,22 +119,25 @@ def jacobian_grams(gains: Gains, most: Sequence[int] = (LONG,)) -> Grams | None:
         return _grams_of_region(gains, most[0])
     limits = [*most] * (gains.batch if len(most) == 1 else 1)
     found = [_grams_of_region(_region(gains, i), limit) for i, limit in enumerate(limits)]
-    there = next((each for each in found if each is not None), None)
-    if there is None:
+    there = [each for each in found if each is not None]
+    if not there:
         return None
-    outer, inner = (
-        tuple(
-            torch.cat(
-                [
-                    _NOTHING * torch.diag_embed(torch.ones_like(like[:1, 0])) if each is None else of(each)[j]
-                    for each in found
-                ]
-            )
-            for j, like in enumerate(of(there))
-        )
-        for of in (lambda grams: grams.outer, lambda grams: grams.inner)
+    return Grams(
+        _joined([None if each is None else each.outer for each in found], [each.outer for each in there]),
+        _joined([None if each is None else each.inner for each in found], [each.inner for each in there]),
     )
-    return Grams(outer, inner)
+
+
+def _joined(regions: Sequence[tuple[Tensor, ...] | None], there: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Matrices of regions in a batch; those without undetermined neurons have fewer of them, and some have none."""
+    most = max(there, key=len)
+    if not most:
+        return ()
+    nothing = _NOTHING * torch.diag_embed(torch.ones_like(most[0][:, 0]))
+    return tuple(
+        torch.cat([nothing if each is None else each[min(j, len(each) - 1)] for each in regions])
+        for j in range(len(most))
+    )
 
 
 def _region(gains: Gains, i: int) -> Gains:
