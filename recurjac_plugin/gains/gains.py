@@ -119,6 +119,14 @@ class Gains:
             reference=self.reference,
         )
 
+    def one_row_each(
+        self,
+        rows: Tensor,  # shape: (b,)
+    ) -> Gains:
+        """The gains of b regions that share them, with one row for each: ``G_rows,m[i] <- G_rows,m[0, rows_i]``."""
+        taken = {key: self.blocks[key][0][rows].unsqueeze(1) for key in self.blocks if key[0] == ROWS}
+        return replace(self, blocks=Blocks(self.blocks.kept | taken), rows=1)
+
     def first_columns(self, count: int) -> Gains:
         """The gains of the first `count` input coordinates: ``G_l,input <- G_l,input[:, :, :count]``, of rows, too."""
         cut = {key: self.blocks[key][:, :, :count] for key in self.blocks if key[1] == INPUT}

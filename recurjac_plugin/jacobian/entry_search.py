@@ -14,8 +14,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.blocks import Blocks
-from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.host.problem import Problem, specification
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import jacobian_of_slopes
@@ -60,9 +58,7 @@ class Entries:
         """Upper bounds on parts: of one pushed column, and of the entry."""
         reduced, count = self.reduced, len(parts)
         gains = replace(reduced.on(parts.lower, parts.upper), batch=count)
-        taken = {key: gains.blocks[key][0][self.row[terms]].unsqueeze(1) for key in gains.blocks if key[0] == ROWS}
-        gains = replace(gains, blocks=Blocks(gains.blocks.kept | taken), rows=1)
-        order = backward_order(gains, recurjac_linear, self.memory_budget)
+        order = backward_order(gains.one_row_each(self.row[terms]), recurjac_linear, self.memory_budget)
         column, sign = self.column[terms].reshape(-1, 1, 1), self.sign[terms].reshape(-1, 1, 1)
         error = reduced.entry_error[0][self.row[terms]].unsqueeze(1)
         weights = torch.zeros_like(error).scatter(2, column, sign)

@@ -72,18 +72,6 @@ class Parts:
             undecided[name] = kink & (neurons.dl < neurons.du) if neurons.divisible else torch.zeros_like(kink)
         return undecided
 
-    def sides(
-        self,
-        layer: str,
-        neuron: Tensor,  # shape: (n,)
-    ) -> tuple[Parts, Parts]:
-        """Both halves of every part, ``z_j <= 0`` and ``z_j >= 0`` for its neuron j of a layer: two batches of n."""
-        at = neuron.unsqueeze(1)
-        low, high = self.lower[layer], self.upper[layer]
-        below = {**self.upper, layer: high.scatter(1, at, high.gather(1, at).clamp(max=0.0))}
-        above = {**self.lower, layer: low.scatter(1, at, low.gather(1, at).clamp(min=0.0))}
-        return replace(self, upper=below), replace(self, lower=above)
-
     def within(self, other: Parts) -> Parts:
         """What of every part lies in another one, a batch of one."""
         lower = {name: torch.maximum(low, other.lower[name]) for name, low in self.lower.items()}

@@ -23,9 +23,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from recurjac_plugin.gains.blocks import Blocks
 from recurjac_plugin.gains.gains import Gains
-from recurjac_plugin.gains.pull import INPUT, ROWS
+from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.jacobian.bounded import BoundedByOrder
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.matrix_norms import dual_of, norm_below, norm_of_magnitudes
@@ -102,7 +101,7 @@ class Norms:
             gains = gains.transposed()
         error = self.error
         if self.each:
-            gains = _with_rows(gains, terms)
+            gains = gains.one_row_each(terms)
             error = error[0][terms].unsqueeze(1)
         backward = backward_order(gains, recurjac_linear, self.memory_budget)
         order: Order = backward
@@ -187,13 +186,3 @@ class Norms:
         values = (values - room) * (1 - gamma(2 * jacobian[0].numel() + 64)) - underflow(1)
         values = values.clamp(min=0)
         return values if self.grouped else values.amax(1, keepdim=True)
-
-
-def _with_rows(
-    gains: Gains,
-    rows: Tensor,  # shape: (n,)
-) -> Gains:
-    """The gains of n parts, one row each."""
-    taken = {key: gains.blocks[key][0][rows].unsqueeze(1) for key in gains.blocks if key[0] == ROWS}
-    blocks = Blocks(gains.blocks.kept | taken)
-    return replace(gains, blocks=blocks, rows=1)
