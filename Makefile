@@ -35,8 +35,8 @@ help:
 	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON)), JOBS (now $(JOBS))"
 
 demo: setup
-	$(BIN)/recurjac compare examples/data/digits_tanh.onnx examples/data/digits_tanh_small.vnnlib
-	$(BIN)/recurjac compare examples/data/digits_relu.onnx examples/data/digits_relu_small.vnnlib --plot demo.png
+	$(BIN)/recurjac compare examples/data/digits_tanh.onnx examples/data/digits_tanh_small.vnnlib --timeout 5
+	$(BIN)/recurjac compare examples/data/digits_relu.onnx examples/data/digits_relu_small.vnnlib --timeout 5 --plot demo.png
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --maxprocesses 4 --dist worksteal

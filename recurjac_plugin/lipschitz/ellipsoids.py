@@ -27,7 +27,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +44,7 @@ _MULTIPLES = (-3, 6, 55)  # of c / largest eigenvalue - 1, that are tried: power
 _RANGE = 1e6  # weights t are at most so many times larger, or smaller, than the one in the middle
 _NOTHING = 1e300  # of the identity: a matrix that says nothing
 _SIDE = 512  # input coordinates up to which a form over them is made
+_FORM = 2**24  # bytes that the forms of regions that are bounded together may take
 
 LONG, SHORT = 2**32, 2**29
 """Multiplications of one pass over all regions that are worth their time: where much can be gained, and else."""
@@ -106,95 +107,110 @@ def _over_corners(grams: tuple[Tensor, ...]) -> Tensor:
 
 
 def jacobian_grams(gains: Gains, most: Sequence[int] = (LONG,)) -> Grams | None:
-    """Gram matrices above those of the Jacobian, by passes both ways, of every region by itself.
+    """Gram matrices above those of the Jacobian, by passes both ways.
 
-    Multipliers are chosen for all neurons of a layer together, so what fills up a list of them, where regions differ,
-    is left out. None where a pass has too much to multiply in every region, or numbers are too large for it.
+    A region's are its own, whichever regions are bounded beside it: what fills up a list of its undetermined neurons,
+    where others have more, is taken out of all products and has no weight in any choice. None where a pass has too
+    much to multiply in every region, or numbers are too large for it.
 
     Args:
         gains: the exact part.
         most: how many multiplications are worth it, for each region or once for all.
     """
-    if gains.batch == 1:
-        return _grams_of_region(gains, most[0])
-    limits = [*most] * (gains.batch if len(most) == 1 else 1)
-    found = [_grams_of_region(_region(gains, i), limit) for i, limit in enumerate(limits)]
-    there = [each for each in found if each is not None]
-    if not there:
+    work = _work(gains)
+    within = (work <= torch.tensor(most, device=work.device)).nonzero().squeeze(1)
+    within = within[work[within].argsort(stable=True)]  # lists of about the same length together
+    found = [each for at in within.split(_at_once(gains)) for each in _found(gains, at)]
+    if not found:
         return None
+    at = torch.cat([regions for regions, _ in found])
+    position = torch.full_like(work, len(at))  # of what says nothing, behind all others
+    position[at] = torch.arange(len(at), device=work.device)
     return Grams(
-        _joined([None if each is None else each.outer for each in found], [each.outer for each in there]),
-        _joined([None if each is None else each.inner for each in found], [each.inner for each in there]),
+        _joined([grams.outer for _, grams in found], position), _joined([grams.inner for _, grams in found], position)
     )
 
 
-def _joined(regions: Sequence[tuple[Tensor, ...] | None], there: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Matrices of regions in a batch; those without undetermined neurons have fewer of them, and some have none."""
-    most = max(there, key=len)
-    if not most:
-        return ()
-    nothing = _NOTHING * torch.diag_embed(torch.ones_like(most[0][:, 0]))
+def _joined(chunks: Sequence[tuple[Tensor, ...]], position: Tensor) -> tuple[Tensor, ...]:
+    """Matrices of all regions by their positions; chunks without undetermined neurons have fewer of them."""
+    count = max(map(len, chunks))
+    nothing = [_NOTHING * torch.diag_embed(torch.ones_like(chunks[0][0][:1, 0]))] if count else []
     return tuple(
-        torch.cat([nothing if each is None else each[min(j, len(each) - 1)] for each in regions])
-        for j in range(len(most))
+        torch.cat([*(each[min(j, len(each) - 1)] for each in chunks), *nothing])[position] for j in range(count)
     )
 
 
-def _region(gains: Gains, i: int) -> Gains:
-    """The gains of one region, without what fills up its lists of undetermined neurons."""
-    at = torch.tensor([i], device=gains.reference.device)
-    part = gains.part(at, torch.arange(gains.rows, device=at.device).unsqueeze(0))
-    listed = {name: (layer.lower < layer.upper)[0].nonzero().squeeze(1) for name, layer in part.derivatives.items()}
+def _at_once(gains: Gains) -> int:
+    """Number of regions whose forms fit into `_FORM` bytes."""
+    side = gains.rows + gains.columns + sum(map(gains.count, gains.layers))
+    return max(1, _FORM // (8 * side**2))
+
+
+def _regions(gains: Gains, at: Tensor) -> Gains:
+    """The gains of some regions in float64, 0 for what fills up their lists of neurons, as short as they go.
+
+    Args:
+        gains: those of all regions.
+        at: the regions, (b',).
+    """
+    part = gains.part(at, torch.arange(gains.rows, device=at.device).expand(len(at), -1))
+    there = {name: layer.lower < layer.upper for name, layer in part.derivatives.items()}
+    listed = {name: each.any(0).nonzero().squeeze(1) for name, each in there.items()}
+    layers = tuple(name for name in part.layers if len(listed[name]))
+    real = {name: there[name][:, listed[name]] for name in layers}
 
     def cut(block: Tensor, key: Key) -> Tensor:
-        later, earlier = (listed.get(end) for end in key)
-        block = block if later is None else block[:, later]
-        return block if earlier is None else block[:, :, earlier]
+        block = block.double()
+        for end, axis in zip(key, (1, 2), strict=True):
+            if end in real:
+                block = block.index_select(axis, listed[end])
+                block = block if bool(real[end].all()) else block * real[end].unsqueeze(3 - axis)
+        return block
 
-    layers = tuple(name for name in part.layers if len(listed[name]))
     ends = {*layers, INPUT, ROWS}
     return replace(
         part,
         layers=layers,
         derivatives={name: part.derivatives[name].only(listed[name]) for name in layers},
         blocks=Blocks({key: cut(part.blocks[key], key) for key in part.blocks if {*key} <= ends}),
-        reference=gains.reference[:1],
+        reference=gains.reference[:1].double(),
     )
 
 
-def _grams_of_region(gains: Gains, most: int) -> Grams | None:
-    """Those of a single region."""
-    if _work(gains) > most:
-        return None
-    gains = _in_double(gains)
+def _found(gains: Gains, at: Tensor) -> Iterator[tuple[Tensor, Grams]]:
+    """Those of some regions, of each by itself where numbers are too large for one of them; that one has none."""
+    try:
+        yield at, _grams_of_regions(_regions(gains, at))
+    except torch.linalg.LinAlgError:
+        if len(at) > 1:
+            for each in at.split(1):
+                yield from _found(gains, each)
+
+
+def _grams_of_regions(gains: Gains) -> Grams:
+    """Those of regions that are bounded together."""
     ways = (gains, gains.transposed())  # from the output back, and from the input on
     wanted = (gains.columns <= _SIDE, True)
     found: tuple[list[Tensor], list[Tensor]] = ([], [])
-    try:
-        for first in (0, 1):
-            seen = None
-            for step in range(3 if gains.layers else 1):
-                way = (first + step) % 2
-                gram, seen = _pass(ways[way], seen, wanted[way])
-                found[way].extend([] if gram is None else [gram])
-    except torch.linalg.LinAlgError:
-        return None
+    for first in (0, 1):
+        seen = None
+        for step in range(3 if gains.layers else 1):
+            way = (first + step) % 2
+            gram, seen = _pass(ways[way], seen, wanted[way])
+            found[way].extend([] if gram is None else [gram])
     return Grams(tuple(found[1]), tuple(found[0]))
 
 
-def _work(gains: Gains) -> int:
-    """Multiplications of one pass, about; eigenvalues are as much work as ten products."""
-    total, met = gains.rows**3, gains.columns if gains.columns <= _SIDE else 0
+def _work(gains: Gains) -> Tensor:
+    """Multiplications of one pass over each region, about, (b,); eigenvalues are as much work as ten products."""
+    total = torch.full((gains.batch,), gains.rows**3, device=gains.reference.device)
+    met = torch.full_like(total, gains.columns if gains.columns <= _SIDE else 0)
     for layer in gains.layers:
-        count = gains.count(layer)
-        total += count * (met + count) ** 2 + 10 * count**3 + count**2 * gains.columns
-        met += count
+        derivatives = gains.derivatives[layer]
+        count = (derivatives.lower < derivatives.upper).sum(1)
+        total = total + count * (met + count) ** 2 + 10 * count**3 + count**2 * gains.columns
+        met = met + count
     return total
-
-
-def _in_double(gains: Gains) -> Gains:
-    blocks = {key: gains.blocks[key].double() for key in gains.blocks}
-    return replace(gains, blocks=Blocks(blocks), reference=gains.reference.double())
 
 
 def _pass(gains: Gains, seen: Mapping[str, Tensor] | None, wanted: bool) -> tuple[Tensor | None, dict[str, Tensor]]:

@@ -38,7 +38,7 @@ def compare_command(
     prop: options.Property,
     methods: options.Methods = _DEFAULT,
     branching: options.Branching = options.Branchings.jacobian,
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 60.0,
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 10.0,
     attack_seconds: options.AttackSeconds = 5.0,
     csv: options.Csv = None,
     plot: options.Plot = None,

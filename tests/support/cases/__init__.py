@@ -39,15 +39,21 @@ CASES = ACTIVATION_CASES + CONVOLUTION_CASES + ARITHMETIC_CASES + REARRANGEMENT_
 BY_NAME = {case.name: case for case in CASES}
 
 
-@functools.cache
 def hosted(
     case: str | Case, batch: int = 2, dtype: torch.dtype = torch.float64
 ) -> tuple[nn.Module, Tensor, BoundedModule]:
-    """Network, centre of a region, and the network on the host.
+    """Network, centre of a region, and the network on the host, whose weights are trainable.
 
-    Tests share them: making a model is slow on the host, and the package promises to leave models as they were.
+    Tests share them: making a model is slow on the host, and the package promises to leave models as they were. Not so
+    the host itself, which takes what is trainable away whenever it bounds in evaluation mode.
     """
-    case = case if isinstance(case, Case) else BY_NAME[case]
+    net, center, model = _shared(case if isinstance(case, Case) else BY_NAME[case], batch, dtype)
+    model.requires_grad_()
+    return net, center, model
+
+
+@functools.cache
+def _shared(case: Case, batch: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor, BoundedModule]:
     net, center = case.network(dtype), case.center(batch, dtype)
     return net, center, case.model(net, center)
 
