@@ -47,13 +47,14 @@ def hosted(
     Tests share them: making a model is slow on the host, and the package promises to leave models as they were. Not so
     the host itself, which takes what is trainable away whenever it bounds in evaluation mode.
     """
-    net, center, model = _shared(case if isinstance(case, Case) else BY_NAME[case], batch, dtype)
+    net, center, model = _shared(case, batch, dtype)
     model.requires_grad_()
     return net, center, model
 
 
 @functools.cache
-def _shared(case: Case, batch: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor, BoundedModule]:
+def _shared(case: str | Case, batch: int, dtype: torch.dtype) -> tuple[nn.Module, Tensor, BoundedModule]:
+    case = case if isinstance(case, Case) else BY_NAME[case]
     net, center = case.network(dtype), case.center(batch, dtype)
     return net, center, case.model(net, center)
 
