@@ -225,7 +225,8 @@ def _pass(gains: Gains, seen: Mapping[str, Tensor] | None, wanted: bool) -> tupl
     middle = {m: (derivatives[m].lower + derivatives[m].upper).double() / 2 for m in gains.layers}
     half = {m: (derivatives[m].upper - derivatives[m].lower).double() / 2 for m in gains.layers}
     balanced = seen is not None
-    seen = _middle_grams(gains, middle) if seen is None else seen
+    if seen is None:
+        seen = {layer: z @ z.mT for layer, z in middle_derivatives(gains, middle).items()}
     sources = [*gains.layers, *([INPUT] if wanted else [])]
     rows = gains.to_rows
     form: Form = {(m, n): rows[m].mT @ rows[n] for m in sources for n in sources}
@@ -245,8 +246,17 @@ def _pass(gains: Gains, seen: Mapping[str, Tensor] | None, wanted: bool) -> tupl
     return torch.where(holds[:, None, None], gram * (1 + GRAM * eps(gram)), _NOTHING * eye), met
 
 
-def _middle_grams(gains: Gains, middle: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``Z Z^T`` of the derivatives Z of the pre-activations of every layer by the input, where d = m: (b, u, u)."""
+def middle_derivatives(gains: Gains, middle: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Derivatives Z of the pre-activations of every layer by the input where d = m, (b or 1, u, columns) each.
+
+    With transposed gains those of the rows by what the layers pass on, (b or 1, u, k).
+
+    Args:
+        gains: the exact part.
+        middle: m of every layer, (b, u).
+
+    Source: own; the chain rule on gains.
+    """
     derivatives: dict[str, Tensor] = {}
     for layer in gains.layers:
         z = gains.block(layer, INPUT)
@@ -254,7 +264,7 @@ def _middle_grams(gains: Gains, middle: Mapping[str, Tensor]) -> dict[str, Tenso
             if (layer, earlier) in gains.blocks:
                 z = z + gains.blocks[layer, earlier] @ (middle[earlier].unsqueeze(2) * arrived)
         derivatives[layer] = z
-    return {layer: z @ z.mT for layer, z in derivatives.items()}
+    return derivatives
 
 
 def _eliminate(

@@ -93,7 +93,32 @@ def sampled_lipschitz(
         rows = specification(C, evaluate(region.center)).flatten(2).detach()
         norms = p, None if per_output else q
         ascent = _Ascent(region, rows, evaluate, norms, torch.Generator().manual_seed(seed))
-        return ascent.run(points, steps)
+        best = ascent.run(points, steps)[0]
+        return best if per_output else best.squeeze(1)
+
+
+def climbed(
+    region: Region,
+    rows: Tensor,  # shape: (1, k, n_out)
+    evaluate: Evaluation,
+    norms: tuple[float, float | None],
+    points: int,
+    steps: int,
+) -> Tensor:
+    """Points of one region at which norms of the Jacobian are large, (1, columns), or (k, columns) for those of rows.
+
+    Args:
+        region: where to look.
+        rows: the matrix C.
+        evaluate: the network, (n, *input_shape) -> (n, *output_shape), differentiable.
+        norms: p and q; without q every row has a norm of its own.
+        points: as in `sampled_lipschitz`.
+        steps: as in `sampled_lipschitz`.
+
+    Source: own, as `sampled_lipschitz`.
+    """
+    with torch.enable_grad():
+        return _Ascent(region, rows, evaluate, norms, torch.Generator().manual_seed(0)).run(points, steps)[1][0]
 
 
 @contextmanager
@@ -179,13 +204,13 @@ class _Ascent:
             lost = room * (torch.linalg.vector_norm(self.center, ord=region.norm, dim=1, keepdim=True) + region.radius)
         self.radius = (region.radius - lost).clamp(min=0)
 
-    def run(self, points: int, steps: int) -> Tensor:
-        """The largest norms met by so many points in so many steps: (b,), or (b, k) with one norm per row."""
+    def run(self, points: int, steps: int) -> tuple[Tensor, Tensor]:
+        """The largest norms met by so many points in so many steps, (b, 1 or k), and where: (b, 1 or k, columns)."""
         x = self._starts(points)
         J, norms = self._measured(x)
         goal = torch.arange(points, device=x.device) % norms.shape[2]  # of the norms, the one that each point climbs
         goal = goal.reshape(-1, 1, 1).expand(-1, x.shape[1], 1)
-        best = norms.amax(0)
+        best, at = _largest(norms, x)
         for step in range(steps):
             if step % _GATHERED == _GATHERED - 1:  # half of the points go on from where their norm is largest
                 leader = torch.where(_themselves(goal) % 2 == 1, _leaders(norms, goal), _themselves(goal))
@@ -193,11 +218,13 @@ class _Ascent:
             length = _FIRST * (_LAST / _FIRST) ** (step / max(steps - 1, 1))
             trial = self._projected(x + length * self._unit(self._directions(x, J, goal, step)))
             trial_J, trial_norms = self._measured(trial)
-            best = torch.maximum(best, trial_norms.amax(0))
+            found, where = _largest(trial_norms, trial)
+            at = torch.where((found > best).unsqueeze(2), where, at)
+            best = torch.maximum(best, found)
             better = trial_norms.gather(2, goal) > norms.gather(2, goal)
             x, norms = torch.where(better, trial, x), torch.where(better, trial_norms, norms)
             J = torch.where(better.unsqueeze(3), trial_J, J)
-        return best.squeeze(1) if self.q is not None else best
+        return best, at
 
     def _starts(self, points: int) -> Tensor:
         """The centre, corners, points of the boundary and of the inside: (n, b, columns)."""
@@ -310,6 +337,12 @@ class _Ascent:
 def _leaders(norms: Tensor, goal: Tensor) -> Tensor:
     """For every point the one that is highest in what the point climbs: (n, b, 1)."""
     return norms.argmax(0, keepdim=True).expand_as(norms).gather(2, goal)
+
+
+def _largest(norms: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest norms of n points, (n, b, g) -> (b, g), and where they are, (n, b, columns) -> (b, g, columns)."""
+    best, index = norms.max(0)
+    return best, x.transpose(0, 1).gather(1, index.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 def _themselves(goal: Tensor) -> Tensor:

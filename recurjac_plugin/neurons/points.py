@@ -44,6 +44,11 @@ class AtPoints:
     jacobian: Tensor
 
 
+def has_pieces(reduced: Reduced) -> bool:
+    """Whether the undetermined neurons of a network are all linear on either side of a kink."""
+    return all(reduced.neurons[layer].divisible for layer in reduced.layers)
+
+
 def require_pieces(reduced: Reduced) -> None:
     """Refuse networks whose undetermined neurons are not all linear on either side of a kink.
 

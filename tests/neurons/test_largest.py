@@ -298,4 +298,4 @@ def test_refusals():
     net = mlp(nn.Tanh, (3, 4, 2)).double()
     smooth = BoundedModule(net, torch.zeros(1, 3).double())
     with pytest.raises(UnsupportedError, match="two linear pieces"):
-        rj.tighten(smooth, x)
+        rj.jacobian_bounds(smooth, x, budget=1.0)

@@ -88,8 +88,8 @@ def lipschitz_command(
 
     With several inputs the table shows the largest constant over them; JSON and CSV have all. Operator-Norm holds
     everywhere, so it is the same for every ball. No bound can be below what was sampled. With --bab `searched` is the
-    upper bound that a search ends with, and `attained` the proven lower one beside it; for networks of ReLUs, maxima
-    and other functions with two linear pieces. Of a single ball --plot then shows how they close in.
+    upper bound that a search ends with, and `attained` the proven lower one beside it: over the sides of neurons in
+    networks of ReLUs and maxima, over boxes in all others. Of a single ball --plot then shows how they close in.
     """
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)

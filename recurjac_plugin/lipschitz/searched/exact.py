@@ -1,4 +1,4 @@
-"""Lipschitz constants between two proven bounds that close in on each other, by search over the sides of neurons."""
+"""Lipschitz constants between two proven bounds that close in on each other, over sides of neurons or boxes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entry_search import reduced_network
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
+from recurjac_plugin.neurons.points import has_pieces
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 
+from .boxes import Wanted, largest_over_boxes
 from .quantities import Norms
 
 
@@ -67,13 +69,14 @@ def tighten(
 ) -> Tightened:
     r"""The Lipschitz constant of ``C f`` over the region of `x`, as exactly as time allows.
 
-    The region is cut where neurons change sides, until the largest bound on any part,
+    The region is cut, until the largest bound on any part,
 
     .. math:: \sup_x \lVert J(x) \rVert \in [\text{lower}, \text{upper}], \qquad \text{upper} \le (1 + \text{gap}) \,
         \text{lower},
 
-    is close to the norm of the Jacobian at some point, or time is up. For networks of functions with two linear pieces
-    (ReLU, leaky ReLU, PReLU, absolute values, maxima, max-pooling) the result is exact where both meet. Everything is
+    is close to the norm of the Jacobian at some point, or time is up. Networks of functions with two linear pieces
+    (ReLU, leaky ReLU, PReLU, absolute values, maxima, max-pooling) are cut where neurons change sides, and the result
+    is exact where both meet; all others into boxes (`searched.boxes`), which helps where inputs are few. Everything is
     computed in float64 from pre-activation bounds of our own, with proven room for rounding, and rounded outward to the
     type of the model.
 
@@ -93,8 +96,8 @@ def tighten(
 
     Raises:
         InputError: model, input or C do not fit together; a gap or budget below 0; or a norm without a formula.
-        UnsupportedError: the network has parts without a rule, or functions that have no two linear pieces where they
-            are undetermined.
+        UnsupportedError: the network has parts without a rule, or several inputs and functions that have no two linear
+            pieces.
 
     Source:
         Own; exact constants by patterns are those of LipBaB, Bhowmick, D'Souza, Raghavan, ICANN 2021, arXiv:2105.05495.
@@ -145,6 +148,8 @@ def _searched(
             f"`per_output=True`, got {p:g} and {q:g}."
         )
     reduced, memory = reduced_network(problem, C, memory_budget)
+    if not has_pieces(reduced):
+        return largest_over_boxes(problem, C, Wanted(p, None if per_output else q), effort, memory_budget, seen)
     if per_output:
         return largest_value(reduced, Norms(reduced, dual_of(p), False, True, memory), effort, seen)
     return largest_value(reduced, Norms.of_vector(reduced, p, q, memory), effort, seen)
