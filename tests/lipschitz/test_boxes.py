@@ -96,8 +96,12 @@ def test_balls_are_not_the_boxes_around_them():
 
 def test_several_inputs_are_refused():
     class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+
         def forward(self, x, y):
-            return torch.tanh(x) * y
+            return torch.tanh(self.a(x)) + y
 
     x, y = torch.rand(1, 2), torch.rand(1, 2)
     model = BoundedModule(Two(), (x, y))
