@@ -402,5 +402,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "bad input ends with exit code 0",
         ("cli/test_app.py", "cli/test_bad_input.py"),
     ),
+    Mutant(
+        "lipschitz/searched/boxes.py",
+        "self.closed = torch.maximum(self.closed, self.bound[~mask].amax(0))",
+        "pass",
+        "boxes that a search is done with no longer count in its upper bound",
+        ("lipschitz/test_boxes.py",),
+    ),
+    Mutant(
+        "lipschitz/searched/boxes.py",
+        "nearest = torch.maximum(low, -high).clamp(min=0)",
+        "nearest = torch.maximum(low.abs(), high.abs())",
+        "boxes that reach out of a ball are left out, though a part of them lies in it",
+        ("lipschitz/test_boxes.py",),
+    ),
+    Mutant(
+        "lipschitz/ellipsoids.py",
+        "block = block if bool(real[end].all()) else block * real[end].unsqueeze(3 - axis)",
+        "pass",
+        "constants depend on which regions are bounded beside one",
+        ("jacobian/test_parts.py", "lipschitz/test_norms.py"),
+    ),
 )
 """All of them, in the order of the folders."""

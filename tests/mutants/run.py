@@ -22,7 +22,7 @@ from typing import NamedTuple
 from mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("recurjac_plugin", "tests", "docs", "benchmarks", "examples", "pyproject.toml")
+COPIED = ("recurjac_plugin", "tests", "docs", "benchmarks", "examples", "pyproject.toml", "README.md")
 
 
 class Outcome(NamedTuple):
