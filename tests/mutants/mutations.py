@@ -341,9 +341,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "neurons/optimised.py",
-        "value.copy_(torch.where(above, value.clamp(min=0.0), torch.where(below, value.clamp(max=0.0), 0.0)))",
-        "value.copy_(torch.where(above | below, value, 0.0))",
-        "multipliers of neurons that are kept on a side have any sign",
+        "end = torch.where(beta > 0, parts.lower[name], parts.upper[name])",
+        "end = torch.where(beta > 0, parts.upper[name], parts.lower[name])",
+        "a multiplier pays for the wrong end of an interval",
         ("neurons",),
     ),
     Mutant(
