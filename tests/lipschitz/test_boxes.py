@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from cases import hosted, mlp, on_host
-from oracle import Ball, jacobians, truth
+from oracle import Ball, Box, jacobians, truth
 from torch import nn
 
 import recurjac_plugin as rj
@@ -107,3 +107,27 @@ def test_several_inputs_are_refused():
     model = BoundedModule(Two(), (x, y))
     with pytest.raises(UnsupportedError, match="several inputs"):
         rj.tighten(model, (Ball(x, 0.1).perturbed(), Ball(y, 0.1).perturbed()), gap=0.1)
+
+
+def test_far_off_regions_are_covered_to_their_ends():
+    """The slope of ``softplus(x - 1e6)`` grows to the upper end, which ``center + radius`` may round below."""
+    net = nn.Sequential(nn.Linear(1, 1), nn.Softplus(), nn.Linear(1, 1)).double()
+    for parameter, value in zip(net.parameters(), (1.0, -1e6, 1.0, 0.0), strict=True):
+        nn.init.constant_(parameter, value)
+    for eps in (1e-9, 1e-6, 0.3):
+        center = torch.full((1, 1), 1e6, dtype=torch.float64)
+        found = rj.tighten(on_host(net, center), Ball(center, eps).perturbed(), gap=1e-9, budget=1.0)
+        assert float(found.upper) >= 1 / (1 + math.exp(-eps))
+        assert float(found.upper) == pytest.approx(1 / (1 + math.exp(-eps)), rel=1e-6)
+
+
+def test_coordinates_that_are_fixed_stay_so():
+    torch.manual_seed(0)
+    net = mlp(nn.Tanh, (3, 8, 2)).double()
+    low = torch.tensor([[-1.0, 0.25, 0.0]], dtype=torch.float64)
+    high = torch.tensor([[1.0, 0.25, 0.5]], dtype=torch.float64)
+    box = Box(low, high)
+    found = rj.tighten(on_host(net, low), box.perturbed(), gap=1e-3, budget=10.0)
+    assert float(found.gap) <= 1.1e-3
+    assert float(found.points[0, 1]) == 0.25
+    assert float(norms_at(truth(net, box), math.inf, math.inf).max()) <= float(found.upper)

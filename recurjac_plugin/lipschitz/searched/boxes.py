@@ -122,7 +122,9 @@ class _Search:
         self.C, self.wanted, self.effort, self.memory_budget = C, wanted, effort, memory_budget
         self.method = parse_jacobian_method(None)
         self.center, reach = self.region.center.flatten(1), self.region.reach
-        self.low, self.high = self.center - reach, self.center + reach
+        # Ends are rounded: a box that is wider by that holds the region.
+        self.low = torch.where(reach > 0, torch.nextafter(self.center - reach, -reach - math.inf), self.center)
+        self.high = torch.where(reach > 0, torch.nextafter(self.center + reach, reach + math.inf), self.center)
         self.count, self.size = 0, 1
         self.bound, self.axis = self._bounded(self.low, self.high)
         groups = self.bound.shape[1]
