@@ -69,12 +69,13 @@ def one_pass(method: str | None, order: str = "backward") -> Method:
 
 
 def branching(seconds: float, gap: float = 1e-6) -> Method:
-    """The search between two bounds that meet, for so many seconds."""
+    """The search between two bounds that meet, for so many seconds, and one pass, as `budget=` has them."""
 
     def constant(net: nn.Module, x: BoundedTensor, norm: float) -> Constant:
         model, start = hosted(net, x.shape[1]), time.process_time()
         found = rj.tighten(model, x, norm=norm, output_norm=norm, gap=gap, budget=seconds)  # type: ignore[attr-defined]
-        return Constant(float(found.lower), float(found.upper), time.process_time() - start)
+        upper = min(float(found.upper), float(rj.local_lipschitz(model, x, norm=norm, output_norm=norm)))
+        return Constant(float(found.lower), upper, time.process_time() - start)
 
     return constant
 

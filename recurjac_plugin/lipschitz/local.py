@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
@@ -69,7 +70,8 @@ def local_lipschitz(
         output_norm: q, 1, 2 or inf; or a `WeightedNorm`. None for the p of the input.
         per_output: one constant per row instead of one for the vector output.
         gap: to search until the constant is known so closely, see `tighten`; without a method, order or bounds of the
-            caller's own.
+            caller's own. Returned is the smaller one of what the search and what one pass says, with `rigorous=True`
+            that of the search.
         budget: seconds that the search may take for each region, see `tighten`.
         order: as in `jacobian_bounds`.
         shift: as in `jacobian_bounds`.
@@ -94,10 +96,18 @@ def local_lipschitz(
             raise InputError("`gap` and `budget` go without `method`, `order`, `shift` and `intermediate_bounds`.")
         if isinstance(norm, WeightedNorm) or isinstance(output_norm, WeightedNorm):
             raise InputError("`gap` and `budget` go without weighted norms: give 1, 2 or inf, or leave them out.")
-        return tighten(
+        found = tighten(
             model, x, C=C, norm=norm, output_norm=output_norm, per_output=per_output, gap=gap, budget=budget,
             memory_budget=memory_budget, reference=reference,
         ).upper  # fmt: skip
+        if rigorous:
+            return found
+        with torch.no_grad():  # ellipsoids are not proven, so that no search has them, and small on large regions
+            one_pass = local_lipschitz(
+                model, x, C=C, norm=norm, output_norm=output_norm, per_output=per_output, memory_budget=memory_budget,
+                reference=reference,
+            )  # fmt: skip
+        return torch.minimum(found, one_pass)
     declare(model, reference)
     parsed = parse_jacobian_method(method)
     if per_output and output_norm is not None:

@@ -88,8 +88,9 @@ def lipschitz_command(
 
     With several inputs the table shows the largest constant over them; JSON and CSV have all. Operator-Norm holds
     everywhere, so it is the same for every ball. No bound can be below what was sampled. With --bab `searched` is the
-    upper bound that a search ends with, and `attained` the proven lower one beside it: over the sides of neurons in
-    networks of ReLUs and maxima, over boxes in all others. Of a single ball --plot then shows how they close in.
+    proven upper bound that a search ends with, and `attained` the lower one beside it: over the sides of neurons in
+    networks of ReLUs and maxima, over boxes in all others. On large balls one pass may be smaller, whose rounding is
+    not proven without --rigorous. Of a single ball --plot then shows how they close in.
     """
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)
