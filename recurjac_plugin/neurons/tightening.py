@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.gains.crown import linear_upper_bound
