@@ -7,7 +7,8 @@ by going, from some start t, to where the row's linearisation there is 0, as clo
 .. math:: t' = x_0 - s u, \qquad u = \arg\max_{\lVert u \rVert_p = 1} g^T u, \qquad
     s = \frac{C_k f(t) + g^T (x_0 - t)}{\lVert g \rVert_{p*}}, \qquad g = \nabla C_k f(t),
 
-again and again, and from there straight back to x0 as long as a row is not positive.
+again and again, and from there straight back to x0 as long as a row is not positive. Before, starts have gone down the
+row's gradient, within the ball.
 
 Source: the steps are those of DeepFool, Moosavi-Dezfooli, Fawzi, Frossard, CVPR 2016, arXiv:1511.04599, taken from x0.
 """
@@ -31,7 +32,8 @@ from .radii import GROWTH, Ball, Outcome, read_ball
 
 _WORK = 2**30  # multiplications that the first round allows a probe: a quarter to half of a second
 _STEP = 2**27  # what a step takes besides, in multiplications
-_STARTS, _MOVES, _HALVINGS = 64, 12, 40  # points to go from, how often they move, and are brought back to the point
+_STARTS, _DESCENTS, _MOVES = 64, 6, 10  # points to go from, how often they go down, and move to where a row is 0
+_HALVINGS = 40  # of what a number lies between
 _AHEAD = 0.01  # how far beyond 0 the first move goes, relative to the row at the point; the next ones half of it
 
 
@@ -81,7 +83,7 @@ class MarginProbe:
 def _starts(ball: Ball) -> Tensor:
     """Points to go from: the point itself, and random ones, the same in every run."""
     reduced = ball.reduced
-    few = 2.0**30 / (3 * _MOVES * max(reduced.evaluation, 1.0) * min(reduced.gains.rows, 8))
+    few = 2.0**30 / (3 * (_DESCENTS + _MOVES) * max(reduced.evaluation, 1.0) * min(reduced.gains.rows, 8))
     low, high = reduced.box
     count = max(1, min(_STARTS, int(few)))
     share = torch.rand(count, low.shape[1], dtype=low.dtype, generator=torch.Generator().manual_seed(0))
@@ -113,11 +115,15 @@ def nearest_violation(
     row = (at_point / size.clamp(min=torch.finfo(size.dtype).tiny)).argsort(stable=True)[:8]
     t, row = inside(reduced, starts).repeat(len(row), 1), row.repeat_interleave(len(starts))
     ahead, nearest = _AHEAD * at_point[row], math.inf
-    for _ in range(_MOVES + 1):
-        own, slope = _own(ball, t, row)
+    for move in range(_DESCENTS):
+        _, slope = _own(ball, t, row)
+        t = inside(reduced, t - _steepest(ball, slope) / (1 + move))
         nearest = min(nearest, _brought_back(ball, t))
+    for _ in range(_MOVES):
+        own, slope = _own(ball, t, row)
         needed = own + ahead + (slope * (ball.point - t)).sum(1)
         t, ahead = inside(reduced, ball.point - _least_move(ball, slope, needed.clamp(min=0))), ahead / 2
+        nearest = min(nearest, _brought_back(ball, t))
     return nearest
 
 
@@ -132,6 +138,17 @@ def _own(
     own = rows_at(ball.reduced, t).gather(1, row.unsqueeze(1)).squeeze(1) + 0 * t.sum(1)
     (slope,) = torch.autograd.grad(own.sum(), t)
     return own.detach(), slope
+
+
+def _steepest(ball: Ball, slope: Tensor) -> Tensor:
+    """The moves as long as the ball reaches against which linear functions (n, columns) rise most."""
+    reach = float(torch.maximum(*(end.abs() for end in ball.reduced.box)).max())
+    if ball.norm == math.inf:
+        return reach * slope.sign()
+    if ball.norm == 2:
+        return reach * slope / torch.linalg.vector_norm(slope, dim=1, keepdim=True).clamp(min=1e-300)
+    largest = slope.abs().argmax(1, keepdim=True)
+    return torch.zeros_like(slope).scatter(1, largest, reach * slope.gather(1, largest).sign())
 
 
 def _least_move(ball: Ball, slope: Tensor, needed: Tensor) -> Tensor:
