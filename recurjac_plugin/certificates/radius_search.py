@@ -83,8 +83,8 @@ def largest_radius(
         The published program of Zhang, Zhang, Hsieh, RecurJac (arXiv:1810.11783); there the search gives up when the
         next radius exceeds the limit, here the limit itself is probed.
     """
-    limit = _representable(torch.full(active.shape, float(search.limit), dtype=torch.float64), dtype)
-    current = torch.minimum(_representable(torch.full_like(limit, search.initial), dtype), limit)
+    limit = representable(torch.full(active.shape, float(search.limit), dtype=torch.float64), dtype)
+    current = torch.minimum(representable(torch.full_like(limit, search.initial), dtype), limit)
     lower, probes = torch.zeros_like(current), torch.zeros_like(current, dtype=torch.int64)
     # Every refused radius, and its number among the sample's probes; the first row is there for none.
     refused, numbers = torch.full_like(current, math.inf)[None], probes[None]
@@ -127,11 +127,11 @@ def _following(
         torch.minimum(GROWTH * current, limit),
         torch.where(lower == 0, current / GROWTH, (lower + upper) / 2),
     )
-    following = _representable(following, dtype)
+    following = representable(following, dtype)
     # There is nothing where no number lies between the two, or the limit is certified.
     return following, (upper - lower > search.tolerance) & (following > lower) & (following < upper)
 
 
-def _representable(radii: Tensor, dtype: torch.dtype) -> Tensor:
+def representable(radii: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearest numbers of a type, in float64."""
     return radii.to(dtype).double()

@@ -12,11 +12,14 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.neurons.searches.largest import effort_of
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
 
 from .perturbed_points import Clip, point_rows, probing, read_points
 from .radius_search import RadiusSearch, largest_radius
+from .searched.gradients import GradientProbe
+from .searched.radii import further, require_searchable
 
 
 @through_float32
@@ -36,6 +39,7 @@ def stationary_free_radius(
     limit: float = 1e5,
     tolerance: float = 1e-5,
     max_probes: int = 100,
+    budget: float | None = None,
     memory_budget: int | None = None,
     rigorous: bool = False,
     reference: nn.Module | None = None,
@@ -51,7 +55,8 @@ def stationary_free_radius(
     which leaves room for rounding (eps is the number type's); with `rigorous` the bounds have their room already, and s
     is 0. An entry that is 0 all over the ball has no such sign. At kinks (ReLU at 0) the statement is about Clarke's
     generalised gradient: entry r of all its elements has that sign, so 0 is not among them. The radius is searched as
-    in `certified_radius`.
+    in `certified_radius`, from there on, with a `budget`, by search over the sides of neurons for an entry that keeps
+    its sign.
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
@@ -66,7 +71,8 @@ def stationary_free_radius(
         initial: first radius to probe.
         limit: no larger radius is probed.
         tolerance: how close to the smallest refused radius the search goes.
-        max_probes: most radii to probe per sample.
+        max_probes: most radii to probe per sample by single passes.
+        budget: as in `certified_radius`, for each of the radii.
         memory_budget: as in `jacobian_bounds`.
         rigorous: as in `jacobian_bounds`: whether what is certified is proven, rounding included.
         reference: as in `jacobian_bounds`.
@@ -78,16 +84,19 @@ def stationary_free_radius(
     Raises:
         InputError: model, points, C or options do not fit together.
         MethodError: unknown method, or one without Jacobian bounds.
-        UnsupportedError: the network has parts without a rule.
+        UnsupportedError: the network has parts without a rule, or, with a `budget`, neurons without two linear pieces.
 
     Source:
         Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783, section 4 (local optimization landscape).
     """
     declare(model, reference)
+    seconds = effort_of(0.0, 0.0 if budget is None else budget)[1]
     parsed, points = parse_jacobian_method(method), read_points(x0, norm, clip)
     search = RadiusSearch(initial, limit, tolerance, max_probes)
     _, rows = point_rows(model, points, C)
     batch, count = rows.shape[:2]
+    if budget is not None:
+        require_searchable(model, points)
     if per_output:  # every row of every sample is searched by itself
         points = points.take(torch.arange(batch, device=rows.device).repeat_interleave(count))
         rows = rows.flatten(0, 1).unsqueeze(1)
@@ -99,8 +108,15 @@ def stationary_free_radius(
         )
         return certain_signs(analysis, rigorous).any(2).all(1)
 
-    active = torch.ones(len(points), dtype=torch.bool)
-    radii = largest_radius(probing(check, points), active, search, points.center.dtype).to(points.center)
+    active, dtype = torch.ones(len(points), dtype=torch.bool), points.center.dtype
+    radii = largest_radius(probing(check, points), active, search, dtype)
+    if seconds:
+        one = [torch.tensor([i]) for i in range(len(points))]
+        radii = further(
+            radii, lambda i: GradientProbe(model, points.take(one[i]), rows[one[i]], memory_budget), active, search,
+            dtype, seconds,
+        )  # fmt: skip
+    radii = radii.to(points.center)
     return radii.reshape(batch, count) if per_output else radii
 
 

@@ -136,6 +136,13 @@ Clip = Annotated[
 ]
 Initial = Annotated[float, typer.Option("--initial", metavar="R", help="First radius to try.")]
 Tolerance = Annotated[float, typer.Option("--tolerance", metavar="R", help="How closely the radius is searched.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", metavar="S", show_default=False,
+        help="Search over the sides of neurons beyond that, for so many seconds per input and method.",
+    ),
+]  # fmt: skip
 MaxProbes = Annotated[int, typer.Option("--max-probes", metavar="N", help="Most radii to try per input and method.")]
 
 _NORMS = {"1": 1.0, "2": 2.0, "inf": math.inf}
@@ -246,6 +253,11 @@ def seconds(option: str, value: float) -> float:
     if not 0 <= value < math.inf:
         refuse(option, f"must be a finite number of seconds, at least 0, got {value:g}.")
     return value
+
+
+def budget(value: float | None) -> float | None:
+    """Seconds for a search over the sides of neurons; None for none."""
+    return None if value is None else seconds("--budget", value)
 
 
 def time_limit(option: str, value: float) -> float:

@@ -29,7 +29,7 @@ from torch import Tensor
 from recurjac_plugin.gains.crown import linear_upper_bound
 from recurjac_plugin.numerics.rounding import gamma
 
-from .parts import Parts
+from .parts import Parts, largest_on
 from .reduced import Reduced
 
 # Sizes of the first gradient steps, and by what later ones are smaller. Of a third to three times as much none was
@@ -218,8 +218,7 @@ def lower_bounds(reduced: Reduced, parts: Parts, sums: Sums | None, cuts: Sums, 
     )  # fmt: skip
     slope = -slope.squeeze(1)
     offset = sums.center - constant.squeeze(1) - paid - error
-    low, high = parts.box
-    lower = offset + (slope * (low + high) - slope.abs() * (high - low)).sum(1) / 2
+    lower = offset - largest_on(reduced, parts, -slope.unsqueeze(1)).squeeze(1)
     return LowerBounds(lower, slope, offset, {name: -value.squeeze(1) for name, value in met.items()}, choices)
 
 

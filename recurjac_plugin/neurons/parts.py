@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.region import concretized
 
 from .reduced import Reduced
 
@@ -92,3 +93,17 @@ class Parts:
         for name, low in self.lower.items():
             empty = empty | (low > self.upper[name]).any(1)
         return empty
+
+
+def largest_on(
+    reduced: Reduced,
+    parts: Parts,
+    slope: Tensor,  # shape: (n, m, columns)
+) -> Tensor:
+    """The largest ``slope (x - x0)`` on the boxes of parts, and on the region: (n, m)."""
+    low, high = (end.unsqueeze(2) for end in parts.box)
+    positive = slope.clamp(min=0)
+    in_box = (positive @ high + (slope - positive) @ low).squeeze(2)
+    if all(region.norm == float("inf") for region in reduced.regions):
+        return in_box
+    return torch.minimum(in_box, concretized(reduced.regions, slope))

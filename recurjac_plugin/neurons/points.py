@@ -86,6 +86,43 @@ def at_points(
     return AtPoints(z, certain, jacobian_of_slopes(reduced, slopes, len(t))[1])
 
 
+def rows_at(
+    reduced: Reduced,
+    t: Tensor,  # shape: (n, columns)
+) -> Tensor:
+    """The rows at points, as computed, (n, k): what `at_points` differentiates.
+
+    Source: own.
+    """
+    change = {INPUT: t}
+    for layer in reduced.layers:
+        neurons = reduced.neurons[layer]
+        assert neurons.left is not None
+        assert neurons.right is not None
+        z = neurons.center + _arrived(reduced, layer, change, t)
+        value, at_center = (torch.where(each >= 0, neurons.right, neurons.left) * each for each in (z, neurons.center))
+        change[layer] = value - at_center
+    return reduced.center + _arrived(reduced, ROWS, change, t)
+
+
+def inside(
+    reduced: Reduced,
+    t: Tensor,  # shape: (n, columns)
+) -> Tensor:
+    """Points moved into the region, as it is without room for rounding."""
+    parts, start = [], 0
+    for region in reduced.regions:
+        part = t[:, start : start + region.columns]
+        reach = region.reach * (1 - 2.0**-40)
+        part = torch.minimum(torch.maximum(part, -reach), reach)
+        if region.norm != float("inf"):
+            size = torch.linalg.vector_norm(part, ord=region.norm, dim=1, keepdim=True) * (1 + 2.0**-40)
+            part = part * (region.radius / size.clamp(min=torch.finfo(t.dtype).tiny)).clamp(max=1)
+        parts.append(part)
+        start += region.columns
+    return torch.cat(parts, 1)
+
+
 def _arrived(reduced: Reduced, later: str, change: Mapping[str, Tensor], like: Tensor) -> Tensor:
     """What the changes of earlier layers add up to, (n, u)."""
     total = like.new_zeros(len(like), reduced.gains.count(later))
@@ -137,7 +174,7 @@ class BestPoints:
 
     def tried(self, t: Tensor) -> Tensor:
         """Evaluate points, and keep what is better; their values, (n, groups), 0 where nothing is proven of them."""
-        t = self._inside(t)
+        t = inside(self.reduced, t)
         there = at_points(self.reduced, t)
         values = torch.where(there.certain.unsqueeze(1), self.below(there.jacobian), 0.0)
         best, index = values.max(0)
@@ -145,20 +182,6 @@ class BestPoints:
         self.lower = torch.where(better, best, self.lower)
         self.points = torch.where(better.unsqueeze(1), t[index], self.points)
         return values
-
-    def _inside(self, t: Tensor) -> Tensor:
-        """Points moved into the region, as it is without room for rounding."""
-        parts, start = [], 0
-        for region in self.reduced.regions:
-            part = t[:, start : start + region.columns]
-            reach = region.reach * (1 - 2.0**-40)
-            part = torch.minimum(torch.maximum(part, -reach), reach)
-            if region.norm != float("inf"):
-                size = torch.linalg.vector_norm(part, ord=region.norm, dim=1, keepdim=True) * (1 + 2.0**-40)
-                part = part * (region.radius / size.clamp(min=torch.finfo(t.dtype).tiny)).clamp(max=1)
-            parts.append(part)
-            start += region.columns
-        return torch.cat(parts, 1)
 
     def climb(self, deadline: float) -> None:
         """Random points, and random steps from those that reach most, until a deadline by `time.perf_counter`."""
@@ -176,7 +199,7 @@ class BestPoints:
         for step in range(_CLIMBS):
             if time.perf_counter() >= deadline:
                 break
-            leaders = self._inside(t)[values.argmax(0)].repeat(max(1, _START // len(self.lower)), 1)[:_START]
+            leaders = inside(self.reduced, t)[values.argmax(0)].repeat(max(1, _START // len(self.lower)), 1)[:_START]
             moved = uniform(*leaders.shape) < uniform(len(leaders), 1)
             size = 0.5 ** (step / 2)
             t = leaders + moved * size * (high - low) * (uniform(*leaders.shape) - 0.5)

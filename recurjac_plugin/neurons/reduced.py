@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class Reduced:
         regions: where the inputs lie, one region each.
         center: ``C f(x0)``, (1, k).
         row_error: how far that, and any linear bound of ``C f``, may be off, (1, k).
-        entry_error: how far any bound of the Jacobian of ``C f`` may be off, (1, k, columns).
+        find_entry_error: computes `entry_error`, which searches that bound rows alone have no use for.
     """
 
     gains: Gains
@@ -130,7 +130,12 @@ class Reduced:
     regions: Sequence[Region]
     center: Tensor
     row_error: Tensor
-    entry_error: Tensor
+    find_entry_error: Callable[[], Tensor]
+
+    @cached_property
+    def entry_error(self) -> Tensor:
+        """How far any bound of the Jacobian of ``C f`` may be off, (1, k, columns)."""
+        return self.find_entry_error()
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -167,8 +172,8 @@ class Reduced:
             reference=cast(self.gains.reference),
         )
         neurons = {name: each.mapped(cast) for name, each in self.neurons.items()}
-        numbers = cast(self.center), cast(self.row_error), cast(self.entry_error)
-        return Reduced(gains, neurons, self.regions, *numbers)
+        regions = [replace(each, center=cast(each.center), radius=cast(each.radius)) for each in self.regions]
+        return Reduced(gains, neurons, regions, cast(self.center), cast(self.row_error), self.find_entry_error)
 
     def on(
         self,
@@ -215,7 +220,7 @@ def reduce(
         regions=tuple(regions),
         center=(rows.flatten(2) @ output.flatten(1).unsqueeze(2)).squeeze(2),
         row_error=bounds.row_error,
-        entry_error=jacobian_error(graph, bounds.layers, rows, memory_budget),
+        find_entry_error=partial(jacobian_error, graph, bounds.layers, rows, memory_budget),
     )
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.gains.crown import linear_upper_bound
-from recurjac_plugin.numerics.region import concretized
 from recurjac_plugin.numerics.rounding import gamma
 
-from .parts import Parts
+from .parts import Parts, largest_on
 from .reduced import Reduced
 
 
@@ -41,17 +39,3 @@ def tightened(reduced: Reduced, parts: Parts) -> Parts:
         upper[layer] = torch.fmin(upper[layer], neurons.center + above + room)
         relaxations[layer] = neurons.lines(lower[layer], torch.maximum(lower[layer], upper[layer]))
     return replace(parts, lower=lower, upper=upper)
-
-
-def largest_on(
-    reduced: Reduced,
-    parts: Parts,
-    slope: Tensor,  # shape: (n, m, columns)
-) -> Tensor:
-    """The largest ``slope (x - x0)`` on the boxes of parts, and on the region: (n, m)."""
-    low, high = (end.unsqueeze(2) for end in parts.box)
-    positive = slope.clamp(min=0)
-    in_box = (positive @ high + (slope - positive) @ low).squeeze(2)
-    if all(region.norm == float("inf") for region in reduced.regions):
-        return in_box
-    return torch.minimum(in_box, concretized(reduced.regions, slope))

@@ -96,7 +96,7 @@ def chunk_size(budget: int, elements: int, like: Tensor) -> int:
     """
     if like.device.type == "cpu":
         budget = min(budget, _CACHED)
-    return max(1, budget // (elements * like.element_size()))
+    return max(1, budget // max(1, elements * like.element_size()))
 
 
 Part = TypeVar("Part")

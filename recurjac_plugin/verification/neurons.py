@@ -1,9 +1,8 @@
 r"""Verdicts by signs of neurons: what fixing coordinates leaves of a property, one search for each disjunct on a box.
 
 A disjunct ``A y <= b`` is excluded on a box if its rows ``A f(x) - b - slack`` are nowhere all at most 0, with the room
-that the goal leaves (`goals.Rows.slack`). That is what `neurons.searches.emptiness` shows, on the network between its
-undetermined neurons (`neurons.reduced`), which all disjuncts share. So do intervals that hold on the whole box: once
-the searches have taken as much work as it costs, the bound of every undecided neuron is optimised.
+that the goal leaves (`goals.Rows.slack`). That is what `neurons.searches.several` shows, on the network between its
+undetermined neurons (`neurons.reduced`), which all disjuncts share.
 
 Source: own; see the modules named.
 """
@@ -19,14 +18,9 @@ from torch import Tensor
 from recurjac_plugin.branch_and_bound.bounders import RefiningBounder
 from recurjac_plugin.branch_and_bound.boxes import Boxes, Disjuncts
 from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
-from recurjac_plugin.neurons.contraction import Contraction
-from recurjac_plugin.neurons.optimised import nothing
-from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.reduced import Reduced, reduce, two_sides
-from recurjac_plugin.neurons.searches.emptiness import Emptiness
+from recurjac_plugin.neurons.searches.several import Several
 from recurjac_plugin.preactivations.crown import crown_bounds
-
-_SHARED_STEPS = 10  # of the optimisation of every neuron's bounds
 
 
 class NeuronBranching:
@@ -121,38 +115,37 @@ class NeuronSearch:
 
     def __init__(self, bounder: RefiningBounder, box: Boxes[Disjuncts]) -> None:
         self._bounder, self._box = bounder, box
-        self._reduced, self._above = self._read()
         self.changed = False
-        self._open = [int(d) for d in box.known.alive[0].nonzero()]
-        self._before = 0.0  # work of searches that have been replaced, and of what they share
-        self._shared = False
-        self._searches = {d: self._search(d) for d in self._open}
+        reduced, above = self._read()
+        left = [int(d) for d in box.known.alive[0].nonzero()]
+        sets = {d: (bounder.rows.disjunct == d).nonzero().squeeze(1) for d in left}
+        self._searches = Several(reduced, sets, above, bounder.memory_budget)
 
     @property
     def proved(self) -> bool:
         """Whether every disjunct is excluded."""
-        return not self._open
+        return self._searches.proved
 
     @property
     def stuck(self) -> bool:
         """Whether nothing can be done about a disjunct."""
-        return any(self._searches[d].stuck for d in self._open)
+        return self._searches.stuck
 
     @property
     def work(self) -> float:
         """Multiplications taken so far, about."""
-        return self._before + sum(search.work for search in self._searches.values())
+        return self._searches.work
 
     @property
     def parts(self) -> int:
         """Number of parts that were bounded."""
-        return sum(search.parts for search in self._searches.values())
+        return self._searches.parts
 
     @property
     def left(self) -> Boxes[Disjuncts]:
         """The box with the disjuncts that are not excluded."""
         alive = torch.zeros_like(self._box.known.alive)
-        alive[0, self._open] = True
+        alive[0, self._searches.open] = True
         return replace(self._box, known=Disjuncts(alive, self._box.known.bound))
 
     def step(self, over: Callable[[], bool]) -> Tensor:
@@ -161,15 +154,8 @@ class NeuronSearch:
         Returns:
             Inputs (m, columns) at which a violation is likeliest.
         """
-        if not self._shared and self.work >= self._price:
-            self._share(over)
-        disjunct = min(self._open, key=lambda d: self._searches[d].work)
-        search = self._searches[disjunct]
-        search.step(over)
-        self.changed = search.proved
-        if search.proved:
-            self._open.remove(disjunct)
-        points = self._box.center + search.nearest
+        self.changed = self._searches.step(over)
+        points = self._box.center + self._searches.nearest
         return torch.minimum(torch.maximum(points, self._box.lower), self._box.upper)
 
     def _read(self) -> tuple[Reduced, Tensor]:
@@ -183,21 +169,3 @@ class NeuronSearch:
         reduced = reduce(graph, bounds, values, output, (region,), C, bounder.memory_budget)
         lower = (bounds.offset - (bounds.slope.abs() * region.radius[:, None, None]).sum(3)).amax(1) - bounder.rows.b
         return reduced, bounder.rows.b + bounder.rows.slack(output.flatten(1), lower)[0]
-
-    def _search(self, disjunct: int) -> Emptiness:
-        rows = (self._bounder.rows.disjunct == disjunct).nonzero().squeeze(1)
-        return Emptiness(self._reduced, rows, self._above[rows], self._bounder.memory_budget)
-
-    @property
-    def _price(self) -> float:
-        """Multiplications that optimising every neuron's bounds takes."""
-        return Contraction.price(self._reduced, Parts.whole(self._reduced), _SHARED_STEPS)
-
-    def _share(self, over: Callable[[], bool]) -> None:
-        """Optimise the bounds of all undecided neurons on the box, and begin anew with them."""
-        self._shared = True
-        self._before = self.work + self._price
-        contraction = Contraction(self._reduced, nothing(self._reduced), self._bounder.memory_budget)
-        whole = contraction.round(Parts.whole(self._reduced), _SHARED_STEPS, over)
-        self._reduced = whole.known_to(self._reduced)
-        self._searches = {d: self._search(d) for d in self._open}

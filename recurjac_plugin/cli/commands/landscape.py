@@ -56,6 +56,7 @@ def landscape_command(
     ] = None,
     tolerance: options.Tolerance = 1e-5,
     max_probes: options.MaxProbes = 100,
+    budget: options.Budget = None,
     csv: options.Csv = None,
     plot: options.Plot = None,
     json: options.Json = False,
@@ -66,7 +67,8 @@ def landscape_command(
     """Find the largest ball on which an output has no stationary point: some entry of its gradient keeps its sign.
 
     Then follow the gradient up to the largest of the radii found: its undetermined entries, and the Lipschitz constant.
-    With several inputs the tables along the radius and the picture show the mean over them; JSON and CSV have all.
+    With --budget the radius grows on, for networks of ReLUs, maxima and other functions with two linear pieces. With
+    several inputs the tables along the radius and the picture show the mean over them; JSON and CSV have all.
     """  # fmt: skip
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)
@@ -82,7 +84,7 @@ def landscape_command(
             span = None
         search = {
             "initial": initial, "limit": _LIMITS[p] if limit is None else limit, "tolerance": tolerance,
-            "max_probes": max_probes, "rigorous": rigorous,
+            "max_probes": max_probes, "budget": options.budget(budget), "rigorous": rigorous,
         }  # fmt: skip
         radii = _radii(network, centers, C, p, names, search | {"clip": span}, streams)
         largest = max(entry["radius"] for entry in radii)

@@ -51,6 +51,7 @@ def radius_command(
     limit: Annotated[float, typer.Option("--limit", metavar="R", help="Largest radius to try.")] = 1e5,
     tolerance: options.Tolerance = 1e-5,
     max_probes: options.MaxProbes = 100,
+    budget: options.Budget = None,
     csv: options.Csv = None,
     plot: options.Plot = None,
     json: options.Json = False,
@@ -61,7 +62,8 @@ def radius_command(
 ) -> None:
     """Find the largest ball on which the network is certified to say the same class.
 
-    A radius is 0 where nothing was certified, among others where the network does not say the given class at all.
+    A radius is 0 where nothing was certified, among others where the network does not say the given class at all. With
+    --budget it grows on, for networks of ReLUs, maxima and other functions with two linear pieces.
     """  # fmt: skip
     with open_streams(json) as streams:
         options.require_one_source(vnnlib, input_file)
@@ -75,7 +77,7 @@ def radius_command(
             streams.note(f"balls of {options.norm_name(p)} are not clipped: the radii hold without it")
         search = {
             "initial": initial, "limit": limit, "tolerance": tolerance, "max_probes": max_probes, "steps": steps,
-            "clip": span if p == math.inf else None, "rigorous": rigorous,
+            "clip": span if p == math.inf else None, "budget": options.budget(budget), "rigorous": rigorous,
         }  # fmt: skip
         radii = _radii(network, points, C, p, names, search, streams)
         result = {

@@ -32,6 +32,7 @@ from recurjac_plugin.neurons.reduced import Reduced
 from .branching import TRIED, chosen_neurons, sides
 
 _ROOT_STEPS, _STEPS = 20, 10  # of the optimisation, on the whole region and on each part
+_LAST_STEPS = 100  # on a part of a ball in which nothing is left to branch on
 _FIRST_ROUND, _ROUND = 10, 5  # of that of each neuron's bounds: the first round, and later ones
 _WORTH = 0.02  # part by which the intervals must get smaller for another round on the whole region
 _BATCH = 2**31  # multiplications of a batch: about half a second
@@ -164,19 +165,27 @@ class Emptiness:
         self._keep(halves, replace(found, lower=torch.maximum(found.lower, known.lower)))
 
     def _undecided(self, parts: Parts, bounds: LowerBounds) -> tuple[Parts, LowerBounds]:
-        """Those parts that have undecided neurons; of the others linear programs say whether anything lies in them."""
+        """Those parts that have undecided neurons; of the others linear programs say whether anything lies in them.
+
+        These know the box around a ball only. But what is left of a ball is convex: good multipliers leave no gap.
+        """
         undecided = [*parts.undecided(self.reduced).values()]
         count = torch.cat(undecided, 1).sum(1) if undecided else torch.zeros(len(parts))
         lower, upper = joined_intervals(parts, self.reduced.layers)
-        for i in (count == 0).nonzero().squeeze(1).tolist():
-            low, high = (end[i].numpy() for end in parts.box)
-            answer = self._programs.solve(lower[i], upper[i], (low, high))
-            if not answer.empty:
-                self.stuck = True  # all neurons have a side: what lies there violates, up to rounding
-                if answer.point is not None:
-                    self.nearest = torch.from_numpy(answer.point).to(parts.box[0]).unsqueeze(0)
-        left = (count > 0).nonzero().squeeze(1)
-        return parts.take(left), bounds.take(left)
+        answers = {
+            i: self._programs.solve(lower[i], upper[i], (parts.box[0][i].numpy(), parts.box[1][i].numpy()))
+            for i in (count == 0).nonzero().squeeze(1).tolist()
+        }
+        left = torch.tensor([i for i, answer in answers.items() if not answer.empty], dtype=torch.long)
+        if len(left) and any(region.norm != math.inf for region in self.reduced.regions):
+            found = self._bounded(parts.take(left), bounds.choices.take(left), _LAST_STEPS)
+            left = left[~(found.lower > 0)]
+        self.stuck = self.stuck or bool(len(left))  # all neurons have a side: what lies there violates, up to rounding
+        points = [point for i in left.tolist() if (point := answers[i].point) is not None]
+        if points:
+            self.nearest = torch.stack([torch.from_numpy(point).to(parts.box[0]) for point in points])
+        some = (count > 0).nonzero().squeeze(1)
+        return parts.take(some), bounds.take(some)
 
     @cached_property
     def _programs(self) -> Programs:

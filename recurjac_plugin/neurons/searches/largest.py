@@ -183,7 +183,7 @@ def largest_value(
     reduced: Reduced,
     quantity: Quantity,
     effort: Effort,
-    seen: Callable[[Progress], None] | None = None,
+    seen: Callable[[Progress], bool | None] | None = None,
 ) -> Found:
     """Search until the bounds are as close as is asked for, or time is up.
 
@@ -191,7 +191,7 @@ def largest_value(
         reduced: the network over the region, all neurons of which have two linear pieces.
         quantity: what is asked for.
         effort: when to end.
-        seen: called after every step.
+        seen: called after every step; the search ends where it says so by True.
 
     Raises:
         UnsupportedError: there are neurons without two linear pieces.
@@ -199,8 +199,8 @@ def largest_value(
     require_pieces(reduced)
     search = _Search(reduced, quantity, effort)
     while search.step():
-        if seen is not None:
-            seen(search.progress())
+        if seen is not None and seen(search.progress()):
+            break
     return search.found()
 
 
