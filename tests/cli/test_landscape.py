@@ -28,6 +28,7 @@ def test_landscape_table_csv_and_picture(tmp_path):
             "limit",
             "tolerance",
             "max_probes",
+            "budget",
             "rigorous",
             "inputs",
             "radii",
@@ -69,3 +70,10 @@ def test_the_chosen_method_is_listed():
     assert [entry["asked"] for entry in found["scan"]] == ["auto"] * 2
     assert found["scan"][1]["method"] == "RecurJac-McCormick"
     assert "RecurJac-McCormick" in recurjac("landscape", TANH, *options).stdout
+
+
+def test_the_radius_grows_with_a_budget():
+    options = ("landscape", RELU, "--vnnlib", DATA / "digits_relu_small.vnnlib", "--points", 2, "--methods", "RecurJac")
+    before, after = answer(*options), answer(*options, "--budget", 2)
+    assert (before["budget"], after["budget"]) == (None, 2)
+    assert after["radii"][0]["radius"] >= before["radii"][0]["radius"]

@@ -13,6 +13,7 @@ from recurjac_plugin.neurons.contraction import Contraction, smaller_boxes
 from recurjac_plugin.neurons.optimised import Choices, Sums, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.searches.emptiness import Emptiness
+from recurjac_plugin.neurons.searches.several import Several
 
 pytestmark = pytest.mark.usefixtures("registered")  # 0.3 has no maxima of its own
 
@@ -97,3 +98,23 @@ def test_a_network_without_undetermined_neurons_has_one_bound():
     assert search.stuck
     assert len(search.nearest)
     assert not search.proved
+
+
+def test_several_sets_share_better_intervals_and_forget_no_count(monkeypatch):
+    net, center = network("relu", 3)
+    small = reduced(net, center, 0.5)
+    least = [least_of_largest(small, torch.tensor([k])) for k in range(3)]
+    above = torch.tensor([value - 1e-3 * (1 + abs(value)) for value in least], dtype=torch.float64)
+    monkeypatch.setattr(Several, "_price", 1.0)  # so cheap that the second step shares
+    search = Several(small, {k: torch.tensor([k]) for k in range(3)}, above, MEMORY)
+    parts, work = [search.parts], [search.work]
+    for _ in range(400):
+        if search.proved:
+            break
+        search.step(never)
+        parts.append(search.parts)
+        work.append(search.work)
+    assert search.proved
+    assert parts == sorted(parts)
+    assert parts[2] == 2  # the first one's part, and that of the search that began anew
+    assert all(a < b for a, b in zip(work, work[1:]))
