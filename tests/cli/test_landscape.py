@@ -72,7 +72,7 @@ def test_the_chosen_method_is_listed():
     assert "RecurJac-McCormick" in recurjac("landscape", TANH, *options).stdout
 
 
-def test_the_radius_grows_with_a_budget():
+def test_radius_with_a_budget():
     options = ("landscape", RELU, "--vnnlib", DATA / "digits_relu_small.vnnlib", "--points", 2, "--methods", "RecurJac")
     before, after = answer(*options), answer(*options, "--budget", 2)
     assert (before["budget"], after["budget"]) == (None, 2)

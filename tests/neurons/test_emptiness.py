@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from reduced_networks import NETWORKS, evaluated, reduced
@@ -117,4 +119,4 @@ def test_several_sets_share_better_intervals_and_forget_no_count(monkeypatch):
     assert search.proved
     assert parts == sorted(parts)
     assert parts[2] == 2  # the first one's part, and that of the search that began anew
-    assert all(a < b for a, b in zip(work, work[1:]))
+    assert all(a < b for a, b in itertools.pairwise(work))

@@ -30,7 +30,7 @@ from recurjac_plugin.numerics.rounding import gamma
 
 from .radii import GROWTH, Ball, Outcome, read_ball
 
-_WORK = 2**30  # multiplications that the first round allows a probe: a quarter to half of a second
+_WORK = 2**29  # multiplications for each row that the first round allows a probe: a fraction of a second
 _STEP = 2**27  # what a step takes besides, in multiplications
 _STARTS, _DESCENTS, _MOVES = 64, 6, 10  # points to go from, how often they go down, and move to where a row is 0
 _HALVINGS = 40  # of what a number lies between
@@ -68,7 +68,11 @@ class MarginProbe:
         terms = self.rows[0].double().abs() @ ball.outputs[0].abs()
         above = gamma(ball.outputs.shape[1] + reduced.gains.columns + 64) * 2 * terms + reduced.row_error[0]
         sets = {k: torch.tensor([k]) for k in range(reduced.gains.rows)}
-        searches, allowed, steps = Several(reduced, sets, above, ball.memory_budget), _WORK * GROWTH**level, 0
+        searches, allowed, steps = (
+            Several(reduced, sets, above, ball.memory_budget),
+            _WORK * len(sets) * GROWTH**level,
+            0,
+        )
         while not searches.proved:
             if searches.stuck:  # up to rounding, there is a point
                 return Outcome(False, min(radius, nearest_violation(ball, searches.nearest)))
