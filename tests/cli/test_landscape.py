@@ -28,7 +28,6 @@ def test_landscape_table_csv_and_picture(tmp_path):
             "limit",
             "tolerance",
             "max_probes",
-            "budget",
             "rigorous",
             "inputs",
             "radii",
