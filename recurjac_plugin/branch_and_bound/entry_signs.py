@@ -24,6 +24,7 @@ from torch import Tensor
 from recurjac_plugin.errors import RecurJacError
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.pace import next_count
 
 from .boxes import Boxes, Directions, Rounds
 from .branching import largest_smear_above_zero
@@ -202,10 +203,7 @@ class JacobianBounder(Bounder[Directions, Interval]):
         """How many boxes to halve next if one took so many seconds: more and more, and 0 when time is up."""
         if self.deadline == math.inf:
             return self._most
-        left = self.deadline - time.monotonic()
-        if left < seconds:
-            return 0
-        return max(1, min(2 * self._size, self._most, int(left / 2 / max(seconds, 1e-9))))
+        return next_count(self._size, self._most, seconds, self.deadline - time.monotonic())
 
 
 def cut_for_signs(

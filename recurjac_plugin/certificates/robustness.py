@@ -123,11 +123,8 @@ def certified_radius(
     otherwise = partial(certified, evenly=True) if parsed.bounds_jacobian else None
     radii = largest_radius(certified, active, search, dtype, otherwise)
     if seconds:
-        one = [torch.tensor([i]) for i in range(len(points))]
-        radii = further(
-            radii, lambda i: MarginProbe(model, points.take(one[i]), rows[one[i]], memory_budget), active, search,
-            dtype, seconds,
-        )  # fmt: skip
+        probe = partial(MarginProbe, model, memory_budget=memory_budget)
+        radii = further(radii, probe, points, rows, active, search, dtype, seconds)
     return radii.to(points.center)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -111,11 +112,8 @@ def stationary_free_radius(
     active, dtype = torch.ones(len(points), dtype=torch.bool), points.center.dtype
     radii = largest_radius(probing(check, points), active, search, dtype)
     if seconds:
-        one = [torch.tensor([i]) for i in range(len(points))]
-        radii = further(
-            radii, lambda i: GradientProbe(model, points.take(one[i]), rows[one[i]], memory_budget), active, search,
-            dtype, seconds,
-        )  # fmt: skip
+        probe = partial(GradientProbe, model, memory_budget=memory_budget)
+        radii = further(radii, probe, points, rows, active, search, dtype, seconds)
     radii = radii.to(points.center)
     return radii.reshape(batch, count) if per_output else radii
 

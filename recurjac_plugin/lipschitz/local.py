@@ -22,9 +22,8 @@ from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.numerics.intervals import Intervals, rounded_up
 from recurjac_plugin.numerics.precision import full_precision
-from recurjac_plugin.numerics.rounding import gamma, underflow
 
-from .norms import constants_of_rows, vector_constant
+from .norms import constants_of_rows, vector_constant, with_room_for_sums
 from .searched.exact import tighten
 from .weighted import WeightedJacobian, WeightedNorm, norm_and_weights
 
@@ -121,8 +120,7 @@ def local_lipschitz(
         )  # fmt: skip
         constant = _constant(analysis, norm, output, per_output, rigorous)
         if rigorous:
-            entries = analysis.jacobian[0][0].numel()  # each is squared, or added up, at most once on the way
-            constant = rounded_up(constant * (1 + gamma(4 * entries + 64)) + underflow(1), type_of(x))
+            constant = rounded_up(with_room_for_sums(constant, analysis), type_of(x))
         return (constant,)
 
     return (bound(x, C) if intermediate_bounds else bounded_in_parts(bound, model, x, C, memory_budget))[0]

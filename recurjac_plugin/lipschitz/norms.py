@@ -33,6 +33,7 @@ from torch import Tensor
 
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.numerics.intervals import Interval
+from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .ellipsoids import LONG, SHORT, Grams, jacobian_grams
 from .matrix_norms import dual_of, has_formula, norm_above, norm_of_magnitudes
@@ -74,6 +75,12 @@ def vector_constant(bounded: BoundedJacobian, p: float, q: float, proven: bool =
             return best
     joint = _by_sums(bounded, p, q)
     return best if joint is None else torch.minimum(best, joint)
+
+
+def with_room_for_sums(constant: Tensor, bounded: BoundedJacobian) -> Tensor:
+    """Constants that stay above what they bound though sums of proven bounds were rounded on the way to them."""
+    entries = bounded.jacobian[0][0].numel()  # each is squared, or added up, at most once
+    return constant * (1 + gamma(4 * entries + 64)) + underflow(1)
 
 
 def _grams(bounded: BoundedJacobian, euclidean: bool) -> Grams | None:

@@ -15,7 +15,7 @@ Source: own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,24 +44,24 @@ class AtPoints:
     jacobian: Tensor
 
 
-def has_pieces(reduced: Reduced) -> bool:
-    """Whether the undetermined neurons of a network are all linear on either side of a kink."""
-    return all(reduced.neurons[layer].divisible for layer in reduced.layers)
+def without_pieces(reduced: Reduced) -> list[str]:
+    """The layers whose undetermined neurons are not all linear on either side of a kink."""
+    return [layer for layer in reduced.layers if not reduced.neurons[layer].divisible]
 
 
-def require_pieces(reduced: Reduced) -> None:
-    """Refuse networks whose undetermined neurons are not all linear on either side of a kink.
+def refuse_without_pieces(layers: Sequence[str], advice: str) -> None:
+    """Refuse networks with layers whose neurons have no two linear pieces.
+
+    Args:
+        layers: their names; none is refused where there are none.
+        advice: what to do instead.
 
     Raises:
-        UnsupportedError: there are others.
+        UnsupportedError: there are some.
     """
-    others = [layer for layer in reduced.layers if not reduced.neurons[layer].divisible]
-    if others:
-        raise UnsupportedError(
-            "The search over sides of neurons",
-            [f"`{layer}`: its neurons have no two linear pieces" for layer in others],
-            "Bound smaller regions instead.",
-        )
+    if layers:
+        parts = [f"`{layer}`: its neurons have no two linear pieces" for layer in layers]
+        raise UnsupportedError("The search over sides of neurons", parts, advice)
 
 
 def at_points(

@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.certificates.perturbed_points import PerturbedPoints
 from recurjac_plugin.jacobian.bounded import with_room
 from recurjac_plugin.jacobian.entry_search import Entries
 from recurjac_plugin.neurons.points import inside, rows_at
@@ -28,7 +26,7 @@ from recurjac_plugin.numerics.rounding import gamma
 from recurjac_plugin.passes.rules import recurjac_linear
 from recurjac_plugin.recursion.backward import backward_order
 
-from .radii import GROWTH, Ball, Outcome, read_ball
+from .radii import GROWTH, Ball, Outcome, Probe
 
 _ITEMS = 128  # parts that the first round allows a probe to bound
 _TERMS = 32  # entries that are searched at once, in the first round
@@ -37,22 +35,8 @@ _PER_SECOND = 2.0**31  # multiplications
 
 
 @dataclass(eq=False)
-class GradientProbe:
-    """Searches the balls around one point.
-
-    Attributes:
-        model: the host's.
-        points: a batch of one.
-        rows: C, (1, k, n_out).
-        memory_budget: as in `jacobian_bounds`.
-        preparation: see `radii.Probe`.
-    """
-
-    model: Any
-    points: PerturbedPoints
-    rows: Tensor
-    memory_budget: int | None
-    preparation: float = 0.0
+class GradientProbe(Probe):
+    """Searches balls for a row none of whose entries keeps its sign."""
 
     def __post_init__(self) -> None:
         columns = self.points.center[0].numel()
@@ -62,7 +46,7 @@ class GradientProbe:
     def __call__(self, radius: float, level: int, deadline: float) -> Outcome:
         """Search the ball of a radius, see `radii.Probe`."""
         start = time.perf_counter()
-        ball = read_ball(self.model, self.points, self.rows, radius, self.memory_budget)
+        ball = self.read(radius)
         order = backward_order(ball.reduced.gains, recurjac_linear, ball.memory_budget)
         bounds = with_room(order.jacobian(), ball.reduced.entry_error)
         lower, upper = bounds[0][0], bounds[1][0]

@@ -18,17 +18,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.certificates.perturbed_points import PerturbedPoints
+from recurjac_plugin.lipschitz.matrix_norms import dual_of
 from recurjac_plugin.neurons.points import inside, rows_at
 from recurjac_plugin.neurons.searches.several import Several
 from recurjac_plugin.numerics.rounding import gamma
 
-from .radii import GROWTH, Ball, Outcome, read_ball
+from .radii import GROWTH, Ball, Outcome, Probe
 
 _WORK = 2**29  # multiplications for each row that the first round allows a probe: a fraction of a second
 _STEP = 2**27  # what a step takes besides, in multiplications
@@ -38,27 +37,13 @@ _AHEAD = 0.01  # how far beyond 0 the first move goes, relative to the row at th
 
 
 @dataclass(eq=False)
-class MarginProbe:
-    """Searches the balls around one point.
-
-    Attributes:
-        model: the host's.
-        points: a batch of one.
-        rows: C, (1, k, n_out).
-        memory_budget: as in `jacobian_bounds`.
-        preparation: see `radii.Probe`.
-    """
-
-    model: Any
-    points: PerturbedPoints
-    rows: Tensor
-    memory_budget: int | None
-    preparation: float = 0.0
+class MarginProbe(Probe):
+    """Searches balls for a point at which a row is not positive."""
 
     def __call__(self, radius: float, level: int, deadline: float) -> Outcome:
         """Search the ball of a radius, see `radii.Probe`."""
         start = time.perf_counter()
-        ball = read_ball(self.model, self.points, self.rows, radius, self.memory_budget)
+        ball = self.read(radius)
         nearest = nearest_violation(ball, _starts(ball))
         self.preparation = time.perf_counter() - start
         if nearest <= radius:
@@ -68,11 +53,8 @@ class MarginProbe:
         terms = self.rows[0].double().abs() @ ball.outputs[0].abs()
         above = gamma(ball.outputs.shape[1] + reduced.gains.columns + 64) * 2 * terms + reduced.row_error[0]
         sets = {k: torch.tensor([k]) for k in range(reduced.gains.rows)}
-        searches, allowed, steps = (
-            Several(reduced, sets, above, ball.memory_budget),
-            _WORK * len(sets) * GROWTH**level,
-            0,
-        )
+        searches = Several(reduced, sets, above, ball.memory_budget)
+        allowed, steps = _WORK * len(sets) * GROWTH**level, 0
         while not searches.proved:
             if searches.stuck:  # up to rounding, there is a point
                 return Outcome(False, min(radius, nearest_violation(ball, searches.nearest)))
@@ -114,8 +96,7 @@ def nearest_violation(
     everywhere, row = ball.point.expand(reduced.gains.rows, -1), torch.arange(reduced.gains.rows)
     at_point, slope = _own(ball, everywhere, row)
     # rows whose zeros are nearest, were they linear
-    dual = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}[ball.norm]
-    size = torch.linalg.vector_norm(slope, ord=dual, dim=1)
+    size = torch.linalg.vector_norm(slope, ord=dual_of(ball.norm), dim=1)
     row = (at_point / size.clamp(min=torch.finfo(size.dtype).tiny)).argsort(stable=True)[:8]
     t, row = inside(reduced, starts).repeat(len(row), 1), row.repeat_interleave(len(starts))
     ahead, nearest = _AHEAD * at_point[row], math.inf

@@ -15,20 +15,22 @@ Source: own.
 
 from __future__ import annotations
 
+import abc
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.certificates.perturbed_points import PerturbedPoints
 from recurjac_plugin.certificates.radius_search import RadiusSearch, representable
-from recurjac_plugin.errors import InputError, RecurJacError, UnsupportedError
+from recurjac_plugin.errors import InputError, RecurJacError
 from recurjac_plugin.host.problem import read_in_float64
 from recurjac_plugin.jacobian.entry_search import reduced_network
+from recurjac_plugin.neurons.points import refuse_without_pieces
 from recurjac_plugin.neurons.reduced import Reduced, two_sides
 
 GROWTH = 4
@@ -49,15 +51,61 @@ class Outcome(NamedTuple):
     upper: float = math.inf
 
 
-class Probe(Protocol):
-    """A search of the balls around one point."""
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """The network over one ball, between its undetermined neurons.
 
-    @property
-    def preparation(self) -> float:
-        """How many seconds the last probe needed before it could look at its deadline."""
+    Attributes:
+        reduced: the network; its rows are those asked about.
+        outputs: of the network at the centre of the region, (1, n_out).
+        point: where the point is, as distance from the centre of the region, (1, columns): 0 but for clipped balls.
+        norm: p of the ball.
+        memory_budget: bytes that a chunk may take.
+    """
 
+    reduced: Reduced
+    outputs: Tensor
+    point: Tensor
+    norm: float
+    memory_budget: int
+
+    def distances(self, t: Tensor) -> Tensor:
+        """How far places are from the point, (n,), given by their distances from the centre (n, columns)."""
+        return torch.linalg.vector_norm(t - self.point, ord=self.norm, dim=1)
+
+
+@dataclass(eq=False)
+class Probe(abc.ABC):
+    """A search of the balls around one point.
+
+    Attributes:
+        model: the host's.
+        points: a batch of one.
+        rows: what is asked about it: C, (1, k, n_out).
+        memory_budget: as in `jacobian_bounds`.
+        preparation: how many seconds the last search needed before it could look at its deadline.
+    """
+
+    model: Any
+    points: PerturbedPoints
+    rows: Tensor
+    memory_budget: int | None
+    preparation: float = 0.0
+
+    @abc.abstractmethod
     def __call__(self, radius: float, level: int, deadline: float) -> Outcome:
         """Search the ball of a radius, in a round (from 0 on), until a deadline by `time.perf_counter`."""
+
+    def read(self, radius: float) -> Ball:
+        """Read the network over the ball of a radius.
+
+        Raises:
+            RecurJacError: the ball cannot be bounded.
+        """
+        problem = read_in_float64(self.model, self.points.region(torch.tensor([radius], dtype=torch.float64)))
+        reduced, memory = reduced_network(problem, self.rows, self.memory_budget)
+        point = self.points.center.double().flatten(1) - problem.region.center.flatten(1)
+        return Ball(reduced, problem.host_graph.output.flatten(1), point, self.points.norm, memory)
 
 
 def searched_radius(probe: Probe, certified: float, search: RadiusSearch, dtype: torch.dtype, deadline: float) -> float:
@@ -106,7 +154,9 @@ def _near(lower: float, upper: float, given_up: float) -> bool:
 
 def further(
     radii: Tensor,  # shape: (b,)
-    probes: Callable[[int], Probe],
+    probe: Callable[[PerturbedPoints, Tensor], Probe],
+    points: PerturbedPoints,
+    rows: Tensor,  # shape: (b, k, n_out)
     active: Tensor,  # shape: (b,)
     search: RadiusSearch,
     dtype: torch.dtype,
@@ -116,7 +166,9 @@ def further(
 
     Args:
         radii: those that are certified, float64.
-        probes: of the balls around a point by its position.
+        probe: makes that of the balls around a batch of one point, and of its rows.
+        points: all of them.
+        rows: theirs.
         active: whether each is searched at all.
         search: as for `searched_radius`.
         dtype: as there.
@@ -124,8 +176,8 @@ def further(
     """
     found = radii.clone()
     for i in active.nonzero().squeeze(1).tolist():
-        deadline = time.perf_counter() + seconds
-        found[i] = searched_radius(probes(i), float(radii[i]), search, dtype, deadline)
+        deadline, one = time.perf_counter() + seconds, torch.tensor([i])
+        found[i] = searched_radius(probe(points.take(one), rows[one]), float(radii[i]), search, dtype, deadline)
     return found
 
 
@@ -143,52 +195,4 @@ def require_searchable(model: Any, points: PerturbedPoints) -> None:
         )
     one = points.take(torch.zeros(1, dtype=torch.long))
     graph = read_in_float64(model, one.region(torch.zeros(1))).graph
-    others = [step.name for step in graph.factors if not two_sides(step)]
-    if others:
-        raise UnsupportedError(
-            "The search over sides of neurons",
-            [f"`{name}`: its neurons have no two linear pieces" for name in others],
-            "Leave out `budget`.",
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Ball:
-    """The network over one ball, between its undetermined neurons.
-
-    Attributes:
-        reduced: the network; its rows are those asked about.
-        outputs: of the network at the centre of the region, (1, n_out).
-        point: where the point is, as distance from the centre of the region, (1, columns): 0 but for clipped balls.
-        norm: p of the ball.
-        memory_budget: bytes that a chunk may take.
-    """
-
-    reduced: Reduced
-    outputs: Tensor
-    point: Tensor
-    norm: float
-    memory_budget: int
-
-    def distances(self, t: Tensor) -> Tensor:
-        """How far places are from the point, (n,), given by their distances from the centre (n, columns)."""
-        return torch.linalg.vector_norm(t - self.point, ord=self.norm, dim=1)
-
-
-def read_ball(model: Any, points: PerturbedPoints, rows: Tensor, radius: float, memory_budget: int | None) -> Ball:
-    """Read the network over the ball of a radius around a batch of one point.
-
-    Args:
-        model: the host's.
-        points: one.
-        rows: what is asked about it, (1, k, n_out).
-        radius: of the ball.
-        memory_budget: as in `jacobian_bounds`.
-
-    Raises:
-        RecurJacError: the ball cannot be bounded.
-    """
-    problem = read_in_float64(model, points.region(torch.tensor([radius], dtype=torch.float64)))
-    reduced, memory = reduced_network(problem, rows, memory_budget)
-    point = points.center.double().flatten(1) - problem.region.center.flatten(1)
-    return Ball(reduced, problem.host_graph.output.flatten(1), point, points.norm, memory)
+    refuse_without_pieces([step.name for step in graph.factors if not two_sides(step)], "Leave out `budget`.")

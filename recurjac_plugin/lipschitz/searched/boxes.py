@@ -32,9 +32,10 @@ from recurjac_plugin.jacobian.analysis import Analysis, analyse_problem
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.lipschitz.ellipsoids import middle_derivatives
 from recurjac_plugin.lipschitz.matrix_norms import dual_of, norm_below, norm_of_magnitudes
-from recurjac_plugin.lipschitz.norms import constants_of_rows, vector_constant
+from recurjac_plugin.lipschitz.norms import constants_of_rows, vector_constant, with_room_for_sums
 from recurjac_plugin.lipschitz.sampled import climbed
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress
+from recurjac_plugin.numerics.pace import next_count
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
@@ -59,10 +60,8 @@ class Wanted:
     def above(self, bounded: Analysis) -> Tensor:
         """Proven upper bounds over every box, (n, groups)."""
         if self.q is None:
-            found = constants_of_rows(bounded, self.p)
-        else:
-            found = vector_constant(bounded, self.p, self.q, proven=True).unsqueeze(1)
-        return found * (1 + gamma(4 * bounded.jacobian[0].numel() + 64)) + underflow(1)
+            return with_room_for_sums(constants_of_rows(bounded, self.p), bounded)
+        return with_room_for_sums(vector_constant(bounded, self.p, self.q, proven=True).unsqueeze(1), bounded)
 
     def below(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Proven lower bounds at points, from bounds of the Jacobian there, (n, k, columns) each: (n, groups)."""
@@ -168,15 +167,9 @@ class _Search:
             self.low, self.high = torch.cat((self.low, low)), torch.cat((self.high, high))
             self.bound = torch.cat((self.bound, torch.minimum(above, bound)))
             self.axis = torch.cat((self.axis, axis))
-        self.size = self._next_size((time.perf_counter() - began) / len(first))
+        now = time.perf_counter()
+        self.size = next_count(self.size, _AT_ONCE, (now - began) / len(first), self.effort.deadline - now)
         return True
-
-    def _next_size(self, seconds: float) -> int:
-        """How many boxes to halve next if one took so many seconds: more and more, and 0 when time is up."""
-        left = self.effort.deadline - time.perf_counter()
-        if left < seconds:
-            return 0
-        return max(1, min(2 * self.size, _AT_ONCE, int(min(left / 2 / max(seconds, 1e-9), _AT_ONCE))))
 
     def _keep(self, mask: Tensor) -> None:
         """Be done with the other boxes; what they are bounded by is remembered."""

@@ -16,7 +16,7 @@ from recurjac_plugin.host.region import cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entry_search import reduced_network
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
-from recurjac_plugin.neurons.points import has_pieces
+from recurjac_plugin.neurons.points import without_pieces
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
@@ -148,7 +148,7 @@ def _searched(
             f"`per_output=True`, got {p:g} and {q:g}."
         )
     reduced, memory = reduced_network(problem, C, memory_budget)
-    if not has_pieces(reduced):
+    if without_pieces(reduced):
         return largest_over_boxes(problem, C, Wanted(p, None if per_output else q), effort, memory_budget, seen)
     if per_output:
         return largest_value(reduced, Norms(reduced, dual_of(p), False, True, memory), effort, seen)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.neurons.parts import Parts
-from recurjac_plugin.neurons.points import BestPoints, require_pieces
+from recurjac_plugin.neurons.points import BestPoints, refuse_without_pieces, without_pieces
 from recurjac_plugin.neurons.programs import Programs, joined_intervals
 from recurjac_plugin.neurons.reduced import Reduced
 from recurjac_plugin.neurons.tightening import tightened
@@ -196,7 +196,7 @@ def largest_value(
     Raises:
         UnsupportedError: there are neurons without two linear pieces.
     """
-    require_pieces(reduced)
+    refuse_without_pieces(without_pieces(reduced), "Bound smaller regions instead.")
     search = _Search(reduced, quantity, effort)
     while search.step():
         if seen is not None and seen(search.progress()):
