@@ -65,10 +65,9 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     shapes = _folded(model, file, shapes)
     shapes = _taken_apart(model, file, shapes)
     shapes = _with_batch(model, file, shapes)
+    _rewrite_matmuls(model.graph, shapes)
     for node in list(model.graph.node):
-        if node.op_type == "MatMul":
-            _rewrite_matmul(model.graph, node, shapes)
-        elif node.op_type == "Reshape" and file.has_batch:
+        if node.op_type == "Reshape" and file.has_batch:
             _rewrite_reshape(model.graph, node, shapes)
         elif node.op_type == "Squeeze":
             _rewrite_squeeze(model.graph, node, shapes)
@@ -160,28 +159,36 @@ def _with_batch(model: ModelProto, file: OnnxFile, shapes: Shapes) -> Shapes:
     return _shapes(model, file, single)
 
 
-def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+def _rewrite_matmuls(graph: GraphProto, shapes: Shapes) -> None:
     """Keep constant factors out of `torch.nn.Linear` where it would multiply by them from the wrong side, or cannot."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    left, right = node.input
-    if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
-        transposed = _add_initializer(graph, f"{left}_transposed", _array(stored[left]).T)
-        node.input[:] = [right, transposed]
-    elif left in stored:
-        _as_constant_node(graph, node, 0)
-    elif right in stored and len(stored[right].dims) != 2:
-        _as_constant_node(graph, node, 1)
-    _keep_odd_bias_apart(graph, node)
+    adders: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type == "Add":
+            for name in node.input:
+                adders.setdefault(name, []).append(node)
+    for node in [node for node in graph.node if node.op_type == "MatMul"]:
+        left, right = node.input
+        if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
+            transposed = _add_initializer(graph, f"{left}_transposed", _array(stored[left]).T)
+            node.input[:] = [right, transposed]
+            stored[transposed] = graph.initializer[-1]
+        elif left in stored:
+            _as_constant_node(graph, node, 0)
+        elif right in stored and len(stored[right].dims) != 2:
+            _as_constant_node(graph, node, 1)
+        if node.input[1] in stored:
+            _keep_odd_biases_apart(graph, adders.get(node.output[0], []), stored, tuple(stored[node.input[1]].dims)[1:])
 
 
-def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
+def _keep_odd_biases_apart(
+    graph: GraphProto, adders: list[NodeProto], stored: dict[str, TensorProto], shape: tuple[int, ...]
+) -> None:
     """Make the constant of an Add that follows a Constant node, unless it is a bias: a vector of the right length."""
-    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for other in list(graph.node):
-        if other.op_type == "Add" and node.output[0] in other.input and node.input[1] in stored:
-            for position, name in enumerate(other.input):
-                if name in stored and stored[name] != stored[node.input[1]][1:]:
-                    _as_constant_node(graph, other, position)
+    for other in adders:
+        for position, name in enumerate(other.input):
+            if name in stored and tuple(stored[name].dims) != shape:
+                _as_constant_node(graph, other, position)
 
 
 def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:

@@ -188,17 +188,17 @@ class _Lift:
         given = [name for name in node.input if name in self.depends]
         if not all(_is_natural(self.shapes[name]) for name in (*given, *(n for n in node.output if n))):
             return False
-        op, attributes = node.op_type, attributes_of(node)
-        rank = len(self.shapes[node.input[0]])
+        op = node.op_type
         out = self.shapes[node.output[0]]
+        if op in _UNARY or op in _VIEWS or op in _SPATIAL:
+            return True
         if op in _BROADCAST:
             return all(len(self.shapes[name]) == len(out) for name in given)
+        attributes, rank = attributes_of(node), len(self.shapes[node.input[0]])
         if op == "Transpose":
             return attributes.get("perm", [1])[0] == 0
         if op in ("MatMul", "Gemm"):
             return self._multiplies_samples(node, attributes)
-        if op in ("Squeeze", "Unsqueeze", "Flatten", "Reshape"):
-            return True
         if op in _AXIS:
             rank = max(len(self.shapes[name]) for name in given)
             return node.input[0] in self.depends and attributes.get("axis", _AXIS[op]) % rank != 0

@@ -14,6 +14,29 @@ Shapes = dict[str, tuple[int, ...]]
 """Shapes of values by name, for a batch of one; 0 for an unknown size, absent where not even the rank is known."""
 
 
+_WITH_BODIES = {"If", "Loop", "Scan", "SequenceMap"}
+
+
+class _Stored(dict[str, np.ndarray]):
+    """Initializers by name, read when they are asked for."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        super().__init__(dict.fromkeys(tensor.name for tensor in graph.initializer))
+        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from onnx import numpy_helper
+
+        if name in self._tensors:
+            self[name] = numpy_helper.to_array(self._tensors.pop(name))
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        return self[name]
+
+
 class Editor:
     """Writes the nodes of a graph anew.
 
@@ -27,17 +50,14 @@ class Editor:
     """
 
     def __init__(self, model: ModelProto, shapes: Shapes, dtype: np.dtype) -> None:
-        from onnx import numpy_helper
-
         self.graph: GraphProto = model.graph
         self.version = version_of(model)
-        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self.constants: dict[str, np.ndarray] = _Stored(model.graph)
         self.shapes = shapes
         self.dtype = dtype
         self.nodes: list[NodeProto] = []
-        self._taken = set(self.constants) | {name for node in model.graph.node for name in node.output}
+        self._taken: set[str] = set()
         self._viewed: dict[str, str] = {}
-        self._taken.update(value.name for value in model.graph.input)
 
     def constant(self, array: Any, hint: str) -> str:
         """The name of a new constant of the graph."""
@@ -92,6 +112,9 @@ class Editor:
 
     def unused(self, name: str) -> str:
         """A name like this one that no value of the graph has."""
+        if not self._taken:
+            self._taken = {*self.constants, *(value.name for value in self.graph.input)}
+            self._taken.update(made for node in (*self.graph.node, *self.nodes) for made in node.output)
         while name in self._taken:
             name += "_"
         self._taken.add(name)
@@ -122,13 +145,13 @@ def captured(body: GraphProto) -> Iterator[str]:
     yield from (value.name for value in body.output)
 
 
-def used_by(node: NodeProto) -> Iterator[str]:
+def used_by(node: NodeProto) -> list[str]:
     """Names of all values that a node reads, also within its bodies."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        yield from captured(attribute.g)
-        for body in attribute.graphs:
-            yield from captured(body)
+    names = [name for name in node.input if name]
+    if node.op_type in _WITH_BODIES:
+        for attribute in node.attribute:
+            names.extend(captured(attribute.g))
+    return names
 
 
 def drop_unused(graph: GraphProto) -> None:

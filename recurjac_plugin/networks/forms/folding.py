@@ -83,7 +83,7 @@ def _tensor_of(node: NodeProto) -> Any:
 
 
 def has_constant_nodes(model: ModelProto) -> bool:
-    """Whether there may be a node to fold: its inputs are constants, it asks for a shape, or is an If with a constant."""
+    """Whether there may be a node to fold: one of constants alone, of a shape, or an If whose condition is constant."""
     known = {tensor.name for tensor in model.graph.initializer}
     return any(
         node.op_type in _SHAPES or _is_choice(node, known) or all(name in known for name in used_by(node))

@@ -98,8 +98,8 @@ def written_scatter(editor: Editor, node: NodeProto, run: Run) -> bool:
         stays = editor.constant((positions == 0).astype(editor.dtype).reshape(shape), f"{y}/stays")
         terms.append(editor.add("Mul", [x, stays], f"{y}/kept"))
     if updates in editor.constants:
-        flat = np.concatenate([[0], editor.constants[updates].reshape(-1)])
-        terms.append(editor.constant(flat[positions].astype(editor.dtype).reshape(shape), f"{y}/new"))
+        new = np.concatenate([[0], editor.constants[updates].reshape(-1)])
+        terms.append(editor.constant(new[positions].astype(editor.dtype).reshape(shape), f"{y}/new"))
     else:
         matrix = (np.arange(1, count + 1)[:, None] == positions[None]).astype(editor.dtype)
         flat = editor.reshape(updates, (-1, count), f"{y}/updates")
