@@ -168,6 +168,18 @@ def _depth(editor: Editor, node: NodeProto, _run: Run) -> bool:
     return True
 
 
+def _global_max(editor: Editor, node: NodeProto, _run: Run) -> bool:
+    """GlobalMaxPool as the largest of each channel in a row."""
+    x, y = node.input[0], node.output[0]
+    batch, channels, *space = editor.shapes[x]
+    if batch != 1:
+        return False
+    row = editor.reshape(x, (-1, channels, int(np.prod(space))), f"{y}/row")
+    largest = editor.reduce("ReduceMax", row, [2], f"{y}/largest")
+    editor.reshape(largest, (-1, *editor.shapes[y][1:]), f"{y}/shape", output=y)
+    return True
+
+
 def _shrink(editor: Editor, node: NodeProto, _run: Run) -> bool:
     """``relu(x - a) - relu(-x - a)``, where the bias is the limit: any other Shrink jumps."""
     attributes, x, y = attributes_of(node), node.input[0], node.output[0]
@@ -259,6 +271,7 @@ RULES: dict[str, Rule] = {
     "GatherND": written_as_moves,
     "Gelu": _gelu,
     "Gemm": written_gemm,
+    "GlobalMaxPool": _global_max,
     "LogSoftmax": _log_softmax,
     "MaxPool": written_without_padding,
     "Mean": _sum,
