@@ -52,11 +52,11 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
         FileError: the graph's shapes contradict each other.
     """
     model = file.parse()
-    _drop_unused_domains(model)
     if model.functions:
         from onnx import inliner
 
         model = inliner.inline_local_functions(model)
+    _drop_unused_domains(model)
     plain_constants(model)
     source = next(value for value in model.graph.input if value.name == file.input_name)
     if file.has_batch:
@@ -85,7 +85,6 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
 
 def _drop_unused_domains(model: ModelProto) -> None:
     used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
-    used.update(function.domain for function in model.functions)
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)

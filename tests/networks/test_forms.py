@@ -154,8 +154,8 @@ def test_other_number_types_inside(inner, tmp_path):
     assert loaded.dtype == torch.float32 and loaded(torch.ones(1, 3)).dtype == torch.float32
 
 
-def test_a_choice_by_the_input_is_refused_by_name(tmp_path):
-    """Where by a condition that depends on the input jumps in general: the reason names the operator."""
+def test_a_choice_by_the_input_is_refused(tmp_path):
+    """Where by a condition that depends on the input jumps in general."""
     nodes = [node("Greater", "x c", "g"), node("Neg", "x", "n"), node("Where", "g x n", "y")]
     network = load_onnx(save(tmp_path / "n.onnx", model(nodes, [1, 3], [1, 3], {"c": np.full(3, 0.5)})))
     x = torch.rand(1, 3)

@@ -21,61 +21,19 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
-_UNARY = frozenset(
-    [
-        "Abs",
-        "Acos",
-        "Asin",
-        "Atan",
-        "Cast",
-        "Celu",
-        "Clip",
-        "Cos",
-        "Cosh",
-        "Dropout",
-        "Elu",
-        "Erf",
-        "Exp",
-        "Gelu",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "LeakyRelu",
-        "Log",
-        "Mish",
-        "Neg",
-        "Pow",
-        "Reciprocal",
-        "Relu",
-        "Selu",
-        "Sigmoid",
-        "Sin",
-        "Sinh",
-        "Softplus",
-        "Softsign",
-        "Sqrt",
-        "Swish",
-        "Tan",
-        "Tanh",
-        "ThresholdedRelu",
-    ]
-)
+_UNARY = (
+    "Abs", "Acos", "Asin", "Atan", "Cast", "Celu", "Clip", "Cos", "Cosh", "Dropout", "Elu", "Erf", "Exp",
+    "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Pow", "Reciprocal",
+    "Relu", "Selu", "Sigmoid", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh",
+    "ThresholdedRelu",
+)  # fmt: skip
 _BROADCAST = frozenset(["Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Sub", "Sum"])
 _VIEWS = frozenset(["Flatten", "Reshape", "Squeeze", "Unsqueeze"])
 _AXIS = {"Concat": 0, "Gather": 0, "Softmax": -1, "LogSoftmax": -1, "Split": 0}  # operator -> its axis if none is given
-_SPATIAL = frozenset(
-    [
-        "AveragePool",
-        "BatchNormalization",
-        "Conv",
-        "ConvTranspose",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "InstanceNormalization",
-        "LpPool",
-        "MaxPool",
-    ]
-)
+_SPATIAL = (
+    "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool",
+    "InstanceNormalization", "LpPool", "MaxPool",
+)  # fmt: skip
 
 
 def keep_batch_in_front(editor: Editor, source: str, has_batch: bool, output: str) -> bool:
