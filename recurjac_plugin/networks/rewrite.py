@@ -65,9 +65,10 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     shapes = _folded(model, file, shapes)
     shapes = _taken_apart(model, file, shapes)
     shapes = _with_batch(model, file, shapes)
+    batched = shapes.get(file.input_name) == (1, *file.input_shape)
     _rewrite_matmuls(model.graph, shapes)
     for node in list(model.graph.node):
-        if node.op_type == "Reshape" and file.has_batch:
+        if node.op_type == "Reshape" and batched:
             _rewrite_reshape(model.graph, node, shapes)
         elif node.op_type == "Squeeze":
             _rewrite_squeeze(model.graph, node, shapes)

@@ -22,6 +22,17 @@ from 13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntim
 
 _NORMALISATION = ("BoundReduceMean", "BoundSub", "BoundMul", "BoundAdd", "BoundSqrt", "BoundDiv")
 
+_RECURRENCE = (
+    "BoundGather",
+    "BoundLinear",
+    "BoundAdd",
+    "BoundSub",
+    "BoundMul",
+    "BoundSigmoid",
+    "BoundTanh",
+    "BoundConcat",
+)
+
 KINDS: dict[str, tuple[str, ...]] = {
     "Abs": ("BoundAbs",),
     "Add": ("BoundAdd",),
@@ -47,6 +58,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Exp": ("BoundExp",),
     "Expand": ("BoundGather", "BoundReshape"),
     "Flatten": ("BoundFlatten",),
+    "GRU": _RECURRENCE,
     "Gather": ("BoundGather",),
     "GatherElements": ("BoundGather", "BoundReshape"),
     "GatherND": ("BoundGather", "BoundReshape"),
@@ -60,6 +72,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Identity": ("BoundIdentity",),
     "InstanceNormalization": _NORMALISATION,
     "LayerNormalization": _NORMALISATION,
+    "LSTM": _RECURRENCE,
     "LeakyRelu": ("BoundLeakyRelu",),
     "Log": ("BoundLog",),
     "LogSoftmax": ("BoundExp", "BoundReduceSum", "BoundLog", "BoundSub"),
@@ -76,6 +89,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Pow": ("Pow",),
     "RMSNormalization": _NORMALISATION,
     "Reciprocal": ("BoundReciprocal",),
+    "RNN": _RECURRENCE,
     "ReduceL1": ("BoundAbs", "BoundReduceSum"),
     "ReduceL2": ("BoundSqr", "BoundReduceSum", "BoundSqrt"),
     "ReduceLogSum": ("BoundReduceSum", "BoundLog"),

@@ -40,7 +40,7 @@ def _runs(path):
         onnx_session(path)
     except rj.FileError as error:
         return "NOT_IMPLEMENTED" not in str(error)
-    return True
+    return not any(each.op_type in ("GRU", "LSTM") for each in onnx.load(path).graph.node)  # found out as it runs
 
 
 @pytest.mark.filterwarnings("ignore:Constant folding - Only steps=1")  # torch's, of a padding that it traces

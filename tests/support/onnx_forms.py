@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -232,6 +233,19 @@ def _batches() -> Iterator[tuple[str, tuple]]:
     yield "no batch, products from the left", _in_a_row(matrices, (3, 2, 4), {"W": W})
 
 
+def _recurrences() -> Iterator[tuple[str, tuple]]:
+    for op, parts in (("RNN", 1), ("GRU", 3), ("LSTM", 4)):
+        for way in ("forward", "reverse", "bidirectional"):
+            n = 2 if way == "bidirectional" else 1
+            weights = {"W": _normal(n, 3 * parts, 2), "R": _normal(n, 3 * parts, 3), "B": _normal(n, 6 * parts)}
+            cell = helper.make_node(op, ["t", "W", "R", "B"], ["all", "end"], hidden_size=3, direction=way)
+            sums = [node("ReduceMean", "all", "a", axes=[0], keepdims=0), node("Add", "a end", "y")]
+            yield f"{op}, {way}", _in_a_row([cell, *sums], (3, 1, 2), weights)
+    weights = {"W": _normal(1, 9, 2), "R": _normal(1, 9, 3), "h": _normal(1, 1, 3)}
+    late = helper.make_node("GRU", ["t", "W", "R", "", "", "h"], ["", "y"], hidden_size=3, linear_before_reset=1)
+    yield "GRU, reset late, from a state", _in_a_row([late], (2, 1, 2), weights)
+
+
 def _constants() -> Iterator[tuple[str, tuple]]:
     row = (1, 4)
     shape = [
@@ -272,7 +286,16 @@ def _branch():
 
 
 FORMS: dict[str, tuple] = dict(
-    (*_selections(), *_images(), *_sums(), *_contractions(), *_normalisations(), *_batches(), *_constants())
+    itertools.chain(
+        _selections(),
+        _images(),
+        _sums(),
+        _contractions(),
+        _normalisations(),
+        _batches(),
+        _recurrences(),
+        _constants(),
+    )
 )
 """Kind -> nodes, shape of the input as the file has it, weights, operator set."""
 

@@ -111,6 +111,10 @@ SPECIMENS: dict[str, Specimen] = {
     "Expand": Specimen((1, 1, 4), (ints(1, 2, 4),)),
     "Gather": Specimen(constants=(ints(2, 0),), attributes={"axis": 1}),
     "GatherElements": Specimen(constants=(np.array([[2, 0]], np.int64),), attributes={"axis": 1}),
+    **{
+        name: Specimen((1, 1, 2), (floats(1, 3 * parts, 2), floats(1, 3 * parts, 3)), {"hidden_size": 3}, outputs=2)
+        for name, parts in (("RNN", 1), ("GRU", 3), ("LSTM", 4))
+    },
     "GatherND": Specimen(constants=(np.array([[0, 2], [0, 0]], np.int64),)),
     "ScatterElements": Specimen(constants=(np.array([[2, 0]], np.int64), floats(1, 2)), attributes={"axis": 1}),
     "ScatterND": Specimen(constants=(np.array([[0, 2], [0, 0]], np.int64), floats(2))),

@@ -18,6 +18,7 @@ from .moves import (
 )
 from .normalisations import NORMALISATIONS
 from .products import written_einsum, written_gemm
+from .recurrences import written_steps
 from .selections import written_concat, written_scatter, written_where
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def take_apart(editor: Editor, source: str, run: Run) -> bool:
     if not any(node.op_type in RULES for node in editor.graph.node):
         return False
     for node in list(editor.graph.node):
-        known = all(0 not in editor.shapes.get(name, (0,)) for name in (*node.input, node.output[0]) if name)
+        known = all(0 not in editor.shapes.get(name, (0,)) for name in (*node.input, *node.output) if name)
         if any(name in depends for name in node.input):
             depends.update(node.output)
             rule = RULES.get(node.op_type)
@@ -269,9 +270,11 @@ RULES: dict[str, Rule] = {
     "Gather": _gather,
     "GatherElements": written_as_moves,
     "GatherND": written_as_moves,
+    "GRU": written_steps,
     "Gelu": _gelu,
     "Gemm": written_gemm,
     "GlobalMaxPool": _global_max,
+    "LSTM": written_steps,
     "LogSoftmax": _log_softmax,
     "MaxPool": written_without_padding,
     "Mean": _sum,
@@ -279,6 +282,7 @@ RULES: dict[str, Rule] = {
     "Pad": _padding,
     "ReduceL2": _root_of_squares,
     "ReduceLogSumExp": _log_sum_exp,
+    "RNN": written_steps,
     "Resize": _resize,
     "ReverseSequence": written_as_moves,
     "ScatterElements": written_scatter,
