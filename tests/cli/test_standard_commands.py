@@ -16,7 +16,7 @@ from recurjac_plugin import load_vnnlib
 from recurjac_plugin.cli.about.supports import ANSWERS
 from recurjac_plugin.cli.standard import answer as text_of
 from recurjac_plugin.networks.onnx import onnx_session
-from recurjac_plugin.networks.supported import KINDS, WITHOUT_CROWN, opset_versions, supported_operators
+from recurjac_plugin.networks.supported import KINDS, opset_versions, supported_operators
 from recurjac_plugin.properties.spec import Declaration, Variable
 from recurjac_plugin.verification.counterexample import Counterexample
 from recurjac_plugin.verification.verdicts import Result, Verdict
@@ -242,12 +242,8 @@ def test_operators_are_supported_where_their_bounds_hold(name, tmp_path):
     assert (reason is None) == (name in supported_operators()), reason
 
 
-def test_reasons_are_those_of_operators_in_the_table():
-    assert WITHOUT_CROWN.keys() <= KINDS.keys()
-
-
 @pytest.mark.parametrize(
-    "opset", [n if n in (8, 10, 12, 18, 24) else pytest.param(n, marks=pytest.mark.slow) for n in range(8, 25)]
+    "opset", [n if n in (7, 10, 12, 18, 24) else pytest.param(n, marks=pytest.mark.slow) for n in range(7, 25)]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_operator_sets(opset, tmp_path):
