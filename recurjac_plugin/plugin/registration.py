@@ -14,7 +14,7 @@ from typing import Any
 from recurjac_plugin.bound_operators import installation
 from recurjac_plugin.errors import InputError, MethodError
 from recurjac_plugin.host import same_function
-from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.jacobian.methods import is_method
@@ -22,9 +22,9 @@ from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
-from . import activations, jacobian_node, jacobian_op
+from . import activations, building, jacobian_node, jacobian_op
 
-_WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
+_WRAPPED = ("__init__", "_convert_nodes", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
 
@@ -46,6 +46,7 @@ def register() -> None:
     installation.install()
     jacobian_node.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
+    BoundedModule._convert_nodes = building.wrapped_conversion(BoundedModule._convert_nodes)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
         getattr(BoundedModule, "compute_jacobian_bounds", None)
@@ -73,10 +74,19 @@ def is_registered() -> bool:
 
 
 def _wrapped_init(original: Any) -> Any:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        with same_function.postponed(), jacobian_op.building():  # a `JacobianOP` has values once it is built
-            original(self, *args, **kwargs)
+        try:
+            with same_function.postponed(), jacobian_op.building():  # a `JacobianOP` has values once it is built
+                original(self, *args, **kwargs)
+        except HOST_FAILURES as error:
+            given = signature.bind(self, *args, **kwargs).arguments
+            reason = building.explained(error, given.get("model"), given.get("global_input"), given.get("custom_ops"))
+            if reason is None:
+                raise
+            raise reason from error
         for node in jacobian_node.nodes_of(self):
             node.add_inputs()
             node.require_supported()

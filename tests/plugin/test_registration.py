@@ -34,6 +34,7 @@ def test_register_is_idempotent_and_unregister_leaves_no_trace():
     assert class_state() == once
     assert {name for name in once if once[name] is not before.get(name)} == {
         "__init__",
+        "_convert_nodes",
         "compute_bounds",
         "compute_jacobian_bounds",
     }
