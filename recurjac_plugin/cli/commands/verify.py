@@ -101,8 +101,8 @@ def verify_command(
         model, prop, spec = _files(files, networks or [])
         for remark in spec.remarks:
             streams.note(f"warning: {remark}")
-        search = {"method": name, "branching": branching.value, "split": split}
-        limits = {"timeout": remaining, "attack_seconds": attack_seconds, "seed": seed}
+        search: dict[str, Any] = {"method": name, "branching": branching.value, "split": split}
+        limits: dict[str, Any] = {"timeout": remaining, "attack_seconds": attack_seconds, "seed": seed}
         network = _read(model, device, dtype, limits)
         if isinstance(network, RecurJacError):
             problem, result = None, attack_refused(model, spec, network, remaining or 0.0, seed)
