@@ -15,6 +15,7 @@ from recurjac_plugin.bound_operators import installation
 from recurjac_plugin.errors import InputError, MethodError
 from recurjac_plugin.host import same_function
 from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.state import default_dtype
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.jacobian.methods import is_method
@@ -22,7 +23,7 @@ from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
-from . import activations, jacobian_node, jacobian_op
+from . import activations, jacobian_node, jacobian_op, squeeze
 
 _WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
@@ -45,6 +46,7 @@ def register() -> None:
     activations.add_to_host()
     installation.install()
     jacobian_node.add_to_host()
+    squeeze.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
@@ -65,6 +67,7 @@ def unregister() -> None:
     activations.remove_from_host()
     installation.uninstall()
     jacobian_node.remove_from_host()
+    squeeze.remove_from_host()
 
 
 def is_registered() -> bool:
@@ -97,7 +100,7 @@ def _wrapped_compute_bounds(original: Any) -> Any:
             if not jacobians:
                 return original(self, *args, **kwargs)
             jacobian_node.require_alike_inputs(self, jacobians, given.get("x"))
-            with full_precision():
+            with full_precision(), default_dtype(jacobian_node.type_of(self, given.get("x"))):
                 return original(self, *args, **kwargs)
         _refuse_other_options(signature, given)
         want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
