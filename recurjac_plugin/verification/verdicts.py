@@ -7,6 +7,7 @@ in which rows are monotone are fixed, again and again, before boxes are cut as l
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from contextlib import nullcontext
@@ -306,6 +307,7 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             with torch.no_grad():
                 output = network(torch.zeros(1, *shape, dtype=network.dtype, device=_device(network)))
         except HOST_FAILURES as error:
+            _require_one_input(model)
             raise InputError(
                 f"`model` does not take an input of shape {(1, *shape)} ({' '.join(str(error).split())}); give "
                 "`input_shape`."
@@ -318,6 +320,21 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             "belongs to it."
         )
     return network
+
+
+def _require_one_input(model: nn.Module) -> None:
+    """Refuse a model that takes several inputs."""
+    if isinstance(model, BoundedModule):
+        count = sum(index is not None for index in model.input_index)
+    else:
+        parameters = inspect.signature(model.forward).parameters.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        count = sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
+    if count > 1:
+        raise InputError(
+            f"`model` takes {count} inputs, but a property is about one: give a module that cuts them out of one flat "
+            "input."
+        )
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -265,6 +265,21 @@ def test_property_of_another_network():
         verify(net, spec_of(box([0.0] * 64, [1.0] * 64, polytope([[1.0] * 3], [0.0]))))
 
 
+def test_models_of_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(1, 2)
+
+        def forward(self, x, y):
+            return self.a(x) + y
+
+    spec = spec_of(box([0.0] * 3, [1.0] * 3, polytope([[1.0, 0.0]], [0.0])))
+    for model in (Two(), host.BoundedModule(Two(), (torch.zeros(1, 1), torch.zeros(1, 2)))):
+        with pytest.raises(InputError, match="takes 2 inputs, but a property is about one"):
+            verify(model, spec)
+
+
 def test_a_network_the_host_cannot_read():
     class Unknown(nn.Module):
         def forward(self, x):
