@@ -28,6 +28,7 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
+from recurjac_plugin.numerics.deadline import OverTime, until
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
@@ -118,8 +119,8 @@ def verify(
             others as long as that gets on, or, with a `timeout`, for the time that is left after the attack.
         session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
             from `load_onnx`, and the model itself for any other.
-        timeout: seconds after which to give up. With one, a network that cannot be bounded is no error: it is attacked
-            until the time is over, and `Result.reason` says why there is no more.
+        timeout: seconds after which to give up, within a bound of this package as well. With one, a network that cannot
+            be bounded is no error: it is attacked until the time is over, and `Result.reason` says why.
         seed: of the attack's random starts.
         attack_seconds: how long to attack at most where boxes are not cut, or not to the end; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
@@ -149,7 +150,6 @@ def verify(
     _check_options(branching, timeout, attack_seconds)
     problem = None if certificate is None else _problem(model, spec)
     deadline = math.inf if timeout is None else start + timeout
-    reason = None
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
         network = _as_network(model, spec, input_shape)
         session = session or _session(network)
@@ -167,14 +167,7 @@ def verify(
             rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
             falls_back=rigorous is None,
         )
-        try:
-            _decide(verification, split, attack_seconds, timeout)
-        except (UnsupportedError, RoomError, MemoryError) as error:
-            if timeout is None:
-                raise
-            reason = " ".join(str(error).split()) or "The bounds do not fit into the memory."
-            if attack_seconds > 0:
-                verification.attack_to_the_end()
+        reason = _decide(verification, split, attack_seconds, timeout)
     counterexample = (
         without_inputs(verification.counterexample) if spec.inputs_appended else verification.counterexample
     )
@@ -194,7 +187,23 @@ def verify(
     )
 
 
-def _decide(verification: Verification, split: bool | None, attack_seconds: float, timeout: float | None) -> None:
+def _decide(verification: Verification, split: bool | None, attack_seconds: float, timeout: float | None) -> str | None:
+    """Take all steps, or attack to the end where there are no bounds and a timeout: why there are none."""
+    try:
+        with until(verification.deadline):
+            _take_steps(verification, split, attack_seconds, timeout)
+    except OverTime:
+        verification.late = verification.cut_short = True
+    except (UnsupportedError, RoomError, MemoryError) as error:
+        if timeout is None:
+            raise
+        if attack_seconds > 0:
+            verification.attack_to_the_end()
+        return " ".join(str(error).split()) or "The bounds do not fit into the memory."
+    return None
+
+
+def _take_steps(verification: Verification, split: bool | None, attack_seconds: float, timeout: float | None) -> None:
     """Sample, bound, fix, cut and attack, until there is an answer or nothing left to do."""
     if not verification.spec.boxes:
         return  # no input, no violation

@@ -18,8 +18,10 @@ import recurjac_plugin as rj
 from recurjac_plugin import MethodError, Verdict, host, load_onnx, load_vnnlib, verify
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.gains import pull
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.networks.onnx import onnx_session
+from recurjac_plugin.numerics.deadline import OverTime
 from recurjac_plugin.plugin.model import bounded_model
 
 NAMES = ("relu", "tanh", "cnn")
@@ -208,6 +210,23 @@ def test_time_that_is_over_before_a_box_is_bounded():
     net, spec = load_onnx(DATA / "digits_relu.onnx"), load_vnnlib(DATA / "digits_relu_small.vnnlib")
     result = verify(net, spec, timeout=1e-9)
     assert (result.verdict, result.boxes, result.lower_bound) == (Verdict.TIMEOUT, 0, -math.inf)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_time_that_is_over_within_a_bound(monkeypatch, after):
+    """Boxes are lost there: nothing is proved, whatever the others say."""
+    net, spec = load_onnx(DATA / "digits_relu.onnx"), load_vnnlib(DATA / "digits_relu_small.vnnlib")
+    assert verify(net, spec).verdict is Verdict.UNSAT
+    calls = []
+
+    def over():
+        calls.append(1)
+        if len(calls) >= after:
+            raise OverTime
+
+    monkeypatch.setattr(pull, "require_time", over)
+    result = verify(net, spec, timeout=600)
+    assert (result.verdict, result.lower_bound, len(calls)) == (Verdict.TIMEOUT, -math.inf, after)
 
 
 def test_time_that_is_over_during_the_attack():
