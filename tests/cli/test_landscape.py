@@ -24,6 +24,7 @@ def test_landscape_table_csv_and_picture(tmp_path):
             "norm",
             "clip",
             "initial",
+            "budget",
             "limit",
             "tolerance",
             "max_probes",

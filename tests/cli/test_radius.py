@@ -21,7 +21,7 @@ def test_radius_table_csv_and_picture(tmp_path):
     found = answer(*arguments, "--csv", table, "--plot", picture)
     assert found.keys() == WHERE | {
         *("command", "norm", "target", "seed", "inputs", "radii"),
-        *("initial", "limit", "tolerance", "max_probes", "steps", "clip", "rigorous"),
+        *("initial", "budget", "limit", "tolerance", "max_probes", "steps", "clip", "rigorous"),
     }
     assert [entry["method"] for entry in found["radii"]] == ["RecurJac-Linear", "Fast-Lip", "CROWN"]
     assert [entry["asked"] for entry in found["radii"]] == ["auto", "Fast-Lip", "CROWN"]

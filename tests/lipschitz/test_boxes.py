@@ -45,7 +45,7 @@ def test_no_jacobian_is_larger(name, dtype):
         assert float(found.lower) <= float(at) * (1 + (1e-5 if dtype == torch.float32 else 1e-12))
 
 
-@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU, nn.Softplus])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.SiLU, nn.Sigmoid])
 @pytest.mark.parametrize("norm", NORMS)
 def test_few_inputs_are_known_to_a_hundredth(activation, norm):
     torch.manual_seed(1)
@@ -55,8 +55,9 @@ def test_few_inputs_are_known_to_a_hundredth(activation, norm):
     before = rj.local_lipschitz(model, x, rigorous=True)
     found = rj.tighten(model, x, gap=0.01)
     assert bool((found.gap <= 0.0101).all())
-    assert bool((found.upper <= before).all())
-    assert torch.equal(rj.local_lipschitz(model, x, gap=0.01), found.upper)
+    assert bool((found.upper <= before * (1 + 1e-9)).all())
+    assert torch.equal(rj.local_lipschitz(model, x, gap=0.01, rigorous=True), found.upper)
+    assert bool((rj.local_lipschitz(model, x, gap=0.01) <= found.upper).all())
     sampled = rj.sampled_lipschitz(model, x, points=200)
     assert bool((sampled <= found.upper).all() & (sampled >= 0.98 * found.upper).all())
     rows = rj.tighten(model, x, gap=0.01, per_output=True)
