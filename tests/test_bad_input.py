@@ -214,7 +214,6 @@ ABOVE, OUTPUT = "(assert (<= X_0 1.0))\n", "(assert (<= Y_0 0.0))\n"
 BAD_PROPERTIES = {
     "syntax": (DECLARED + "(assert (<= X_0 1.0)\n", "bad.vnnlib"),
     "missing_bound": (DECLARED + ABOVE + OUTPUT, "X_0"),
-    "empty_box": (DECLARED + ABOVE + "(assert (>= X_0 2.0))\n" + OUTPUT, "X_0"),
     "empty_file": ("", "bad.vnnlib"),
 }
 

@@ -18,6 +18,7 @@ ORDER = (
     "passes",
     "recursion",
     "modules",
+    "forms",
     "host",
     "bound_operators",
     "preactivations",

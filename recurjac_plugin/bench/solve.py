@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.errors import FileError, RecurJacError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,22 @@ def solve_task(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
 
     from recurjac_plugin.networks.onnx import load_onnx
     from recurjac_plugin.properties.vnnlib import load_vnnlib
-    from recurjac_plugin.verification.verdicts import verify
+    from recurjac_plugin.verification.verdicts import attack_refused, verify
 
     torch.set_num_threads(task.threads)
     start, prepared = time.perf_counter(), None
     try:
-        network, spec = load_onnx(task.onnx), load_vnnlib(task.vnnlib)
+        spec, refusal = load_vnnlib(task.vnnlib), None
+        try:
+            network = load_onnx(task.onnx)
+        except (FileError, UnsupportedError) as error:
+            refusal = error
         prepared = time.perf_counter()
         loaded(prepared - start)
-        result = verify(network, spec, timeout=task.timeout, **task.options)
+        if refusal is None:
+            result = verify(network, spec, timeout=task.timeout, **task.options)
+        else:
+            result = attack_refused(task.onnx, spec, refusal, task.timeout, task.options.get("seed", 0))
     except RecurJacError as error:
         now = time.perf_counter()
         # A property of another network is found by `verify`, which knows no names of files.

@@ -82,6 +82,14 @@ class BoundReduceMin(BoundReduceMax):
         return torch.amin(x.as_subclass(Tensor), self._axes(x), self.keepdim)
 
 
+class BoundReduceLogSumExp(BoundReduceMax):
+    """`onnx::ReduceLogSumExp`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function itself."""
+        return torch.logsumexp(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+
+
 class BoundSoftmax(_Whole):
     """`onnx::Softmax`."""
 
@@ -92,7 +100,7 @@ class BoundSoftmax(_Whole):
 
 LACKING: dict[str, type] = {
     f"onnx::{ours.__name__.removeprefix('Bound')}": ours
-    for ours in (BoundMax, BoundMin, BoundReduceMax, BoundReduceMin, BoundSoftmax)
+    for ours in (BoundMax, BoundMin, BoundReduceMax, BoundReduceMin, BoundReduceLogSumExp, BoundSoftmax)
     if not hasattr(bound_ops, ours.__name__) or (IS_03 and ours in (BoundReduceMax, BoundSoftmax))
 }
 """Name of the operator in the host's traced graph -> class of its node, for those that this host has not as a whole."""

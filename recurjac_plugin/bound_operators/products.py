@@ -159,6 +159,9 @@ def interval(part: Part, inputs: Intervals) -> Interval:
     if part.kind in _RISING:
         lower, upper = (part.value({name: ends[side] for name, ends in inputs.items()}) for side in (0, 1))
         return lower, upper
+    if part.kind == "BoundReduceLogSumExp":  # it rises in every input
+        ((name, (low, high)),) = inputs.items()
+        return _widened((part.value({name: low}), part.value({name: high})))
     if part.kind == "BoundSoftmax":
         (ends,) = inputs.values()
         return _widened(softmax_range(*ends, part.node.attributes["axis"]))

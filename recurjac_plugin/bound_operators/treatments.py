@@ -234,6 +234,9 @@ def _matrix_product(node: Any) -> Treatment | None:
     """A constant from the right is a dense layer, which the host is right about."""
     if _several(node):
         return PRODUCT if IS_03 else None
+    constant = next(value_of(source) for source in node.inputs if not source.perturbed)
+    if constant.dim() > 2 and constant.shape[0] > 1 and constant.dim() == len(node.output_shape):
+        return PRODUCT  # one matrix per sample of the batch: no map that all samples share
     return None if node.inputs[0].perturbed and value_of(node.inputs[1]).dim() == 2 else LINEAR
 
 
@@ -335,7 +338,10 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
     "BoundMul": _product,
     "BoundDiv": _quotient,
     **dict.fromkeys(
-        ("BoundMax", "BoundMin", "BoundReduceMax", "BoundReduceMin", "BoundMaxPool", "BoundSoftmax"),
+        (
+            "BoundMax", "BoundMin", "BoundReduceMax", "BoundReduceMin", "BoundReduceLogSumExp", "BoundMaxPool",
+            "BoundSoftmax",
+        ),
         lambda node: PRODUCT,
     ),
 }  # fmt: skip

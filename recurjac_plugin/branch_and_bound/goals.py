@@ -34,6 +34,8 @@ class Rows:
         proven: whether bounds come with proven errors, so that only what is done with them here needs room.
         columns: number of input coordinates, which bounds of rows are sums over.
         evaluation: proven error of the rows of computed outputs, (k,), or one number.
+        judged: number of outputs that the network that is judged computes; the others are its inputs, which are known
+            exactly there. None for all.
 
     Source:
         As this module's.
@@ -48,9 +50,18 @@ class Rows:
     proven: bool = False
     columns: int = 0
     evaluation: Tensor | float = 0.0
+    judged: int | None = None
 
     @classmethod
-    def of(cls, box: Box, like: Tensor, difference: float = 0.0, eps: float = 0.0, proven: bool = False) -> Rows:
+    def of(
+        cls,
+        box: Box,
+        like: Tensor,
+        difference: float = 0.0,
+        eps: float = 0.0,
+        proven: bool = False,
+        judged: int | None = None,
+    ) -> Rows:
         """The rows of one box, in the type and on the device of `like`."""
         counts = [len(polytope.b) for polytope in box.disjuncts]
         (A, b), strict = box.rows(), np.concatenate([polytope.strict for polytope in box.disjuncts])
@@ -64,6 +75,7 @@ class Rows:
             eps,
             proven,
             len(box.lower),
+            judged=judged,
         )
 
     @cached_property
@@ -116,7 +128,9 @@ class Rows:
             slack = gamma(A.shape[1] + self.columns + 64) * sizes + self.evaluation
         else:
             slack = proof_slack(terms + self.b.abs(), fallen)
-        return self.difference * A.sum(1) + slack + self.eps * terms
+        there = self.judged if self.judged is not None else A.shape[1]
+        rounded = outputs[:, :there].abs() @ A[:, :there].T
+        return self.difference * A[:, :there].sum(1) + slack + self.eps * rounded
 
     def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
         """The disjuncts that no output of the box lies in: bool (n, d).

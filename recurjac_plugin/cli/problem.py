@@ -120,11 +120,13 @@ def load_property(path: Path, network: Network) -> Spec:
 
     Raises:
         FileError: the file is missing or malformed.
-        InputError: it is about another network.
+        InputError: it is about another network, or about no input at all.
     """
     from recurjac_plugin.properties.vnnlib import load_vnnlib
 
     spec = load_vnnlib(path)
+    if not spec.boxes:
+        raise InputError(f"{spec.remarks[0]} There is no region to bound; rewrite the property.")
     check_property(path, spec, network)
     return spec
 

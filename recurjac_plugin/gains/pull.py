@@ -14,6 +14,7 @@ from torch import Tensor
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import at_inputs, backward, pull
+from recurjac_plugin.numerics.deadline import require_time
 
 from .undetermined import Layer
 
@@ -76,7 +77,11 @@ class Pull:
         Returns:
             For each layer met, the rows' entries at its undetermined neurons, (b or 1, r, u), and for `INPUT` those at
             the input, (b or 1, r, columns).
+
+        Raises:
+            OverTime: the time is over (`numerics.deadline`).
         """
+        require_time()
         entries: dict[str, Tensor] = {}
 
         def through_layer(step: FactorStep, value: Tensor) -> Tensor | None:

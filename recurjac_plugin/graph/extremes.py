@@ -67,7 +67,7 @@ def reduce(sign: int) -> ToSteps:
         if any(builder.node.perturbed[1:]):
             raise Refusal("its axes depend on the perturbed input")
         shape = tuple(builder.node.input_shapes[0])
-        axes = _axes(builder.node, len(shape))
+        axes = given_axes(builder.node, len(shape))
         if 0 in axes:
             raise Refusal("it reduces the batch dimension")
         kept = [axis for axis in range(1, len(shape)) if axis not in axes]
@@ -87,7 +87,8 @@ def reduce(sign: int) -> ToSteps:
     return to_steps
 
 
-def _axes(node: Node, dimensions: int) -> list[int]:
+def given_axes(node: Node, dimensions: int) -> list[int]:
+    """The axes that a node reduces, counted from 0; those of a sample where none are given."""
     given = node.constants[1] if len(node.constants) > 1 else node.attributes.get("axis")
     if given is None:
         return list(range(1, dimensions))

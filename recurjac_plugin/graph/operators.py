@@ -47,6 +47,8 @@ def _sample_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[in
 def broadcast_shapes(node: Node, position: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes per sample of an operator that broadcasts, which aligns shapes from the right."""
     came, gives = node.input_shapes[position], node.output_shape
+    if not came:
+        raise Refusal("it spreads one number of the whole batch over its samples")
     if len(came) < len(gives) and came[0] != 1:
         raise Refusal(f"broadcasting {came} to {gives} spreads the batch over another dimension")
     return _sample_shapes(node, position)

@@ -7,6 +7,7 @@ product         ``d(x y) = y dx + x dy``, each factor ranging over the other's b
 quotient        ``d(x / y) = dx / y - (x / y^2) dy``, where y stays away from 0
 matrix product  the products ``x_ik y_kj`` one by one, then the sum over k
 maximum         ``max(x, y) = y + relu(x - y)``, see `extremes`
+log-sum-exp     ``d = <s, dx>`` with the softmax s ranging over its own bounds
 softmax         ``ds = s * (dx - <s, dx>)`` with s ranging over its own bounds
 ==============  ========================================================================================
 
@@ -26,7 +27,7 @@ from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 
-from .extremes import max_pool, pairwise, reduce
+from .extremes import given_axes, max_pool, pairwise, reduce
 from .linear_maps import Broadcast, Shape, View, nonnegative
 from .node import Node
 from .operators import OPERATORS, Refusal, broadcast_shapes, per_sample
@@ -38,8 +39,10 @@ def multiplies(node: Node) -> bool:
     if node.kind not in PRODUCTS:
         return False
     linear = node.kind in OPERATORS and sum(node.perturbed) == 1
-    if node.kind == "BoundMul":
-        linear = linear and not any(value is not None and per_sample(value, node) for value in node.constants)
+    if node.kind in ("BoundMul", "BoundMatMul"):
+        least = 3 if node.kind == "BoundMatMul" else 0  # a matrix alone is that of all samples
+        factors = (value for value in node.constants[:2] if value is not None and value.dim() >= least)
+        linear = linear and not any(per_sample(value, node) for value in factors)
     if node.kind == "BoundDiv":
         linear = linear and not node.perturbed[1]
     return not linear
@@ -118,7 +121,8 @@ def _div(builder: StepBuilder) -> tuple[Step, ...]:
 
 
 def _matmul(builder: StepBuilder) -> tuple[Step, ...]:
-    """Matrix product of two perturbed tensors, (..., i, k) times (..., k, j)."""
+    """Matrix product of two perturbed tensors, (..., i, k) times (..., k, j), or with a matrix for each sample."""
+    perturbed = builder.node.perturbed
     left, right = (tuple(shape[1:]) for shape in builder.node.input_shapes[:2])
     if len(left) < 2 or len(left) != len(right) or left[:-2] != right[:-2]:
         raise Refusal(f"it multiplies perturbed tensors of shapes {left} and {right} per sample, expected matrices")
@@ -126,15 +130,17 @@ def _matmul(builder: StepBuilder) -> tuple[Step, ...]:
     views = ((*left, 1), (*right[:-2], 1, *right[-2:]))
     terms = []
     for position, own in enumerate(views):
+        if not perturbed[position]:
+            continue
         viewed = builder.linear((builder.source(position), View((left, right)[position], own)))
         operand = builder.linear((viewed, Broadcast(1, own, whole)))
 
-        def other_factor(bounds: Interval, view: Shape = views[1 - position]) -> Interval:
-            return spread((bounds[0].reshape(-1, *view), bounds[1].reshape(-1, *view)), whole)
+        def other_factor(*bounds: Interval, position: int = position, view: Shape = views[1 - position]) -> Interval:
+            lower, upper = bounds[0] if bounds else builder.constant(1 - position)
+            return spread((lower.reshape(-1, *view), upper.reshape(-1, *view)), whole)
 
-        terms.append(
-            builder.factor(operand, whole, (builder.read(1 - position),), other_factor, exact=True, affine=True)
-        )
+        reads = (builder.read(1 - position),) if perturbed[1 - position] else ()
+        terms.append(builder.factor(operand, whole, reads, other_factor, exact=True, affine=True))
     total = nonnegative(lambda t: t.sum(-2), whole, builder.shape)
     return builder.finished(*((term, total) for term in terms))
 
@@ -155,6 +161,23 @@ def _softmax(builder: StepBuilder) -> tuple[Step, ...]:
     mean = builder.linear((weighted, nonnegative(lambda t: t.sum(axis, keepdim=True), shape, reduced)))
     centred = builder.linear((x, _identity(shape)), (mean, Broadcast(-1, reduced, shape)))
     return builder.finished((builder.factor(centred, shape, reads, value), _identity(shape)))
+
+
+def _log_sum_exp(builder: StepBuilder) -> tuple[Step, ...]:
+    """``log sum exp(x)`` along axes: ``<s, dx>`` with the softmax s of x in its own range."""
+    shape = tuple(builder.node.input_shapes[0][1:])
+    axes = given_axes(builder.node, len(shape) + 1)
+    if 0 in axes:
+        raise Refusal("it reduces the batch dimension")
+    if len(axes) != 1:
+        raise Refusal("it reduces several axes, supported is one")
+
+    def share(interval: Interval) -> Interval:
+        return softmax_range(*interval, axes[0])
+
+    weighted = builder.factor(builder.source(0), shape, (builder.read(0),), share)
+    total = nonnegative(lambda t: t.sum(axes[0]).reshape(-1, *builder.shape), shape, builder.shape)
+    return builder.finished((weighted, total))
 
 
 def softmax_range(low: Tensor, high: Tensor, axis: int) -> Interval:
@@ -192,6 +215,7 @@ PRODUCTS: dict[str, ToSteps] = {
     "BoundReduceMax": reduce(1),
     "BoundReduceMin": reduce(-1),
     "BoundMaxPool": max_pool,
+    "BoundReduceLogSumExp": _log_sum_exp,
     "BoundSoftmax": _softmax,
 }
 """Exact class name of the host's node -> its steps."""

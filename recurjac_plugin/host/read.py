@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.graph.graph import Graph, build_graph
-from recurjac_plugin.graph.node import Node
+from recurjac_plugin.graph.node import Node, with_axes
 
 from .library import HOST_FAILURES, VERSION
 from .misread import require_read_right
@@ -130,7 +130,14 @@ def read_graph(model: Any, *x: Any) -> HostGraph:
         nodes = plain_nodes((node for node in order if node.perturbed and node.inputs), constants, perturbed.keys())
         require_read_right(nodes)
         inputs = {name: tuple(x[position].shape) for name, position in names.items()}
-        return HostGraph(nodes, inputs, final.name, output, perturbed)
+        batch = next(iter(inputs.values()))[0]
+        perturbed = {name: _with_an_axis(value, batch) for name, value in perturbed.items()}
+        return HostGraph(with_axes(nodes, batch), inputs, final.name, _with_an_axis(output, batch), perturbed)
+
+
+def _with_an_axis(value: Tensor, batch: int) -> Tensor:
+    """One number per sample, (b,), as a vector of length 1, (b, 1)."""
+    return value.unsqueeze(1) if tuple(value.shape) == (batch,) else value
 
 
 def _output(model: Any, x: Sequence[Any]) -> Tensor:
@@ -150,10 +157,11 @@ def _output(model: Any, x: Sequence[Any]) -> Tensor:
             f"The model does not take an input of shape {shapes} ({reason}); give `x` "
             "the shape the model was built with, apart from the batch."
         ) from error
-    if output.dim() < 2:
+    batch = next(len(value) for value in x if getattr(value, "ptb", None) is not None)
+    if output.dim() < 1 or len(output) != batch:
         raise InputError(
-            f"The model's output has shape {tuple(output.shape)}, expected (b, n_out): keep a dimension for "
-            "the outputs."
+            f"The model's output has shape {tuple(output.shape)}, expected (b, n_out) with b = {batch}, as its input: "
+            "keep the batch first."
         )
     return output
 

@@ -2,7 +2,8 @@
 
 The only perturbation that is read is the host's `PerturbationLpNorm`, which says one of two things about an input x0:
 
-* norm p < inf: the ball ``|x - x0|_p <= eps``, with one eps, or one for every sample;
+* norm p < inf: the ball ``|x - x0|_p <= eps``, with one eps, or one for every sample; the host takes no notice of
+  `x_L` and `x_U` then, and nor do we: bounds on the ball hold on the part of it between them;
 * norm inf: the box ``x_L <= x <= x_U``, or ``x0 - eps <= x <= x0 + eps``, eps a number or a tensor. Its centre is the
   middle, wherever x0 lies, and its radii reach both ends from the middle as it was rounded.
 
@@ -256,13 +257,21 @@ def require_alike(model: nn.Module, x: Tensor, what: str = "`x`") -> None:
 def read_region(x: Any) -> Region:
     """Read the region of a perturbed input: ball or box, with its exact ends.
 
+    Of a ball, ``PerturbationLpNorm(norm=p, eps=..., x_L=..., x_U=...)`` with p < inf, `x_L` and `x_U` do not count, as
+    in the host: bounds hold on all of ``|x - x0|_p <= eps``, and so on the part of it between them.
+
     Args:
         x: a `BoundedTensor` of shape (b, *input_shape).
 
     Raises:
-        InputError: not a `BoundedTensor`, another perturbation than an l_p ball or a box, NaN, a negative radius, or an
-            empty box.
+        InputError: not a `BoundedTensor`, another perturbation than an l_p ball or a box, NaN, a negative radius, an
+            empty box, or `x_L` and `x_U` of a ball without a radius, which may be meant as a box.
     """
+    if isinstance(x, (tuple, list)):
+        raise InputError(
+            f"`x` must be one `BoundedTensor`, got {len(x)} inputs; of a model of several inputs `jacobian_bounds` and "
+            "`local_lipschitz` take a tuple, and here a module that cuts them out of one input can be given."
+        )
     if not isinstance(x, BoundedTensor):
         raise InputError(
             f"`x` must be a `BoundedTensor` with an l_p perturbation, got {type(x).__name__}; wrap it as "
@@ -280,11 +289,12 @@ def read_region(x: Any) -> Region:
     center = x.detach().as_subclass(Tensor) if not x.requires_grad else x.as_subclass(Tensor)
     if norm == math.inf:
         return _box(center, perturbation)
-    if perturbation.x_L is not None or perturbation.x_U is not None:
-        raise InputError(
-            f"`x_L` and `x_U` describe a box, which needs norm inf, got norm {norm:g}; use `eps` for a ball."
-        )
     radius = _as_tensor(perturbation.eps, center)
+    if (perturbation.x_L is not None or perturbation.x_U is not None) and not bool((radius > 0).all()):
+        raise InputError(
+            f"`x_L` and `x_U` describe a box, which needs norm inf, got norm {norm:g} and no `eps`; give norm inf, "
+            "or the `eps` of a ball."
+        )
     if radius.numel() not in (1, len(center)):
         raise InputError(
             f"`eps` of an l_{norm:g} ball must be one number, or one per sample ({len(center)}), got shape "

@@ -215,7 +215,7 @@ def _differs_at(model: Any, module: nn.Module, inputs: Sequence[Tensor], output:
             own = module(*modules.clones(inputs))
         except MODULE_FAILURES:
             return ""
-    gap = difference(own, output)
+    gap = difference(own, output.reshape(own.shape) if output.numel() == own.numel() else output)
     if gap is None or modules.within_rounding(gap, own.dtype, GROSS):  # a branch makes more
         return ""
     reason = _compare(model, module, [inputs])

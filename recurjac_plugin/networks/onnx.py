@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import FileError, UnsupportedError
 
 from .converter import import_onnx2pytorch
+from .forms.editing import Shapes
 from .onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
-from .rewrite import Shapes, constant_arrays, prepare
+from .rewrite import constant_arrays, prepare
 from .session import OnnxSession, largest_difference, onnx_session
 from .static import static_module
 

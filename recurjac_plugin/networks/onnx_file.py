@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KIND = "an ONNX network"  # for messages
 DEFAULT_DOMAINS = ("", "ai.onnx")
 """How graphs write the domain of the standard operators."""
+_FOREIGN = {("com.microsoft", "Gelu")}  # operators of other domains that are read
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
 
     Raises:
         FileError: missing, truncated, not ONNX, not one float input and one output, unspecified dimensions,
-            weights in another file, or NaN among the weights.
+            weights in a file outside its folder, or NaN among the weights.
         UnsupportedError: it uses operators outside the standard ONNX domain.
     """
     import onnx
@@ -73,7 +74,9 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     graph = model.graph
     if not graph.node:
         raise FileError(f"`{file}` is not {KIND}: it has no nodes; export or fetch it again.")
-    _refuse_foreign_operators(file, graph)
+    _refuse_foreign_operators(file, model)
+    if _read_external_data(file, model):
+        content = model.SerializeToString()
     _refuse_bad_weights(file, graph)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
@@ -92,21 +95,55 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     return OnnxFile(file, content, inputs[0].name, shape, _dtype_of(file, inputs[0]), has_batch)
 
 
-def _refuse_foreign_operators(path: Path, graph: GraphProto) -> None:
+def _refuse_foreign_operators(path: Path, model: ModelProto) -> None:
+    local = {(function.domain, function.name) for function in model.functions}
     foreign = [
-        f"{describe(node)} of domain `{node.domain}`" for node in graph.node if node.domain not in DEFAULT_DOMAINS
+        f"{describe(node)} of domain `{node.domain}`"
+        for node in model.graph.node
+        if node.domain not in DEFAULT_DOMAINS
+        and (node.domain, node.op_type) not in local
+        and (node.domain, node.op_type) not in _FOREIGN
     ]
     if foreign:
         raise UnsupportedError(f"`{path}`", foreign, "Export it with standard ONNX operators.")
 
 
-def _refuse_bad_weights(path: Path, graph: GraphProto) -> None:
+def _read_external_data(path: Path, model: ModelProto) -> bool:
+    """Read weights that are stored in files beside the network's own; returns whether there are any.
+
+    Raises:
+        FileError: such a file is missing, too short, or outside the folder.
+    """
     import onnx
+    from onnx.external_data_helper import load_external_data_for_tensor
+
+    outside = [(name, t) for name, t in constants(model.graph) if t.data_location == onnx.TensorProto.EXTERNAL]
+    folder = path.parent.resolve()
+    for name, tensor in outside:
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        where = (folder / location).resolve()
+        if not location or not where.is_relative_to(folder):
+            raise FileError(
+                f"`{path}` keeps `{name}` in another file, `{location}`: expected one in its own folder; "
+                "save it with its weights."
+            )
+        if not where.is_file():
+            raise FileError(f"`{path}` keeps `{name}` in `{location}`, which is not beside it; fetch that file too.")
+        try:
+            load_external_data_for_tensor(tensor, str(folder))
+        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+            raise FileError(
+                f"`{path}` keeps `{name}` in `{location}`, which cannot be read ({one_line(error)}); fetch it again."
+            ) from error
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return bool(outside)
+
+
+def _refuse_bad_weights(path: Path, graph: GraphProto) -> None:
     from onnx import numpy_helper
 
     for name, tensor in constants(graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise FileError(f"`{path}` keeps `{name}` in another file: expected one file; save it with its weights.")
         try:
             array = numpy_helper.to_array(tensor)
         except ValueError as error:

@@ -6,29 +6,33 @@ with the file as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recurjac_plugin.errors import FileError
 
+from .forms.batch_axis import keep_batch_in_front
+from .forms.decompositions import take_apart
+from .forms.editing import Editor, Shapes, drop_unused
+from .forms.folding import fold, has_constant_nodes, plain_constants
 from .onnx_file import DEFAULT_DOMAINS, OnnxFile, constants
-from .session import measured_shapes
+from .session import constant_values, measured_shapes
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-
-
-Shapes = dict[str, tuple[int, ...]]
-"""Shapes of values by name, for a batch of one; 0 for an unknown size, absent where not even the rank is known."""
 
 
 def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     """Rewrite a graph where onnx2pytorch would misread it, and keep its meaning.
 
     - A domain that is imported but not used is dropped: onnx2pytorch warns of it.
-    - A weight that is the ``Identity`` of another one, as files write shared weights, is replaced by that other one.
+    - Nodes are put in an order in which they can run, local functions are written out, and Constant nodes become
+      weights, as does everything else that does not depend on the input; an ``If`` with such a condition becomes the
+      branch taken. A weight that is the ``Identity`` of another one is replaced by that other one.
+    - Operators that the host has no node for are taken apart (`forms.decompositions`), and where a graph does not keep
+      the batch as the first axis of each value, it is made to (`forms.batch_axis`).
     - ``MatMul(W, x)`` with a constant on the left is converted as ``x W``: for a vector `x` it becomes
       ``MatMul(x, W^T)``, else `W` becomes the output of a Constant node, which is multiplied from the left.
     - A constant right factor that is not a matrix, and an Add after it whose constant is not a bias vector,
@@ -48,21 +52,26 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
         FileError: the graph's shapes contradict each other.
     """
     model = file.parse()
-    used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
-    kept = [entry for entry in model.opset_import if entry.domain in used]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
+    if model.functions:
+        from onnx import inliner
 
-    for value in model.graph.input:
-        if value.name == file.input_name and file.has_batch:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
-    _resolve_shared_weights(model.graph)
-    shapes = _shapes(model, file)
+        model = inliner.inline_local_functions(model)
+    _drop_unused_domains(model)
+    plain_constants(model)
+    source = next(value for value in model.graph.input if value.name == file.input_name)
+    if file.has_batch:
+        source.type.tensor_type.shape.dim[0].dim_value = 1
+    shapes = _shapes(model, file, file.single_shape)
+    shapes = _folded(model, file, shapes)
+    shapes = _taken_apart(model, file, shapes)
+    shapes = _with_batch(model, file, shapes)
+    batched = shapes.get(file.input_name) == (1, *file.input_shape)
+    _rewrite_matmuls(model.graph, shapes)
     for node in list(model.graph.node):
-        if node.op_type == "MatMul":
-            _rewrite_matmul(model.graph, node, shapes)
-        elif node.op_type == "Reshape" and file.has_batch:
+        if node.op_type == "Reshape" and batched:
             _rewrite_reshape(model.graph, node, shapes)
+        elif node.op_type == "Squeeze":
+            _rewrite_squeeze(model.graph, node, shapes)
         elif node.op_type == "Expand":
             _rewrite_expand(model.graph, node, shapes)
         elif node.op_type in ("Conv", "ConvTranspose"):
@@ -71,47 +80,115 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
             _rewrite_as_identity(node)
         elif node.op_type == "Split":
             _rewrite_split(node, shapes)
-    _drop_unused(model.graph)
+    drop_unused(model.graph)
     return model, shapes
 
 
-def _resolve_shared_weights(graph: GraphProto) -> None:
-    """Let nodes read a weight itself instead of its ``Identity``."""
-    stored = {tensor.name for tensor in graph.initializer}
-    outputs = {value.name for value in graph.output}
-    same = {
-        node.output[0]: node.input[0]
-        for node in graph.node
-        if node.op_type == "Identity" and node.input[0] in stored and node.output[0] not in outputs
-    }
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name in same:
-                node.input[i] = same[name]
+def _drop_unused_domains(model: ModelProto) -> None:
+    used = {node.domain for node in model.graph.node} | set(DEFAULT_DOMAINS)
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
 
 
-def _rewrite_matmul(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+def _folded(model: ModelProto, file: OnnxFile, shapes: Shapes) -> Shapes:
+    """Make constants of what does not depend on the input; returns the shapes after that.
+
+    Raises:
+        FileError: nothing of the output depends on the input.
+    """
+    while has_constant_nodes(model) and fold(model, shapes, constant_values):
+        shapes = _shapes(model, file, file.single_shape)
+    made = {name for node in model.graph.node for name in node.output}
+    if model.graph.output[0].name not in made:
+        raise FileError(
+            f"`{file.path}` gives an output that does not depend on its input: expected a network; export it again."
+        )
+    return shapes
+
+
+def _taken_apart(model: ModelProto, file: OnnxFile, shapes: Shapes) -> Shapes:
+    """Write operators in others that the host has; returns the shapes after that."""
+    editor = Editor(model, shapes, file.dtype)
+    run = partial(_run_alone, model)
+    if not take_apart(editor, file.input_name, run):
+        return shapes
+    editor.finish()
+    _drop_unused_domains(model)
+    _in_one_type(model, file)
+    drop_unused(model.graph)
+    return _shapes(model, file, file.single_shape)
+
+
+def _run_alone(model: ModelProto, node: NodeProto, values: dict[str, np.ndarray]) -> np.ndarray | None:
+    """The first output of a node for values of its inputs."""
+    from onnx import ValueInfoProto, helper, numpy_helper
+
+    stored = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph([node], "one node", [], [ValueInfoProto(name=node.output[0])], stored)
+    alone = helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
+    found = constant_values(alone)
+    return None if found is None else found[node.output[0]]
+
+
+def _in_one_type(model: ModelProto, file: OnnxFile) -> None:
+    """Store all floating-point constants in the network's type, in which it is computed throughout."""
+    from onnx import helper, numpy_helper
+
+    for tensor in model.graph.initializer:
+        array = _array(tensor)
+        if array.dtype.kind == "f" and array.dtype != file.dtype:
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(file.dtype), tensor.name))
+    (output,) = model.graph.output
+    output.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(file.dtype)
+
+
+def _with_batch(model: ModelProto, file: OnnxFile, shapes: Shapes) -> Shapes:
+    """Keep the batch in front of every value; returns the shapes after that."""
+    single = (1, *file.input_shape)
+    editor = Editor(model, shapes, file.dtype)
+    (output,) = model.graph.output
+    if not keep_batch_in_front(editor, file.input_name, file.has_batch, output.name):
+        return shapes
+    editor.finish()
+    source = next(value for value in model.graph.input if value.name == file.input_name)
+    del source.type.tensor_type.shape.dim[:]
+    for size in single:
+        source.type.tensor_type.shape.dim.add().dim_value = size
+    drop_unused(model.graph)
+    return _shapes(model, file, single)
+
+
+def _rewrite_matmuls(graph: GraphProto, shapes: Shapes) -> None:
     """Keep constant factors out of `torch.nn.Linear` where it would multiply by them from the wrong side, or cannot."""
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    left, right = node.input
-    if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
-        transposed = _add_initializer(graph, f"{left}_transposed", _array(stored[left]).T)
-        node.input[:] = [right, transposed]
-    elif left in stored:
-        _as_constant_node(graph, node, 0)
-    elif right in stored and len(stored[right].dims) != 2:
-        _as_constant_node(graph, node, 1)
-    _keep_odd_bias_apart(graph, node)
+    adders: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type == "Add":
+            for name in node.input:
+                adders.setdefault(name, []).append(node)
+    for node in [node for node in graph.node if node.op_type == "MatMul"]:
+        left, right = node.input
+        if left in stored and len(shapes.get(right, ())) == 1 and len(stored[left].dims) == 2:
+            transposed = _add_initializer(graph, f"{left}_transposed", _array(stored[left]).T)
+            node.input[:] = [right, transposed]
+            stored[transposed] = graph.initializer[-1]
+        elif left in stored:
+            _as_constant_node(graph, node, 0)
+        elif right in stored and len(stored[right].dims) != 2:
+            _as_constant_node(graph, node, 1)
+        if node.input[1] in stored:
+            _keep_odd_biases_apart(graph, adders.get(node.output[0], []), stored, tuple(stored[node.input[1]].dims)[1:])
 
 
-def _keep_odd_bias_apart(graph: GraphProto, node: NodeProto) -> None:
+def _keep_odd_biases_apart(
+    graph: GraphProto, adders: list[NodeProto], stored: dict[str, TensorProto], shape: tuple[int, ...]
+) -> None:
     """Make the constant of an Add that follows a Constant node, unless it is a bias: a vector of the right length."""
-    stored = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for other in list(graph.node):
-        if other.op_type == "Add" and node.output[0] in other.input and node.input[1] in stored:
-            for position, name in enumerate(other.input):
-                if name in stored and stored[name] != stored[node.input[1]][1:]:
-                    _as_constant_node(graph, other, position)
+    for other in adders:
+        for position, name in enumerate(other.input):
+            if name in stored and tuple(stored[name].dims) != shape:
+                _as_constant_node(graph, other, position)
 
 
 def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
@@ -120,6 +197,15 @@ def _rewrite_reshape(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None
     if len(node.input) > 1 and source[:1] == (1,) and target[:1] == (1,) and 0 not in target[1:]:
         shape = np.array([-1, *target[1:]], dtype=np.int64)
         node.input[1] = _add_initializer(graph, f"{node.output[0]}_shape", shape)
+
+
+def _rewrite_squeeze(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
+    """Make a Reshape of it where it keeps the batch: torch traces a squeeze of unknown sizes as a choice."""
+    source, target = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+    if source[:1] == (1,) and target[:1] == (1,) and len(target) > 1 and 0 not in target:
+        shape = _add_initializer(graph, f"{node.output[0]}_shape", np.array([-1, *target[1:]], dtype=np.int64))
+        node.op_type, node.input[:] = "Reshape", [node.input[0], shape]
+        del node.attribute[:]
 
 
 def _rewrite_expand(graph: GraphProto, node: NodeProto, shapes: Shapes) -> None:
@@ -162,27 +248,6 @@ def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:
         node.attribute.append(onnx.helper.make_attribute("split", sizes))
 
 
-def _drop_unused(graph: GraphProto) -> None:
-    """Drop nodes on which no output depends."""
-    used = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            kept.append(node)
-            used.update(node.input)
-            used.update(name for attribute in node.attribute for name in _captured(attribute.g))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
-def _captured(body: GraphProto) -> Iterator[str]:
-    """Names that the body of a Loop, Scan or If uses: its own, and those of the graph around it."""
-    for node in body.node:
-        yield from node.input
-        for attribute in node.attribute:
-            yield from _captured(attribute.g)
-
-
 def _as_constant_node(graph: GraphProto, node: NodeProto, position: int) -> None:
     """Feed an input of `node` from a new Constant node instead of from an initializer."""
     import onnx
@@ -211,8 +276,8 @@ def _unused(graph: GraphProto, name: str) -> str:
     return name
 
 
-def _shapes(model: ModelProto, file: OnnxFile) -> Shapes:
-    """Shapes by inference, and where it leaves some of them open, by running the network once."""
+def _shapes(model: ModelProto, file: OnnxFile, single: tuple[int, ...]) -> Shapes:
+    """Shapes for an input of shape `single` by inference, and where it leaves some of them open, by running it once."""
     import onnx
 
     try:
@@ -226,7 +291,7 @@ def _shapes(model: ModelProto, file: OnnxFile) -> Shapes:
     }
     computed = [name for node in model.graph.node for name in node.output if name]
     unknown = [name for name in computed if 0 in shapes.get(name, (0,))]
-    measured = measured_shapes(file, model, unknown) if unknown else {}
+    measured = measured_shapes(file, model, unknown, single) if unknown else {}
     return shapes | measured | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,31 +87,52 @@ def largest_difference(
     return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf)[~np.isnan(expected)].max(initial=0.0))
 
 
-def measured_shapes(file: OnnxFile, model: ModelProto, names: list[str]) -> dict[str, tuple[int, ...]]:
+def measured_shapes(
+    file: OnnxFile, model: ModelProto, names: list[str], single: tuple[int, ...]
+) -> dict[str, tuple[int, ...]]:
     """Shapes of intermediate values for one input of zeros; empty if onnxruntime does not run the model.
 
     Args:
         file: the network.
         model: the network as parsed; it is not changed.
         names: values computed by its nodes.
+        single: shape in which the model takes one input.
     """
     import onnx
-    import onnxruntime
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     outputs = {value.name for value in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    zeros = np.zeros(file.single_shape, dtype=file.dtype)
+    zeros = np.zeros(single, dtype=file.dtype)
     try:
-        session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = _quiet_session(shown)
         values = session.run(names, {file.input_name: zeros})
     except _onnxruntime_errors():
         return {}
     return {name: np.asarray(value).shape for name, value in zip(names, values, strict=True)}
+
+
+def constant_values(model: ModelProto) -> dict[str, np.ndarray] | None:
+    """Outputs of a model without inputs, by name; None if onnxruntime does not run it, or they are no tensors."""
+    names = [value.name for value in model.graph.output]
+    try:
+        values = _quiet_session(model).run(names, {})
+    except _onnxruntime_errors():
+        return None
+    if not all(isinstance(value, np.ndarray | np.generic) for value in values):
+        return None
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+def _quiet_session(model: ModelProto) -> Any:
+    """A session that computes a model as it is written, and prints nothing."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _onnxruntime_errors() -> tuple[type[Exception], ...]:

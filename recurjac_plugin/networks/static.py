@@ -103,6 +103,15 @@ def static_module(
     return built if built is None or isinstance(built, nn.Module) else Static(built)
 
 
+def _softmax(operator: _Operator) -> Apply | None:
+    """Along the last axis: before operator set 13 all axes from the given one on, which is the same there."""
+    if not operator.shape:
+        return None
+    axis = operator.attributes.get("axis", 1)
+    last = axis % len(operator.shape) == len(operator.shape) - 1 and "axis" in operator.attributes
+    return partial(torch.softmax, dim=-1) if last else None
+
+
 def _selu(operator: _Operator) -> Apply:
     alpha = operator.attributes.get("alpha", 1.6732632423543772)
     gamma = operator.attributes.get("gamma", 1.0507009873554805)
@@ -220,6 +229,7 @@ def _ints(values: Any) -> list[int]:
 
 _BUILDERS: dict[str, Callable[[_Operator], nn.Module | Apply | None]] = {
     "Selu": _selu,
+    "Softmax": _softmax,
     "PRelu": _prelu,
     "Max": lambda operator: Fold(torch.maximum),
     "Min": lambda operator: Fold(torch.minimum),

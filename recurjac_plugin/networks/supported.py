@@ -1,9 +1,9 @@
 """Which ONNX operators a network may have: those that the converter, the host and the tables of this package all take.
 
-An operator of a file becomes one or more of the host's nodes. It is supported if each of them has a row in
-`OPERATORS`, `ACTIVATIONS` or `PRODUCTS`, and if neither the host's CROWN, from which `verify` starts, nor the
-installed converter stands in the way. A supported operator may still be refused in a use of it, such as a Reshape of
-the batch or a padding with numbers other than 0.
+An operator of a file becomes one or more of the host's nodes, also where `forms` takes it apart first. It is supported
+if each of them has a row in `OPERATORS`, `ACTIVATIONS` or `PRODUCTS`, and if the installed converter does not stand in
+the way. A supported operator may still be refused in a use of it, such as a Where whose condition is computed from the
+input, or a Reshape to a computed shape.
 """
 
 from __future__ import annotations
@@ -15,11 +15,23 @@ from packaging.version import Version
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
-from recurjac_plugin.host.library import IS_03
 
-OPSETS = (8, 24)
+OPSETS = (7, 24)
 """Oldest and newest operator set of the files that were tried: sets up to 12 with the operators of most networks, sets
 from 13 on with nearly all of `KINDS`. Newer sets have operators that onnxruntime does not run yet."""
+
+_NORMALISATION = ("BoundReduceMean", "BoundSub", "BoundMul", "BoundAdd", "BoundSqrt", "BoundDiv")
+
+_RECURRENCE = (
+    "BoundGather",
+    "BoundLinear",
+    "BoundAdd",
+    "BoundSub",
+    "BoundMul",
+    "BoundSigmoid",
+    "BoundTanh",
+    "BoundConcat",
+)
 
 KINDS: dict[str, tuple[str, ...]] = {
     "Abs": ("BoundAbs",),
@@ -36,27 +48,38 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Conv": ("BoundConv",),
     "ConvTranspose": ("BoundConvTranspose",),
     "Cos": ("BoundCos",),
+    "CumSum": ("BoundLinear", "BoundMatMul"),
     "DepthToSpace": ("BoundReshape", "BoundTranspose"),
     "Div": ("BoundDiv", "BoundReciprocal"),
     "Dropout": ("BoundIdentity",),
+    "Einsum": ("BoundLinear", "BoundMatMul", "BoundReshape", "BoundTranspose"),
     "Elu": ("BoundElu",),
     "Erf": ("BoundErf",),
     "Exp": ("BoundExp",),
-    "Expand": ("BoundExpand",),
+    "Expand": ("BoundGather", "BoundReshape"),
     "Flatten": ("BoundFlatten",),
+    "GRU": _RECURRENCE,
     "Gather": ("BoundGather",),
+    "GatherElements": ("BoundGather", "BoundReshape"),
+    "GatherND": ("BoundGather", "BoundReshape"),
     "Gelu": ("BoundGelu",),
     "Gemm": ("BoundLinear",),
     "GlobalAveragePool": ("BoundGlobalAveragePool", "BoundReduceMean"),
-    "GlobalMaxPool": ("BoundReduceMax",),
+    "GlobalMaxPool": ("BoundReduceMax", "BoundReshape"),
+    "GroupNormalization": _NORMALISATION,
     "HardSigmoid": ("HardTanh",),
     "HardSwish": ("BoundHardSwish",),
     "Identity": ("BoundIdentity",),
+    "InstanceNormalization": _NORMALISATION,
+    "LayerNormalization": _NORMALISATION,
+    "LSTM": _RECURRENCE,
     "LeakyRelu": ("BoundLeakyRelu",),
     "Log": ("BoundLog",),
+    "LogSoftmax": ("BoundExp", "BoundReduceSum", "BoundLog", "BoundSub"),
     "MatMul": ("BoundLinear", "BoundMatMul"),
     "Max": ("BoundMax",),
     "MaxPool": ("BoundMaxPool",),
+    "Mean": ("BoundAdd", "BoundMul"),
     "Min": ("BoundMin",),
     "Mish": ("BoundMish",),
     "Mul": ("BoundMul",),
@@ -64,10 +87,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "PRelu": ("BoundPRelu",),
     "Pad": ("BoundPad",),
     "Pow": ("Pow",),
+    "RMSNormalization": _NORMALISATION,
     "Reciprocal": ("BoundReciprocal",),
+    "RNN": _RECURRENCE,
     "ReduceL1": ("BoundAbs", "BoundReduceSum"),
     "ReduceL2": ("BoundSqr", "BoundReduceSum", "BoundSqrt"),
     "ReduceLogSum": ("BoundReduceSum", "BoundLog"),
+    "ReduceLogSumExp": ("BoundExp", "BoundReduceSum", "BoundLog"),
     "ReduceMax": ("BoundReduceMax",),
     "ReduceMean": ("BoundReduceMean",),
     "ReduceMin": ("BoundReduceMin",),
@@ -75,6 +101,9 @@ KINDS: dict[str, tuple[str, ...]] = {
     "ReduceSumSquare": ("BoundSqr", "BoundReduceSum"),
     "Relu": ("BoundRelu",),
     "Reshape": ("BoundReshape",),
+    "Resize": ("BoundGather", "BoundMatMul", "BoundReshape"),
+    "ScatterElements": ("BoundMul", "BoundMatMul", "BoundAdd"),
+    "ScatterND": ("BoundMul", "BoundMatMul", "BoundAdd"),
     "Selu": ("BoundElu",),
     "Sigmoid": ("BoundSigmoid",),
     "Sin": ("BoundSin",),
@@ -87,31 +116,26 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Sqrt": ("BoundSqrt",),
     "Squeeze": ("BoundSqueeze",),
     "Sub": ("BoundSub",),
+    "Sum": ("BoundAdd",),
     "Swish": ("SiLU",),
     "Tan": ("BoundTan",),
     "Tanh": ("BoundTanh",),
+    "Tile": ("BoundGather", "BoundReshape"),
     "Transpose": ("BoundTranspose",),
+    "Trilu": ("BoundGather", "BoundMul", "BoundReshape"),
     "Unsqueeze": ("BoundUnsqueeze",),
+    "Upsample": ("BoundGather", "BoundMatMul", "BoundReshape"),
+    "Where": ("BoundMul", "BoundAdd"),
 }
 """ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
 
-WITHOUT_CROWN: dict[str, str] = (
-    {"Expand": "auto_LiRPA 0.3 has no CROWN for it"}
-    if IS_03
-    else {"GlobalMaxPool": "auto_LiRPA 0.7 cannot read what it is converted to"}
-)
-"""Operators that the installed host bounds by ``IBP`` alone, or not at all -> why."""
-
 NEWER_CONVERTER = {
     "CastLike",
-    "DepthToSpace",
     "Gelu",
     "Mish",
     "ReduceL1",
-    "ReduceL2",
     "ReduceLogSum",
     "ReduceSumSquare",
-    "SpaceToDepth",
     "Swish",
 }
 """Operators that onnx2pytorch converts from version 0.6 on."""
@@ -120,9 +144,9 @@ NEWER_CONVERTER = {
 def supported_operators() -> tuple[str, ...]:
     """Names of the supported operators, in alphabetical order."""
     rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys()
-    missing = set(WITHOUT_CROWN)
+    missing: set[str] = set()
     if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
-        missing |= NEWER_CONVERTER
+        missing = NEWER_CONVERTER
     return tuple(sorted(name for name, kinds in KINDS.items() if name not in missing and rows.issuperset(kinds)))
 
 

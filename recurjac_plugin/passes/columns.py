@@ -21,6 +21,7 @@ from torch import Tensor
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import Key
 from recurjac_plugin.gains.windows import Windows
+from recurjac_plugin.numerics.deadline import require_time
 from recurjac_plugin.numerics.memory import chunk_size, recomputed
 
 
@@ -179,4 +180,6 @@ def chunked(
     """
     of_chunk = recomputed(function, count * elements * like.element_size(), memory_budget // (layers + 1))
     size = chunk_size(memory_budget, elements, like)
-    return (of_chunk(slice(start, start + size)) for start in range(0, count, size))
+    for start in range(0, count, size):
+        require_time()
+        yield of_chunk(slice(start, start + size))

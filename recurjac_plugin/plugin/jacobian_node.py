@@ -307,3 +307,15 @@ def require_alike_inputs(model: Any, nodes: list[BoundRecurJacobian], x: Any) ->
         if isinstance(value, Tensor) and value.is_floating_point():
             require_full_type(what, value.dtype)
             require_alike(model, value, what)
+
+
+def type_of(model: Any, x: Any) -> torch.dtype:
+    """The type of a model's numbers, in which the host is to make what it makes of its own.
+
+    Args:
+        model: the host's `BoundedModule`.
+        x: a tuple of its inputs; None where the host keeps those of the last call.
+    """
+    values = (*(x if isinstance(x, (tuple, list)) else (x,)), *model.parameters())
+    types = (value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point())
+    return next(types, torch.get_default_dtype())

@@ -6,6 +6,7 @@ computed by autograd; a `BoundedModule` built after `register` has a node for it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,9 +87,14 @@ class JacobianOP(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g: Any, output: Any, input: Any, method: str, dimensions: int) -> Any:
-        """The operator in the traced graph, of a known number of dimensions and open sizes."""
-        open_sizes = torch._C.TensorType.get().with_sizes([None] * (dimensions + 1))
-        return g.op(OPERATOR, output, input, method_s=method).setType(open_sizes)
+        """The operator in the traced graph, of an open batch and otherwise of the shape that it has in the trace.
+
+        Without these sizes the exporter writes a branch for what depends on them, as `J.squeeze(1)` does.
+        """
+        y, x = (value.type().varyingSizes() for value in (output, input))
+        known = y is not None and x is not None and None not in y[1:] and None not in x[1:]
+        sizes = [None, math.prod(y[1:]), *x[1:]] if known else [None] * (dimensions + 1)
+        return g.op(OPERATOR, output, input, method_s=method).setType(torch._C.TensorType.get().with_sizes(sizes))
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, input: Tensor, method: str, dimensions: int) -> Tensor:

@@ -14,7 +14,8 @@ from typing import Any
 from recurjac_plugin.bound_operators import installation
 from recurjac_plugin.errors import InputError, MethodError
 from recurjac_plugin.host import same_function
-from recurjac_plugin.host.library import BoundedModule
+from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
+from recurjac_plugin.host.state import default_dtype
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.jacobian.methods import is_method
@@ -22,11 +23,31 @@ from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
-from . import activations, jacobian_node, jacobian_op
+from . import activations, building, inputs, jacobian_node, jacobian_op, squeeze
 
-_WRAPPED = ("__init__", "compute_bounds", "compute_jacobian_bounds")
+_WRAPPED = ("__init__", "_convert_nodes", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
+
+_NO_LINE = (
+    "bounds by the Jacobian are no linear functions of the input, so that there are no coefficients A; `CROWN` has some"
+)
+_GIVEN = "bounds of nodes are not taken from outside here; `CROWN` takes them"
+_REASONS = {
+    "return_A": _NO_LINE,
+    "needed_A_dict": _NO_LINE,
+    "return_b": _NO_LINE,
+    "b_dict": _NO_LINE,
+    "reference_bounds": _GIVEN,
+    "interm_bounds": _GIVEN,
+    "intermediate_layer_bounds": _GIVEN,
+    "aux_reference_bounds": _GIVEN,
+    "IBP": "a prefix says by what the pre-activations are bounded, as in `IBP+RecurJac`",
+    "forward": "a prefix says by what the pre-activations are bounded; those of the forward mode are not among them",
+    "final_node_name": "the output is bounded; build a `BoundedModule` of the part that ends at the node",
+    "decision_thresh": "nothing is cut off at a threshold",
+}
+"""Option of the host's `compute_bounds` -> why it has no meaning here, and what has."""
 
 
 def register() -> None:
@@ -45,7 +66,9 @@ def register() -> None:
     activations.add_to_host()
     installation.install()
     jacobian_node.add_to_host()
+    squeeze.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
+    BoundedModule._convert_nodes = building.wrapped_conversion(BoundedModule._convert_nodes)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
         getattr(BoundedModule, "compute_jacobian_bounds", None)
@@ -65,6 +88,7 @@ def unregister() -> None:
     activations.remove_from_host()
     installation.uninstall()
     jacobian_node.remove_from_host()
+    squeeze.remove_from_host()
 
 
 def is_registered() -> bool:
@@ -73,10 +97,19 @@ def is_registered() -> bool:
 
 
 def _wrapped_init(original: Any) -> Any:
+    signature = inspect.signature(original)
+
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        with same_function.postponed(), jacobian_op.building():  # a `JacobianOP` has values once it is built
-            original(self, *args, **kwargs)
+        try:
+            with same_function.postponed(), jacobian_op.building():  # a `JacobianOP` has values once it is built
+                original(self, *args, **kwargs)
+        except HOST_FAILURES as error:
+            given = signature.bind(self, *args, **kwargs).arguments
+            reason = building.explained(error, given.get("model"), given.get("global_input"), given.get("custom_ops"))
+            if reason is None:
+                raise
+            raise reason from error
         for node in jacobian_node.nodes_of(self):
             node.add_inputs()
             node.require_supported()
@@ -97,13 +130,16 @@ def _wrapped_compute_bounds(original: Any) -> Any:
             if not jacobians:
                 return original(self, *args, **kwargs)
             jacobian_node.require_alike_inputs(self, jacobians, given.get("x"))
-            with full_precision():
+            with full_precision(), default_dtype(jacobian_node.type_of(self, given.get("x"))):
                 return original(self, *args, **kwargs)
         _refuse_other_options(signature, given)
+        x = given.get("x")
+        x = inputs.of_last_call(self) if x is None else x
         want_lower, want_upper = given.get("bound_lower", True), given.get("bound_upper", True)
         if not want_lower and not want_upper:
             raise InputError("At least one of `bound_lower` and `bound_upper` must be True.")
-        lower, upper = output_bounds(self, given.get("x"), method=str(method), C=given.get("C"))
+        lower, upper = output_bounds(self, x, method=str(method), C=given.get("C"))
+        inputs.note(self, x)
         return (lower if want_lower else None), (upper if want_upper else None)
 
     return compute_bounds
@@ -163,7 +199,8 @@ def _refuse_other_options(signature: inspect.Signature, given: dict[str, Any]) -
         if name != "self" and name not in _ANSWERED and value is not signature.parameters[name].default
     ]
     if other:
+        reasons = "".join(f" `{name}`: {_REASONS[name]}." for name in other if name in _REASONS)
         raise InputError(
             f"`compute_bounds` has no option {', '.join(f'`{name}`' for name in other)} with this method; it takes "
-            f"{', '.join(f'`{name}`' for name in sorted(_ANSWERED))}."
+            f"{', '.join(f'`{name}`' for name in sorted(_ANSWERED))}.{reasons}"
         )

@@ -94,6 +94,8 @@ def host_bounds(
                 {name: getattr(model[argument], "lower", None) for name, argument in arguments_of_logs.items()}
             )
     _require_all(intervals, method)
+    # Values of one number per sample have no axis for it in the host.
+    intervals = {name: _shaped(interval, graph.values[name].shape) for name, interval in intervals.items()}
     if not torch.is_grad_enabled():
         intervals = {name: (low.detach(), high.detach()) for name, (low, high) in intervals.items()}
         lower, upper = lower.detach(), upper.detach()
@@ -112,8 +114,9 @@ def host_bounds(
 
 def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Interval:
     """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
+    alone = len(model.final_node().output_shape) == 1  # one number per sample, for which the host takes no rows
     try:
-        lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=rows, method=method)
+        lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=None if alone else rows, method=method)
     except UnsupportedError:
         raise
     except HOST_FAILURES as error:
@@ -123,6 +126,9 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
             [f"auto_LiRPA {VERSION} cannot bound it with `{method}` ({reason})"],
             f"Try other pre-activation bounds, e.g. `{another(method)}`, or a newer auto_LiRPA.",
         ) from error
+    if alone:
+        low, high = (bound.reshape(-1, 1, 1) for bound in (lower, upper))
+        return torch.minimum(rows * low, rows * high).flatten(1), torch.maximum(rows * low, rows * high).flatten(1)
     return lower, upper
 
 
@@ -136,6 +142,10 @@ def _bounds_of_nodes(model: Any, x: tuple[Any, ...], names: Iterable[str], metho
         if low is None or high is None:  # no operator of the host asked for them
             intervals[name] = _bounds_of_node(model, x, name, method)
     return intervals
+
+
+def _shaped(interval: Interval, shape: tuple[int, ...]) -> Interval:
+    return interval[0].reshape(shape), interval[1].reshape(shape)
 
 
 def _require_all(intervals: Intervals, method: str) -> None:

@@ -1,7 +1,8 @@
-"""Cases of a property: boxes of inputs, each with a conjunction of output rows, from the product of its assertions."""
+"""Cases of a property: boxes of inputs, each with a conjunction of rows, from the product of its assertions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,21 +15,26 @@ _ARRAYS = ("lower", "upper", "lower_open", "upper_open", "lower_line", "upper_li
 
 @dataclass(frozen=True)
 class Atom:
-    """One row ``sum_i coefficients[i] v_i <= constant`` (``<`` if strict), over inputs or over outputs.
+    """One row ``sum_i inputs[i] x_i + sum_j outputs[j] y_j <= constant`` (``<`` if strict).
 
     Attributes:
-        on_inputs: whether the v are inputs; such a row has one coefficient, which is not 0, and is a bound.
-        coefficients: by flat index.
+        inputs: coefficients of inputs by flat index, none of them 0.
+        outputs: coefficients of outputs by flat index.
         constant: the right side.
         strict: whether equality is excluded.
         line: of the file; 0 where it is not known.
     """
 
-    on_inputs: bool
-    coefficients: dict[int, float]
+    inputs: dict[int, float]
+    outputs: dict[int, float]
     constant: float
     strict: bool
     line: int
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is a bound of a single input; anything else stays a row."""
+        return len(self.inputs) == 1 and not self.outputs
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Disjunction:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A box of inputs, and the rows that its outputs must fulfil.
+    """A box of inputs, and the rows that these and their outputs must fulfil.
 
     Attributes:
         lower: float64 [n_inputs].
@@ -55,7 +61,7 @@ class Case:
         upper_open: bool [n_inputs], where the upper bound itself is excluded.
         lower_line: int [n_inputs], the lines of the file that set the lower bounds, 0 for none.
         upper_line: int [n_inputs], the same of the upper bounds.
-        rows: of the outputs.
+        rows: all that are no bounds.
     """
 
     lower: np.ndarray
@@ -74,8 +80,8 @@ class Case:
 
     def restricted(self, atoms: Sequence[Atom]) -> Case:
         """This case with further bounds and rows; of two bounds the tighter one, open before closed."""
-        bounds = [atom for atom in atoms if atom.on_inputs]
-        case = replace(self, rows=(*self.rows, *(atom for atom in atoms if not atom.on_inputs)))
+        bounds = [atom for atom in atoms if atom.is_bound]
+        case = replace(self, rows=(*self.rows, *(atom for atom in atoms if not atom.is_bound)))
         if bounds:  # else the arrays are shared
             case = replace(case, **{name: getattr(self, name).copy() for name in _ARRAYS})
         for atom in bounds:
@@ -84,7 +90,7 @@ class Case:
 
     def _tighten(self, atom: Atom) -> None:
         """Write a bound into the arrays where it is the tighter one."""
-        ((i, coefficient),) = atom.coefficients.items()
+        ((i, coefficient),) = atom.inputs.items()
         value = atom.constant / coefficient
         if coefficient > 0:
             if (value, not atom.strict) < (self.upper[i], not self.upper_open[i]):
@@ -108,50 +114,58 @@ class Case:
         return b"".join(array.tobytes() for array in (self.lower, self.upper, self.lower_open, self.upper_open))
 
 
-def cross_product(assertions: Sequence[Disjunction], file: PropertyFile, most: int) -> list[Case]:
-    """All cases of a conjunction of assertions.
+def cross_product(assertions: Sequence[Disjunction], file: PropertyFile, most: int) -> tuple[list[Case], list[str]]:
+    """All cases of a conjunction of assertions that allow an input, and what a reader may want to know of the others.
 
-    A combination of several disjunctions may well allow no input and is left out. What a single conjunction excludes
-    together with the bounds that always hold is a mistake in the file, unless a ``!=`` made it.
+    A combination of several disjunctions may well allow no input. What a single conjunction excludes together with the
+    bounds that always hold is left out, too, but may be a mistake in the file, unless a ``!=`` made it.
 
     Args:
         assertions: all of the file.
         file: for messages, and the number of inputs.
         most: refuse more cases than this.
 
+    Returns:
+        The cases, and a sentence for the first that single conjunctions leave empty.
+
     Raises:
-        FileError: a box that is empty or lacks a bound, or too many cases.
+        FileError: a box that lacks a bound, or too many cases.
     """
     always = [row for assertion in assertions if len(assertion.conjunctions) == 1 for row in assertion.conjunctions[0]]
     base = Case.unbounded(file.n_inputs).restricted(always)
-    _refuse_empty(base, file)
+    if base.empty_at() is not None:
+        return [], [f"{_emptiness(base, file)}: no input is left, and the property holds."]
+    plain = [len(each.conjunctions) for each in assertions if not any(a.is_bound for c in each.conjunctions for a in c)]
+    if math.prod(plain) > most:  # without bounds nothing becomes empty
+        raise file.error("has too many combinations of disjunctions", f"expected at most {most}", None)
     cases = [base]
+    empty: list[Case] = []
     for assertion in assertions:
         if len(assertion.conjunctions) == 1:
             continue
-        if not assertion.split:
-            for conjunction in assertion.conjunctions:
-                _refuse_empty(base.restricted(conjunction), file)
         if len(cases) * len(assertion.conjunctions) > most:
             raise file.error("has too many combinations of disjunctions", f"expected at most {most}", None)
-        cases = [case.restricted(conjunction) for case in cases for conjunction in assertion.conjunctions]
-        cases = [case for case in cases if case.empty_at() is None]
-    if not cases:
-        raise file.error("allows no input", "expected bounds that some input fulfils", None)
+        alone = len(cases) == 1 and cases[0] is base
+        restricted = [case.restricted(conjunction) for case in cases for conjunction in assertion.conjunctions]
+        cases = [case for case in restricted if case.empty_at() is None]
+        if not assertion.split and len(cases) < len(restricted):
+            each = restricted if alone else map(base.restricted, assertion.conjunctions)
+            empty += [case for case in each if case.empty_at() is not None]
     for case in cases:
         _refuse_unbounded(case, file)
-    return cases
+    remarks = [f"{_emptiness(empty[0], file)}: a case without inputs is left out."] if empty else []
+    return cases, remarks if cases else [*remarks, f"`{file.path}` allows no input: the property holds."]
 
 
-def _refuse_empty(case: Case, file: PropertyFile) -> None:
+def _emptiness(case: Case, file: PropertyFile) -> str:
+    """What leaves a case without inputs."""
     i = case.empty_at()
-    if i is not None:
-        lines = (int(case.lower_line[i]), int(case.upper_line[i]))
-        what = (
-            f"leaves `{file.input_name(i)}` no value: lower bound {float(case.lower[i])!r} of line {lines[0]}, "
-            f"upper bound {float(case.upper[i])!r} of line {lines[1]}"
-        )
-        raise file.error(what, "expected a lower bound below the upper one", max(lines))
+    assert i is not None
+    return (
+        f"`{file.path}` line {max(int(case.lower_line[i]), int(case.upper_line[i]))} leaves `{file.input_name(i)}` no "
+        f"value (lower bound {float(case.lower[i])!r} of line {int(case.lower_line[i])}, upper bound "
+        f"{float(case.upper[i])!r} of line {int(case.upper_line[i])})"
+    )
 
 
 def _refuse_unbounded(case: Case, file: PropertyFile) -> None:

@@ -1,7 +1,8 @@
-"""From the official VNN-LIB parser's syntax tree to boxes with output polytopes.
+"""From the official VNN-LIB parser's syntax tree to boxes with polytopes of outputs, or of inputs and outputs.
 
 Every assertion is brought into disjunctive normal form, ``or_i and_j row_ij``; the product of all assertions gives
-cases, each a box of inputs with a conjunction of output rows (`cases`); cases with equal boxes are put together. (The
+cases, each a box of inputs with a conjunction of rows (`cases`); cases with equal boxes are put together. Bounds of
+single inputs make the box; any other row on inputs must hold for a violation, as rows on outputs must. (The
 parser's own `vnnlib.compat.transform` is not used: it loses one side of ``==`` and mishandles a disjunction over inputs
 combined with one over outputs, as in ACAS Xu property 6.)
 
@@ -25,7 +26,7 @@ from .property_file import PropertyFile
 from .spec import Box, Polytope
 from .version_1 import original_names
 
-_MOST_CASES = 10_000  # of a normal form or of their product; more is taken for a mistake
+_MOST_CASES = 500_000  # of a normal form or of their product; more is taken for a mistake
 
 ELEMENT_TYPES = {"Real": "real", "F32": "float32", "F64": "float64"}
 """The parser's names of the element types that are read -> VNN-LIB's."""
@@ -73,8 +74,10 @@ def _parser_message(text: str) -> str:
     return "; ".join(f"line {e['line']}: {e['message']} `{e['offendingSymbol']}` ({e['hint']})" for e in errors)
 
 
-def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[Box, ...]:
-    """Boxes with their disjuncts, in the order of the file.
+def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[tuple[Box, ...], tuple[str, ...]]:
+    """Boxes with their disjuncts, in the order of the file, and remarks on what is odd about it.
+
+    A case without any row is violated by every input of its box: it gets a row of zeros, which always holds.
 
     Args:
         query: what `parse` returned.
@@ -83,8 +86,7 @@ def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[Box, ...]:
 
     Raises:
         FileError: several networks, inputs or outputs; hidden nodes; types other than floats; a comparison
-            that is not linear, mixes inputs and outputs, or bounds no single input; an input without both
-            bounds; an empty box; a case that constrains no output.
+            that is not linear or has no variable; an input without both bounds.
     """
     network = _only_network(query, path)
     (declared_input,), (declared_output,) = network.inputs, network.outputs
@@ -92,11 +94,12 @@ def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[Box, ...]:
     n_outputs = math.prod(declared_output.shape)
     assertions = [_normal_form(assertion.expr, file) for assertion in query.assertions]
     groups: dict[bytes, list[Case]] = {}
-    for case in cross_product(assertions, file, _MOST_CASES):
-        if not case.rows:
-            raise file.error("allows inputs whatever their outputs are", "expected a condition on outputs", None)
+    cases, remarks = cross_product(assertions, file, _MOST_CASES)
+    for case in cases:
         groups.setdefault(case.key(), []).append(case)
-    return tuple(_box(group, n_outputs) for group in groups.values())
+    if any(not any(row.outputs for row in case.rows) for case in cases):
+        remarks.append(f"`{path}` has a case without a condition on outputs: any input that it allows violates.")
+    return tuple(_box(group, n_outputs) for group in groups.values()), tuple(remarks)
 
 
 def _only_network(query: Any, path: Path) -> Any:
@@ -125,16 +128,20 @@ def _only_network(query: Any, path: Path) -> Any:
 def _box(cases: list[Case], n_outputs: int) -> Box:
     """The box that all the cases share, with a disjunct for each of them."""
     first = cases[0]
-    disjuncts = tuple(_polytope(case.rows, n_outputs) for case in cases)
+    disjuncts = tuple(_polytope(case.rows, n_outputs, len(first.lower)) for case in cases)
     return Box(first.lower, first.upper, disjuncts, first.lower_open, first.upper_open)
 
 
-def _polytope(rows: tuple[Atom, ...], n_outputs: int) -> Polytope:
-    """The outputs that fulfil every row."""
+def _polytope(rows: tuple[Atom, ...], n_outputs: int, n_inputs: int) -> Polytope:
+    """The outputs, or inputs and outputs, that fulfil every row."""
+    rows = rows or (Atom({}, {}, 0.0, False, 0),)
     A = np.zeros((len(rows), n_outputs))
+    B = np.zeros((len(rows), n_inputs)) if any(row.inputs for row in rows) else None
     for i, row in enumerate(rows):
-        A[i, list(row.coefficients)] = list(row.coefficients.values())
-    return Polytope(A, np.array([row.constant for row in rows]), np.array([row.strict for row in rows]))
+        A[i, list(row.outputs)] = list(row.outputs.values())
+        if B is not None:
+            B[i, list(row.inputs)] = list(row.inputs.values())
+    return Polytope(A, np.array([row.constant for row in rows]), np.array([row.strict for row in rows]), B)
 
 
 def _normal_form(expression: Any, file: PropertyFile) -> Disjunction:
@@ -163,27 +170,23 @@ def _row(comparison: Any, sign: float, strict: bool, file: PropertyFile) -> Atom
     import vnnlib
 
     left, right = _sides(comparison, file)
-    coefficients: dict[int, float] = {}
-    kinds = set()
+    coefficients: dict[Any, dict[int, float]] = {vnnlib.SymbolKind.Input: {}, vnnlib.SymbolKind.Output: {}}
     line = None
     for side, expression in ((sign, left), (-sign, right)):
         for term in expression.terms:
             variable = term.var
-            kinds.add(variable.kind)
             line = variable.line if line is None else line
             index = int(np.ravel_multi_index(variable.indices, variable.shape)) if variable.indices else 0
-            coefficients[index] = coefficients.get(index, 0.0) + side * term.coeff
-    if len(kinds) != 1:
-        what = "mixes inputs and outputs in one comparison" if kinds else "compares numbers without a variable"
-        raise file.error(what, "expected inputs only or outputs only", line or _line(comparison))
-    on_inputs = kinds == {vnnlib.SymbolKind.Input}
+            of_kind = coefficients[variable.kind]
+            of_kind[index] = of_kind.get(index, 0.0) + side * term.coeff
+    inputs, outputs = coefficients.values()
+    if not inputs and not outputs:
+        what = "compares numbers without a variable"
+        raise file.error(what, "expected inputs or outputs", _line(comparison))
     constant = sign * right.constant - sign * left.constant
-    if not all(map(math.isfinite, (constant, *coefficients.values()))):
+    if not all(map(math.isfinite, (constant, *inputs.values(), *outputs.values()))):
         raise file.error("has a number that overflows", "expected finite numbers", line)
-    if on_inputs and (len(coefficients) > 1 or not any(coefficients.values())):
-        names = ", ".join(f"`{file.input_name(i)}`" for i in coefficients)
-        raise file.error(f"compares {names} with one another", "expected bounds of single inputs", line)
-    return Atom(on_inputs, coefficients, constant, strict, line or 0)
+    return Atom({i: c for i, c in inputs.items() if c}, outputs, constant, strict, line or 0)
 
 
 def _sides(comparison: Any, file: PropertyFile) -> tuple[Any, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from os import PathLike
 from typing import Any
 
-from recurjac_plugin.errors import FileError
 from recurjac_plugin.files import locate, read_bytes
 
 from .spec import Box, Declaration, Polytope, Spec, Variable
 from .syntax import ELEMENT_TYPES, boxes_of, parse
+from .text import plain_text
 from .version_1 import as_version_2, is_version_1
 
 __all__ = ["Box", "Polytope", "Spec", "load_vnnlib"]
@@ -22,26 +23,26 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     """Read a VNN-LIB file, version 1.0 or 2.x, plain or ``.gz``.
 
     Numbers are read as the nearest double. ``==`` gives two rows; ``!=`` gives two cases with strict rows;
-    strict rows stay marked, so that a proof may use the closed set and a counterexample is compared exactly.
+    strict rows stay marked, so that a proof may use the closed set and a counterexample is compared exactly. Linear
+    conditions on several inputs, or on inputs and outputs, are rows as those on outputs are (`Polytope`). A file that
+    allows no input gives no box, one without a condition on outputs a row that always holds; of both a warning tells.
 
     Args:
         path: the file; ``p.vnnlib`` also finds ``p.vnnlib.gz``.
 
     Raises:
         FileError: the file is missing or malformed, or says something that is not a union of boxes with
-            linear output conditions for one network; the message names line and variable where they are
-            known.
+            linear conditions for one network; the message names line and variable where they are known.
 
     Source: VNN-LIB standard 2.0; https://www.vnnlib.org.
     """
     file = locate(path, KIND)
-    try:
-        text = read_bytes(file, KIND).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FileError(f"`{file}` is not {KIND}: it is not text ({error.reason}); check the path.") from error
+    text = plain_text(read_bytes(file, KIND), file, KIND)
     version_1 = is_version_1(text)
     query = parse(as_version_2(text, file) if version_1 else text, file, version_1)
-    boxes = boxes_of(query, file, version_1)
+    boxes, remarks = boxes_of(query, file, version_1)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     (network,) = query.networks
     declared = Declaration(network.name, _variable(network.inputs[0]), _variable(network.outputs[0]))
     return Spec(
@@ -52,6 +53,7 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
         input_shape=None if version_1 else declared.input.shape,
         declaration=None if version_1 else declared,
         path=file,
+        remarks=remarks,
     )
 
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from recurjac_plugin.properties.spec import Box, Spec
 
+_BOXES = 16  # that a candidate is moved into at most
+
 
 class Session(Protocol):
     """What evaluates a network here, e.g. `onnx_session(path)`; `dtype` is the type of its inputs."""
@@ -50,7 +52,8 @@ class Counterexample:
 def check(spec: Spec, session: Session, x: np.ndarray) -> Counterexample | None:
     """Make a counterexample of a candidate, or find that it is none.
 
-    The candidate is moved into each box of the property in turn and the outputs there are computed anew.
+    The candidate is moved into each box of the property in turn, or into the nearest of many, and the outputs there are
+    computed anew.
 
     Args:
         spec: the property.
@@ -60,7 +63,7 @@ def check(spec: Spec, session: Session, x: np.ndarray) -> Counterexample | None:
     Returns:
         The counterexample, or None if the candidate violates the property in no box.
     """
-    for box in spec.boxes:
+    for box in spec.nearest(np.asarray(x, dtype=np.float64).reshape(-1), _BOXES):
         inside = into_box(box, x, session.dtype)
         y = session(inside[None].astype(session.dtype))[0]
         if spec.violated(inside, y):

@@ -31,8 +31,10 @@ from recurjac_plugin.networks.plain import plain_graph
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
-from .attack import find_counterexample
+from .attacks.blind import search_blindly
+from .attacks.descent import find_counterexample
 from .counterexample import Counterexample, Session, check
+from .joined import inner_network, joined_graph
 from .neurons import NeuronBranching
 from .probes import difference_inside
 
@@ -66,6 +68,7 @@ class Verification:
         counterexample: an input that violates the property, if one was met.
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
+        cut_short: whether it did within a bound: boxes are lost, and nothing is proved.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Verification:
         self.method, self.branching, self.deadline = method, branching, deadline
         self.counterexample: Counterexample | None = None
         self.searches: list[ExclusionSearch] = []
-        self.late = False
+        self.late = self.cut_short = False
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
         self._graph: HostGraph | None = None
@@ -106,12 +109,14 @@ class Verification:
     @property
     def lower_bound(self) -> float:
         """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
-        reached = len(self.searches) == len(self.spec.boxes)
-        return min(search.bound for search in self.searches) if reached else -math.inf
+        reached = len(self.searches) == len(self.spec.boxes) and not self.cut_short
+        return min((search.bound for search in self.searches), default=math.inf) if reached else -math.inf
 
     @property
     def proved(self) -> bool:
         """Whether no box has a violation."""
+        if self.cut_short:
+            return False
         return len(self.searches) == len(self.spec.boxes) and all(search.proved for search in self.searches)
 
     def sample(self) -> None:
@@ -174,6 +179,20 @@ class Verification:
         """Look for counterexamples where the bounds leave something open, to which cutting has no answer."""
         if seconds > 0 and not self.proved:
             self._attack_open_part(seconds=seconds)
+
+    def attack_to_the_end(self) -> None:
+        """Look for counterexamples until the time is over, where there are no bounds: by gradients and without them.
+
+        Both take turns, in slices that grow: neither knows whether the other would find one.
+        """
+        slice_ = 1.0
+        while not self._over():
+            self._attack(self.spec, seconds=slice_, first_round=self._rounds)
+            self._rounds += 1
+            if not self._over():
+                end = min(self.deadline, time.monotonic() + slice_)
+                self.counterexample = search_blindly(self.spec, self.session, deadline=end, seed=next(self._seeds))
+            slice_ *= 2
 
     def cut(self, split: bool | None) -> bool:
         """Cut the boxes that are left.
@@ -305,7 +324,9 @@ class Verification:
             return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
 
         eps = torch.finfo(self.network.dtype).eps
-        rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven)
+        inner = inner_network(self.network)
+        judged = None if inner is None else inner.n_outputs
+        rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven, judged=judged)
         bounds = bounder(model, rows, self.method, shape, lower, upper, self.branching, proven)
         if not isinstance(model, HostGraph) and not takes_batches(model.forward, shape, own):
             bounds.batch = 1  # its graph was read for one input at a time
@@ -315,7 +336,9 @@ class Verification:
         """The network as plain nodes, read once; None where only the host can read it."""
         if not self._looked_at:
             self._looked_at = True
-            self._graph = plain_graph(self.network)
+            inner = inner_network(self.network)
+            graph = plain_graph(inner or self.network)
+            self._graph = graph if graph is None or inner is None else joined_graph(graph)
         return self._graph
 
     def _host_model(self) -> Any:

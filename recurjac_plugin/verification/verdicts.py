@@ -7,6 +7,7 @@ in which rows are monotone are fixed, again and again, before boxes are cut as l
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from contextlib import nullcontext
@@ -20,17 +21,20 @@ import torch
 from torch import nn
 
 from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import InputError, RecurJacError, RoomError, UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
+from recurjac_plugin.numerics.deadline import OverTime, until
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
+from .attacks.blind import search_blindly
 from .counterexample import Counterexample, Session
+from .joined import JoinedSession, joined_network, without_inputs
 from .strategy import Verification
 
 if TYPE_CHECKING:
@@ -61,6 +65,7 @@ class Result:
             the largest over rows of ``A y - b``, in units of the outputs. -inf where a box was left without one.
         boxes: number of boxes that were bounded.
         seconds: wall-clock time.
+        reason: with `UNKNOWN` or `TIMEOUT` why the network was not bounded, where it was not; otherwise None.
     """
 
     verdict: Verdict
@@ -68,6 +73,7 @@ class Result:
     lower_bound: float
     boxes: int
     seconds: float
+    reason: str | None = None
 
 
 @through_float32
@@ -90,8 +96,8 @@ def verify(
 ) -> Result:
     """Look for a proof that a property holds, and for a counterexample where there is none.
 
-    Every box of the property is bounded, then, if many inputs vary, attacked shortly (`attack.find_counterexample`) and
-    reduced to faces (`branch_and_bound.exclusion_search`). It is cut, as `split` says, into smaller ones until each of
+    Every box of the property is bounded, then, if many inputs vary, attacked shortly (`attacks.descent`) and reduced to
+    faces (`branch_and_bound.exclusion_search`). It is cut, as `split` says, into smaller ones until each of
     them is excluded or a counterexample shows (`branch_and_bound.exclusion`), and attacked in between. `UNSAT` if
     every disjunct has, on every box, a row whose lower bound exceeds its right side by more than rounding can explain
     (see `goals.Rows.slack`), or lies outside of what linear bounds leave of the box. A counterexample is accepted only
@@ -113,7 +119,8 @@ def verify(
             others as long as that gets on, or, with a `timeout`, for the time that is left after the attack.
         session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
             from `load_onnx`, and the model itself for any other.
-        timeout: seconds after which to give up. A computation under way is finished first.
+        timeout: seconds after which to give up, within a bound of this package as well. With one, a network that cannot
+            be bounded is no error: it is attacked until the time is over, and `Result.reason` says why.
         seed: of the attack's random starts.
         attack_seconds: how long to attack at most where boxes are not cut, or not to the end; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
@@ -128,8 +135,8 @@ def verify(
         CertificateError: the property was proved, but the certificate could not be written.
         InputError: model and property do not fit together, a box is not finite, or an option is out of range.
         MethodError: unknown method, or one that is not rigorous where this is asked for.
-        UnsupportedError: parts of the network have no rule, or none in the checker of the certificate, or cannot be
-            bounded on a box nor on its parts.
+        UnsupportedError: without a `timeout`, parts of the network have no rule, or cannot be bounded on a box nor on
+            its parts; or parts have none in the checker of the certificate.
         ContradictionError: a bound excludes a violation that was met, and that `session` does not confirm.
 
     Source:
@@ -145,11 +152,14 @@ def verify(
     deadline = math.inf if timeout is None else start + timeout
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
         network = _as_network(model, spec, input_shape)
+        session = session or _session(network)
+        if spec.mixed:
+            network, spec, session = joined_network(network), spec.joined(), JoinedSession(session)
         verification = Verification(
             model,
             network,
             spec,
-            session or _session(network),
+            session,
             method=parsed,
             branching=branching,
             deadline=deadline,
@@ -157,20 +167,11 @@ def verify(
             rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
             falls_back=rigorous is None,
         )
-        if attack_seconds > 0:
-            verification.sample()
-        verification.bound()
-        if attack_seconds > 0:
-            verification.probe()
-        verification.fix()
-        if split is None:
-            verification.branch()
-        if verification.cut(split):
-            verification.attack(attack_seconds)
-            if split is None and timeout is not None:
-                verification.cut(True)  # there is time left, and nothing better to do with it
-        verification.require_bounded()
-    verdict = _verdict(verification)
+        reason = _decide(verification, split, attack_seconds, timeout)
+    counterexample = (
+        without_inputs(verification.counterexample) if spec.inputs_appended else verification.counterexample
+    )
+    verdict = _verdict(verification, reason)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
         from .certificate import write_certificate
 
@@ -178,19 +179,91 @@ def verify(
         write_certificate(problem, certificate, timeout=remaining)
     return Result(
         verdict,
-        verification.counterexample,
+        counterexample,
         verification.lower_bound,
         verification.boxes,
         time.monotonic() - start,
+        reason if verdict is Verdict.UNKNOWN else None,
     )
 
 
-def _verdict(verification: Verification) -> Verdict:
+def _decide(verification: Verification, split: bool | None, attack_seconds: float, timeout: float | None) -> str | None:
+    """Take all steps, or attack to the end where there are no bounds and a timeout: why there are none."""
+    try:
+        with until(verification.deadline):
+            _take_steps(verification, split, attack_seconds, timeout)
+    except OverTime:
+        verification.late = verification.cut_short = True
+    except (UnsupportedError, RoomError, MemoryError) as error:
+        if timeout is None:
+            raise
+        if attack_seconds > 0:
+            verification.attack_to_the_end()
+        return " ".join(str(error).split()) or "The bounds do not fit into the memory."
+    return None
+
+
+def _take_steps(verification: Verification, split: bool | None, attack_seconds: float, timeout: float | None) -> None:
+    """Sample, bound, fix, cut and attack, until there is an answer or nothing left to do."""
+    if not verification.spec.boxes:
+        return  # no input, no violation
+    if attack_seconds > 0:
+        verification.sample()
+    verification.bound()
+    if attack_seconds > 0:
+        verification.probe()
+    verification.fix()
+    if split is None:
+        verification.branch()
+    if verification.cut(split):
+        verification.attack(attack_seconds)
+        if split is None and timeout is not None:
+            verification.cut(True)  # there is time left, and nothing better to do with it
+    verification.require_bounded()
+
+
+def attack_refused(
+    path: str | PathLike[str], spec: Spec, refusal: RecurJacError, timeout: float, seed: int = 0
+) -> Result:
+    """A verdict on an ONNX file that only onnxruntime reads: `SAT`, or `UNKNOWN` when the time is over.
+
+    Args:
+        path: the network.
+        spec: the property.
+        refusal: why nothing else reads it; the reason of the result.
+        timeout: seconds to attack.
+        seed: of the random points.
+
+    Raises:
+        RecurJacError: the refusal, if onnxruntime does not run the file either, or the property is not about a network
+            with these numbers of inputs and outputs.
+    """
+    start = time.monotonic()
+    _check_spec(spec)
+    try:
+        judge = onnx_session(path)
+        sizes = math.prod(judge.input_shape), judge(np.zeros((1, math.prod(judge.input_shape)))).shape[1]
+    except RecurJacError:
+        raise refusal from None
+    if sizes != (spec.n_inputs, spec.n_outputs):
+        raise refusal
+    if not spec.boxes:
+        return Result(Verdict.UNSAT, None, math.inf, 0, time.monotonic() - start)
+    session = JoinedSession(judge) if spec.mixed else judge
+    joined = spec.joined() if spec.mixed else spec
+    found = search_blindly(joined, session, deadline=start + timeout, seed=seed)
+    found = without_inputs(found) if spec.mixed else found
+    verdict = Verdict.UNKNOWN if found is None else Verdict.SAT
+    reason = " ".join(str(refusal).split()) if found is None else None
+    return Result(verdict, found, -math.inf, 0, time.monotonic() - start, reason)
+
+
+def _verdict(verification: Verification, reason: str | None) -> Verdict:
     if verification.counterexample is not None:
         return Verdict.SAT
     if verification.proved:
         return Verdict.UNSAT
-    return Verdict.TIMEOUT if verification.late else Verdict.UNKNOWN
+    return Verdict.TIMEOUT if verification.late and reason is None else Verdict.UNKNOWN
 
 
 def _check_options(branching: str, timeout: float | None, attack_seconds: float) -> None:
@@ -215,11 +288,9 @@ def _problem(model: nn.Module, spec: Spec) -> Problem:
 
 
 def _check_spec(spec: Spec) -> None:
-    complete = bool(spec.boxes) and all(
-        box.disjuncts and all(len(polytope.b) for polytope in box.disjuncts) for box in spec.boxes
-    )
+    complete = all(box.disjuncts and all(len(polytope.b) for polytope in box.disjuncts) for box in spec.boxes)
     if not complete:
-        raise InputError("`spec` must have a box, every box a disjunct, and every disjunct a row of `A y <= b`.")
+        raise InputError("`spec` must have for every box a disjunct, and for every disjunct a row of `A y <= b`.")
 
 
 def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | None) -> OnnxNetwork:
@@ -245,6 +316,7 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             with torch.no_grad():
                 output = network(torch.zeros(1, *shape, dtype=network.dtype, device=_device(network)))
         except HOST_FAILURES as error:
+            _require_one_input(model)
             raise InputError(
                 f"`model` does not take an input of shape {(1, *shape)} ({' '.join(str(error).split())}); give "
                 "`input_shape`."
@@ -257,6 +329,21 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             "belongs to it."
         )
     return network
+
+
+def _require_one_input(model: nn.Module) -> None:
+    """Refuse a model that takes several inputs."""
+    if isinstance(model, BoundedModule):
+        count = sum(index is not None for index in model.input_index)
+    else:
+        parameters = inspect.signature(model.forward).parameters.values()
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        count = sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
+    if count > 1:
+        raise InputError(
+            f"`model` takes {count} inputs, but a property is about one: give a module that cuts them out of one flat "
+            "input."
+        )
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -52,7 +52,7 @@ def test_verify_json():
     found = answer("verify", RELU, LARGE, "--attack-seconds", 20, "--seed", 1, "--method", "recurjac-linear+crown")
     assert found.keys() == WHERE | {
         *("command", "property", "method", "branching", "seed"),
-        *("verdict", "counterexample", "lower_bound", "boxes", "seconds"),
+        *("verdict", "counterexample", "lower_bound", "boxes", "seconds", "reason"),
     }
     assert (found["verdict"], found["method"], found["seed"], found["boxes"]) == ("sat", "RecurJac-Linear+CROWN", 1, 1)
     assert found["branching"] == "jacobian"

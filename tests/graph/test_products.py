@@ -78,6 +78,8 @@ BY_HAND = {
         )
         for name, a in POOLS.items()
     },
+    "log_sum_exp": node("BoundReduceLogSumExp", lambda x: x.logsumexp(1), (2, 5, 3), axis=1, keepdim=False),
+    "matmul_per_sample": node("BoundMatMul", torch.matmul, (2, 3, 4), (2, 4, 2), constants=[None, tensor(2, 4, 2)]),
     "softmax": node("BoundSoftmax", lambda x: x.softmax(1), (2, 5), axis=1),
     "softmax_middle": node("BoundSoftmax", lambda x: x.softmax(-2), (2, 4, 3), axis=-2),
 }

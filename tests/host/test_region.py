@@ -9,7 +9,7 @@ import torch
 from oracle import Ball, Box
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.host.region import perturbed, perturbed_box, read_region
 from recurjac_plugin.numerics.region import Region, joined
 
@@ -163,3 +163,36 @@ def test_a_region_reaches_both_ends_though_its_middle_is_rounded(dtype):
         found = read_region(perturbed_box(lower, high))
         center, radius = found.center.double(), found.radius.double()
         assert bool((center - radius <= lower.double()).all() & (center + radius >= high.double()).all())
+
+
+@pytest.mark.parametrize("norm", [1, 2, 3.0])
+def test_ends_beside_a_radius_do_not_change_a_ball(norm):
+    """The host takes no notice of them, and what holds on the ball holds on the part of it between them."""
+    x = torch.randn(2, 3)
+    for ends in ({"x_L": x - 0.1, "x_U": x + 0.3}, {"x_L": x, "x_U": x}, {"x_U": x + 0.1}):
+        region = read_region(BoundedTensor(x, PerturbationLpNorm(norm=norm, eps=0.3, **ends)))
+        assert torch.equal(region.center, x) and region.norm == norm
+        assert torch.equal(region.radius, torch.full((2, 1), 0.3))
+        for eps in (0.0, torch.tensor([0.3, 0.0])):
+            with pytest.raises(InputError, match=r"needs norm inf, got norm .* and no `eps`"):
+                read_region(BoundedTensor(x, PerturbationLpNorm(norm=norm, eps=eps, **ends)))
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_the_host_takes_no_notice_of_ends_of_a_ball_either(norm):
+    """Its bounds with them are those without: bounds that rest on the host's are of the same region as ours."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+    x = torch.randn(2, 3)
+    model = BoundedModule(net, x)
+    without, beside = (
+        model.compute_bounds(x=(BoundedTensor(x, PerturbationLpNorm(norm=norm, eps=0.3, **ends)),), method="CROWN")
+        for ends in ({}, {"x_L": x - 0.01, "x_U": x + 0.2})
+    )
+    assert all(torch.equal(a, b) for a, b in zip(without, beside))
+
+
+def test_several_inputs_where_one_is_taken():
+    x = BoundedTensor(torch.zeros(1, 2), PerturbationLpNorm(norm=math.inf, eps=0.1))
+    with pytest.raises(InputError, match=r"must be one `BoundedTensor`, got 2 inputs; .* `jacobian_bounds`"):
+        read_region((x, x))

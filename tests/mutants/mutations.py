@@ -375,7 +375,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ("verification",),
     ),
     Mutant(
-        "verification/attack.py",
+        "verification/attacks/descent.py",
         "return torch.where(worst.isnan(), torch.inf, worst)",
         "return torch.where(worst.isnan(), -torch.inf, worst)",
         "a point with NaN for an output is the best one of an attack",

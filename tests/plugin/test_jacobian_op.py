@@ -351,6 +351,24 @@ def test_jacobian_bounds_as_the_host_gives_them():
     assert model.compute_jacobian_bounds((region,), optimize=False, bound_upper=False)[1] is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN"])
+@pytest.mark.parametrize("use", ["lipschitz", "lyapunov", "squeezed", "contraction"])
+def test_models_of_either_type_whatever_the_default_is(use, method, dtype):
+    net, x, _ = built(use)
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        model = on_host(net.to(dtype), x.to(dtype))
+        region = BoundedTensor(x.to(dtype), PerturbationLpNorm(norm=float("inf"), eps=0.1))
+        lower, upper = model.compute_bounds(x=(region,), method=method)
+        assert (lower.dtype, torch.get_default_dtype()) == (dtype, default)
+        torch.set_default_dtype(torch.float64)
+        values = sampled(net.double(), Ball(region.double().as_subclass(Tensor), 0.1), count=40)
+        assert_encloses(
+            lower.detach().double(), upper.detach().double(), values, 1e-4 if dtype == torch.float32 else 1e-9
+        )
+
+
 @pytest.mark.skipif(IS_03, reason="alpha-CROWN of 0.3 fails where the activations are not behind the output")
 def test_optimised_bounds_hold():
     net, x, model = built("lyapunov")

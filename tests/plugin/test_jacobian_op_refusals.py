@@ -66,6 +66,16 @@ def test_second_derivatives_are_refused():
     assert "(RecurJacobian): the derivative of a Jacobian is not supported" in text
 
 
+def test_squeezing_without_an_axis():
+    for function in (lambda s, x: J(s.f(x), x).squeeze(), lambda s, x: J(s.f(x), x).squeeze() * s.f(x)):
+        text = refused(function, kind=rj.UnsupportedError, f=nn.Linear(3, 1))
+        assert "Squeeze without an axis" in text and text.endswith("Name the axis, as in `squeeze(1)`.")
+    own = bound_op_map.get("onnx::Squeeze")
+    rj.unregister()
+    assert bound_op_map.get("onnx::Squeeze") is not own
+    rj.register()
+
+
 def test_mixed_types():
     if not IS_03:  # which computes in one type whatever the network says
         text = refused(lambda s, x: J(s.f(x).float(), x).flatten(1), f=nn.Linear(3, 2))

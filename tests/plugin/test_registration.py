@@ -34,6 +34,7 @@ def test_register_is_idempotent_and_unregister_leaves_no_trace():
     assert class_state() == once
     assert {name for name in once if once[name] is not before.get(name)} == {
         "__init__",
+        "_convert_nodes",
         "compute_bounds",
         "compute_jacobian_bounds",
     }
@@ -160,8 +161,39 @@ def test_host_options_that_would_be_ignored_are_refused(problem):
         model.compute_bounds(x=(region.perturbed(),), method="RecurJac", bound_lower=False, bound_upper=False)
     with pytest.raises(rj.InputError, match="input 1"):
         model.compute_bounds(x=(region.perturbed(), region.perturbed()), method="RecurJac")
-    with pytest.raises(rj.InputError, match="`x`"):
+    for option, reason in (
+        ({"return_A": True, "needed_A_dict": {}}, "no coefficients A"),
+        ({"reference_bounds": {}}, "not taken from outside"),
+        ({"IBP": True}, "`IBP\\+RecurJac`"),
+    ):
+        with pytest.raises(rj.InputError, match=reason):
+            model.compute_bounds(x=(region.perturbed(),), method="RecurJac", **option)
+
+
+@pytest.mark.usefixtures("registered")
+def test_inputs_may_be_left_out_in_a_later_call():
+    """As with the host: those of the last call are taken, whoever answered it."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)).double()
+    x = torch.randn(2, 4, dtype=torch.float64)
+    model = BoundedModule(net, x)
+    with pytest.raises(rj.InputError, match="`x` was left out, but the model has no perturbed input"):
         model.compute_bounds(method="RecurJac")
+    wide, small, other = (Ball(center, eps).perturbed() for center, eps in ((x, 0.2), (x, 0.1), (x[:1] + 1, 0.3)))
+
+    def bounds(method="RecurJac", **options):
+        return torch.stack(model.compute_bounds(method=method, **options))
+
+    expected = {each: bounds(x=(each,)) for each in (wide, small, other)}
+    assert len({float(each.detach()[1].sum()) for each in expected.values()}) == 3
+    for each in (wide, small, wide, other):
+        model(each)  # the host's own call
+        assert torch.equal(bounds(), expected[each])
+        assert torch.equal(bounds(), expected[each])
+    bounds(x=(small,))
+    assert torch.equal(bounds(), expected[small])
+    assert torch.equal(bounds(C=torch.eye(3).double().expand(2, -1, -1)), expected[small])
+    bounds("CROWN", x=(wide,))
+    assert torch.equal(bounds(), expected[wide])
 
 
 @pytest.mark.usefixtures("registered")

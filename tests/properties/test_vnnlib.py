@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -155,22 +156,11 @@ def test_compressed_under_either_name(tmp_path):
         (DECLARED_1 + "(declare-const X_1 Real)", "line 5 declares `X_1` again"),
         (DECLARED_1 + "(declare-const X_3 Real)", "does not declare `X_2`"),
         ("(declare-const X_0 Real)", "does not declare `Y_0`"),
-        (DECLARED_1 + UNIT_1 + "(assert (<= X_0 Y_0))", "line 6 mixes inputs and outputs"),
-        (DECLARED_1 + UNIT_1 + "(assert (<= X_0 X_1))", "line 6 compares `X_0`, `X_1` with one another"),
         (DECLARED_1 + UNIT_1 + "(assert (<= 0 1))", "line 6 compares numbers without a variable"),
         (DECLARED_1 + UNIT_1 + "(assert (<= (* Y_0 Y_1) 1))", "line 6 has a comparison that is not linear"),
-        (DECLARED_1 + UNIT_1, "allows inputs whatever their outputs are"),
         (
             DECLARED_1 + "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= Y_0 0))",
             "gives `X_1` no lower bound",
-        ),
-        (
-            DECLARED_1 + UNIT_1 + "(assert (or (<= X_0 0.5) (<= X_0 -2)))\n(assert (<= Y_0 0))",
-            "line 6 leaves `X_0` no",
-        ),
-        (
-            DECLARED_1 + UNIT_1 + "(assert (<= X_1 -2))",
-            "line 6 leaves `X_1` no value: lower bound -1.0 of line 5, upper bound -2.0 of line 6",
         ),
         (
             DECLARED_1 + UNIT_1 + "(assert (and" + "(or (<= Y_0 0) (<= Y_1 0))" * 20 + "))",
@@ -184,7 +174,6 @@ def test_compressed_under_either_name(tmp_path):
         ),
         (DECLARED_2 + UNIT_2 + "(assert (<= Y[0,0] 1" + "0" * 400 + ".0))", "a number is out of range"),
         (DECLARED_2 + "(assert (<= X[0,0] 1.0))(assert (<= Y[0,0] 1.0))", "gives `X[0,0]` no lower bound"),
-        (DECLARED_2 + UNIT_2 + "(assert (< X[0,1] -1.0))", "line 6 leaves `X[0,1]` no value"),
         (DECLARED_2.replace("2.0", "3.0") + UNIT_2, "Incompatible VNNLib version"),
         (
             DECLARED_2.replace("X float32", "X int8") + "(assert (<= Y[0,0] 1.0))",
@@ -213,6 +202,107 @@ def test_refusals_name_what_and_where(tmp_path, text, message):
     assert message in str(caught.value)
     assert str(tmp_path / "p.vnnlib") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            DECLARED_1 + UNIT_1 + "(assert (<= X_1 -2))",
+            "line 6 leaves `X_1` no value (lower bound -1.0 of line 5, upper bound -2.0 of line 6)",
+        ),
+        (DECLARED_2 + UNIT_2 + "(assert (< X[0,1] -1.0))", "line 6 leaves `X[0,1]` no value"),
+        (DECLARED_1 + UNIT_1 + "(assert (and (<= X_0 -1) (<= Y_0 0)))", "line 6 leaves `X_0` no value"),
+        (DECLARED_1 + UNIT_1 + "(assert (or (<= X_0 -1) (>= X_1 2)))\n(assert (<= Y_0 0))", "allows no input"),
+    ],
+)
+def test_no_input_gives_no_box_and_a_warning(tmp_path, text, message):
+    with pytest.warns(UserWarning, match="is left|no input") as caught:
+        spec = load(tmp_path, text)
+    assert spec.boxes == () and not spec.violated([0, 0], [0, 0])
+    assert [str(each.message) for each in caught] == list(spec.remarks)
+    assert any(message in remark for remark in spec.remarks)
+
+
+def test_a_case_without_inputs_is_left_out_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="line 6 leaves `X_0` no value .* a case without inputs is left out"):
+        spec = v1(tmp_path, "(assert (or (<= X_0 0.5) (<= X_0 -2)))\n(assert (<= Y_0 0))")
+    (each,) = spec.boxes
+    assert (each.lower.tolist(), each.upper.tolist()) == ([0, -1], [0.5, 1])
+    # Disjunctions that exclude each other here and there are no mistake.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        halves = "(assert (or (<= X_0 0.25) (>= X_0 0.75)))"
+        assert len(v1(tmp_path, halves + halves + "(assert (<= Y_0 0))").boxes) == 2
+
+
+def test_a_case_without_a_condition_on_outputs_is_violated_by_its_inputs(tmp_path):
+    with pytest.warns(UserWarning, match="any input that it allows violates"):
+        spec = v1(tmp_path, "(assert (or (and (<= X_0 0.5) (<= X_1 0)) (<= Y_0 0)))")
+    assert spec.violated([0.5, 0], [9, 9]) and not spec.violated([0.6, 0], [9, 9]) and spec.violated([0.6, 0], [0, 9])
+    with pytest.warns(UserWarning, match="any input that it allows violates"):
+        spec = v1(tmp_path, "(assert (<= X_0 X_1))")
+    assert spec.violated([0.5, 0.5], [9, 9]) and not spec.violated([0.5, 0.25], [9, 9])
+
+
+@pytest.mark.parametrize("load", [v1, v2])
+def test_rows_on_several_inputs_and_on_inputs_and_outputs(tmp_path, load):
+    x, y = ("X_{}", "Y_{}") if load is v1 else ("X[0,{}]", "Y[0,{}]")
+    x0, x1, y0 = x.format(0), x.format(1), y.format(0)
+    spec = load(tmp_path, f"(assert (<= {x0} (* 2.0 {x1})))(assert (> {y0} (+ {x1} (- 0.5 {x0}))))")
+    ((each,),) = (box.disjuncts for box in spec.boxes)
+    assert spec.mixed
+    assert each.A.tolist() == [[0, 0], [-1, 0]]
+    assert each.B.tolist() == [[1, -2], [-1, 1]]
+    assert (each.b.tolist(), each.strict.tolist()) == ([0, -0.5], [False, True])
+    joined = spec.joined()
+    assert (joined.n_outputs, joined.boxes[0].disjuncts[0].A.tolist()) == (4, [[0, 0, 1, -2], [-1, 0, -1, 1]])
+    for point, output, expected in (
+        ([0.5, 0.25], [0.5, 0], True),
+        ([0.5, 0.25], [0.25, 0], False),  # strict
+        ([0.5, 0.24], [9, 0], False),
+        ([1.5, 0.9], [9, 0], False),  # outside of the box
+    ):
+        assert spec.violated(point, output) is expected
+        # What a network makes of its input is not looked at: the input itself is.
+        assert joined.violated(point, [*output, 0.0, 100.0]) is expected
+
+
+def test_rows_on_inputs_are_compared_without_rounding(tmp_path):
+    spec = v1(tmp_path, "(assert (>= (+ X_0 X_1) 1))(assert (<= Y_0 0))")
+    assert spec.violated([0.5, 0.5], [0, 0])
+    assert not spec.violated([1.0, -1e-30], [0, 0])  # in float64 the sum is 1
+
+
+def test_bounds_of_one_input_are_no_rows(tmp_path):
+    spec = v1(tmp_path, "(assert (<= (+ X_0 (* 0.0 X_1)) (- 1 X_0)))(assert (<= Y_0 0))")
+    assert not spec.mixed
+    assert spec.boxes[0].upper.tolist() == [0.5, 1.0]
+
+
+def test_bytes_of_many_editors(tmp_path):
+    text = DECLARED_1 + UNIT_1 + "; Größe ≤ 1\n(assert (<= Y_0 0))\n"
+    for name, encoding in enumerate(("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be")):
+        mark = {"utf-16-le": "\ufeff", "utf-16-be": "\ufeff"}.get(encoding, "")
+        path = tmp_path / f"{name}.vnnlib"
+        path.write_bytes((mark + text).replace("\n", "\r\n").encode(encoding))
+        assert len(load_vnnlib(path).boxes) == 1
+    for number, each in enumerate((text.replace("≤", "<="), DECLARED_2 + UNIT_2 + "; é\n(assert (<= Y[0,0] 0.0))")):
+        path = tmp_path / f"latin_{number}.vnnlib"
+        path.write_bytes(each.encode("latin-1"))
+        assert len(load_vnnlib(path).boxes) == 1
+    path.write_text(text.replace("(<= Y_0 0)", "(≤ Y_0 0)"), encoding="utf-8")
+    with pytest.raises(FileError, match="line 7 has the character '≤' outside of a comment"):
+        load_vnnlib(path)
+
+
+def test_more_cases_than_anybody_lists(tmp_path):
+    cases = " ".join(f"(and (<= X_0 {(i + 1) / 20000}) (>= X_0 {i / 20000}) (<= Y_0 {i}))" for i in range(20_000))
+    spec = v1(tmp_path, f"(assert (or {cases}))")
+    assert len(spec.boxes) == 20_000
+    assert spec.violated([0.75, 0], [15_000, 0]) and not spec.violated([0.75, 0], [15_001, 0])
+    nearest = spec.nearest(np.array([2.0, 0]), 2)
+    assert [each.upper[0] for each in nearest] == [19_999 / 20_000, 1.0]
 
 
 def test_unreadable_files(tmp_path):

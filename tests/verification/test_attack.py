@@ -15,7 +15,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.networks.onnx import OnnxNetwork, load_onnx, onnx_session
 from recurjac_plugin.properties.spec import Polytope
 from recurjac_plugin.properties.vnnlib import load_vnnlib
-from recurjac_plugin.verification.attack import _Targets, find_counterexample
+from recurjac_plugin.verification.attacks.descent import _Targets, find_counterexample
 from recurjac_plugin.verification.counterexample import Counterexample, check, into_box, representable_bounds
 
 FLOAT32 = np.dtype(np.float32)

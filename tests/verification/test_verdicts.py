@@ -18,8 +18,10 @@ import recurjac_plugin as rj
 from recurjac_plugin import MethodError, Verdict, host, load_onnx, load_vnnlib, verify
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.gains import pull
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.networks.onnx import onnx_session
+from recurjac_plugin.numerics.deadline import OverTime
 from recurjac_plugin.plugin.model import bounded_model
 
 NAMES = ("relu", "tanh", "cnn")
@@ -210,6 +212,23 @@ def test_time_that_is_over_before_a_box_is_bounded():
     assert (result.verdict, result.boxes, result.lower_bound) == (Verdict.TIMEOUT, 0, -math.inf)
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_time_that_is_over_within_a_bound(monkeypatch, after):
+    """Boxes are lost there: nothing is proved, whatever the others say."""
+    net, spec = load_onnx(DATA / "digits_relu.onnx"), load_vnnlib(DATA / "digits_relu_small.vnnlib")
+    assert verify(net, spec).verdict is Verdict.UNSAT
+    calls = []
+
+    def over():
+        calls.append(1)
+        if len(calls) >= after:
+            raise OverTime
+
+    monkeypatch.setattr(pull, "require_time", over)
+    result = verify(net, spec, timeout=600)
+    assert (result.verdict, result.lower_bound, len(calls)) == (Verdict.TIMEOUT, -math.inf, after)
+
+
 def test_time_that_is_over_during_the_attack():
     net, spec = load_onnx(DATA / "digits_relu.onnx"), load_vnnlib(DATA / "digits_relu_mid.vnnlib")
     verify(net, spec, attack_seconds=0)  # whatever is slow the first time
@@ -263,6 +282,21 @@ def test_property_of_another_network():
         verify(net, spec_of(box(*UNIT, polytope([[1.0] * 10], [0.0]))))
     with pytest.raises(InputError, match="`spec` has 3 outputs, but the model gives 10"):
         verify(net, spec_of(box([0.0] * 64, [1.0] * 64, polytope([[1.0] * 3], [0.0]))))
+
+
+def test_models_of_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(1, 2)
+
+        def forward(self, x, y):
+            return self.a(x) + y
+
+    spec = spec_of(box([0.0] * 3, [1.0] * 3, polytope([[1.0, 0.0]], [0.0])))
+    for model in (Two(), host.BoundedModule(Two(), (torch.zeros(1, 1), torch.zeros(1, 2)))):
+        with pytest.raises(InputError, match="takes 2 inputs, but a property is about one"):
+            verify(model, spec)
 
 
 def test_a_network_the_host_cannot_read():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.forms.writing import FORMS
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
@@ -17,6 +18,7 @@ def markdown_table() -> str:
         ("Prefixes", ", ".join(f"`{name}+`" for name in HOST_METHODS)),
         ("Activations", ", ".join(sorted(activation.name for activation in ACTIVATIONS.values()))),
         ("Linear operators", ", ".join(sorted({kind.removeprefix("Bound") for kind in OPERATORS}))),
+        ("Written out when traced", ", ".join(sorted({name.strip("_") for name in FORMS}))),
         ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in PRODUCTS}))),
     )
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {values} |" for name, values in rows)))

@@ -34,8 +34,8 @@ ANSWERS: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
     "--hidden-node-theories": ("no hidden nodes", lambda: ("NH",)),
     "--multiple-input-output-theories": ("one input and one output", lambda: ("SIO",)),
     "--multiple-network-theories": ("one network", lambda: ("SNET",)),
-    "--multiple-node-comparison-theories": ("no comparison of inputs with outputs", lambda: ("SNC",)),
-    "--arithmetic-complexity-theories": ("bounds of inputs, comparisons of outputs", lambda: ("BND", "OUTC")),
+    "--multiple-node-comparison-theories": ("comparisons of inputs with outputs", lambda: ("MNC",)),
+    "--arithmetic-complexity-theories": ("linear comparisons", lambda: ("BND", "OUTC", "LIN")),
     "--optimised-disjunctive-reasoning": ("disjunctions become a normal form", lambda: ("false",)),
     "--serialise-assignments": ("assignments are text", lambda: ("false",)),
 }

@@ -17,6 +17,7 @@ from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.plots import check_format, comparison, picture_format
 from recurjac_plugin.cli.problem import Network, chosen, listed, load_network, load_property
 from recurjac_plugin.cli.streams import Streams, duration, open_streams
+from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ def compare_command(
         check_format(plot)
         network = load_network(model, device, dtype)
         spec = load_property(prop, network)
+        if spec.mixed:
+            raise InputError(
+                f"`{prop}` has conditions on several inputs, or on inputs and outputs; use `recurjac verify`."
+            )
         search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
         names, auto = _named(network, spec, names)
         entries = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
@@ -208,7 +213,7 @@ def _judge(
     """Fill in the verdicts of the methods that prove nothing: one attack serves them all. Returns what it claims."""
     from recurjac_plugin.networks.onnx import onnx_session
     from recurjac_plugin.verification.agreement import Claim
-    from recurjac_plugin.verification.attack import find_counterexample
+    from recurjac_plugin.verification.attacks.descent import find_counterexample
 
     answered = any(row["verdict"] is not None for row in rows)
     found = find_counterexample(

@@ -10,9 +10,9 @@ import typer
 
 from recurjac_plugin.cli import options, standard
 from recurjac_plugin.cli.files import check_writable, write
-from recurjac_plugin.cli.problem import check_property, load_network, load_property
+from recurjac_plugin.cli.problem import check_property, load_network
 from recurjac_plugin.cli.streams import open_streams
-from recurjac_plugin.errors import CertificateError
+from recurjac_plugin.errors import CertificateError, FileError, RecurJacError, UnsupportedError
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ def verify_command(
     `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger
     ones are bounded once and attacked, and `unknown` is a frequent answer.
 
+    With `--timeout` a network that has no bounds, or that only onnxruntime reads, is attacked until the time is over:
+    it ends in `sat`, or in `unknown` with the reason on stderr.
+
     `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
     query's own variables in the counterexample, and takes queries over real numbers only.
 
@@ -88,28 +91,32 @@ def verify_command(
     proved, nothing is written, and the exit code is 2.
     """
     from recurjac_plugin.jacobian.methods import parse_verification_method
-    from recurjac_plugin.verification.verdicts import verify
+    from recurjac_plugin.verification.verdicts import attack_refused, verify
 
     with open_streams(json) as streams:
         remaining = _remaining(timeout, since)
         options.seconds("--attack-seconds", attack_seconds)
         name = parse_verification_method(method).name
         check_writable(results_file, certificate)
-        model, prop, network, spec = _problem(files, networks or [], device, dtype)
-        problem = None if certificate is None else _certified(model, prop)
-        result = verify(
-            network.module,
-            spec,
-            method=name,
-            timeout=remaining,
-            seed=seed,
-            attack_seconds=attack_seconds,
-            branching=branching.value,
-            split=split,
-        )
+        model, prop, spec = _files(files, networks or [])
+        for remark in spec.remarks:
+            streams.note(f"warning: {remark}")
+        search: dict[str, Any] = {"method": name, "branching": branching.value, "split": split}
+        limits: dict[str, Any] = {"timeout": remaining, "attack_seconds": attack_seconds, "seed": seed}
+        network = _read(model, device, dtype, limits)
+        if isinstance(network, RecurJacError):
+            problem, result = None, attack_refused(model, spec, network, remaining or 0.0, seed)
+        else:
+            check_property(prop, spec, network)
+            if networks:
+                standard.check_shape(prop, spec, network)
+            problem = None if certificate is None else _certified(model, prop)
+            result = verify(network.module, spec, **search, **limits)
         text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
         if results_file is not None:
             write(results_file, f"{text}\n".encode())
+        if result.reason is not None:
+            streams.note(f"attacked until the time was over, because there are no bounds: {result.reason}")
         if not streams.as_json:
             streams.line(text)
             streams.note(
@@ -119,7 +126,7 @@ def verify_command(
         boxes, failure = _certify(problem, certificate, result, remaining)
         if streams.as_json:
             streams.json(
-                {"command": "verify", **network.describe(model), "property": str(prop), "method": name, "seed": seed}
+                {"command": "verify", **_described(network, model), "property": str(prop), "method": name, "seed": seed}
                 | {"branching": branching.value}
                 | _plain(result)
                 | ({} if certificate is None else {"certified_boxes": boxes})
@@ -128,6 +135,16 @@ def verify_command(
             streams.note(f"certificate of {boxes} boxes in {certificate}")
         if failure is not None:
             raise failure
+
+
+def _read(model: Path, device: str, dtype: options.Dtype | None, limits: dict[str, Any]) -> Network | RecurJacError:
+    """The network, or why it is refused where an attack can do without."""
+    try:
+        return load_network(model, device, dtype)
+    except (FileError, UnsupportedError) as error:
+        if limits["timeout"] is None or limits["attack_seconds"] == 0:
+            raise
+        return error
 
 
 def _certified(model: Path, prop: Path) -> Problem:
@@ -165,10 +182,8 @@ def _remaining(timeout: float | None, since: float | None) -> float | None:
     return max(timeout - max(passed, 0.0), 1e-9)
 
 
-def _problem(
-    files: list[Path], networks: list[str], device: str, dtype: options.Dtype | None
-) -> tuple[Path, Path, Network, Spec]:
-    """Paths and contents of network and property, from either form of the command."""
+def _files(files: list[Path], networks: list[str]) -> tuple[Path, Path, Spec]:
+    """Paths of network and property, and the property, from either form of the command."""
     from recurjac_plugin.properties.vnnlib import load_vnnlib
 
     if not networks:
@@ -176,18 +191,13 @@ def _problem(
             what = "--network NAME=FILE" if len(files) == 1 else "no more"
             raise typer.BadParameter(f"expected a network and a property, or a query with `--network`; give {what}.")
         model, prop = files
-        network = load_network(model, device, dtype)
-        return model, prop, network, load_property(prop, network)
+        return model, prop, load_vnnlib(prop)
     if len(files) != 1:
         raise typer.BadParameter(f"`--network` goes with one file, the query; {len(files)} were given.")
     (prop,) = files
     by_name = standard.parse_networks(networks)
     spec = load_vnnlib(prop)
-    model = standard.file_of(prop, spec.declaration, by_name)
-    network = load_network(model, device, dtype)
-    check_property(prop, spec, network)
-    standard.check_shape(prop, spec, network)
-    return model, prop, network, spec
+    return standard.file_of(prop, spec.declaration, by_name), prop, spec
 
 
 def vnncomp_text(result: Any) -> str:
@@ -205,4 +215,14 @@ def _plain(result: Any) -> dict[str, Any]:
         "lower_bound": result.lower_bound,
         "boxes": result.boxes,
         "seconds": result.seconds,
+        "reason": result.reason,
     }
+
+
+def _described(network: Network | RecurJacError, model: Path) -> dict[str, Any]:
+    """What JSON results say about where they come from; of a network that was not read less."""
+    from recurjac_plugin.version import __version__
+
+    if isinstance(network, RecurJacError):
+        return {"version": __version__, "model": str(model)}
+    return network.describe(model)

@@ -15,7 +15,15 @@ import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule
 
 # The host has no exception of its own for what it cannot build.
-HOST_FAILURES = (AssertionError, AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError)
+HOST_FAILURES = (
+    rj.UnsupportedError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+)
 
 
 def on_host(net: nn.Module, x: Tensor, training: bool = False) -> BoundedModule:

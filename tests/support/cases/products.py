@@ -117,6 +117,12 @@ PRODUCT_CASES = [
     ),
     Case("max_pool_of_the_input", lambda: nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), head(8)), (2, 4, 4)),
     Case(
+        "log_sum_exp",
+        lambda: Net(lambda s, x: s.c(s.a(x).reshape(-1, 4, 3).logsumexp(1)), a=nn.Linear(5, 12), c=head(3)),
+        (5,),
+        taught=True,
+    ),
+    Case(
         "softmax",
         lambda: nn.Sequential(mlp(nn.Tanh, (5, 8, 6)), nn.Softmax(1), nn.Linear(6, 3)),
         (5,),

@@ -15,6 +15,7 @@ steps of Kingma, Ba: Adam, ICLR 2015, arXiv:1412.6980, Algorithm 1.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,8 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.networks.onnx import OnnxNetwork
-from recurjac_plugin.properties.spec import Spec
-
-from .counterexample import Counterexample, Session, check, representable_bounds
+from recurjac_plugin.properties.spec import Polytope, Spec
+from recurjac_plugin.verification.counterexample import Counterexample, Session, check, representable_bounds
 
 _TRIES = 8  # random points per start, of which the best is taken
 _ALONE = 2  # the same where nothing descends from it: a point and a corner, which is cheaper than the first bounds
@@ -47,6 +47,7 @@ class _Targets:
     upper: Tensor  # [t, n_inputs]
     A: Tensor  # [t, m, n_outputs]
     b: Tensor  # [t, m]
+    source: Tensor | None  # [t, n_inputs], the input that each one must be equal to; None for itself
 
     @classmethod
     def of(cls, spec: Spec, dtype: torch.dtype, device: torch.device) -> _Targets:
@@ -63,20 +64,45 @@ class _Targets:
         ends = [(np.minimum(lo, hi), np.where(lo <= hi, hi, np.minimum(lo, hi))) for lo, hi in bounds]
         index = [i for i, _ in pairs]
         lower, upper = (np.stack([end[side] for end in ends])[index] for side in (0, 1))
-        return cls(*(torch.from_numpy(a).to(device, dtype) for a in (lower, upper, A, b)))
+        source = _equal_inputs(spec, [polytope for _, polytope in pairs], lower, upper)
+        low, high, rows_of, right = (torch.from_numpy(a).to(device, dtype) for a in (lower, upper, A, b))
+        return cls(low, high, rows_of, right, None if source is None else torch.from_numpy(source).to(device))
 
     def __len__(self) -> int:
         return len(self.b)
 
     def take(self, index: Tensor) -> _Targets:
-        return _Targets(self.lower[index], self.upper[index], self.A[index], self.b[index])
+        source = None if self.source is None else self.source[index]
+        return _Targets(self.lower[index], self.upper[index], self.A[index], self.b[index], source)
 
     def points(self, z: Tensor) -> Tensor:  # z: [t, n_inputs] in [0, 1] -> x: [t, n_inputs]
-        return torch.clamp(self.lower + (self.upper - self.lower) * z, self.lower, self.upper)
+        x = torch.clamp(self.lower + (self.upper - self.lower) * z, self.lower, self.upper)
+        return x if self.source is None else x.gather(1, self.source)
 
     def loss(self, y: Tensor) -> Tensor:  # y: [t, n_outputs] -> [t]
         worst = ((self.A @ y.unsqueeze(-1)).squeeze(-1) - self.b).amax(1)
         return torch.where(worst.isnan(), torch.inf, worst)
+
+
+def _equal_inputs(spec: Spec, polytopes: Sequence[Polytope], lower: np.ndarray, upper: np.ndarray) -> np.ndarray | None:
+    """The first of the inputs that the rows of each target make equal, [t, n_inputs]; None where none are.
+
+    No descent meets an equality exactly. Bounds of equal inputs, [t, n_inputs], become what all of them allow.
+    """
+    if not spec.inputs_appended:
+        return None
+    source = np.tile(np.arange(spec.n_inputs), (len(polytopes), 1))
+    for target, polytope in enumerate(polytopes):
+        rows = [tuple(row) for row in np.concatenate([polytope.A, polytope.b[:, None]], 1).tolist()]
+        for row in set(rows) & {tuple(-each for each in row) for row in rows}:
+            used = np.flatnonzero(row)
+            if len(used) == 2 and used[0] >= spec.n_outputs - spec.n_inputs and row[used[0]] == -row[used[1]]:
+                first, second = source[target, used - (spec.n_outputs - spec.n_inputs)]
+                source[target][source[target] == max(first, second)] = min(first, second)
+        for first in np.unique(source[target]):
+            same = source[target] == first
+            lower[target, same], upper[target, same] = lower[target, same].max(), upper[target, same].min()
+    return source
 
 
 def find_counterexample(
@@ -172,7 +198,9 @@ class _Descent:
             counterexample = self._confirmed(x.detach(), loss.detach())
             if counterexample is not None:
                 return counterexample
-            (gradient,) = torch.autograd.grad(loss.sum(), z)
+            if not loss.requires_grad:
+                return None  # steps all the way: there is nothing to descend
+            (gradient,) = torch.autograd.grad(loss.sum(), z, materialize_grads=True)
             rate = rates[0] * (rates[1] / rates[0]) ** ((step - 1) / steps)
             with torch.no_grad():
                 # Adam, written out: torch.optim imports the compiler, which takes as long as a verification.

@@ -1,0 +1,1 @@
+"""Attacks: counterexamples by descent, and by evaluation alone."""
