@@ -233,6 +233,8 @@ def _broadcast_back(original: Any) -> Any:
     @functools.wraps(original)
     def broadcast_backward(self: Any, A: Any, x: Any) -> Any:
         shape = tuple(x.output_shape)
+        if not x.perturbed and len(shape) < len(self.output_shape):
+            x.batch_dim = -1  # its first axis is another
         if not isinstance(A, Tensor) or x.batch_dim != -1 or len(shape) != A.dim() - 1 or shape[0] != 1:
             return original(self, A, x)
         spread = [i + 1 for i in range(1, len(shape)) if shape[i] == 1 and A.shape[i + 1] != 1]

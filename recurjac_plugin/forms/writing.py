@@ -24,8 +24,9 @@ from recurjac_plugin.errors import UnsupportedError
 
 from . import attention, rearranging, recurrent, sorting, statistics
 from . import functions as of_numbers
+from .batch.rules import lifted_answer
 from .images import convolutions, planes
-from .marks import constant, current, depends, is_constant, mark_as_input, passed_on, replace_by
+from .marks import constant, current, depends, is_constant, mark_as_input, passed_on, replace_by, shape_of
 
 FORMS: dict[str, Callable[..., Any]] = {
     **of_numbers.FORMS,
@@ -53,21 +54,27 @@ class Writing(TorchFunctionMode):
         detached: whether such a value was detached, so that autograd's derivative is not the function's.
     """
 
-    def __init__(self, more: Mapping[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(self, more: Mapping[str, Callable[..., Any]] | None = None, batch: int | None = None) -> None:
         super().__init__()
         self.detached = False
+        self._batch = batch
         self._forms = {**FORMS, **(more or {})}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One call."""
         args, kwargs = current(args), current(kwargs or {})
         name = _name(func)
-        known = depends(args) or depends(kwargs)
+        known = name not in _LENGTHS and (depends(args) or depends(kwargs))
         if known and name == "detach":
             self.detached = True
         if not known and (name in CONSTANT or is_constant(args) or is_constant(kwargs)):
             return constant(func, args, kwargs)
-        result = NotImplemented
+        result: Any = NotImplemented
+        if known and self._batch is not None:
+            with self:
+                result = lifted_answer(name, func, args, kwargs, self._batch)
+            if result is not NotImplemented:
+                return result
         if name in self._forms:
             with self:
                 result = _answer(self._forms[name], args, kwargs)
@@ -79,6 +86,10 @@ class Writing(TorchFunctionMode):
             result = func(*args, **kwargs)
         passed_on(name, args, kwargs, result, known)
         return result
+
+
+_LENGTHS = {"shape", "size", "dim", "ndim", "numel", "__len__", "dtype", "device"}
+"""What does not change with the values of a tensor."""
 
 
 def _name(func: Any) -> str:
@@ -121,7 +132,7 @@ def written_out(module: nn.Module, more: Mapping[str, Callable[..., Any]] | None
 
     def begin(module: nn.Module, arguments: Any) -> None:
         mark_as_input(arguments)
-        writing.append(Writing(more))
+        writing.append(Writing(more, _batch(arguments)))
         writing[-1].__enter__()
 
     def end(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -152,6 +163,13 @@ def written_out(module: nn.Module, more: Mapping[str, Callable[..., Any]] | None
             "Derivatives by autograd would leave that part out, while bounds are of the derivative of the function; "
             "remove the `detach`.",
         )
+
+
+def _batch(arguments: Any) -> int | None:
+    """The length of the batch: that of the first axis of all arguments; None where they differ."""
+    tensors = [value for value in arguments if isinstance(value, Tensor)]
+    lengths = {shape_of(value)[0] if value.dim() else 0 for value in tensors}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def require_one_tensor(output: Any) -> None:
