@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import recurjac_plugin as rj
-from recurjac_plugin.forms.marks import mark_as_input
+from recurjac_plugin.forms.marks import depends, mark_as_input
 from recurjac_plugin.forms.sorting import ascending, rounds
 from recurjac_plugin.forms.writing import FORMS, Writing, written_out
 
@@ -328,3 +328,44 @@ def test_detached_values_are_refused(registered):
     with pytest.raises(rj.UnsupportedError, match="it detaches a value that depends on its input"):
         rj.host.BoundedModule(Detached(False), torch.rand(2, 3))
     rj.host.BoundedModule(Detached(True), torch.rand(2, 3))
+
+
+def _changed_mask(x):
+    y = x.clone()
+    mask = y > 0
+    y += 1
+    return y * mask
+
+
+def _changed_root(x):
+    root = torch.sqrt(x.abs() + 1)
+    root.mul_(2)
+    return x / root
+
+
+def _filled(x):
+    y = torch.zeros_like(x)
+    y[:, :2].copy_(x[:, :2])
+    return torch.where(x > 0, y, 2 * x)
+
+
+@pytest.mark.parametrize("function", [_changed_mask, _changed_root, _filled])
+def test_what_was_changed_in_place_is_not_what_it_was(function):
+    x = drawn(50, 4)
+    again = x.clone()
+    mark_as_input(again)
+    with Writing():
+        written = function(again)
+    assert torch.allclose(written, function(x))
+
+
+def test_a_value_that_was_written_into_depends_on_what_was_written():
+    x = torch.zeros(2, 4)
+    mark_as_input(x)
+    with Writing():
+        y = torch.zeros(2, 4)
+        assert not depends(y)
+        y[:, 1:2].copy_(x[:, 1:2])
+        z = torch.zeros(2, 4)
+        z[:, 0] = x[:, 0]
+    assert depends(y) and depends(z)
