@@ -95,7 +95,7 @@ class BoundReduceLogSumExp(BoundReduceMax):
 class BoundSoftmax(_Whole):
     """`onnx::Softmax`."""
 
-    def forward(self, x: Tensor, *axes: Any) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """The function itself."""
         return torch.softmax(x, -1 if self.axis is None else self.axis)
 

@@ -42,18 +42,27 @@ def passed_on(name: str, args: Any, kwargs: Any, result: Any, known: bool) -> No
     """Note about the result of a call what is known of its arguments."""
     if known:
         mark_as_input(result)
+        if name.endswith("_") and args and isinstance(args[0], Tensor):  # it changes what stands there, and its whole
+            mark_as_input((args[0], args[0]._base))
     if not isinstance(result, Tensor) or not args:
         return
     if name in _NOTED:
-        setattr(result, _ORIGIN, (name, (*args, *kwargs.values())))
-    elif name in _PASSING and isinstance(args[0], Tensor) and hasattr(args[0], _ORIGIN):
-        setattr(result, _ORIGIN, getattr(args[0], _ORIGIN))
+        arguments = (*args, *kwargs.values())
+        setattr(result, _ORIGIN, (name, arguments, _versions((result, *arguments))))
+    elif name in _PASSING and origin(args[0])[0]:
+        name, arguments = origin(args[0])
+        setattr(result, _ORIGIN, (name, arguments, _versions((result, *arguments))))
 
 
 def origin(value: Any) -> tuple[str, tuple[Any, ...]]:
-    """The call that gave a value, its name and arguments, where that was noted; else "" and nothing."""
-    found: tuple[str, tuple[Any, ...]] = getattr(value, _ORIGIN, ("", ()))
-    return found
+    """The call that gave a value, its name and arguments, noted while all were as they are now; else nothing."""
+    name, arguments, versions = getattr(value, _ORIGIN, ("", (), []))
+    return (name, arguments) if name and _versions((value, *arguments)) == versions else ("", ())
+
+
+def _versions(values: Any) -> list[int]:
+    """How often tensors have been changed in place."""
+    return [tensor._version for tensor in _tensors(values)]
 
 
 def replace_by(tensor: Tensor, value: Tensor) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import UnsupportedError
+
 from .marks import depends, holds, replace_by, shape_of, untraced
 
 
@@ -267,9 +269,19 @@ def _unflatten(input: Tensor, dim: int, sizes: Any) -> Any:
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Any:
-    """Torch's exporter asks at run time whether the axis has length 1; without one, all but the batch are dropped."""
-    if dim is None and depends(input) and shape_of(input)[:1] not in ([], [1]):
-        return input.reshape(-1, *(size for size in shape_of(input)[1:] if size != 1))
+    """Torch's exporter asks at run time whether the axis has length 1; without one, all but the batch are dropped.
+
+    Raises:
+        UnsupportedError: no axis is named, of one sample.
+    """
+    if dim is None and depends(input) and input.dim():
+        if shape_of(input)[0] != 1:
+            return input.reshape(-1, *(size for size in shape_of(input)[1:] if size != 1))
+        raise UnsupportedError(
+            "The model",
+            ["Squeeze without an axis: for one sample it drops the batch dimension as well"],
+            "Name the axis, as in `squeeze(1)`.",
+        )
     if not isinstance(dim, int) or dim % max(1, input.dim()) == 0:
         return NotImplemented
     axis, shape = dim % input.dim(), shape_of(input)

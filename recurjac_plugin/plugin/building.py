@@ -60,8 +60,11 @@ def explained(error: BaseException, module: Any, inputs: Any, custom: Any) -> Re
     Raises:
         UnsupportedError: the module gives no single tensor.
     """
+    own = _own(error)
+    if own is not None:
+        return None if own is error else own
     arguments = evaluation.tensors(inputs)
-    if isinstance(error, RecurJacError) or not isinstance(module, nn.Module) or arguments is None:
+    if not isinstance(module, nn.Module) or arguments is None:
         return None
     try:
         with torch.no_grad(), evaluation.undisturbed(module), building():  # of Jacobians in it, shapes are enough
@@ -82,6 +85,13 @@ def said(error: BaseException) -> str:
     """An exception in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _own(error: BaseException | None) -> RecurJacError | None:
+    """An exception of this package among those from which the host raised another one."""
+    while error is not None and not isinstance(error, RecurJacError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _lacking(module: nn.Module, inputs: Any, custom: Any) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import recurjac_plugin as rj
-from recurjac_plugin.forms.batch.lifted import is_lifted
+from recurjac_plugin.forms.batch.values import is_lifted
 from recurjac_plugin.forms.marks import depends, mark_as_input
 from recurjac_plugin.forms.writing import Writing
 

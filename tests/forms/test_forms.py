@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import recurjac_plugin as rj
 from recurjac_plugin.forms.images.convolutions import OF_LINES
-from recurjac_plugin.forms.marks import mark_as_input
+from recurjac_plugin.forms.marks import depends, mark_as_input
 from recurjac_plugin.forms.sorting import ascending, rounds
 from recurjac_plugin.forms.writing import FORMS, Writing, written_out
 
@@ -90,7 +90,7 @@ USES = {
     "reciprocal": [(V, lambda x: torch.sqrt(x**2 + 1).reciprocal())],
     "__rdiv__": [(V, lambda x: 3.0 / torch.sqrt(x**2 + 1))],
     "clamp": [(V, lambda x: x.clamp(min=0.2)), (V, lambda x: torch.clamp(x, max=0.2)), (V, lambda x: x.clamp(-1, 1))],
-    "clip": [(V, lambda x: torch.clip(x, min=-0.2))],
+    "clip": [(V, lambda x: torch.clip(x, min=-0.2)), (V, lambda x: torch.clip(x, W[0] - 0.5, W[0] + 0.1))],
     "clamp_min": [(V, lambda x: x.clamp_min(0.2))],
     "clamp_max": [(V, lambda x: x.clamp_max(0.2))],
     "softshrink": [(V, lambda x: functional.softshrink(x, 0.3))],
@@ -108,7 +108,11 @@ USES = {
     "erfc": [(V, torch.erfc)],
     "logit": [(V, lambda x: torch.logit(x.sigmoid()))],
     "hypot": [(V, lambda x: torch.hypot(x, x + 1))],
-    "atan2": [(V, lambda x: torch.atan2(x, x.abs() + 1)), (V, lambda x: torch.atan2(x, x + 0.5))],
+    "atan2": [
+        (V, lambda x: torch.atan2(x, x.abs() + 1)),
+        (V, lambda x: torch.atan2(x, x + 0.5)),
+        (V, lambda x: torch.atan2(x, -x.abs() - 0.1)),
+    ],
     "arctan2": [(V, lambda x: torch.arctan2(x, x.abs() + 1))],
     "masked_fill": [(V, lambda x: x.masked_fill(MASK, 0.7))],
     "where": [
@@ -159,7 +163,10 @@ USES = {
     ],
     "linalg_norm": [(V, lambda x: torch.linalg.norm(x, dim=1)), (V, lambda x: torch.linalg.norm(x, dim=(0, 1)))],
     "linalg_vector_norm": [(TEXT, lambda x: torch.linalg.vector_norm(x, 1, (1, 2)))],
-    "normalize": [(V, lambda x: functional.normalize(x, dim=1))],
+    "normalize": [
+        (V, lambda x: functional.normalize(x, dim=1)),
+        (V, lambda x: functional.normalize(1e-13 * x, dim=1)),
+    ],
     "var": [(V, lambda x: x.var(1, keepdim=True)), (V, lambda x: torch.var(x, 1, unbiased=False))],
     "std": [(V, lambda x: x.std(1)), (TEXT, lambda x: torch.std(x, (1, 2), correction=0, keepdim=True))],
     "var_mean": [(V, lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1))],
@@ -416,3 +423,44 @@ def test_lines_are_images_where_a_host_knows_no_lines(use):
     with Writing(OF_LINES):
         written = use(again, w)
     assert torch.allclose(written, use(x, w))
+
+
+def _changed_mask(x):
+    y = x.clone()
+    mask = y > 0
+    y += 1
+    return y * mask
+
+
+def _changed_root(x):
+    root = torch.sqrt(x.abs() + 1)
+    root.mul_(2)
+    return x / root
+
+
+def _filled(x):
+    y = torch.zeros_like(x)
+    y[:, :2].copy_(x[:, :2])
+    return torch.where(x > 0, y, 2 * x)
+
+
+@pytest.mark.parametrize("function", [_changed_mask, _changed_root, _filled])
+def test_what_was_changed_in_place_is_not_what_it_was(function):
+    x = drawn(50, 4)
+    again = x.clone()
+    mark_as_input(again)
+    with Writing():
+        written = function(again)
+    assert torch.allclose(written, function(x))
+
+
+def test_a_value_that_was_written_into_depends_on_what_was_written():
+    x = torch.zeros(2, 4)
+    mark_as_input(x)
+    with Writing():
+        y = torch.zeros(2, 4)
+        assert not depends(y)
+        y[:, 1:2].copy_(x[:, 1:2])
+        z = torch.zeros(2, 4)
+        z[:, 0] = x[:, 0]
+    assert depends(y) and depends(z)

@@ -218,8 +218,8 @@ def test_norms_that_are_no_numbers_are_refused(problem):
         with pytest.raises(
             rj.InputError, match="`norm` must be a number of at least 1, or `float\\('inf'\\)` for boxes"
         ):
-            rj.host.PerturbationLpNorm(norm=norm, eps=0.1)
-    assert rj.host.PerturbationLpNorm(1, eps=0.1).norm == 1
+            rj.host.PerturbationLpNorm(0.1, norm=norm)
+    assert rj.host.PerturbationLpNorm(0.1, norm=1).norm == 1
     rj.unregister()
     assert rj.host.PerturbationLpNorm(norm=0.5, eps=0.1).norm == 0.5
     assert x.ptb.norm == math.inf

@@ -1,4 +1,4 @@
-"""What torch's functions are on values that hold the batch elsewhere than in their first axis (`lifted`).
+"""What torch's functions are on values that hold the batch elsewhere than in their first axis (`values`).
 
 Element by element they are the same; along an axis they are so along the next one; products of matrices, and images,
 have rules of their own. What would mix the samples of a batch has none.
@@ -16,7 +16,8 @@ from torch.nn import functional
 from recurjac_plugin.forms.marks import depends, mark_as_input, replace_by, shape_of, untraced
 from recurjac_plugin.forms.statistics import axes
 
-from .lifted import Lifted, is_lifted, lifted, settled, viewed
+from .images import IMAGES
+from .values import Lifted, is_lifted, lifted, settled, shadow, viewed
 
 _ELEMENTWISE = {
     "neg", "abs", "exp", "log", "sqrt", "rsqrt", "reciprocal", "square", "relu", "relu6", "tanh", "sigmoid",
@@ -84,13 +85,13 @@ def _view(name: str, function: Callable[..., Any], args: Any, kwargs: Any, batch
         return NotImplemented
     if name == "squeeze" and not is_lifted(args[0]):
         return NotImplemented
-    new = _shadow(function, args, kwargs)
+    new = shadow(function, args, kwargs)
     there = shape_of(new)
     if not is_lifted(args[0]) and there[:1] == [batch]:  # the batch stays where it is, whatever its length
         numbered = name in ("reshape", "view") and len(args) > 1 and not isinstance(args[1], torch.dtype)
         if not numbered:
             return NotImplemented
-        new = _shadow(torch.Tensor.reshape, (args[0], -1, *there[1:]), {})
+        new = shadow(torch.Tensor.reshape, (args[0], -1, *there[1:]), {})
         mark_as_input(new)
         return new
     return viewed(args[0], new, batch)
@@ -105,7 +106,7 @@ def _moved(function: Callable[..., Any], args: Any, kwargs: Any, batch: int) -> 
     if held is None or (not is_lifted(x) and order[:1] == [0]):
         return NotImplemented
     axis = None if held.axis is None else order.index(held.axis)
-    new = _shadow(function, args, kwargs)
+    new = shadow(function, args, kwargs)
     rest = held.rest(held.shape)
     long = [each for each in order if rest[each] > 1]
     if long == sorted(long):  # only axes of length 1 move
@@ -127,21 +128,15 @@ def _stack(args: Any, kwargs: Any, batch: int) -> Any:
         return NotImplemented
     value = torch.stack([each.value for each in places], dim % count + 1)
     axis = places[0].axis
-    new = _shadow(torch.stack, [tensors], {"dim": dim})
+    new = shadow(torch.stack, [tensors], {"dim": dim})
     return settled(new, value, batch, axis if axis is None else axis + (dim % count <= axis), places[0].inner)
-
-
-def _shadow(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """What the module computes, for its shape."""
-    with torch._C.DisableTorchFunction():
-        return function(*args, **kwargs)
 
 
 def _elementwise(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if is_lifted(args[1:]):
         return NotImplemented
     value = function(held.value, *args[1:], **kwargs)
-    return settled(_shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
 
 
 def _aligned(operands: Sequence[Any], batch: int) -> tuple[list[Any], Lifted] | None:
@@ -207,7 +202,7 @@ def _broadcast(function: Callable[..., Any], args: Any, kwargs: Any, batch: int)
     if found is None:
         return NotImplemented
     ahead, like = found
-    new = _shadow(function, args, kwargs)
+    new = shadow(function, args, kwargs)
     if like.axis is not None and shape_of(new)[like.axis] != like.shape[like.axis]:
         return NotImplemented  # the batch is spread
     return settled(new, function(*ahead, **kwargs), batch, like.axis, like.inner)
@@ -244,7 +239,7 @@ def _along(name: str, held: Lifted, function: Callable[..., Any], args: Any, kwa
         return NotImplemented
     shifted = [axis + 1 for axis in over]
     value = own(held.value, dim=shifted if isinstance(dim, (tuple, list)) or dim is None else shifted[0], **others)
-    new = _shadow(function, args, kwargs)
+    new = shadow(function, args, kwargs)
     several = isinstance(new, (tuple, list))
     gone = (new[0] if several else new).dim() < args[0].dim()
     axis = held.axis
@@ -276,7 +271,7 @@ def _taken(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -
     if axis is None and held.axis is not None:
         axis = held.axis - old + new_axis
     value = held.value[(slice(None), *places)]
-    return settled(_shadow(function, args, kwargs), value, held.batch, axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, held.batch, axis, held.inner)
 
 
 def _joined(function: Callable[..., Any], args: Any, kwargs: Any, batch: int) -> Any:
@@ -288,7 +283,7 @@ def _joined(function: Callable[..., Any], args: Any, kwargs: Any, batch: int) ->
     if not alike or places[0].holds([dim]):
         return NotImplemented
     value = torch.cat([each.value for each in places], dim + 1)
-    return settled(_shadow(function, args, kwargs), value, batch, places[0].axis, places[0].inner)
+    return settled(shadow(function, args, kwargs), value, batch, places[0].axis, places[0].inner)
 
 
 # --- products -------------------------------------------------------------------------------------------------------
@@ -305,21 +300,21 @@ def _product(function: Callable[..., Any], args: Any, kwargs: Any, batch: int) -
         if found is None or found[1].holds(inner_axes):
             return NotImplemented
         (first, second), like = found
-        return settled(_shadow(function, args, kwargs), torch.matmul(first, second), batch, like.axis, like.inner)
+        return settled(shadow(function, args, kwargs), torch.matmul(first, second), batch, like.axis, like.inner)
     known = y if depends(x) else x
     held = lifted(x if depends(x) else y, batch)
     contracted = -1 if depends(x) else -2
     if held is None or known.dim() != 2 or held.holds([len(held.shape) + contracted]):
         return NotImplemented
     value = torch.matmul(held.value, known) if depends(x) else torch.matmul(known, held.value)
-    return settled(_shadow(function, args, kwargs), value, batch, held.axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, batch, held.axis, held.inner)
 
 
 def _linear(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     if held.holds([len(held.shape) - 1]) or is_lifted(args[1:]):
         return NotImplemented
     value = functional.linear(held.value, *args[1:], **kwargs)
-    return settled(_shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
 
 
 def _normalised(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -327,7 +322,7 @@ def _normalised(held: Lifted, function: Callable[..., Any], args: Any, kwargs: A
     if held.holds(range(len(held.shape) - len(size), len(held.shape))):
         return NotImplemented
     value = function(held.value, *args[1:], **kwargs)
-    return settled(_shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
 
 
 def _attention(function: Callable[..., Any], args: Any, kwargs: Any, batch: int) -> Any:
@@ -337,49 +332,7 @@ def _attention(function: Callable[..., Any], args: Any, kwargs: Any, batch: int)
         return NotImplemented
     ahead, like = found
     value = function(*ahead, *args[3:], **kwargs)
-    return settled(_shadow(function, args, kwargs), value, batch, like.axis, like.inner)
-
-
-# --- images ---------------------------------------------------------------------------------------------------------
-
-
-def _batch_norm(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """In evaluation: a scale and a shift for every channel."""
-    given = dict(zip(("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args[1:]))
-    given |= kwargs
-    if given.get("training") or given.get("running_mean") is None or held.holds([1]):
-        return NotImplemented
-    ones = (1,) * (len(held.shape) - 2)
-    with untraced(), torch.no_grad():
-        scale = (given["running_var"] + given.get("eps", 1e-5)).rsqrt().reshape(-1, *ones)
-        shift = -given["running_mean"].reshape(-1, *ones) * scale
-    value = held.value * scale + shift
-    if given.get("weight") is not None:
-        value = value * given["weight"].reshape(-1, *ones)
-    if given.get("bias") is not None:
-        value = value + given["bias"].reshape(-1, *ones)
-    return settled(_shadow(function, args, kwargs), value, held.batch, held.axis, held.inner)
-
-
-def _images(held: Lifted, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Images of several steps of each sample, ``(B steps, c, h, w)``, as one image of all channels."""
-    if held.axis not in (0, None):
-        return NotImplemented
-    steps, *image = held.rest(held.shape)
-    value = held.value.reshape(-1, steps * image[0], *image[1:])
-    name = function.__name__
-    if name.startswith("conv"):
-        given = dict(zip(("weight", "bias", "stride", "padding", "dilation", "groups"), args[1:])) | kwargs
-        bias = given.get("bias")
-        given["weight"] = torch.cat([given["weight"]] * steps)
-        given["bias"] = None if bias is None else torch.cat([bias] * steps)
-        given["groups"] = given.get("groups", 1) * steps
-        value = function(value, **given)
-    else:
-        value = function(value, *args[1:], **kwargs)
-    new = _shadow(function, args, kwargs)
-    value = value.reshape(-1, steps, *shape_of(new)[1:])
-    return settled(new, value, held.batch, held.axis, held.inner)
+    return settled(shadow(function, args, kwargs), value, batch, like.axis, like.inner)
 
 
 _PRODUCTS = {"matmul", "__matmul__", "bmm"}
@@ -389,14 +342,6 @@ _OF_ONE: dict[str, Callable[[Lifted, Callable[..., Any], Any, Any], Any]] = {
     "linear": _linear,
     "layer_norm": _normalised,
     "rms_norm": _normalised,
-    "batch_norm": _batch_norm,
-    **dict.fromkeys(
-        (
-            "conv1d", "conv2d", "max_pool1d", "max_pool2d", "_max_pool1d", "_max_pool2d", "avg_pool1d",
-            "avg_pool2d",
-            "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "interpolate",
-        ),
-        _images,
-    ),
-}  # fmt: skip
+    **IMAGES,
+}
 """Name -> rule for functions of one value."""

@@ -14,10 +14,11 @@ holds it. Where ``k = 0`` and ``rest[0] = 1`` again, L in the shape of t goes on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recurjac_plugin.forms.marks import depends, mark_as_input, shape_of
@@ -97,6 +98,12 @@ def settled(tensor: Tensor, value: Tensor, batch: int, axis: int | None, inner: 
     mark_as_input(tensor)
     setattr(tensor, _LIFTED, Lifted(value, shape, batch, axis, inner))
     return tensor
+
+
+def shadow(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """What the module computes, for its shape."""
+    with torch._C.DisableTorchFunction():
+        return function(*args, **kwargs)
 
 
 def viewed(tensor: Tensor, new: Tensor, batch: int) -> Any:
