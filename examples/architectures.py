@@ -229,7 +229,7 @@ class Flow(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, size) -> (b, 1)."""
-        volume = 0
+        volume: Tensor | int = 0
         for i, net in enumerate(self.nets):
             kept, changed = x.chunk(2, dim=1)[:: 1 if i % 2 else -1]
             scale, shift = net(kept).chunk(2, dim=1)
@@ -332,11 +332,10 @@ def made(name: str) -> tuple[nn.Module, tuple[Tensor, ...], float]:
     net = build().eval()
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            for tensor, low, high in (
-                (module.running_mean, -0.2, 0.2), (module.running_var, 0.7, 1.3), (module.weight.data, 0.7, 1.3),
-                (module.bias.data, -0.2, 0.2),
-            ):  # fmt: skip
-                tensor.uniform_(low, high)
+            for tensor in (module.running_mean, module.bias):
+                nn.init.uniform_(tensor, -0.2, 0.2)
+            for tensor in (module.running_var, module.weight):
+                nn.init.uniform_(tensor, 0.7, 1.3)
     return net, tuple(torch.randn(1, *shape) for shape in shapes), eps
 
 
@@ -370,7 +369,7 @@ def through_file(net: nn.Module, x: Tensor, eps: float, own: tuple[Tensor, Tenso
     """Largest difference of the bounds of the exported network, relative to the largest entry."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        torch.onnx.export(net, (x,), str(path), dynamo=dynamo, **({"verbose": False} if dynamo else {}))
+        torch.onnx.export(net, (x,), str(path), dynamo=dynamo, verbose=False)
         lower, upper = bounded(rj.load_onnx(path), (x,), eps)
     apart = max(float((a - b).abs().max()) for a, b in zip(own, (lower, upper)))
     return apart / float(torch.maximum(own[0].abs(), own[1].abs()).max())
