@@ -12,7 +12,9 @@ from torch import Tensor
 _DEPENDS = "recurjac_depends"
 _ORIGIN = "recurjac_origin"
 _PASSING = {"to", "float", "double", "type", "type_as", "bfloat16", "half"}
-_NOTED = {"sqrt", "gt", "ge", "lt", "le", "mul", "stack"}
+_NOTED = {"sqrt", "gt", "ge", "lt", "le", "mul", "sub", "exp", "expm1", "stack"}
+_CONSTANT = "recurjac_constant"
+_CURRENT = "recurjac_current"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -61,6 +63,36 @@ def origin(value: Any) -> tuple[str, tuple[Any, ...]]:
 def _versions(values: Any) -> list[int]:
     """How often tensors have been changed in place."""
     return [tensor._version for tensor in _tensors(values)]
+
+
+def replace_by(tensor: Tensor, value: Tensor) -> None:
+    """Note that a tensor that a function would change in place is another from now on."""
+    setattr(tensor, _CURRENT, value)
+
+
+def current(values: Any) -> Any:
+    """Arguments with what stands for tensors that were changed in place."""
+    if isinstance(values, Tensor):
+        while hasattr(values, _CURRENT):
+            values = getattr(values, _CURRENT)
+        return values
+    if type(values) in (tuple, list):
+        return type(values)(map(current, values))
+    return {key: current(value) for key, value in values.items()} if type(values) is dict else values
+
+
+def is_constant(values: Any) -> bool:
+    """Whether any of the tensors was made by `constant`."""
+    return any(getattr(tensor, _CONSTANT, False) for tensor in _tensors(values))
+
+
+def constant(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A call as numbers: no part of the trace, and nothing that gradients go through."""
+    with untraced(), torch.no_grad():
+        result = function(*args, **kwargs)
+    for tensor in _tensors(result):
+        setattr(tensor, _CONSTANT, True)
+    return result
 
 
 @contextmanager
