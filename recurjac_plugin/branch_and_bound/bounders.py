@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.activations.jumps import JUMPS
+from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.gains.errors import estimated_errors, jacobian_error
 from recurjac_plugin.graph.graph import refinable
 from recurjac_plugin.host.problem import Problem, over, read, read_in_float64, specification
@@ -104,6 +105,20 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         self.cuts_by = method if method.bounds_jacobian else cuts_by
         self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
+    def _of_the_function_alone(self) -> None:
+        """Do without a Jacobian, of a network that is piecewise constant in parts.
+
+        Raises:
+            UnsupportedError: the method's bounds are those of the Jacobian.
+        """
+        if not self.method.with_host_output:
+            raise UnsupportedError(
+                "The network",
+                ["parts of it are piecewise constant, so that its Jacobian says nothing about its outputs"],
+                f"Use `CROWN`, or `{self.method.name}+CROWN`.",
+            )
+        self.uses_jacobian = False
+
     @abc.abstractmethod
     def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
         """The whole region as a batch of one, from its ends, (1, columns) each."""
@@ -166,7 +181,7 @@ def bounder(
             problem = over(model, region)
         else:
             problem = read_in_float64(model, region) if rigorous else read(model, region)
-        if rigorous or refinable(problem.graph):
+        if rigorous or refinable(problem.function):
             return RefiningBounder(problem, rows, method, input_shape, branching, rigorous)
     if branching == "crown":
         raise InputError(
@@ -202,7 +217,9 @@ class RefiningBounder(RowsBounder):
         rigorous: bool,
     ) -> None:
         super().__init__(problem.model, rows, method, input_shape, branching)
-        self.graph, self.rigorous = problem.graph, rigorous
+        self.graph, self.rigorous = problem.function, rigorous
+        if self.graph.jumps:
+            self._of_the_function_alone()
         self.memory_budget = memory_budget(None, rows.A.device)
         self.host_graph = problem.host_graph
         self._whole: tuple[Region, CrownBounds] | None = None  # the region's, until the first box is bounded
@@ -218,7 +235,9 @@ class RefiningBounder(RowsBounder):
         """Bounds of the whole region by CROWN of our own, and the errors of the rows' Jacobian there."""
         values, output = problem.host_graph.values, problem.host_graph.output
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        bounds = crown_bounds(self.graph, values, output, problem.arguments.regions, C, self.memory_budget)
+        bounds = crown_bounds(
+            self.graph, values, output, problem.arguments.regions, C, self.memory_budget, judged=self.rows.eps
+        )
         error = jacobian_error(self.graph, bounds.layers, C, self.memory_budget) if self.uses_jacobian else None
         if len(problem.arguments.regions) == 1:
             self._whole = problem.arguments.regions[0], bounds
@@ -346,6 +365,8 @@ class HostBounder(RowsBounder):
         super().__init__(model, rows, method, input_shape, branching)
         self.cost = max(1, sum(math.prod(getattr(n, "output_shape", None) or (1,)) for n in model._modules.values()))
         self.batch = min(max(_ELEMENTS // self.cost, _LEAST), _MOST)
+        if any(type(node).__name__ in JUMPS for node in model._modules.values()):
+            self._of_the_function_alone()
 
     def parts(self, boxes: Boxes[Disjuncts]) -> Iterator[Boxes[Disjuncts]]:
         """Parts small enough for a deadline to be kept between them."""
