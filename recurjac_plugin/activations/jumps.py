@@ -1,7 +1,7 @@
 r"""Functions that are constant between jumps: bounded as functions; derivatives they have none worth the name.
 
-All of them are monotone, with jumps of one height h at distances of 1, or a single one. On ``[l, u]`` such a function f
-lies between its values at the ends, and above the line through ``(c, f(l))`` with the first jump c above l and the slope
+All of them are monotone, with jumps of one height h at distances of 1, or a single one. On ``[l, u]`` such
+an f lies between its values at the ends, and above the line through ``(c, f(l))``, c the first jump above l, of slope
 
 .. math:: s = \min\Big(h_1, \frac{f(u) - f(l)}{u - c}\Big), \qquad h_1 = h \text{ if there are more jumps than one},
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recurjac_plugin.host.library import IS_03, bound_ops
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, bound_ops
 
+from .kinds import stopping
 from .treatments import TREATMENTS, treatment_of
 
 _METHODS = ("interval_propagate", "bound_backward", "bound_relax", "init_opt_parameters", "clip_alpha", "clip_alpha_")
@@ -56,6 +57,9 @@ def install() -> None:
             if hasattr(host_class, method):
                 _put(host_class, method, _method(host_class, method))
         _put(host_class, "requires_input_bounds", _required(host_class))
+    for host_class in _classes():
+        _put(host_class, "bound_backward", _stopping(vars(host_class)["bound_backward"]))
+    _put(Bound, "requires_input_bounds", _required(Bound))
     for name in ("BoundReduceMax", "BoundReduceMin"):
         host_class = getattr(bound_ops, name, None)
         if host_class is not None:
@@ -66,6 +70,12 @@ def install() -> None:
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
         _put(host_class, "mode", _mode(host_class, name))
+
+
+def _classes() -> list[type]:
+    """The host's classes with a `bound_backward` of their own, and the base of all."""
+    found = {value for value in vars(bound_ops).values() if isinstance(value, type) and issubclass(value, Bound)}
+    return [each for each in found if "bound_backward" in vars(each)]
 
 
 def uninstall() -> None:
@@ -117,6 +127,22 @@ def _method(host_class: type, name: str) -> Any:
     return method
 
 
+def _stopping(own: Any) -> Any:
+    """CROWN that ends at nodes without a rule, and that says where it failed."""
+
+    @functools.wraps(own)
+    def bound_backward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if stopping.ends_at(self, own is not stopping.RULE):
+            return stopping.bound_backward(self, *args, **kwargs)
+        try:
+            return own(self, *args, **kwargs)
+        except HOST_FAILURES as error:
+            stopping.blame(error, self)
+            raise
+
+    return bound_backward
+
+
 def _extreme(best: Any) -> Any:
     """Largest or smallest values along axes; the host asks for their positions, which its perturbed tensors lack."""
 
@@ -158,8 +184,10 @@ def _required(host_class: type) -> property:
     """A property in place of the attribute: it holds in models that were built before, too."""
 
     def get(self: Any) -> Any:
-        treatment = treatment_of(self) if type(self) is host_class else None
         own = vars(self).get("requires_input_bounds", [])
+        if stopping.ends_at(self, type(self).bound_backward is not Bound.bound_backward):
+            return stopping.required(self)
+        treatment = treatment_of(self) if type(self) is host_class else None
         return own if treatment is None else treatment.requires_input_bounds(self)
 
     def put(self: Any, value: Any) -> None:
