@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, bound_ops
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
 from .kinds import stopping
 from .treatments import TREATMENTS, treatment_of
@@ -60,6 +60,8 @@ def install() -> None:
     for host_class in _classes():
         _put(host_class, "bound_backward", _stopping(vars(host_class)["bound_backward"]))
     _put(Bound, "requires_input_bounds", _required(Bound))
+    if IS_03:
+        _put(BoundedModule, "check_IBP_intermediate", _intermediate)
     for name in ("BoundReduceMax", "BoundReduceMin"):
         host_class = getattr(bound_ops, name, None)
         if host_class is not None:
@@ -141,6 +143,23 @@ def _stopping(own: Any) -> Any:
             raise
 
     return bound_backward
+
+
+def _intermediate(self: Any, node: Any) -> bool:
+    """Bounds of a ReLU, a negation or a transpose by intervals from what has bounds before it, whether there is any.
+
+    0.3 writes the intervals that it finds on the way to that node instead, from where the next reader takes them.
+    """
+    chain = []
+    while not hasattr(node, "lower") or not hasattr(node, "upper"):
+        if type(node) not in self.ibp_intermediate:
+            return False
+        chain.append(node)
+        node = node.inputs[0]
+    node.interval = node.lower, node.upper
+    for each in reversed(chain):
+        each.interval = self.IBP_general(each)
+    return True
 
 
 def _extreme(best: Any) -> Any:

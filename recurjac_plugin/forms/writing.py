@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from recurjac_plugin.errors import UnsupportedError
 
 from . import attention, functions, images, rearranging, recurrent, sorting, statistics
+from .discrete import rounding, truths
 from .marks import depends, mark_as_input, passed_on
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -32,6 +33,8 @@ FORMS: dict[str, Callable[..., Any]] = {
     **images.FORMS,
     **attention.FORMS,
     **recurrent.FORMS,
+    **truths.FORMS,
+    **rounding.FORMS,
 }
 """Name of a function of torch, or of a method of its tensors -> the same function in operators that the host has."""
 

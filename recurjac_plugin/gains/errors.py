@@ -80,7 +80,7 @@ def estimated_errors(
     def factor(step: FactorStep, before: _Estimate) -> _Estimate:
         value = centers.get(step.name)
         if isinstance(step.factor, JumpFactor):  # where it may jump both values are taken, and they are exact
-            size = torch.maximum(*(end.abs() for end in step.factor.jump.interval(*bounds[step.reads[0].name])))
+            size = torch.maximum(*(end.abs() for end in step.factor.values(bounds[step.reads[0].name])))
             return _Estimate(torch.zeros_like(size), size)
         if any(read.name not in bounds for read in step.reads):  # nothing here asks how it changes
             size = before.size if value is None else value.abs()

@@ -14,6 +14,7 @@ reported in one error, before any bound is computed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ def build_graph(
     """
     nodes = fused(nodes)
     on_path = _ancestors(nodes, output_name)
+    limits = {node.name: _limits(node) for node in nodes} if jumps else None
     shapes = {name: tuple(shape[1:]) for name, shape in inputs.items()}
     batch = next(iter(inputs.values()))[0]
     same_as = {name: name for name in inputs}  # nodes whose derivative is the identity stand for the node they read
@@ -131,7 +133,7 @@ def build_graph(
             continue
         same_as[node.name] = node.name
         try:
-            of_node = _steps(node, same_as, batch, jumps)
+            of_node = _steps(node, same_as, batch, limits)
         except Refusal as refusal:
             offenders.append(f"`{node.name}` ({node.kind.removeprefix('Bound')}): {refusal}")
             continue
@@ -163,16 +165,25 @@ def _ancestors(nodes: Sequence[Node], output_name: str) -> set[str]:
     return needed
 
 
-def _steps(node: Node, same_as: Mapping[str, str], batch: int, jumps: bool) -> tuple[Step, ...]:
+def _limits(node: Node) -> tuple[float, float]:
+    """Ends that a node's values do not pass, however they are rounded."""
+    activation = ACTIVATIONS.get(node.kind)
+    return (-math.inf, math.inf) if activation is None else activation.values(node.attributes)
+
+
+def _steps(
+    node: Node, same_as: Mapping[str, str], batch: int, limits: Mapping[str, tuple[float, float]] | None
+) -> tuple[Step, ...]:
     """What a node does, as steps, the last one under its own name."""
     if node.output_shape[:1] != (batch,):
         raise Refusal(
             f"its output has shape {tuple(node.output_shape)}, but every node must keep the batch of {batch} first"
         )
     shape = tuple(node.output_shape[1:])
-    if jumps and node.kind in JUMPS:
-        reads = (Read(node.inputs[0], shape),)
-        return (FactorStep(node.name, shape, same_as[node.inputs[0]], reads, JumpFactor(JUMPS[node.kind])),)
+    if limits is not None and node.kind in JUMPS:
+        (source,) = node.inputs
+        factor = JumpFactor(JUMPS[node.kind], limits.get(source, (-math.inf, math.inf)))
+        return (FactorStep(node.name, shape, same_as[source], (Read(source, shape),), factor),)
     activation = ACTIVATIONS.get(node.kind)
     if activation is not None:
         if any(node.perturbed[1:]):

@@ -156,7 +156,7 @@ def _jumped(
         middle = (low + high) / 2 * reached
         radius = (rise / 2 * (1 + gamma(8)) + underflow(8)) * reached
     if source.proven is not None:
-        size = torch.maximum(*(end.abs() for end in factor.jump.interval(*interval)))
+        size = torch.maximum(*(end.abs() for end in factor.values(interval)))
         spread = steepest * (source.proven.spread + 4 * (change[1] - change[0])) + rise
         up, tiny = 1 + gamma(32), underflow(32)
         proven = Proven(torch.zeros_like(size), up * size + tiny, up * spread + tiny)

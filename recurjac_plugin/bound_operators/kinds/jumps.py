@@ -21,6 +21,7 @@ from torch import Tensor
 from recurjac_plugin.activations.jumps import JUMPS, Jump
 from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.bound_operators import elementwise
+from recurjac_plugin.bound_operators.part import Part
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES
 from recurjac_plugin.numerics.intervals import Interval
@@ -87,7 +88,17 @@ def _widened(node: Any, lower: Tensor, upper: Tensor) -> Interval:
     room = PROOF * eps(low) * torch.maximum(_size(node, low), torch.maximum(low.abs(), high.abs()))
     known = vars(node).get(ROOM)
     room = room if known is None else torch.maximum(room, known.to(room))
-    return low - room, high + room
+    least, most = _limits(node.inputs[0])
+    return (low - room).clamp(least, most), (high + room).clamp(least, most)
+
+
+def _limits(node: Any) -> tuple[float, float]:
+    """Ends that a node's values do not pass, however they are rounded: 0 and infinity behind a ReLU."""
+    try:
+        found = Part.of(node).activation if node.perturbed and node.inputs else None
+    except UnsupportedError:
+        found = None
+    return (-torch.inf, torch.inf) if found is None else found[0].values(found[1])
 
 
 def _size(node: Any, like: Tensor) -> Tensor:

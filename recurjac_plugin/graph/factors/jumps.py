@@ -7,6 +7,7 @@ range from 0 to the steepest of the lines around it, which bounds of the functio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
@@ -22,22 +23,31 @@ class JumpFactor(Factor):
 
     Attributes:
         jump: the function.
+        limits: ends that its argument does not pass, however it is rounded: 0 and infinity behind a ReLU.
     """
 
     kinked = True
     exact = True
 
-    def __init__(self, jump: Jump) -> None:
-        self.jump = jump
+    def __init__(self, jump: Jump, limits: tuple[float, float] = (-inf, inf)) -> None:
+        self.jump, self.limits = jump, limits
+
+    def values(self, interval: Interval) -> Interval:
+        """The least and the largest value on an interval that has room for rounding, shaped like its ends."""
+        return self.jump.interval(*self._cut(interval))
+
+    def _cut(self, interval: Interval) -> Interval:
+        least, most = self.limits
+        return interval[0].clamp(least, most), interval[1].clamp(least, most)
 
     def derivative_range(self, *intervals: Interval) -> Interval:
         """0, or from 0 to more than the slopes of its lines where the value is not known."""
-        steepness = self.jump.steepness(*intervals[0])
+        steepness = self.jump.steepness(*self._cut(intervals[0]))
         return torch.zeros_like(steepness), steepness
 
     def change(self, interval: Interval, center: Tensor) -> Interval:
         """Bounds of ``f(z) - f(z0)`` for z in an interval, shaped like its ends."""
-        low, high = self.jump.interval(*interval)
+        low, high = self.values(interval)
         value = self.jump.function(center)
         return low - value, high - value
 
@@ -50,7 +60,7 @@ class JumpFactor(Factor):
         near: float | None = None,
     ) -> Relaxation:
         """Lines in t around ``f(z0 + t) - f(z0)``, `Jump.lines` counted from the centre."""
-        low, high, center = (at(value, index) for value in (*intervals[0], centers[0]))
+        low, high, center = (at(value, index) for value in (*self._cut(intervals[0]), centers[0]))
         lines, value = self.jump.lines(low, high), self.jump.function(center)
         return Relaxation(
             lines.lower_slope,
