@@ -302,7 +302,10 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 """The activation table: exact class name of the host's node, or the kind of a fused one (`fusions`) -> activation."""
 
-_JUMPS = "piecewise constant: its derivative is zero almost everywhere, and it is not Lipschitz at the jumps"
+_JUMPS = (
+    "piecewise constant: its derivative is zero almost everywhere, and it is not Lipschitz at the jumps (outputs have "
+    "bounds by `CROWN`)"
+)
 
 REFUSED: dict[str, str] = {
     "BoundSign": _JUMPS,

@@ -97,6 +97,11 @@ class Problem:
         """
         return self.host_graph.function
 
+    @property
+    def jumps(self) -> bool:
+        """Whether parts of the network are piecewise constant: its outputs have bounds, and no Jacobian."""
+        return self.host_graph.jumps
+
     @cached_property
     def region(self) -> Region:
         """One region of the coordinates of all perturbed inputs together.

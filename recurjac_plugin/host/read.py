@@ -58,6 +58,11 @@ class HostGraph:
         """
         return build_graph(self.nodes, self.inputs, self.output_name) if self.like is None else self.like.steps
 
+    @property
+    def jumps(self) -> bool:
+        """Whether a node is piecewise constant."""
+        return any(node.kind in JUMPS for node in self.nodes)
+
     @cached_property
     def function(self) -> Graph:
         """The same for bounds of the function alone: piecewise constant parts are steps as well.
@@ -67,7 +72,7 @@ class HostGraph:
         """
         if self.like is not None:
             return self.like.function
-        if not any(node.kind in JUMPS for node in self.nodes):
+        if not self.jumps:
             return self.steps
         return build_graph(self.nodes, self.inputs, self.output_name, jumps=True)
 
