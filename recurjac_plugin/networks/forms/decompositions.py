@@ -53,7 +53,7 @@ def take_apart(editor: Editor, source: str, run: Run) -> bool:
 
 
 def _clip(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """``max(x, a) = relu(x - a) + a`` and ``min(x, b) = b - relu(b - x)`` where only one end is given."""
+    """A Clip with one end as one with two, the other beyond all numbers; Relu, or nothing at all, where it is that."""
     attributes = attributes_of(node)
     ends: list[np.ndarray | None] = []
     for position, name in ((1, "min"), (2, "max")):
@@ -73,14 +73,14 @@ def _clip(editor: Editor, node: NodeProto, _run: Run) -> bool:
         editor.add("Identity", [x], y, output=y)
     elif low == 0.0:
         editor.add("Relu", [x], y, output=y)
-    elif low is not None:
-        end = editor.number(low, f"{y}/end")
-        above = editor.add("Relu", [editor.add("Sub", [x, end], f"{y}/above")], f"{y}/relu")
-        editor.add("Add", [above, end], y, output=y)
     else:
-        end = editor.number(float(high or 0.0), f"{y}/end")
-        below = editor.add("Relu", [editor.add("Sub", [end, x], f"{y}/below")], f"{y}/relu")
-        editor.add("Sub", [end, below], y, output=y)
+        most = float(np.finfo(editor.dtype).max)
+        pair = -most if low is None else low, most if high is None else high
+        if editor.version < 11:  # the ends are attributes, in float32
+            least = float(np.finfo(np.float32).max)
+            editor.add("Clip", [x], y, output=y, min=max(pair[0], -least), max=min(pair[1], least))
+        else:
+            editor.add("Clip", [x, *(editor.number(end, f"{y}/end") for end in pair)], y, output=y)
     return True
 
 
@@ -227,7 +227,10 @@ def _padding(editor: Editor, node: NodeProto, run: Run) -> bool:
 
 
 def _resize(editor: Editor, node: NodeProto, run: Run) -> bool:
-    mode = attributes_of(node).get("mode", b"nearest")
+    attributes = attributes_of(node)
+    if attributes.get("extrapolation_value", 0.0):
+        return False  # what lies outside of the image is a constant
+    mode = attributes.get("mode", b"nearest")
     return (mode == b"nearest" and written_as_moves(editor, node, run)) or written_as_planes(editor, node, run)
 
 

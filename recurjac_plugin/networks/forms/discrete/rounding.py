@@ -32,19 +32,22 @@ def _truncated(editor: Editor, x: str, hint: str, output: str | None = None) -> 
 
 
 def written_cast(editor: Editor, node: NodeProto, _run: object) -> bool:
-    """Changes of type inside a network, which is computed in its own floating-point type throughout."""
+    """Changes of type inside a network, which is computed in its own floating-point type throughout.
+
+    Half precision rounds too much to be left out, and short whole numbers are not those that they come from.
+    """
     from onnx import TensorProto
 
     x, y, to = node.input[0], node.output[0], attributes_of(node).get("to")
-    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    if to in floats or (x in editor.tests and to == TensorProto.BOOL):
+    floats, whole = (TensorProto.FLOAT, TensorProto.DOUBLE), (TensorProto.INT32, TensorProto.INT64)
+    if to in floats or x in editor.tests or (to in whole and x in editor.whole):
         editor.add("Identity", [x], y, output=y)
     elif to == TensorProto.BOOL:
         denied(editor, equal(editor, x, editor.number(0.0, f"{y}/zero"), y), y, y)
-    elif x in editor.tests or x in editor.whole:
-        editor.add("Identity", [x], y, output=y)
-    else:
+    elif to in whole:
         _truncated(editor, x, y, y)
+    else:
+        return False
     if to == TensorProto.BOOL:
         editor.tests[y] = node
     elif to not in floats:
