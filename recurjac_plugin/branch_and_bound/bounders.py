@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.jumps import JUMPS
-from recurjac_plugin.errors import InputError, UnsupportedError
+from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.errors import estimated_errors, jacobian_error
 from recurjac_plugin.graph.graph import refinable
 from recurjac_plugin.host.problem import Problem, over, read, read_in_float64, specification
@@ -31,7 +31,7 @@ from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
-from recurjac_plugin.jacobian.methods import LINES, Method, parse
+from recurjac_plugin.jacobian.methods import LINES, Method, parse, require_own_outputs
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
@@ -105,19 +105,10 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         self.cuts_by = method if method.bounds_jacobian else cuts_by
         self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
-    def _of_the_function_alone(self) -> None:
-        """Do without a Jacobian, of a network that is piecewise constant in parts.
-
-        Raises:
-            UnsupportedError: the method's bounds are those of the Jacobian.
-        """
-        if not self.method.with_host_output:
-            raise UnsupportedError(
-                "The network",
-                ["parts of it are piecewise constant, so that its Jacobian says nothing about its outputs"],
-                f"Use `CROWN`, or `{self.method.name}+CROWN`.",
-            )
-        self.uses_jacobian = False
+    def _may_jump(self, jumps: bool) -> None:
+        if jumps:
+            require_own_outputs(self.method)
+            self.uses_jacobian = False
 
     @abc.abstractmethod
     def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
@@ -203,8 +194,7 @@ class RefiningBounder(RowsBounder):
     A neuron that is stable on the region is stable on every box: only the others are looked at again.
 
     Source:
-        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains
-        (`preactivations.crown`).
+        CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains (`preactivations.crown`).
     """
 
     def __init__(
@@ -218,8 +208,7 @@ class RefiningBounder(RowsBounder):
     ) -> None:
         super().__init__(problem.model, rows, method, input_shape, branching)
         self.graph, self.rigorous = problem.function, rigorous
-        if self.graph.jumps:
-            self._of_the_function_alone()
+        self._may_jump(self.graph.jumps)
         self.memory_budget = memory_budget(None, rows.A.device)
         self.host_graph = problem.host_graph
         self._whole: tuple[Region, CrownBounds] | None = None  # the region's, until the first box is bounded
@@ -233,20 +222,17 @@ class RefiningBounder(RowsBounder):
 
     def _proven(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
         """Bounds of the whole region by CROWN of our own, and the errors of the rows' Jacobian there."""
-        values, output = problem.host_graph.values, problem.host_graph.output
+        values, output, regions = problem.host_graph.values, problem.host_graph.output, problem.arguments.regions
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        bounds = crown_bounds(
-            self.graph, values, output, problem.arguments.regions, C, self.memory_budget, judged=self.rows.eps
-        )
+        bounds = crown_bounds(self.graph, values, output, regions, C, self.memory_budget, judged=self.rows.eps)
         error = jacobian_error(self.graph, bounds.layers, C, self.memory_budget) if self.uses_jacobian else None
-        if len(problem.arguments.regions) == 1:
-            self._whole = problem.arguments.regions[0], bounds
+        if len(regions) == 1:
+            self._whole = regions[0], bounds
         return bounds.known, C.new_zeros(()) if error is None else error
 
     def _estimated(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
         """The host's bounds of the whole region, with estimated errors; those of the rows are the goal's."""
-        graph = self.graph
-        root, _, unit = host_bounds(problem, self.method.host, C, [*graph.reads])
+        root, _, unit = host_bounds(problem, self.method.host, C, [*(graph := self.graph).reads])
         errors = estimated_errors(graph, problem.host_graph.values, problem.reach, root, unit)
         by_step = {graph.stands_for[name]: error for name, error in errors.items()}
         return Known(root, by_step, C.new_zeros(1, C.shape[1])), C.new_zeros(())
@@ -365,8 +351,7 @@ class HostBounder(RowsBounder):
         super().__init__(model, rows, method, input_shape, branching)
         self.cost = max(1, sum(math.prod(getattr(n, "output_shape", None) or (1,)) for n in model._modules.values()))
         self.batch = min(max(_ELEMENTS // self.cost, _LEAST), _MOST)
-        if any(type(node).__name__ in JUMPS for node in model._modules.values()):
-            self._of_the_function_alone()
+        self._may_jump(any(type(node).__name__ in JUMPS for node in model._modules.values()))
 
     def parts(self, boxes: Boxes[Disjuncts]) -> Iterator[Boxes[Disjuncts]]:
         """Parts small enough for a deadline to be kept between them."""
