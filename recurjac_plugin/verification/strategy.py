@@ -27,14 +27,14 @@ from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.state import evaluated, takes_batches
 from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
-from recurjac_plugin.networks.plain import plain_graph
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
 from .attacks.blind import search_blindly
 from .attacks.descent import find_counterexample
+from .composed.copies import Copies
+from .composed.graphs import composed_graph
 from .counterexample import Counterexample, Session, check
-from .joined import inner_network, joined_graph
 from .neurons import NeuronBranching
 from .probes import difference_inside
 
@@ -46,6 +46,7 @@ _SHARE = 0.25  # of the time for cutting boxes of many dimensions, attacks in be
 _BATCHES = 16  # batches of boxes of those that may be cut without a deadline
 _BRANCHING = 0.8  # of the time that is left, for branching on neurons
 _WORK = 2.0**35  # multiplications of it without a deadline: some seconds of a processor
+_SIGNS = 0.4  # of the time, for signs of the Jacobian where uses of one network are compared
 _CHECKS = 4  # points of a batch that the session looks at
 
 
@@ -69,6 +70,7 @@ class Verification:
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
         cut_short: whether it did within a bound: boxes are lost, and nothing is proved.
+        shown: certified lower bound of the distance from a violation in what was excluded before any search.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Verification:
         self.counterexample: Counterexample | None = None
         self.searches: list[ExclusionSearch] = []
         self.late = self.cut_short = False
+        self.shown = math.inf
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
         self._graph: HostGraph | None = None
@@ -110,7 +113,7 @@ class Verification:
     def lower_bound(self) -> float:
         """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
         reached = len(self.searches) == len(self.spec.boxes) and not self.cut_short
-        return min((search.bound for search in self.searches), default=math.inf) if reached else -math.inf
+        return min(self.shown, *(search.bound for search in self.searches), math.inf) if reached else -math.inf
 
     @property
     def proved(self) -> bool:
@@ -122,6 +125,20 @@ class Verification:
     def sample(self) -> None:
         """Evaluate random points: what is violated nearly everywhere needs no bounds."""
         self._attack(self.spec, rounds=1, steps=0)
+
+    def compare(self) -> None:
+        """Exclude what signs of the Jacobian show where two uses of one network are compared."""
+        copies = None if self._over() else Copies.of(self.network)
+        if copies is None:
+            return
+        left = self.deadline - time.monotonic()
+        seconds = None if left == math.inf else _SIGNS * left
+        spec, candidates = copies.excluded(self.spec, seconds, next(self._seeds), self.rigorous and not self.falls_back)
+        for z in candidates:
+            if not self._over():
+                self.counterexample = check(self.spec, self.session, z)
+        if spec is not self.spec:
+            self.spec, self.shown = spec, 0.0
 
     @torch.no_grad()
     def bound(self) -> None:
@@ -324,8 +341,7 @@ class Verification:
             return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
 
         eps = torch.finfo(self.network.dtype).eps
-        inner = inner_network(self.network)
-        judged = None if inner is None else inner.n_outputs
+        judged = self.spec.n_outputs - self.spec.n_inputs if self.spec.inputs_appended else None
         rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven, judged=judged)
         bounds = bounder(model, rows, self.method, shape, lower, upper, self.branching, proven)
         if not isinstance(model, HostGraph) and not takes_batches(model.forward, shape, own):
@@ -336,9 +352,7 @@ class Verification:
         """The network as plain nodes, read once; None where only the host can read it."""
         if not self._looked_at:
             self._looked_at = True
-            inner = inner_network(self.network)
-            graph = plain_graph(inner or self.network)
-            self._graph = graph if graph is None or inner is None else joined_graph(graph)
+            self._graph = composed_graph(self.network)
         return self._graph
 
     def _host_model(self) -> Any:

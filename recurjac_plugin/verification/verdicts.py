@@ -28,13 +28,15 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
+from recurjac_plugin.networks.several.product import Product, ProductSession
 from recurjac_plugin.numerics.deadline import OverTime, until
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
 from .attacks.blind import search_blindly
+from .composed.joined import JoinedSession, without_inputs
+from .composed.problem import Composed
 from .counterexample import Counterexample, Session
-from .joined import JoinedSession, joined_network, without_inputs
 from .strategy import Verification
 
 if TYPE_CHECKING:
@@ -153,13 +155,12 @@ def verify(
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
         network = _as_network(model, spec, input_shape)
         session = session or _session(network)
-        if spec.mixed:
-            network, spec, session = joined_network(network), spec.joined(), JoinedSession(session)
+        composed = Composed.of(network, spec, session)
         verification = Verification(
             model,
-            network,
-            spec,
-            session,
+            composed.network,
+            composed.spec,
+            composed.session,
             method=parsed,
             branching=branching,
             deadline=deadline,
@@ -168,9 +169,6 @@ def verify(
             falls_back=rigorous is None,
         )
         reason = _decide(verification, split, attack_seconds, timeout)
-    counterexample = (
-        without_inputs(verification.counterexample) if spec.inputs_appended else verification.counterexample
-    )
     verdict = _verdict(verification, reason)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
         from .certificate import write_certificate
@@ -179,7 +177,7 @@ def verify(
         write_certificate(problem, certificate, timeout=remaining)
     return Result(
         verdict,
-        counterexample,
+        composed.restored(verification.counterexample),
         verification.lower_bound,
         verification.boxes,
         time.monotonic() - start,
@@ -209,6 +207,7 @@ def _take_steps(verification: Verification, split: bool | None, attack_seconds: 
         return  # no input, no violation
     if attack_seconds > 0:
         verification.sample()
+    verification.compare()
     verification.bound()
     if attack_seconds > 0:
         verification.probe()
@@ -351,6 +350,10 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _session(network: OnnxNetwork) -> Session:
+    if isinstance(network.network, Product):
+        parts = network.network.networks
+        sessions = {id(part): _session(part) for part in parts}
+        return ProductSession([sessions[id(part)] for part in parts], parts)
     return ModelSession(network) if network.path is None else onnx_session(network.path)
 
 

@@ -17,7 +17,7 @@ from recurjac_plugin.cli.about.supports import ANSWERS
 from recurjac_plugin.cli.standard import answer as text_of
 from recurjac_plugin.networks.onnx import onnx_session
 from recurjac_plugin.networks.supported import KINDS, opset_versions, supported_operators
-from recurjac_plugin.properties.spec import Declaration, Variable
+from recurjac_plugin.properties.spec import Declaration, Interface, Variable
 from recurjac_plugin.verification.counterexample import Counterexample
 from recurjac_plugin.verification.verdicts import Result, Verdict
 
@@ -104,12 +104,14 @@ def test_version_1_has_one_network_of_any_name():
 
 
 def test_the_form_of_an_assignment():
-    declared = Declaration("f", Variable("A", "real", (2, 2)), Variable("B", "real", ()))
-    witness = Counterexample(np.array([0.5, -1e-7, 3.0, 1e20]), np.array([-2.5]))
+    A, B = Variable("A", "real", (2, 2)), Variable("B", "real", ())
+    C, D, E = Variable("C", "real", (1,)), Variable("D", "real", (2,)), Variable("E", "real", (1, 1))
+    declared = Declaration((Interface("f", (A,), (B,)), Interface("g", (C, D), (E,))))
+    witness = Counterexample(np.array([0.5, -1e-7, 3.0, 1e20, 4.0, 5.0, 6.0]), np.array([-2.5, 7.0]))
     result = Result(Verdict.SAT, witness, -1.0, 1, 0.1)
     assert text_of(result, declared).splitlines() == [
         *("sat", "A real [2,2]", "0.5", "-0.0000001", "3.0", "100000000000000000000.0"),
-        *("B real []", "-2.5"),
+        *("B real []", "-2.5", "C real [1]", "4.0", "D real [2]", "5.0", "6.0", "E real [1,1]", "7.0"),
     ]
 
 
@@ -161,7 +163,7 @@ def test_queries_of_another_type_or_shape(tmp_path, changes, message):
         text = re.sub(r"pixels\[0,(\d+)\]", r"pixels[\1,0]", text).replace("[1,64]", "[64,1]")
         path = tmp_path / "query.vnnlib"
         path.write_text(text)
-        message = "declares `pixels` as [64,1], but the network takes [1,64]"
+        message = "`pixels` of the network `digits` is declared as [64,1], but"
     else:
         path = query(tmp_path, "small", element_type="real", changes=changes)
     result = recurjac("verify", path, "--network", f"digits={RELU}", code=2)
@@ -178,7 +180,7 @@ BOUNDS = "".join(f"(assert (>= X[0,{i}] 0.0)) (assert (<= X[0,{i}] 1.0))\n" for 
     [
         ('(declare-hidden H real [1,2] "h") ', "(assert (<= Y[0,0] 0.5))", "1 hidden nodes"),
         ("", "(assert (<= (* Y[0,0] Y[0,1]) 0.5))", "not linear"),
-        ("(declare-input Z real [1]) ", "(assert (<= Y[0,0] 0.5))", "2 inputs"),
+        ("(declare-input Z real [1]) ", "(assert (and (<= Y[0,0] 0.5) (== Z[0] 0.0)))", "2 inputs"),
     ],
 )
 def test_what_no_theory_that_is_named_covers(tmp_path, hidden, more, message):
