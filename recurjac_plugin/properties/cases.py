@@ -13,6 +13,7 @@ import numpy as np
 from .property_file import PropertyFile
 
 _ARRAYS = ("lower", "upper", "lower_open", "upper_open", "lower_line", "upper_line")  # of a `Case`
+_MANY = 16  # bounds of a conjunction that are taken together
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,28 @@ class Case:
     def restricted(self, atoms: Sequence[Atom]) -> Case:
         """This case with further bounds and rows; of two bounds the tighter one, open before closed."""
         bounds = [atom for atom in atoms if atom.is_bound]
-        case = replace(self, rows=(*self.rows, *(atom for atom in atoms if not atom.is_bound)))
-        if bounds:  # else the arrays are shared
-            case = replace(case, **{name: getattr(self, name).copy() for name in _ARRAYS})
-        for atom in bounds:
-            case._tighten(atom)
+        rows = (*self.rows, *(atom for atom in atoms if not atom.is_bound)) if len(bounds) < len(atoms) else self.rows
+        if not bounds:
+            return replace(self, rows=rows)  # the arrays are shared
+        case = Case(**{name: getattr(self, name).copy() for name in _ARRAYS}, rows=rows)
+        if len(bounds) > _MANY and not any(atom.strict or atom.line for atom in bounds):
+            case._tighten_together(bounds)
+        else:
+            for atom in bounds:
+                case._tighten(atom)
         return case
+
+    def _tighten_together(self, bounds: Sequence[Atom]) -> None:
+        """The same for many bounds that are closed and have no lines."""
+        entries = [(i, coefficient, atom.constant) for atom in bounds for i, coefficient in atom.inputs.items()]
+        index, coefficient, constant = (np.array(each) for each in zip(*entries))
+        value, above = constant / coefficient, coefficient > 0
+        upper, lower = np.full(self.upper.shape, np.inf), np.full(self.lower.shape, -np.inf)
+        np.minimum.at(upper, index[above], value[above])
+        np.maximum.at(lower, index[~above], value[~above])
+        smaller, larger = upper < self.upper, lower > self.lower
+        self.upper[smaller], self.upper_open[smaller], self.upper_line[smaller] = upper[smaller], False, 0
+        self.lower[larger], self.lower_open[larger], self.lower_line[larger] = lower[larger], False, 0
 
     def _tighten(self, atom: Atom) -> None:
         """Write a bound into the arrays where it is the tighter one."""
@@ -102,14 +119,13 @@ class Case:
 
     def empty_at(self) -> int | None:
         """The first input that has no value between its bounds."""
-        no_point = (self.lower == self.upper) & (self.lower_open | self.upper_open)
-        empty = np.flatnonzero((self.lower > self.upper) | no_point)
-        return int(empty[0]) if len(empty) else None
+        empty = (self.lower > self.upper) | ((self.lower == self.upper) & (self.lower_open | self.upper_open))
+        return int(empty.argmax()) if empty.any() else None
 
     def unbounded_at(self) -> int | None:
         """The first input without a lower or an upper bound."""
-        missing = np.flatnonzero(np.isinf(self.lower) | np.isinf(self.upper))
-        return int(missing[0]) if len(missing) else None
+        missing = np.isinf(self.lower) | np.isinf(self.upper)
+        return int(missing.argmax()) if missing.any() else None
 
     def completed(self) -> Case:
         """This case with bounds that rows on inputs alone give to inputs without any, computed exactly.
@@ -118,8 +134,6 @@ class Case:
         Davis, Artificial Intelligence 32, 1987). Where that is no double, the next one outside is taken.
         """
         rows = [row for row in self.rows if row.inputs and not row.outputs]
-        if self.unbounded_at() is None or not rows:
-            return self
         case = replace(self, **{name: getattr(self, name).copy() for name in _ARRAYS})
         for _ in range(len(self.lower)):
             filled = [case._fill(row) for row in rows]
@@ -197,9 +211,7 @@ def cross_product(assertions: Sequence[Disjunction], file: PropertyFile, most: i
         if not assertion.split and len(cases) < len(restricted):
             each = restricted if alone else map(base.restricted, assertion.conjunctions)
             empty += [case for case in each if case.empty_at() is not None]
-    cases = [case for case in (case.completed() for case in cases) if case.empty_at() is None]
-    for case in cases:
-        _refuse_unbounded(case, file)
+    cases = [each for each in (_bounded(case, file) for case in cases) if each is not None]
     remarks = [f"{_emptiness(empty[0], file)}: a case without inputs is left out."] if empty else []
     return cases, remarks if cases else [*remarks, f"`{file.path}` allows no input: the property holds."]
 
@@ -215,8 +227,15 @@ def _emptiness(case: Case, file: PropertyFile) -> str:
     )
 
 
-def _refuse_unbounded(case: Case, file: PropertyFile) -> None:
+def _bounded(case: Case, file: PropertyFile) -> Case | None:
+    """The case with both bounds of every input; None if those that rows imply leave none."""
+    if case.unbounded_at() is None:
+        return case
+    case = case.completed()
+    if case.empty_at() is not None:
+        return None
     i = case.unbounded_at()
     if i is not None:
         which = "lower" if np.isinf(case.lower[i]) else "upper"
         raise file.error(f"gives `{file.input_name(i)}` no {which} bound", "expected both bounds for every input", None)
+    return case

@@ -22,6 +22,7 @@ import numpy as np
 from recurjac_plugin.errors import FileError
 
 from .cases import Atom, Case, Disjunction, cross_product
+from .comparisons import Comparisons
 from .property_file import PropertyFile
 from .spec import Box, Polytope
 from .version_1 import original_names
@@ -89,14 +90,24 @@ def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[tuple[Box, ...], 
             without both bounds.
     """
     file = _file_of(query, path, version_1)
-    assertions = [_normal_form(assertion.expr, file) for assertion in query.assertions]
+    try:
+        cases, remarks = _cases_of(query, file, Comparisons(file))
+    except FileError:
+        remarks = ["something is wrong"]
+    if remarks:  # anew, with the lines that messages name
+        cases, remarks = _cases_of(query, file, None)
     groups: dict[bytes, list[Case]] = {}
-    cases, remarks = cross_product(assertions, file, _MOST_CASES)
     for case in cases:
         groups.setdefault(case.key(), []).append(case)
     if any(not any(row.outputs for row in case.rows) for case in cases):
         remarks.append(f"`{path}` has a case without a condition on outputs: any input that it allows violates.")
     return tuple(_box(group, file.n_outputs) for group in groups.values()), tuple(remarks)
+
+
+def _cases_of(query: Any, file: PropertyFile, simple: Comparisons | None) -> tuple[list[Case], list[str]]:
+    """All cases, and what is odd about them; where simple comparisons are read from their text, without lines."""
+    assertions = [_normal_form(assertion.expr, file, simple) for assertion in query.assertions]
+    return cross_product(assertions, file, _MOST_CASES)
 
 
 def _file_of(query: Any, path: Path, version_1: bool) -> PropertyFile:
@@ -139,18 +150,27 @@ def _polytope(rows: tuple[Atom, ...], n_outputs: int, n_inputs: int) -> Polytope
     return Polytope(A, np.array([row.constant for row in rows]), np.array([row.strict for row in rows]), B)
 
 
-def _normal_form(expression: Any, file: PropertyFile) -> Disjunction:
+def _normal_form(expression: Any, file: PropertyFile, simple: Comparisons | None) -> Disjunction:
     """An assertion as a disjunction of conjunctions of rows; a `!=` splits its conjunction in two."""
-    if _count_conjunctions(expression) > _MOST_CASES:
+    import vnnlib
+
+    parts = expression.args if isinstance(expression, vnnlib.Or) else (expression,)
+    read = [None if simple is None else simple.conjunction(part) for part in parts]
+    count = sum(1 if rows is not None else _count_conjunctions(part) for part, rows in zip(parts, read))
+    if count > _MOST_CASES:
         raise file.error("has an assertion of too many cases", f"expected at most {_MOST_CASES}", _line(expression))
-    conjunctions = []
+    conjunctions: list[tuple[Atom, ...]] = []
     split = False
-    for comparisons in expression.to_dnf():
-        choices = [_alternatives(comparison, file) for comparison in comparisons]
-        split = split or any(len(choice) > 1 for choice in choices)
-        if math.prod(map(len, choices)) > _MOST_CASES:
-            raise file.error("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
-        conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+    for part, rows in zip(parts, read):
+        if rows is not None:
+            conjunctions.append(rows)
+            continue
+        for comparisons in part.to_dnf():
+            choices = [_alternatives(comparison, file) for comparison in comparisons]
+            split = split or any(len(choice) > 1 for choice in choices)
+            if math.prod(map(len, choices)) > _MOST_CASES:
+                raise file.error("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
+            conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
     return Disjunction(tuple(conjunctions), split)
 
 

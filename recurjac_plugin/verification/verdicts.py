@@ -34,6 +34,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
 from .attacks.blind import search_blindly
+from .bounding import Bounding
 from .composed.joined import JoinedSession, without_inputs
 from .composed.problem import Composed
 from .counterexample import Counterexample, Session
@@ -156,18 +157,18 @@ def verify(
         network = _as_network(model, spec, input_shape)
         session = session or _session(network)
         composed = Composed.of(network, spec, session)
-        verification = Verification(
+        spec = composed.spec
+        bounding = Bounding(
             model,
             composed.network,
-            composed.spec,
             composed.session,
-            method=parsed,
-            branching=branching,
-            deadline=deadline,
-            seed=seed,
-            rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
+            spec.n_outputs - spec.n_inputs if spec.inputs_appended else None,
+            parsed,
+            branching,
+            parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
             falls_back=rigorous is None,
         )
+        verification = Verification(composed.network, spec, composed.session, bounding, deadline=deadline, seed=seed)
         reason = _decide(verification, split, attack_seconds, timeout)
     verdict = _verdict(verification, reason)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
@@ -208,6 +209,7 @@ def _take_steps(verification: Verification, split: bool | None, attack_seconds: 
     if attack_seconds > 0:
         verification.sample()
     verification.compare()
+    verification.screen()
     verification.bound()
     if attack_seconds > 0:
         verification.probe()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurjac_plugin.cli import options, standard
+from recurjac_plugin.cli import collector, options, standard
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.problem import check_property, load_declared, load_network
 from recurjac_plugin.cli.streams import open_streams
@@ -102,7 +102,8 @@ def verify_command(
         options.seconds("--attack-seconds", attack_seconds)
         name = parse_verification_method(method).name
         check_writable(results_file, certificate)
-        model, prop, spec, by_name = _files(files, networks or [])
+        with collector.paused():
+            model, prop, spec, by_name = _files(files, networks or [])
         for remark in spec.remarks:
             streams.note(f"warning: {remark}")
         search: dict[str, Any] = {"method": name, "branching": branching.value, "split": split}
