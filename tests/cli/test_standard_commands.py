@@ -202,6 +202,63 @@ def test_linear_comparisons_of_inputs_and_outputs(tmp_path):
     assert found[1] == "X real [1,2]" and float(found[2]) <= float(found[3]) - 0.5
 
 
+PAIR = (
+    "(vnnlib-version <2.0>)\n"
+    "(declare-network f (declare-input A real [1,2]) (declare-output B real [1,2]))\n"
+    "(declare-network g (equal-to f) (declare-input C real [1,2]) (declare-output D real [1,2]))\n"
+    "(assert (and (>= A[0,0] 0.0) (<= A[0,0] 1.0) (>= A[0,1] 0.0) (<= A[0,1] 1.0)))\n"
+    "(assert (and (== C[0,1] A[0,1]) (>= C[0,0] 0.0) (<= C[0,0] A[0,0])))\n"
+    "(assert (< {} {}))\n"
+)
+
+
+@pytest.fixture
+def identity(tmp_path):
+    from onnx_files import model, node, save
+
+    return save(tmp_path / "n.onnx", model([node("Relu", "x", "y")], [1, 2], [1, 2]))
+
+
+@pytest.mark.parametrize(("sides", "expected"), [(("B[0,0]", "D[0,0]"), "unsat"), (("D[0,0]", "B[0,0]"), "sat")])
+def test_two_uses_of_a_network(tmp_path, identity, sides, expected):
+    """Inputs in this order: so are outputs. One file is given, by its name, alone, or as VNN-COMP writes pairs."""
+    path, results = tmp_path / "q.vnnlib", tmp_path / "r.txt"
+    path.write_text(PAIR.format(*sides))
+    pairs = f"[('f', '{identity}'), ('g', '{identity}')]"
+    for arguments in ((path, "--network", f"f={identity}"), (identity, path), (pairs, path)):
+        shown = recurjac("verify", *arguments, "--timeout", 60, "--results-file", results).stdout
+        verdict, *assignment = shown.splitlines()
+        assert verdict == expected and results.read_text() == shown
+        if expected == "sat":
+            found = tensors(assignment)
+            assert [tensor[:3] for tensor in found] == [(name, "real", (1, 2)) for name in "ABCD"]
+            (a, b, c, d) = (np.array(tensor[3]) for tensor in found)
+            assert a[1] == c[1] and 0 <= c[0] <= a[0] <= 1 and d[0] < b[0]
+            assert np.array_equal(a.astype(np.float32), b) and np.array_equal(c.astype(np.float32), d)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--network", "g={}"), "declares the network `f`, but `--network` gives `g`; give `--network f=FILE`"),
+        (("--network", "f={}", "--network", "g={}"), "but `--network` gives `f`, `g`; give `--network f=FILE` and no"),
+        (("--network", "f={}", "--certificate", "c.json"), "`--certificate` is for properties of one network"),
+    ],
+)
+def test_files_of_two_networks(tmp_path, identity, arguments, message):
+    path = tmp_path / "q.vnnlib"
+    path.write_text(PAIR.format("B[0,0]", "D[0,0]"))
+    shown = recurjac("verify", path, *(each.format(identity) for each in arguments), code=2)
+    assert message in shown.stderr and shown.stdout == ""
+
+
+@pytest.mark.parametrize("pairs", ["[", "[1, 2]", "[('f',)]", "['ab.onnx"])
+def test_lists_of_networks_that_are_none(tmp_path, pairs):
+    path = tmp_path / "q.vnnlib"
+    path.write_text(PAIR.format("B[0,0]", "D[0,0]"))
+    assert "must be a file, or a list like" in recurjac("verify", pairs, path, code=2).stderr
+
+
 # supports
 
 
