@@ -23,11 +23,11 @@ from recurjac_plugin.properties.spec import Box, Spec
 
 from .attacks.blind import search_blindly
 from .attacks.descent import find_counterexample
-from .bounding import Bounding
+from .bounded.bounding import Bounding
+from .bounded.screening import Screening
 from .composed.copies import Copies
 from .counterexample import Counterexample, Session, check
 from .neurons import NeuronBranching
-from .screening import Screening
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes

@@ -36,7 +36,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
 from .attacks.blind import search_blindly
-from .bounding import Bounding
+from .bounded.bounding import Bounding
 from .composed.joined import JoinedSession, without_inputs
 from .composed.problem import Composed
 from .counterexample import Counterexample, Session

@@ -9,7 +9,7 @@ from properties import box, polytope, spec_of
 from torch import nn
 
 from recurjac_plugin import Verdict, verify
-from recurjac_plugin.verification import screening
+from recurjac_plugin.verification.bounded import screening
 
 
 def network(activation, seed):

@@ -22,9 +22,9 @@ from recurjac_plugin.jacobian.methods import Method
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box
+from recurjac_plugin.verification.composed.graphs import composed_graph
+from recurjac_plugin.verification.counterexample import Session
 
-from .composed.graphs import composed_graph
-from .counterexample import Session
 from .probes import difference_inside
 
 Evaluate = Callable[[Tensor], Tensor]
