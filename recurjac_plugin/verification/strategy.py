@@ -56,7 +56,6 @@ class Verification:
         counterexample: an input that violates the property, if one was met.
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
-        cut_short: whether it did within a bound: boxes are lost, and nothing is proved.
         shown: certified lower bound of the distance from a violation in what was excluded before any search.
     """
 
@@ -74,7 +73,7 @@ class Verification:
         self.bounding, self.deadline = bounding, deadline
         self.counterexample: Counterexample | None = None
         self.searches: list[ExclusionSearch] = []
-        self.late = self.cut_short = False
+        self.late = False
         self.shown, self._screened = math.inf, 0
         self._seeds = itertools.count(seed)
         self._rounds, self._attacked = 0, 0.0  # rounds and seconds of attacks
@@ -87,14 +86,12 @@ class Verification:
     @property
     def lower_bound(self) -> float:
         """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
-        reached = len(self.searches) == len(self.spec.boxes) and not self.cut_short
+        reached = len(self.searches) == len(self.spec.boxes)
         return min(self.shown, *(search.bound for search in self.searches), math.inf) if reached else -math.inf
 
     @property
     def proved(self) -> bool:
         """Whether no box has a violation."""
-        if self.cut_short:
-            return False
         return len(self.searches) == len(self.spec.boxes) and all(search.proved for search in self.searches)
 
     def sample(self) -> None:
