@@ -161,7 +161,10 @@ def interval(part: Part, inputs: Intervals) -> Interval:
         return lower, upper
     if part.kind == "BoundReduceLogSumExp":  # it rises in every input
         ((name, (low, high)),) = inputs.items()
-        return _widened((part.value({name: low}), part.value({name: high})))
+        lower, upper = part.value({name: low}), part.value({name: high})
+        terms = ELEMENTWISE + low[0].numel() // lower[0].numel()  # of which the logarithm near 1 keeps the errors
+        error = [terms * eps(end) * (1 + end.abs()).detach() for end in (lower, upper)]
+        return lower - error[0], upper + error[1]
     if part.kind == "BoundSoftmax":
         (ends,) = inputs.values()
         return _widened(softmax_range(*ends, part.node.attributes["axis"]))

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.numerics.deadline import OverTime
 
 from .boxes import Boxes, Frontier, Known
 
@@ -181,7 +182,8 @@ class BranchAndBound(Generic[Known, Bounds]):
         """Steps 1 to 4 for one batch of boxes.
 
         Args:
-            over: asked between the parts of the batch whether to stop; what was not bounded goes back, then.
+            over: asked between the parts of the batch whether to stop; what was not bounded goes back, then, and so
+                does a part within which the time was over (`numerics.deadline`).
 
         Yields:
             Points (m, columns) that contradict the goal as far as this arithmetic can tell.
@@ -193,10 +195,14 @@ class BranchAndBound(Generic[Known, Bounds]):
             if i and over():
                 self.frontier.put_back(boxes)
                 continue
-            self.boxes = self.boxes + torch.bincount(boxes.region, minlength=len(self.boxes))
-            for left in self._judged(boxes):
-                yield from left.points
-                self.branch(left)
+            try:
+                for left in self._judged(boxes):
+                    yield from left.points
+                    self.branch(left)
+            except OverTime:  # what was judged of them waits twice: no box is lost
+                self.frontier.put_back(boxes)
+            else:
+                self.boxes = self.boxes + torch.bincount(boxes.region, minlength=len(self.boxes))
         self.goal.settle(self.left)
 
     def _judged(self, boxes: Boxes[Known]) -> Iterator[Open[Known]]:

@@ -3,12 +3,12 @@
 =====================  ==========================================================
 ``x / sqrt(y)``        ``x * y^(-1/2)``: the host takes a quotient by a root for layer norm
 ``1 / sqrt(y)``        ``y^(-1/2)``
-``clamp(x, min=a)``    ``a + relu(x - a)``, and likewise from above
+``clamp(x, min=a)``    ``hardtanh(x, a, largest number)``, and likewise from above
 ``softshrink(x)``      ``relu(x - a) - relu(-x - a)``
 ``x * (x > 0)``        ``relu(x)``
 ``where(m, x, y)``     ``m x + (1 - m) y`` for a mask m that is known
-``atan2(x, y)``        ``arctan(x / y)``, if y is positive at the example
-``sinh, cosh``           ``(e^x -+ e^-x) / 2``
+``atan2(x, y)``        ``2 arctan(x / (|(x, y)| + y))``, everywhere but at the jump
+``sinh, cosh``         ``(e^x -+ e^-x) / 2``
 ``hypot(x, y)``        ``(x^2 + y^2)^(1/2)``
 =====================  ==========================================================
 """
@@ -51,11 +51,13 @@ def _reciprocal(input: Tensor) -> Any:
 
 
 def _clamp(input: Tensor, min: Any = None, max: Any = None) -> Any:
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        above = input if min is None else torch.maximum(input, torch.as_tensor(min).to(input))
+        return above if max is None else torch.minimum(above, torch.as_tensor(max).to(input))
     if (min is None) == (max is None):
         return NotImplemented
-    if min is not None:
-        return functional.relu(input - min) + min
-    return max - functional.relu(max - input)
+    largest = torch.finfo(input.dtype).max
+    return functional.hardtanh(input, -largest if min is None else min, largest if max is None else max)
 
 
 def _clamp_min(input: Tensor, min: Any) -> Any:
@@ -112,9 +114,9 @@ def _hypot(input: Tensor, other: Tensor) -> Tensor:
     return (input**2 + other**2) ** 0.5
 
 
-def _atan2(input: Tensor, other: Tensor) -> Any:
-    # The quotient's bounds refuse regions that reach y = 0, so that y has one sign on every region that is bounded.
-    return torch.atan(input / other) if holds(lambda: (other > 0).all()) else NotImplemented
+def _atan2(input: Tensor, other: Tensor) -> Tensor:
+    # The divisor is 0 at the jump alone, and bounds of a quotient refuse regions on which it may be.
+    return 2 * torch.atan(input / (_hypot(input, other) + other))
 
 
 def _finite(value: Any) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import UnsupportedError
+
 from .marks import depends, shape_of, untraced
 
 
@@ -140,7 +142,17 @@ def _unflatten(input: Tensor, dim: int, sizes: Any) -> Any:
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Any:
-    """Torch's exporter asks at run time whether the axis has length 1."""
+    """Torch's exporter asks at run time whether the axis has length 1.
+
+    Raises:
+        UnsupportedError: no axis is named.
+    """
+    if dim is None and depends(input):
+        raise UnsupportedError(
+            "The model",
+            ["Squeeze without an axis: for one sample it drops the batch dimension as well"],
+            "Name the axis, as in `squeeze(1)`.",
+        )
     if not isinstance(dim, int) or dim % max(1, input.dim()) == 0:
         return NotImplemented
     axis, shape = dim % input.dim(), shape_of(input)

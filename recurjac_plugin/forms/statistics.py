@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .marks import holds, origin, shape_of, untraced
+from .marks import origin, shape_of, untraced
 from .rearranging import _unbind
 
 
@@ -55,9 +55,8 @@ def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False
 
 
 def _normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None) -> Any:
-    # The smallest divisor is left out: where it matters the norm has no derivative, and the root's bounds refuse it.
     length = _norm(input, p, dim, True)
-    return NotImplemented if length is NotImplemented or holds(lambda: (length < eps).any()) else input / length
+    return NotImplemented if length is NotImplemented else input / torch.clamp(length, min=eps)
 
 
 def _variance(input: Tensor, dim: Any, correction: float, keepdim: bool) -> Tensor:

@@ -42,8 +42,11 @@ def explained(error: BaseException, module: Any, inputs: Any, custom: Any) -> Re
     Raises:
         UnsupportedError: the module gives no single tensor.
     """
+    own = _own(error)
+    if own is not None:
+        return None if own is error else own
     arguments = evaluation.tensors(inputs)
-    if isinstance(error, RecurJacError) or not isinstance(module, nn.Module) or arguments is None:
+    if not isinstance(module, nn.Module) or arguments is None:
         return None
     try:
         with torch.no_grad(), evaluation.undisturbed(module):
@@ -58,6 +61,13 @@ def explained(error: BaseException, module: Any, inputs: Any, custom: Any) -> Re
         reasons,
         "Write it with other operators of torch, or teach the operator with `register_activation`.",
     )
+
+
+def _own(error: BaseException | None) -> RecurJacError | None:
+    """An exception of this package among those from which the host raised another one."""
+    while error is not None and not isinstance(error, RecurJacError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _said(error: BaseException) -> str:

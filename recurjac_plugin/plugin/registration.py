@@ -23,7 +23,7 @@ from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
-from . import activations, building, inputs, jacobian_node, jacobian_op, squeeze
+from . import activations, building, inputs, jacobian_node, jacobian_op
 
 _WRAPPED = ("__init__", "_convert_nodes", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
@@ -66,7 +66,6 @@ def register() -> None:
     activations.add_to_host()
     installation.install()
     jacobian_node.add_to_host()
-    squeeze.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
     BoundedModule._convert_nodes = building.wrapped_conversion(BoundedModule._convert_nodes)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
@@ -88,7 +87,6 @@ def unregister() -> None:
     activations.remove_from_host()
     installation.uninstall()
     jacobian_node.remove_from_host()
-    squeeze.remove_from_host()
 
 
 def is_registered() -> bool:

@@ -68,7 +68,6 @@ class Verification:
         counterexample: an input that violates the property, if one was met.
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
-        cut_short: whether it did within a bound: boxes are lost, and nothing is proved.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Verification:
         self.method, self.branching, self.deadline = method, branching, deadline
         self.counterexample: Counterexample | None = None
         self.searches: list[ExclusionSearch] = []
-        self.late = self.cut_short = False
+        self.late = False
         own = isinstance(model, BoundedModule)  # cannot be copied to another type
         self._model = model if own else None
         self._graph: HostGraph | None = None
@@ -109,14 +108,12 @@ class Verification:
     @property
     def lower_bound(self) -> float:
         """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
-        reached = len(self.searches) == len(self.spec.boxes) and not self.cut_short
+        reached = len(self.searches) == len(self.spec.boxes)
         return min((search.bound for search in self.searches), default=math.inf) if reached else -math.inf
 
     @property
     def proved(self) -> bool:
         """Whether no box has a violation."""
-        if self.cut_short:
-            return False
         return len(self.searches) == len(self.spec.boxes) and all(search.proved for search in self.searches)
 
     def sample(self) -> None:

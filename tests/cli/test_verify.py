@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,15 @@ def test_first_line_is_the_verdict(prop, options, verdict):
 
 def test_timeout_is_a_verdict():
     assert recurjac("verify", RELU, SMALL, "--timeout", 1e-9).stdout == "timeout\n"
+
+
+def test_a_box_without_inputs_holds_with_a_warning(tmp_path):
+    text = Path(SMALL).read_text()
+    file = tmp_path / "empty_box.vnnlib"
+    file.write_text(re.sub(r"\(<= X_5 \S+\)\)", "(<= X_5 -1000.0))", text))
+    result = recurjac("verify", RELU, file)
+    assert result.stdout == "unsat\n"
+    assert "warning: " in result.stderr and "leaves `X_5` no value" in result.stderr
 
 
 def test_counterexample_in_vnncomp_form_replays_on_onnxruntime(tmp_path):

@@ -52,7 +52,7 @@ USES = {
     "reciprocal": [(V, lambda x: torch.sqrt(x**2 + 1).reciprocal())],
     "__rdiv__": [(V, lambda x: 3.0 / torch.sqrt(x**2 + 1))],
     "clamp": [(V, lambda x: x.clamp(min=0.2)), (V, lambda x: torch.clamp(x, max=0.2)), (V, lambda x: x.clamp(-1, 1))],
-    "clip": [(V, lambda x: torch.clip(x, min=-0.2))],
+    "clip": [(V, lambda x: torch.clip(x, min=-0.2)), (V, lambda x: torch.clip(x, W[0] - 0.5, W[0] + 0.1))],
     "clamp_min": [(V, lambda x: x.clamp_min(0.2))],
     "clamp_max": [(V, lambda x: x.clamp_max(0.2))],
     "softshrink": [(V, lambda x: functional.softshrink(x, 0.3))],
@@ -66,7 +66,11 @@ USES = {
     "erfc": [(V, torch.erfc)],
     "logit": [(V, lambda x: torch.logit(x.sigmoid()))],
     "hypot": [(V, lambda x: torch.hypot(x, x + 1))],
-    "atan2": [(V, lambda x: torch.atan2(x, x.abs() + 1)), (V, lambda x: torch.atan2(x, x + 0.5))],
+    "atan2": [
+        (V, lambda x: torch.atan2(x, x.abs() + 1)),
+        (V, lambda x: torch.atan2(x, x + 0.5)),
+        (V, lambda x: torch.atan2(x, -x.abs() - 0.1)),
+    ],
     "arctan2": [(V, lambda x: torch.arctan2(x, x.abs() + 1))],
     "masked_fill": [(V, lambda x: x.masked_fill(MASK, 0.7))],
     "where": [
@@ -98,7 +102,10 @@ USES = {
     ],
     "linalg_norm": [(V, lambda x: torch.linalg.norm(x, dim=1)), (V, lambda x: torch.linalg.norm(x, dim=(0, 1)))],
     "linalg_vector_norm": [(TEXT, lambda x: torch.linalg.vector_norm(x, 1, (1, 2)))],
-    "normalize": [(V, lambda x: functional.normalize(x, dim=1))],
+    "normalize": [
+        (V, lambda x: functional.normalize(x, dim=1)),
+        (V, lambda x: functional.normalize(1e-13 * x, dim=1)),
+    ],
     "var": [(V, lambda x: x.var(1, keepdim=True)), (V, lambda x: torch.var(x, 1, unbiased=False))],
     "std": [(V, lambda x: x.std(1)), (TEXT, lambda x: torch.std(x, (1, 2), correction=0, keepdim=True))],
     "var_mean": [(V, lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1))],

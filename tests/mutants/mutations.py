@@ -423,5 +423,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "constants depend on which regions are bounded beside one",
         ("jacobian/test_parts.py", "lipschitz/test_norms.py"),
     ),
+    Mutant(
+        "forms/functions.py",
+        "return 2 * torch.atan(input / (_hypot(input, other) + other))",
+        "return torch.atan(input / other)",
+        "an angle is that of the half plane of the example, on whichever side the region lies",
+        ("forms/test_forms.py",),
+    ),
 )
 """All of them, in the order of the folders."""

@@ -29,6 +29,10 @@ def _attention() -> nn.Module:
     return Formula(function, q=nn.Linear(2, 2), k=nn.Linear(2, 2), v=nn.Linear(2, 2))
 
 
+def _log_sum_exp() -> nn.Module:
+    return Formula(lambda s, x: x.logsumexp(-1, keepdim=True))
+
+
 _EXTREMES = (
     *elementwise("BoundMax", torch.maximum),
     Specimen("BoundMax", "with its half", _with_half(torch.max)),
@@ -79,6 +83,9 @@ _SOFTMAX = (
     Specimen("BoundSoftmax", "attention", _attention, (3, 2), terms=1.0),
     Specimen("BoundLog", "log_softmax", lambda: nn.LogSoftmax(1), terms=1.0),
     Specimen("BoundDiv", "layer normalisation", lambda: nn.LayerNorm(4), terms=1.0),
+    Specimen("BoundReduceLogSumExp", "axis=1", lambda: Formula(lambda s, x: x.logsumexp(1)), (3, 4), terms=1.0),
+    Specimen("BoundReduceLogSumExp", "axis=-1, keepdim", _log_sum_exp, (3, 4), terms=1.0),
+    Specimen("BoundReduceLogSumExp", "axis=1, keepdim, vectors", _log_sum_exp, terms=1.0),
 )
 
 EXTREMES: tuple[Specimen, ...] = _EXTREMES + _POOLS + _SOFTMAX

@@ -128,6 +128,7 @@ class _Lift:
     def done(self, node: NodeProto, value: str, position: int = 0) -> None:
         """Note what stands for an output of a node."""
         self.lifted[node.output[position]] = value
+        self.editor.shapes[value] = (1, *(self.shapes[node.output[position]] or (1,)))
 
     def close(self, output: str) -> None:
         """Make the graph's output of what stands for it."""
@@ -303,6 +304,7 @@ class _Lift:
             weights = self.editor.constant(self.editor.constants[left].T, f"{left}/transposed")
             row = self.editor.reshape(self._any(right), (-1, b[0]), f"{right}/row")
             product = self.editor.add("MatMul", [row, weights], hint)
+            self.editor.shapes[product] = (1, a[0])  # with which a Reshape to the same is none, and a bias follows
         elif left not in self.depends and len(a) == 2:
             weights = self.editor.constant(self.editor.constants[left].T, f"{left}/transposed")
             swap = [*range(len(b) - 1), len(b), len(b) - 1]
