@@ -13,7 +13,7 @@ from typing import Any
 
 from recurjac_plugin.bench.child import Child
 from recurjac_plugin.bench.solve import Task, peak_memory, solve_task
-from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.errors import RecurJacError, UnsupportedError
 
 Loaded = Callable[[float], None]
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc", "std::bad_alloc", "Unable to allocate")
@@ -80,7 +80,7 @@ def _measured(work: Callable[[Any, Any], str], task: Task, loaded: Loaded) -> di
         spec = None if work is _nothing else _property(task.vnnlib)
         loaded(time.perf_counter() - start)
         prepared = time.perf_counter()
-        shown = work(network, spec)
+        shown = _in_either_type(work, network, spec)
     except RecurJacError as error:
         return {"result": "refused", "error": " ".join(str(error).split()), "peak_memory_bytes": peak_memory()}
     return {
@@ -90,6 +90,19 @@ def _measured(work: Callable[[Any, Any], str], task: Task, loaded: Loaded) -> di
         "run_seconds": time.perf_counter() - prepared,
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def _in_either_type(work: Callable[[Any, Any], str], network: Any, spec: Any) -> str:
+    """The work on the network in its own type; in float64 where float32 is refused and that might be for rounding."""
+    import torch
+
+    try:
+        return work(network, spec)
+    except UnsupportedError as error:
+        if network.dtype == torch.float64 or "float64" not in str(error):
+            raise
+    network.dtype = torch.float64
+    return f"{work(network.double(), spec)}, in float64"
 
 
 def _property(path: str) -> Any:

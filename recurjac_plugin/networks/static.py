@@ -128,34 +128,6 @@ def _prelu(operator: _Operator) -> nn.Module | None:
     return Static(module)
 
 
-def _transposed_convolution(operator: _Operator) -> nn.Module | None:
-    """With padding of its own: onnx2pytorch pads by negative widths behind it, which the host does not read."""
-    weight, bias = operator.parameter("W", 1), operator.parameter("B", 2)
-    attributes = operator.attributes
-    pads = attributes.get("pads", [])
-    half = len(pads) // 2
-    automatic = attributes.get("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in attributes
-    if weight is None or automatic or not any(pads) or pads[:half] != pads[half:] or not 1 <= half <= 3:
-        return None
-    if any(attributes.get("output_padding", [])) or (operator.given(2) and bias is None):
-        return None
-    groups = attributes.get("group", 1)
-    module = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[half - 1](
-        weight.shape[0],
-        weight.shape[1] * groups,
-        tuple(weight.shape[2:]),
-        stride=tuple(attributes.get("strides", [1] * half)),
-        padding=tuple(pads[:half]),
-        dilation=tuple(attributes.get("dilations", [1] * half)),
-        groups=groups,
-        bias=bias is not None,
-    )
-    module.weight = nn.Parameter(torch.tensor(weight))
-    if bias is not None:
-        module.bias = nn.Parameter(torch.tensor(bias))
-    return Static(module)
-
-
 def _flatten(operator: _Operator) -> Apply | None:
     axis = operator.attributes.get("axis", 1)
     if axis == 0:
@@ -261,7 +233,6 @@ _BUILDERS: dict[str, Callable[[_Operator], nn.Module | Apply | None]] = {
     "PRelu": _prelu,
     "Max": lambda operator: Fold(torch.maximum),
     "Min": lambda operator: Fold(torch.minimum),
-    "ConvTranspose": _transposed_convolution,
     "Flatten": _flatten,
     "Expand": _expand,
     "Reshape": _reshape,
