@@ -23,6 +23,7 @@ from torch import Tensor
 
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.bound_operators.installation import installed
+from recurjac_plugin.bound_operators.kinds.easing import ease
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
@@ -128,7 +129,7 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
     """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
     alone = len(model.final_node().output_shape) == 1  # one number per sample, for which the host takes no rows
     try:
-        lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=None if alone else rows, method=method)
+        lower, upper = _as_far_as_it_goes(model, x, method, C=None if alone else rows)
     except UnsupportedError:
         raise
     except (*HOST_FAILURES, MemoryError) as error:
@@ -166,6 +167,9 @@ def bytes_for_crown(graph: HostGraph, dtype: torch.dtype) -> int:
         graph: the network at a batch of regions.
         dtype: of the bounds.
 
+    Returns:
+        0 for a network with parts that have no rule here.
+
     Source: own; for the windows Xu et al., NeurIPS 2020, arXiv:2002.12920, as auto_LiRPA has them.
     """
     nodes = {node.name: node for node in graph.nodes}
@@ -173,8 +177,12 @@ def bytes_for_crown(graph: HostGraph, dtype: torch.dtype) -> int:
     batch, item = len(graph.output), torch.finfo(dtype).bits // 8
     if _COPIES * most * most * item // batch < _SMALL:
         return _COPIES * most * most * item // batch
+    try:
+        reads = graph.function.reads
+    except UnsupportedError:  # parts without a rule: nobody but the host can bound it
+        return 0
     largest = 0
-    for name in graph.steps.reads:
+    for name in reads:
         sides: dict[str, float] = {name: 1.0}
         for node in reversed(graph.nodes):
             side = sides.get(node.name)
@@ -202,6 +210,23 @@ def _further(node: Node, side: float) -> float:
         kernel, step, apart = node.constants[1].shape[2], node.attributes["stride"][0], node.attributes["dilation"][0]
         return (side - 1) * step + apart * (kernel - 1) + 1
     return math.inf
+
+
+def _as_far_as_it_goes(model: Any, x: tuple[Any, ...], method: str, **options: Any) -> Any:
+    """The host's bounds, without what it fails on; its first error where nothing is left to do without."""
+    like = next(value for value in x if value.is_floating_point())
+    first: BaseException | None = None
+    while True:
+        try:
+            return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, **options)
+        except UnsupportedError:
+            raise
+        except HOST_FAILURES as error:
+            if ran_out(error):
+                raise
+            first = first or error
+            if not ease(model, error, like):
+                raise first from None
 
 
 def _bounds_of_nodes(model: Any, x: tuple[Any, ...], names: Iterable[str], method: str) -> dict[str, Any]:
@@ -249,16 +274,14 @@ def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bo
     """
     dtype = next(value.dtype for value in x if value.is_floating_point())
     with _host_settings("CROWN", dtype):
-        lower, upper = _HOST_COMPUTE_BOUNDS(
-            model, x=x, method="CROWN", bound_lower=bound_lower, bound_upper=bound_upper
-        )
+        lower, upper = _as_far_as_it_goes(model, x, "CROWN", bound_lower=bound_lower, bound_upper=bound_upper)
     return lower, upper
 
 
 def _bounds_of_node(model: Any, x: tuple[Any, ...], name: str, method: str) -> Any:
     """Bounds of one node by a run of their own; None where the host cannot."""
     try:
-        return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, final_node_name=name)
+        return _as_far_as_it_goes(model, x, method, final_node_name=name)
     except HOST_FAILURES:
         return None, None
 
