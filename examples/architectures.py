@@ -33,6 +33,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning)
 warnings.filterwarnings("ignore", category=FutureWarning)
 
 SAMPLES = 40
+STATISTICS = {"running_mean": (-0.2, 0.2), "running_var": (0.7, 1.3), "weight": (0.7, 1.3), "bias": (-0.2, 0.2)}
 
 
 class Residual(nn.Module):
@@ -332,10 +333,8 @@ def made(name: str) -> tuple[nn.Module, tuple[Tensor, ...], float]:
     net = build().eval()
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            for tensor in (module.running_mean, module.bias):
-                nn.init.uniform_(tensor, -0.2, 0.2)
-            for tensor in (module.running_var, module.weight):
-                nn.init.uniform_(tensor, 0.7, 1.3)
+            for statistic, (low, high) in STATISTICS.items():
+                nn.init.uniform_(getattr(module, statistic), low, high)
     return net, tuple(torch.randn(1, *shape) for shape in shapes), eps
 
 

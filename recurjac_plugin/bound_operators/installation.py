@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from recurjac_plugin.errors import RecurJacError
-from recurjac_plugin.host.library import HOST_FAILURES, IS_03, bound_ops
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
+from .kinds import stopping
 from .part import value_of
 from .treatments import TREATMENTS, treatment_of
 
@@ -59,6 +60,11 @@ def install() -> None:
             if hasattr(host_class, method):
                 _put(host_class, method, _method(host_class, method))
         _put(host_class, "requires_input_bounds", _required(host_class))
+    for host_class in _classes():
+        _put(host_class, "bound_backward", _stopping(vars(host_class)["bound_backward"]))
+    _put(Bound, "requires_input_bounds", _required(Bound))
+    if IS_03:
+        _put(BoundedModule, "check_IBP_intermediate", _intermediate)
     for name in ("BoundReduceMax", "BoundReduceMin"):
         host_class = getattr(bound_ops, name, None)
         if host_class is not None:
@@ -71,6 +77,12 @@ def install() -> None:
         _put(host_class, "mode", _mode(host_class, name))
     if IS_03:
         _put(bound_ops.Bound, "broadcast_backward", _broadcast_back(bound_ops.Bound.broadcast_backward))
+
+
+def _classes() -> list[type]:
+    """The host's classes with a `bound_backward` of their own, and the base of all."""
+    found = {value for value in vars(bound_ops).values() if isinstance(value, type) and issubclass(value, Bound)}
+    return [each for each in found if "bound_backward" in vars(each)]
 
 
 def uninstall() -> None:
@@ -156,6 +168,39 @@ def _give_values(node: Any) -> None:
             source.lower = source.upper = value_of(source)
 
 
+def _stopping(own: Any) -> Any:
+    """CROWN that ends at nodes without a rule, and that says where it failed."""
+
+    @functools.wraps(own)
+    def bound_backward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if stopping.ends_at(self, own is not stopping.RULE):
+            return stopping.bound_backward(self, *args, **kwargs)
+        try:
+            return own(self, *args, **kwargs)
+        except HOST_FAILURES as error:
+            stopping.blame(error, self)
+            raise
+
+    return bound_backward
+
+
+def _intermediate(self: Any, node: Any) -> bool:
+    """Bounds of a ReLU, a negation or a transpose by intervals from what has bounds before it, whether there is any.
+
+    0.3 writes the intervals that it finds on the way to that node instead, from where the next reader takes them.
+    """
+    chain = []
+    while not hasattr(node, "lower") or not hasattr(node, "upper"):
+        if type(node) not in self.ibp_intermediate:
+            return False
+        chain.append(node)
+        node = node.inputs[0]
+    node.interval = node.lower, node.upper
+    for each in reversed(chain):
+        each.interval = self.IBP_general(each)
+    return True
+
+
 def _extreme(best: Any) -> Any:
     """Largest or smallest values along axes; the host asks for their positions, which its perturbed tensors lack."""
 
@@ -197,8 +242,10 @@ def _required(host_class: type) -> property:
     """A property in place of the attribute: it holds in models that were built before, too."""
 
     def get(self: Any) -> Any:
-        treatment = treatment_of(self) if type(self) is host_class else None
         own = vars(self).get("requires_input_bounds", [])
+        if stopping.ends_at(self, type(self).bound_backward is not Bound.bound_backward):
+            return stopping.required(self)
+        treatment = treatment_of(self) if type(self) is host_class else None
         return own if treatment is None else treatment.requires_input_bounds(self)
 
     def put(self: Any, value: Any) -> None:

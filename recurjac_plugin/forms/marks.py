@@ -12,7 +12,12 @@ from torch import Tensor
 _DEPENDS = "recurjac_depends"
 _ORIGIN = "recurjac_origin"
 _PASSING = {"to", "float", "double", "type", "type_as", "bfloat16", "half"}
-_NOTED = {"sqrt", "gt", "ge", "lt", "le", "mul", "sub", "exp", "expm1", "stack"}
+_TRUTHS = {
+    *("gt", "ge", "lt", "le", "eq", "ne", "__eq__", "__ne__", "logical_not", "bitwise_not", "__invert__"),
+    *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor")),
+    *(f"__{side}{name}__" for side in ("", "r") for name in ("and", "or", "xor")),
+}
+_NOTED = {"sqrt", "mul", "sub", "exp", "expm1", "stack", *_TRUTHS}
 _CONSTANT = "recurjac_constant"
 _CURRENT = "recurjac_current"
 

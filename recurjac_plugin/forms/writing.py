@@ -25,6 +25,7 @@ from recurjac_plugin.errors import UnsupportedError
 from . import attention, rearranging, recurrent, sorting, statistics
 from . import functions as of_numbers
 from .batch.rules import lifted_answer
+from .discrete import rounding, truths
 from .images import convolutions, planes
 from .marks import constant, current, depends, is_constant, mark_as_input, passed_on, replace_by, shape_of
 
@@ -37,6 +38,8 @@ FORMS: dict[str, Callable[..., Any]] = {
     **convolutions.FORMS,
     **attention.FORMS,
     **recurrent.FORMS,
+    **truths.FORMS,
+    **rounding.FORMS,
 }
 """Name of a function of torch, or of a method of its tensors -> the same function in operators that the host has."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.graph.node import Node, with_axes
@@ -56,6 +57,24 @@ class HostGraph:
             UnsupportedError: nodes on the way to the output have no rule; lists every one of them.
         """
         return build_graph(self.nodes, self.inputs, self.output_name) if self.like is None else self.like.steps
+
+    @property
+    def jumps(self) -> bool:
+        """Whether a node is piecewise constant."""
+        return any(node.kind in JUMPS for node in self.nodes)
+
+    @cached_property
+    def function(self) -> Graph:
+        """The same for bounds of the function alone: piecewise constant parts are steps as well.
+
+        Raises:
+            UnsupportedError: as for `steps`, for all other nodes.
+        """
+        if self.like is not None:
+            return self.like.function
+        if not self.jumps:
+            return self.steps
+        return build_graph(self.nodes, self.inputs, self.output_name, jumps=True)
 
     def in_float64(self, centers: Mapping[str, Tensor]) -> HostGraph:
         """The same network in float64, evaluated at centres of its inputs by the nodes' own functions.

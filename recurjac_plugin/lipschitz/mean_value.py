@@ -23,8 +23,7 @@ from recurjac_plugin.numerics.intervals import Interval, intersection, rounded_o
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma
-from recurjac_plugin.preactivations.host import host_bounds
-from recurjac_plugin.preactivations.rigorous import prove_preactivations
+from recurjac_plugin.preactivations.rigorous import host_or_own_bounds, prove_preactivations
 
 from .norms import row_constants
 
@@ -56,8 +55,8 @@ def output_bounds(
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
-        method: as in `jacobian_bounds`; with ``+CROWN`` the intersection with the host's output bounds; or a method of
-            the host alone, whose bounds are returned as they are.
+        method: as in `jacobian_bounds`; with ``+CROWN`` the intersection with the host's output bounds, which are all
+            there is of a network that jumps; or a method of the host alone, whose bounds are returned as they are.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         steps: number n of nested regions; each one costs a run of the host and a pass.
         order: as in `jacobian_bounds`; methods of the host alone have none.
@@ -83,7 +82,7 @@ def output_bounds(
     parsed = parse(method)
     require_rigorous(parsed, rigorous)
     problem = read_in_float64(model, x) if rigorous else read(model, x)
-    if not parsed.bounds_jacobian:
+    if not parsed.bounds_jacobian or (parsed.with_host_output and problem.jumps):
         return _of_rows_alone(problem, parsed, C, memory_budget, rigorous, x)
     radius = problem.region.radius
     deviation, analysis = None, None
@@ -111,7 +110,8 @@ def _of_rows_alone(
 ) -> Interval:
     """Bounds of the rows without a Jacobian: the host's, or CROWN's of our own."""
     if not rigorous:
-        return host_bounds(problem, method.host, specification(C, problem.host_graph.output), ()).output
+        rows = specification(C, problem.host_graph.output)
+        return host_or_own_bounds(problem, method.host, rows, (), memory_budget(budget, rows.device)).output
     output = problem.host_graph.output
     rows = specification(None if C is None else C.to(output), output)
     proven = prove_preactivations(problem, rows, memory_budget(budget, rows.device)).host_output

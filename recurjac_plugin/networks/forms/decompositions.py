@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .discrete.rounding import written_cast, written_position, written_remainder
+from .discrete.truths import written_comparison, written_jumping_shrink, written_logic, written_threshold
 from .editing import Editor, attributes_of
 from .moves import (
     Run,
@@ -182,11 +184,11 @@ def _global_max(editor: Editor, node: NodeProto, _run: Run) -> bool:
 
 
 def _shrink(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """``relu(x - a) - relu(-x - a)``, where the bias is the limit: any other Shrink jumps."""
+    """``relu(x - a) - relu(-x - a)``, where the bias is the limit; any other Shrink jumps."""
     attributes, x, y = attributes_of(node), node.input[0], node.output[0]
     limit = attributes.get("lambd", 0.5)
     if attributes.get("bias", 0.0) != limit:
-        return False
+        return written_jumping_shrink(editor, node)
     end = editor.number(limit, f"{y}/limit")
     above = editor.add("Relu", [editor.add("Sub", [x, end], f"{y}/more")], f"{y}/above")
     mirrored = editor.add("Sub", [editor.add("Neg", [x], f"{y}/mirrored"), end], f"{y}/less")
@@ -203,19 +205,6 @@ def _gelu(editor: Editor, node: NodeProto, _run: Run) -> bool:
     error = editor.add("Add", [editor.add("Erf", [ratio], f"{y}/erf"), editor.number(1.0, f"{y}/one")], f"{y}/more")
     product = editor.add("Mul", [x, error], f"{y}/product")
     editor.add("Mul", [product, editor.number(0.5, f"{y}/half")], y, output=y)
-    return True
-
-
-def _cast(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """A change between floating-point types inside a network, which is computed in its own type throughout.
-
-    Half precision rounds too much to be left out.
-    """
-    from onnx import TensorProto
-
-    if attributes_of(node).get("to") not in (TensorProto.FLOAT, TensorProto.DOUBLE):
-        return False
-    editor.add("Identity", [node.input[0]], node.output[0], output=node.output[0])
     return True
 
 
@@ -263,43 +252,56 @@ def _gather(editor: Editor, node: NodeProto, run: Run) -> bool:
 
 
 RULES: dict[str, Rule] = {
+    "And": written_logic,
+    "ArgMax": written_position,
+    "ArgMin": written_position,
     "AveragePool": _average,
-    "Cast": _cast,
+    "Cast": written_cast,
     "Clip": _clip,
     "Concat": written_concat,
     "ConvTranspose": written_convolution,
     "CumSum": written_cumulative_sum,
     "DepthToSpace": _depth,
     "Einsum": written_einsum,
+    "Equal": written_comparison,
     "Expand": written_as_moves,
     "Gather": _gather,
     "GatherElements": written_as_moves,
     "GatherND": written_as_moves,
-    "GRU": written_steps,
     "Gelu": _gelu,
     "Gemm": written_gemm,
     "GlobalMaxPool": _global_max,
-    "LSTM": written_steps,
+    "Greater": written_comparison,
+    "GreaterOrEqual": written_comparison,
+    "GRU": written_steps,
+    "Less": written_comparison,
+    "LessOrEqual": written_comparison,
     "LogSoftmax": _log_softmax,
+    "LSTM": written_steps,
     "MaxPool": written_without_padding,
     "Mean": _sum,
-    "PRelu": _prelu,
+    "Mod": written_remainder,
+    "Not": written_logic,
+    "Or": written_logic,
     "Pad": _padding,
+    "PRelu": _prelu,
     "ReduceL2": _root_of_squares,
     "ReduceLogSumExp": _log_sum_exp,
-    "RNN": written_steps,
     "Resize": _resize,
     "ReverseSequence": written_as_moves,
+    "RNN": written_steps,
     "ScatterElements": written_scatter,
     "ScatterND": written_scatter,
     "Shrink": _shrink,
     "Softmax": _softmax,
     "SpaceToDepth": _depth,
     "Sum": _sum,
+    "ThresholdedRelu": written_threshold,
     "Tile": written_as_moves,
     "Trilu": written_as_moves,
     "Upsample": _resize,
     "Where": written_where,
+    "Xor": written_logic,
     **NORMALISATIONS,
 }
 """ONNX operator -> how it is taken apart; a rule may leave alone a node that needs none."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .discrete.truths import written_choice
 from .editing import Editor, attributes_of
 from .moves import Run
 
@@ -17,7 +18,7 @@ def written_where(editor: Editor, node: NodeProto, _run: Run) -> bool:
     """``m a + (1 - m) b`` for a constant mask m; else one of the activations that exporters write as a choice."""
     mask, (_, a, b), y = editor.constants.get(node.input[0]), node.input, node.output[0]
     if mask is None:
-        return _written_activation(editor, node)
+        return _written_activation(editor, node) or written_choice(editor, node)
     terms = []
     for name, share in ((a, mask), (b, ~mask)):
         if name in editor.constants:
@@ -37,7 +38,7 @@ def _written_activation(editor: Editor, node: NodeProto) -> bool:
     """``where(x > 0, x, a x)``, and torch's ``where(b x > c, x, softplus(b x) / b)`` in float32, which rounds to it."""
     made = {name: each for each in editor.nodes for name in each.output}
     condition, a, b = node.input
-    test = made.get(condition)
+    test = editor.tests.get(condition, made.get(condition))
     if test is None or test.op_type not in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
         return False
     left, right = test.input
