@@ -15,7 +15,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -303,18 +303,6 @@ ARCHITECTURES = {
 }
 
 
-class SideBySide(nn.Module):
-    """A network of several inputs as one of a single input: what a file has."""
-
-    def __init__(self, net: nn.Module, sizes: Iterable[int]) -> None:
-        super().__init__()
-        self.net, self.sizes = net, list(sizes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, all sizes) -> the network's."""
-        return self.net(*torch.split(x, self.sizes, dim=1))
-
-
 class Result(NamedTuple):
     """Bounds of the Jacobian, flattened to (outputs, inputs), what was sampled, and how far the bounds of files are."""
 
@@ -364,11 +352,17 @@ def sampled(net: nn.Module, inputs: tuple[Tensor, ...], eps: float) -> tuple[Ten
     return torch.stack(found).amin(0), torch.stack(found).amax(0)
 
 
-def through_file(net: nn.Module, x: Tensor, eps: float, own: tuple[Tensor, Tensor], dynamo: bool) -> float:
-    """Largest difference of the bounds of the exported network, relative to the largest entry."""
+def through_file(
+    net: nn.Module, inputs: tuple[Tensor, ...], eps: float, own: tuple[Tensor, Tensor], dynamo: bool
+) -> float:
+    """Largest difference of the bounds of the exported network, relative to the largest entry.
+
+    `load_onnx` makes one flat input of several.
+    """
+    x = torch.cat([each.flatten(1) for each in inputs], 1) if len(inputs) > 1 else inputs[0]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        torch.onnx.export(net, (x,), str(path), dynamo=dynamo, verbose=False)
+        torch.onnx.export(net, inputs, str(path), dynamo=dynamo, verbose=False)
         lower, upper = bounded(rj.load_onnx(path), (x,), eps)
     apart = max(float((a - b).abs().max()) for a, b in zip(own, (lower, upper)))
     return apart / float(torch.maximum(own[0].abs(), own[1].abs()).max())
@@ -383,11 +377,8 @@ def shown(name: str) -> Result:
     low, high = sampled(net, inputs, eps)
     room = 1e-5 * float(torch.maximum(lower.abs(), upper.abs()).max())
     assert bool(((lower <= low + room) & (high <= upper + room)).all()), f"{name}: a sampled Jacobian lies outside"
-    single, x = net, inputs[0]
-    if len(inputs) > 1:
-        single, x = SideBySide(net, [part.shape[1] for part in inputs]), torch.cat(inputs, 1)
     exporters = [False, True] if importlib.util.find_spec("onnxscript") else [False]
-    files = {"default" if new else "older": through_file(single, x, eps, own, new) for new in exporters}
+    files = {"default" if new else "older": through_file(net, inputs, eps, own, new) for new in exporters}
     assert max(files.values()) < 0.01, f"{name}: bounds of the file are others"
     return Result(lower, upper, low, high, seconds, files)
 
