@@ -126,7 +126,7 @@ def test_their_jacobian_is_refused_with_the_reason(name):
     model = BoundedModule(network, torch.zeros(1, 3))
     ball = perturbed_box(torch.zeros(1, 3) - 0.1, torch.zeros(1, 3) + 0.1)
     for call in (rj.jacobian_bounds, rj.local_lipschitz, rj.monotonicity, rj.output_bounds):
-        with pytest.raises(rj.UnsupportedError, match="piecewise constant.*outputs have bounds by `CROWN`"):
+        with pytest.raises(rj.UnsupportedError, match=r"piecewise constant.*outputs have bounds by `CROWN`"):
             call(model, ball)
     plain, with_crown = (rj.output_bounds(model, ball, method=name) for name in ("CROWN", "RecurJac+CROWN"))
     assert all(torch.equal(a, b) for a, b in zip(plain, with_crown))
