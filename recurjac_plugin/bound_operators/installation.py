@@ -10,7 +10,7 @@ Source: own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recurjac_plugin.errors import RecurJacError, UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
 from .kinds import stopping
+from .part import value_of
 from .treatments import TREATMENTS, treatment_of
 
 _METHODS = ("interval_propagate", "bound_backward", "bound_relax", "init_opt_parameters", "clip_alpha", "clip_alpha_")
@@ -29,7 +31,7 @@ _SAME_AS = {"clip_alpha_": "clip_alpha"}  # the name in 0.3
 _OPTIMISED = "optimised_as"
 """Attribute of nodes: the treatment that their `alpha` is for, None where it is the host's."""
 
-_WITH_WINDOWS = ("BoundConv", "BoundConvTranspose", "BoundAdd", "BoundSub")
+_WITH_WINDOWS = ("BoundConv", "BoundConvTranspose", "BoundAdd", "BoundSub", "BoundBatchNormalization")
 """Classes whose `mode` decides what CROWN of one of their nodes begins with."""
 
 _IMAGES = {"BoundConv", "BoundBatchNormalization", "BoundRelu", "BoundAdd", "BoundSub", "BoundInput"}
@@ -39,6 +41,7 @@ _before: list[tuple[type, str, Any]] = []
 """What stood in the classes: class, name, and what its own dictionary had, or None."""
 
 _users = 0
+_windows = True
 
 
 def install() -> None:
@@ -72,6 +75,8 @@ def install() -> None:
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
         _put(host_class, "mode", _mode(host_class, name))
+    if IS_03:
+        _put(bound_ops.Bound, "broadcast_backward", _broadcast_back(bound_ops.Bound.broadcast_backward))
 
 
 def _classes() -> list[type]:
@@ -106,6 +111,31 @@ def installed() -> Iterator[None]:
         uninstall()
 
 
+def with_or_without_windows(model: Any, call: Callable[[], Any]) -> Any:
+    """What a call of the host gives; once more by matrices alone where an operator fails at windows (`patches`).
+
+    Args:
+        model: the host's `BoundedModule`.
+        call: bounds it.
+
+    Raises:
+        What the host raises.
+    """
+    global _windows
+    try:
+        return call()
+    except RecurJacError:
+        raise
+    except HOST_FAILURES:
+        if not any(getattr(node, "mode", None) == "patches" for node in model._modules.values()):
+            raise
+    _windows = False
+    try:
+        return call()
+    finally:
+        _windows = True
+
+
 def _put(host_class: type, name: str, value: Any) -> None:
     _before.append((host_class, name, vars(host_class).get(name)))
     setattr(host_class, name, value)
@@ -122,11 +152,20 @@ def _method(host_class: type, name: str) -> Any:
         if name in ("clip_alpha", "clip_alpha_"):  # between two runs, when nothing is marked as perturbed
             treatment = vars(self).get(_OPTIMISED)
         ours = getattr(treatment, _SAME_AS.get(name, name), None)
+        if IS_03 and name == "bound_backward":
+            _give_values(self)
         if ours is None:
             return original(self, *args, **kwargs)
         return ours(self, *args, **kwargs)
 
     return method
+
+
+def _give_values(node: Any) -> None:
+    """Bounds of the constants that a node reads, which 0.3 has of parameters, but not of what is computed of them."""
+    for source in node.inputs:
+        if source.inputs and not source.perturbed and getattr(source, "lower", None) is None:
+            source.lower = source.upper = value_of(source)
 
 
 def _stopping(own: Any) -> Any:
@@ -138,7 +177,7 @@ def _stopping(own: Any) -> Any:
             return stopping.bound_backward(self, *args, **kwargs)
         try:
             return own(self, *args, **kwargs)
-        except HOST_FAILURES as error:
+        except (*HOST_FAILURES, UnsupportedError) as error:
             stopping.blame(error, self)
             raise
 
@@ -223,9 +262,29 @@ def _mode(host_class: type, name: str) -> property:
         image = len(vars(self).get("output_shape") or ()) in (0, 4)  # 0: it has not been evaluated yet
         if name in ("BoundAdd", "BoundSub"):
             image = image and all(type(source).__name__ in _IMAGES for source in self.inputs if source.perturbed)
-        return own if image and (type(self) is not host_class or treatment_of(self) is None) else "matrix"
+        whole = type(self) is not host_class or treatment_of(self) is None
+        return own if _windows and image and whole else "matrix"
 
     def put(self: Any, value: Any) -> None:
         vars(self)["mode"] = value
 
     return property(get, put)
+
+
+def _broadcast_back(original: Any) -> Any:
+    """Coefficients of a constant operand with an axis of length 1 for the batch, as in ``x + c``, c (1, n, d).
+
+    0.3 counts that axis twice, and fails. What is spread over an axis gets the sum of the coefficients there.
+    """
+
+    @functools.wraps(original)
+    def broadcast_backward(self: Any, A: Any, x: Any) -> Any:
+        shape = tuple(x.output_shape)
+        if not x.perturbed and len(shape) < len(self.output_shape):
+            x.batch_dim = -1  # its first axis is another
+        if not isinstance(A, Tensor) or x.batch_dim != -1 or len(shape) != A.dim() - 1 or shape[0] != 1:
+            return original(self, A, x)
+        spread = [i + 1 for i in range(1, len(shape)) if shape[i] == 1 and A.shape[i + 1] != 1]
+        return A.sum(spread, keepdim=True) if spread else A
+
+    return broadcast_backward

@@ -70,28 +70,30 @@ class BoundMin(_Whole):
 class BoundReduceMax(_Whole):
     """`onnx::ReduceMax`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *axes: Any) -> Tensor:
         """The function itself."""
-        return torch.amax(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+        return torch.amax(x.as_subclass(Tensor), self._axes(x, *axes), self.keepdim)
 
-    def _axes(self, x: Tensor) -> Any:
+    def _axes(self, x: Tensor, *given: Any) -> Any:
+        if given:  # from operator set 18 on, which torch writes after it has exported a network
+            self.axis = [int(axis) for axis in given[0].reshape(-1)]
         return list(range(1, x.dim())) if self.axis is None else self.axis
 
 
 class BoundReduceMin(BoundReduceMax):
     """`onnx::ReduceMin`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *axes: Any) -> Tensor:
         """The function itself."""
-        return torch.amin(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+        return torch.amin(x.as_subclass(Tensor), self._axes(x, *axes), self.keepdim)
 
 
 class BoundReduceLogSumExp(BoundReduceMax):
     """`onnx::ReduceLogSumExp`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *axes: Any) -> Tensor:
         """The function itself."""
-        return torch.logsumexp(x.as_subclass(Tensor), self._axes(x), self.keepdim)
+        return torch.logsumexp(x.as_subclass(Tensor), self._axes(x, *axes), self.keepdim)
 
 
 class BoundSoftmax(_Whole):

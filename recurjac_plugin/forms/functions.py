@@ -92,6 +92,11 @@ def _prelu(input: Tensor, weight: Tensor) -> Any:
     return slope * input + (1 - slope) * functional.relu(input)
 
 
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Nothing in evaluation, where the host would have it traced in training."""
+    return NotImplemented if training else input
+
+
 def _expm1(input: Tensor) -> Tensor:
     return torch.exp(input) - 1
 
@@ -208,6 +213,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "threshold": _threshold,
     "_threshold": _threshold,
     "prelu": _prelu,
+    **dict.fromkeys(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"], _dropout),
     "expm1": _expm1,
     "sinh": _sinh,
     "cosh": _cosh,

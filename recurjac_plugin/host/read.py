@@ -196,7 +196,8 @@ def _takes(model: Any, x: Sequence[Any]) -> bool:
 
 def _perturbed_inputs(model: Any, final: Any, order: Sequence[Any], x: Sequence[Any]) -> dict[str, int]:
     """The perturbed inputs that the output depends on: name -> position among the arguments, in their order."""
-    position = dict(zip(model.input_name, model.input_index))
+    # 0.7.1 names perturbed weights among the inputs, without an index.
+    position = {name: index for name, index in zip(model.input_name, model.input_index) if index is not None}
     roots = [node for node in order if not node.inputs and node.perturbed]
     weights = [f"`{n.name}` ({type(n).__name__.removeprefix('Bound')})" for n in roots if n.name not in position]
     if weights:
