@@ -85,7 +85,7 @@ def either_side(network: nn.Module, low: Tensor, high: Tensor, count: int = 400)
     corners = torch.where(torch.rand(count, len(low), generator=generator) < 0.5, low, high)
     found = [first, corners]
     second = torch.cat([second[: count // 2], corners[count // 2 :]])
-    for _ in range(50):
+    for _ in range(36):
         middle = first / 2 + second / 2
         at_first, at_second, value = (network(x).flatten(1) for x in (first, second, middle))
         nearer = (value - at_first).abs().sum(1) >= (value - at_second).abs().sum(1)  # the larger part of the change
