@@ -109,3 +109,21 @@ def test_no_verdict_is_wrong(networks, activation, seed, tmp_path):
     elif result.verdict is Verdict.UNSAT:
         for values in points(query, random, 400):
             assert not query.holds(evaluated(query, sessions, values)), (query.text(), values)
+
+
+def test_what_cancels_is_true_or_false(tmp_path):
+    """``x != x`` never holds and ``x == x`` always does: neither is a row."""
+    head = "(vnnlib-version <2.0>)(declare-network n0 (declare-input X real [1,2]) (declare-output Y real [1,2]))"
+    ends = "".join(f"(assert (and (>= X[0,{i}] 0.0) (<= X[0,{i}] 1.0)))" for i in range(2))
+    path = network(tmp_path / "n.onnx", ((1, 2),), ((1, 2),), np.random.default_rng(0), "Relu")
+    for text, boxes, expected in (
+        ("(or (and (!= X[0,0] X[0,0]) (<= Y[0,0] 100.0)) (<= Y[0,0] -100.0))", 1, Verdict.UNSAT),
+        ("(or (and (== Y[0,0] Y[0,0]) (<= Y[0,1] 100.0)) (<= Y[0,0] -100.0))", 1, Verdict.SAT),
+        ("(< Y[0,0] Y[0,0])", 0, Verdict.UNSAT),
+    ):
+        (tmp_path / "q.vnnlib").write_text(f"{head}{ends}(assert {text})")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            spec = load_vnnlib(tmp_path / "q.vnnlib")
+        assert len(spec.boxes) == boxes
+        assert verify(load_networks(spec, {"n0": path}), spec, timeout=30).verdict is expected
