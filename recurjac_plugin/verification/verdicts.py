@@ -32,6 +32,7 @@ from recurjac_plugin.modules.several_inputs import flat_inputs
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.networks.several.product import Product, ProductSession
 from recurjac_plugin.numerics.deadline import OverTime, until
+from recurjac_plugin.numerics.memory import ran_out
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
@@ -199,12 +200,13 @@ def _decide(verification: Verification, split: bool | None, attack_seconds: floa
             _take_steps(verification, split, attack_seconds, timeout)
     except OverTime:
         verification.late = True  # no search has lost a box
-    except (UnsupportedError, RoomError, MemoryError) as error:
-        if timeout is None:
+    except (UnsupportedError, RoomError, MemoryError, RuntimeError) as error:
+        if timeout is None or not (isinstance(error, (UnsupportedError, RoomError)) or ran_out(error)):
             raise
         if attack_seconds > 0:
             verification.attack_to_the_end()
-        return " ".join(str(error).split()) or "The bounds do not fit into the memory."
+        known = isinstance(error, (UnsupportedError, RoomError))
+        return " ".join(str(error).split()) if known else "The bounds do not fit into the memory."
     return None
 
 
