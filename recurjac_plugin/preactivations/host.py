@@ -59,6 +59,15 @@ class HostRoomError(UnsupportedError):
     """The host's bounds do not fit into the memory."""
 
 
+def no_room(method: str, what: str) -> HostRoomError:
+    """The error that says so."""
+    return HostRoomError(
+        "The network",
+        [f"auto_LiRPA {VERSION} {what} with `{method}`"],
+        f"Bound a smaller region, or try other pre-activation bounds, e.g. `{another(method)}`.",
+    )
+
+
 class HostBounds(NamedTuple):
     """What one run of the host gives.
 
@@ -139,11 +148,7 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
         raise
     except (*HOST_FAILURES, MemoryError) as error:
         if ran_out(error):
-            raise HostRoomError(
-                "The network",
-                [f"auto_LiRPA {VERSION} runs out of memory with `{method}`"],
-                f"Bound a smaller region, or try other pre-activation bounds, e.g. `{another(method)}`.",
-            ) from error
+            raise no_room(method, "runs out of memory") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UnsupportedError(
             "The network",
