@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
+from recurjac_plugin.numerics.deadline import product
 
 from .gains import Gains
 from .pull import INPUT
@@ -62,6 +63,9 @@ def linear_upper_bound(
 
     Returns:
         The slope, shape (b, m, columns), and the constant, shape (b, m).
+
+    Raises:
+        OverTime: the time is over (`numerics.deadline`).
     """
     pending = dict(on_activations or {})
     constant = gains.reference.new_zeros(gains.batch, count)
@@ -83,7 +87,8 @@ def linear_upper_bound(
             gain = gains.blocks.get((layer, earlier))
             if gain is not None:
                 # One gain for all regions is one product; torch would make one for each region of it.
-                step = (on_t.flatten(0, 1) @ gain[0]).unflatten(0, on_t.shape[:2]) if len(gain) == 1 else on_t @ gain
+                one = len(gain) == 1
+                step = product(on_t.flatten(0, 1), gain[0]).unflatten(0, on_t.shape[:2]) if one else product(on_t, gain)
                 pending[earlier] = pending[earlier] + step if earlier in pending else step
     slope = pending.get(INPUT)
     if slope is None:

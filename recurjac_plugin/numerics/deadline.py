@@ -12,6 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+from torch import Tensor
+
+_WORK = 1 << 32  # multiplications between two looks at the clock: about a second
+
 _deadline: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
@@ -37,3 +42,20 @@ def require_time() -> None:
     """
     if time.monotonic() >= _deadline.get():
         raise OverTime
+
+
+def product(A: Tensor, B: Tensor) -> Tensor:
+    """``A B``, (..., m, u) and (..., u, v), a large one in parts of the rows, between which it is asked for the time.
+
+    Raises:
+        OverTime: the time is over.
+    """
+    parts = A.numel() * B.shape[-1] // _WORK + 1
+    if parts == 1:
+        require_time()
+        return A @ B
+    found = []
+    for rows in A.chunk(parts, -2):
+        require_time()
+        found.append(rows @ B)
+    return torch.cat(found, -2)
