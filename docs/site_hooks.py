@@ -28,6 +28,8 @@ _LINK = re.compile(r"(?<=\]\()(?P<target>[^)#:\s]+)(?=[)#])")
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">(?:\\\(|\\\[)(?P<tex>.*?)(?:\\\)|\\\])</(?P=tag)>', re.DOTALL
 )
+_BAR = re.compile(r'<mo(?: stretchy="false")?>(&#x02016;|&#x0007C;)</mo>')  # of norms and of absolute values
+_PRIMED = re.compile(r"<msup>(<mi>\w</mi>)<mi>(&#x02032;)</mi></msup>")
 _LANGUAGES = {".py": "python", ".sh": "bash"}
 
 
@@ -114,7 +116,13 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
 
     def drawn(found: re.Match[str]) -> str:
         display = "block" if found["tag"] == "div" else "inline"
-        formula = convert(html.unescape(found["tex"]).strip(), display=display)
-        return f'<{found["tag"]} class="formula">{formula}</{found["tag"]}>'
+        return f'<{found["tag"]} class="formula">{mathml(html.unescape(found["tex"]), display)}</{found["tag"]}>'
 
     return _FORMULA.sub(drawn, content)
+
+
+def mathml(formula: str, display: str) -> str:
+    """TeX as MathML, its bars as high as a line and without space around them, its primes raised once."""
+    found = convert(formula.strip(), display=display)
+    found = _BAR.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', found)
+    return _PRIMED.sub(r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', found)

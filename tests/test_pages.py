@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_links_lead_to_files(page):
     """On the site `make docs` looks at all of them."""
     targets = re.findall(r"\]\(([^)#:\s]+)[)#]", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("repository", [None, "https://example.org/somebody/recurjac_plugin"])
+def test_the_long_description_has_no_links_within_the_repository(repository):
+    shown = runpy.run_path(str(ROOT / "setup.py"))["long_description"](repository)
+    targets = re.findall(r"\]\(([^)]+)\)", shown)
+    assert [target for target in targets if not target.startswith("https://")] == []
+    inside = [target for target in targets if repository and target.startswith(repository)]
+    assert bool(inside) == (repository is not None)
+    assert all((ROOT / target.partition("/main/")[2]).exists() for target in inside)
 
 
 def test_the_reference_has_every_public_name_once():
