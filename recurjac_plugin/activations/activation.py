@@ -92,6 +92,7 @@ class Activation:
         operator: how networks write it, where a host may lack a node for it (`recurjac_plugin.plugin.activations`).
         exact: whether the computed values of `function` are off by a few units of their own last digit, as those of one
             function of torch are. What is made of several is off by as much of its argument, too.
+        values: ``parameters ->`` ends that no value of `function` passes, however it is rounded; infinite without any.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Activation:
     function: Function | None = None
     operator: Operator | None = None
     exact: bool = False
+    values: Callable[[Parameters], tuple[float, float]] = lambda parameters: (-inf, inf)
 
     def points(self, parameters: Parameters) -> Points:
         """The critical points of a node, and the values of f' there."""

@@ -275,3 +275,8 @@ def tan_curvature(lower: Tensor, upper: Tensor, parameters: Parameters) -> Tenso
     """``f''' = (1 + t^2) (2 + 6 t^2)`` with ``t = tan z``, which between two poles grows to both sides."""
     square = torch.maximum(*(end.tan().square() for end in (lower, upper)))
     return (1 + square) * (2 + 6 * square)
+
+
+def not_below_zero(parameters: Parameters) -> tuple[float, float]:
+    """Ends of the values of functions that have no sign but one."""
+    return 0.0, inf

@@ -227,7 +227,8 @@ def interval(activation: Activation, lower: Tensor, upper: Tensor, parameters: P
         pieces, zero = Pieces.over(activation, lower, upper, parameters), torch.zeros_like(lower)
         smallest = torch.where(turns, -pieces.negated().intercept(zero), smallest)
         largest = torch.where(turns, pieces.intercept(zero), largest)
-    return smallest, largest
+    least, most = activation.values(parameters)
+    return smallest.clamp(min=least), largest.clamp(max=most)
 
 
 @torch.no_grad()

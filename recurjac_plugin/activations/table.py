@@ -55,6 +55,7 @@ from .functions import (
     hard_sigmoid_ends,
     hard_swish_derivative,
     mish_derivative,
+    not_below_zero,
     point_symmetric,
     pow_curvature,
     pow_derivative,
@@ -76,6 +77,7 @@ ACTIVATIONS: dict[str, Activation] = {
         linear_pieces=True,
         function=bent("leaky_alpha", default=0.0),
         exact=True,
+        values=lambda p: (-math.inf if p.get("leaky_alpha", 0.0) > 0 else 0.0, math.inf),
     ),
     "BoundLeakyRelu": Activation(
         "LeakyReLU",
@@ -93,7 +95,12 @@ ACTIVATIONS: dict[str, Activation] = {
         exact=True,
     ),
     "BoundAbs": Activation(
-        "Abs", *two_slopes(default=-1.0), linear_pieces=True, function=lambda z, p: z.abs(), exact=True
+        "Abs",
+        *two_slopes(default=-1.0),
+        linear_pieces=True,
+        function=lambda z, p: z.abs(),
+        exact=True,
+        values=not_below_zero,
     ),
     "BoundElu": exponential_below_zero(
         "ELU",
@@ -119,6 +126,7 @@ ACTIVATIONS: dict[str, Activation] = {
         function=lambda z, p: torch.clamp(z, p.get("min"), p.get("max")),
         operator=Operator("onnx::Clip", constants=("min", "max")),
         exact=True,
+        values=lambda p: (p["min"], p["max"]),
     ),
     "BoundHardSigmoid": Activation(
         "HardSigmoid",
@@ -265,7 +273,14 @@ ACTIVATIONS: dict[str, Activation] = {
         function=lambda z, p: torch.sqrt(z),
         exact=True,
     ),
-    "BoundSqr": Activation("Square", lambda z, p: 2 * z, curvature=0.0, function=lambda z, p: z.square(), exact=True),
+    "BoundSqr": Activation(
+        "Square",
+        lambda z, p: 2 * z,
+        curvature=0.0,
+        function=lambda z, p: z.square(),
+        exact=True,
+        values=not_below_zero,
+    ),
     "BoundReciprocal": Activation(
         "Reciprocal",
         lambda z, p: -z.square().reciprocal(),
@@ -282,11 +297,15 @@ ACTIVATIONS: dict[str, Activation] = {
         curvature=pow_curvature,
         function=power,
         exact=True,
+        values=lambda p: (0.0, math.inf) if p["exponent"] % 2 == 0 else (-math.inf, math.inf),
     ),
 }
 """The activation table: exact class name of the host's node, or the kind of a fused one (`fusions`) -> activation."""
 
-_JUMPS = "piecewise constant: its derivative is zero almost everywhere, and it is not Lipschitz at the jumps"
+_JUMPS = (
+    "piecewise constant: its derivative is zero almost everywhere, and it is not Lipschitz at the jumps (outputs have "
+    "bounds by `CROWN`)"
+)
 
 REFUSED: dict[str, str] = {
     "BoundSign": _JUMPS,

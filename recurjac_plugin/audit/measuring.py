@@ -147,15 +147,24 @@ def _on_host(specimen: Specimen, network: Placed, x: Tensor, options: Mapping[st
 
 
 def _misread(model: Any, network: Placed, boxes: Boxes, output: Truth) -> _Wrong | None:
-    """The difference of the host's values and torch's, where it is no rounding."""
+    """The difference of the host's values and torch's, where it is no rounding.
+
+    Near a jump torch itself gives one value or the other, by its type: the host may give either.
+    """
+    own = copy.deepcopy(network).to(boxes.lower.dtype)
     points = (boxes.lower, boxes.upper, torch.lerp(boxes.lower, boxes.upper, 0.5))
     with torch.no_grad(), preserved(model):
         pairs = [(model(x).double(), network(x.double())) for x in points]
+        in_type = [own(x).double() for x in points]
     if any(theirs.shape != ours.shape for theirs, ours in pairs):
         theirs, ours = pairs[0]
         where = f"output, of shape {tuple(theirs.shape[1:])} instead of {tuple(ours.shape[1:])}"
         return [0], Finding(Verdict.MISREAD, math.inf, math.inf, where)
-    difference = torch.stack([(theirs - ours).abs() for theirs, ours in pairs]).amax(0)
+    differences = [
+        torch.minimum((theirs - ours).abs(), (theirs - also).abs())
+        for (theirs, ours), also in zip(pairs, in_type, strict=True)
+    ]
+    difference = torch.stack(differences).amax(0)
     return _wrong(Verdict.MISREAD, difference, output, boxes, "output")
 
 

@@ -108,6 +108,7 @@ def _ascended(network: Placed, position: int, points: Tensor, lower: Tensor, upp
             best = (sign * known[:, :, element]).nan_to_num(-torch.inf).argmax(0)
             start = points[best, torch.arange(points.shape[1])].requires_grad_()
             value = network.values(start)[position].flatten(1)[:, element].sum()
+            value = value + 0.0 * start.sum()  # a comparison has no gradient
             (gradient,) = torch.autograd.grad(sign * value, start, materialize_grads=True)
             corner = torch.where(gradient > 0, upper, torch.where(gradient < 0, lower, start.detach()))
             found += [corner, torch.minimum(torch.lerp(start.detach(), corner, 0.5), upper)]

@@ -26,10 +26,16 @@ from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.activations.pieces import Pieces, lines_around
 from recurjac_plugin.activations.pieces import interval as interval_of
 from recurjac_plugin.errors import UnsupportedError
-from recurjac_plugin.host.library import BoundActivation, Patches, maybe_unfold_patches, multiply_by_signs
+from recurjac_plugin.host.library import (
+    BoundActivation,
+    Patches,
+    maybe_unfold_patches,
+    multiply_by_signs,
+)
 from recurjac_plugin.numerics.intervals import Interval
 
 from .coefficients import dense
+from .kinds.local import tighten
 from .part import Part, value_of
 
 _SCALE = 10.0  # of alpha: the steps of the host are made for ReLUs, whose best slopes are at the ends of their range
@@ -75,9 +81,10 @@ def bound_backward(node: Any, last_lA: Any, last_uA: Any, x: Any, *constants: An
         UnsupportedError: the function is not defined on an interval.
     """
     start = getattr(kwargs.get("start_node"), "name", None)
+    _tightened(node, x)
     below, above = lines(node, x.lower, x.upper, start)
-    lA, lower = _one_side(node, last_lA, below, positive_below=True)
-    uA, upper = _one_side(node, last_uA, above, positive_below=False)
+    lA, lower = one_side(node, last_lA, below, positive_below=True)
+    uA, upper = one_side(node, last_uA, above, positive_below=False)
     return [(lA, uA), *((None, None) for _ in constants)], lower, upper
 
 
@@ -186,7 +193,7 @@ def _slope_range(pieces: Pieces) -> tuple[Tensor, Tensor]:
     return torch.where(known, least, slope), torch.where(known, most - least, 0.0)
 
 
-def _one_side(node: Any, coefficients: Any, relaxation: Relaxation, positive_below: bool) -> tuple[Any, Any]:
+def one_side(node: Any, coefficients: Any, relaxation: Relaxation, positive_below: bool) -> tuple[Any, Any]:
     """Coefficients through the lines: positive ones take the line below for a lower bound, negative ones the other."""
     if coefficients is None:
         return None, 0
@@ -233,6 +240,15 @@ def _require_domain(node: Any, activation: Activation, parameters: Parameters, l
     inside = finite & (lower < upper) & domain.contains(first, last)
     cut = torch.where(inside, (first + last) / 2, lower), torch.where(inside, (first + last) / 2, upper)
     activation.within_domain(str(node.name), cut, cut, parameters)
+
+
+def _tightened(node: Any, x: Any) -> None:
+    """Where bounds of an argument reach beyond the domain: those by intervals count, too, as of ``1 + exp(z)``."""
+    activation, parameters = _function_of(node)
+    try:
+        _require_domain(node, activation, parameters, *_ordered(x.lower, x.upper))
+    except UnsupportedError:
+        tighten(x)
 
 
 # Alpha-CROWN.

@@ -10,7 +10,7 @@ Source: own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recurjac_plugin.host.library import IS_03, bound_ops
+from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
+from .kinds import stopping
+from .part import value_of
 from .treatments import TREATMENTS, treatment_of
 
 _METHODS = ("interval_propagate", "bound_backward", "bound_relax", "init_opt_parameters", "clip_alpha", "clip_alpha_")
@@ -28,7 +31,7 @@ _SAME_AS = {"clip_alpha_": "clip_alpha"}  # the name in 0.3
 _OPTIMISED = "optimised_as"
 """Attribute of nodes: the treatment that their `alpha` is for, None where it is the host's."""
 
-_WITH_WINDOWS = ("BoundConv", "BoundConvTranspose", "BoundAdd", "BoundSub")
+_WITH_WINDOWS = ("BoundConv", "BoundConvTranspose", "BoundAdd", "BoundSub", "BoundBatchNormalization")
 """Classes whose `mode` decides what CROWN of one of their nodes begins with."""
 
 _IMAGES = {"BoundConv", "BoundBatchNormalization", "BoundRelu", "BoundAdd", "BoundSub", "BoundInput"}
@@ -38,6 +41,7 @@ _before: list[tuple[type, str, Any]] = []
 """What stood in the classes: class, name, and what its own dictionary had, or None."""
 
 _users = 0
+_windows = True
 
 
 def install() -> None:
@@ -56,6 +60,11 @@ def install() -> None:
             if hasattr(host_class, method):
                 _put(host_class, method, _method(host_class, method))
         _put(host_class, "requires_input_bounds", _required(host_class))
+    for host_class in _classes():
+        _put(host_class, "bound_backward", _stopping(vars(host_class)["bound_backward"]))
+    _put(Bound, "requires_input_bounds", _required(Bound))
+    if IS_03:
+        _put(BoundedModule, "check_IBP_intermediate", _intermediate)
     for name in ("BoundReduceMax", "BoundReduceMin"):
         host_class = getattr(bound_ops, name, None)
         if host_class is not None:
@@ -66,6 +75,14 @@ def install() -> None:
     for name in _WITH_WINDOWS:
         host_class = getattr(bound_ops, name)
         _put(host_class, "mode", _mode(host_class, name))
+    if IS_03:
+        _put(bound_ops.Bound, "broadcast_backward", _broadcast_back(bound_ops.Bound.broadcast_backward))
+
+
+def _classes() -> list[type]:
+    """The host's classes with a `bound_backward` of their own, and the base of all."""
+    found = {value for value in vars(bound_ops).values() if isinstance(value, type) and issubclass(value, Bound)}
+    return [each for each in found if "bound_backward" in vars(each)]
 
 
 def uninstall() -> None:
@@ -94,6 +111,31 @@ def installed() -> Iterator[None]:
         uninstall()
 
 
+def with_or_without_windows(model: Any, call: Callable[[], Any]) -> Any:
+    """What a call of the host gives; once more by matrices alone where an operator fails at windows (`patches`).
+
+    Args:
+        model: the host's `BoundedModule`.
+        call: bounds it.
+
+    Raises:
+        What the host raises.
+    """
+    global _windows
+    try:
+        return call()
+    except RecurJacError:
+        raise
+    except HOST_FAILURES:
+        if not any(getattr(node, "mode", None) == "patches" for node in model._modules.values()):
+            raise
+    _windows = False
+    try:
+        return call()
+    finally:
+        _windows = True
+
+
 def _put(host_class: type, name: str, value: Any) -> None:
     _before.append((host_class, name, vars(host_class).get(name)))
     setattr(host_class, name, value)
@@ -110,11 +152,53 @@ def _method(host_class: type, name: str) -> Any:
         if name in ("clip_alpha", "clip_alpha_"):  # between two runs, when nothing is marked as perturbed
             treatment = vars(self).get(_OPTIMISED)
         ours = getattr(treatment, _SAME_AS.get(name, name), None)
+        if IS_03 and name == "bound_backward":
+            _give_values(self)
         if ours is None:
             return original(self, *args, **kwargs)
         return ours(self, *args, **kwargs)
 
     return method
+
+
+def _give_values(node: Any) -> None:
+    """Bounds of the constants that a node reads, which 0.3 has of parameters, but not of what is computed of them."""
+    for source in node.inputs:
+        if source.inputs and not source.perturbed and getattr(source, "lower", None) is None:
+            source.lower = source.upper = value_of(source)
+
+
+def _stopping(own: Any) -> Any:
+    """CROWN that ends at nodes without a rule, and that says where it failed."""
+
+    @functools.wraps(own)
+    def bound_backward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if stopping.ends_at(self, own is not stopping.RULE):
+            return stopping.bound_backward(self, *args, **kwargs)
+        try:
+            return own(self, *args, **kwargs)
+        except HOST_FAILURES as error:
+            stopping.blame(error, self)
+            raise
+
+    return bound_backward
+
+
+def _intermediate(self: Any, node: Any) -> bool:
+    """Bounds of a ReLU, a negation or a transpose by intervals from what has bounds before it, whether there is any.
+
+    0.3 writes the intervals that it finds on the way to that node instead, from where the next reader takes them.
+    """
+    chain = []
+    while not hasattr(node, "lower") or not hasattr(node, "upper"):
+        if type(node) not in self.ibp_intermediate:
+            return False
+        chain.append(node)
+        node = node.inputs[0]
+    node.interval = node.lower, node.upper
+    for each in reversed(chain):
+        each.interval = self.IBP_general(each)
+    return True
 
 
 def _extreme(best: Any) -> Any:
@@ -158,8 +242,10 @@ def _required(host_class: type) -> property:
     """A property in place of the attribute: it holds in models that were built before, too."""
 
     def get(self: Any) -> Any:
-        treatment = treatment_of(self) if type(self) is host_class else None
         own = vars(self).get("requires_input_bounds", [])
+        if stopping.ends_at(self, type(self).bound_backward is not Bound.bound_backward):
+            return stopping.required(self)
+        treatment = treatment_of(self) if type(self) is host_class else None
         return own if treatment is None else treatment.requires_input_bounds(self)
 
     def put(self: Any, value: Any) -> None:
@@ -176,9 +262,29 @@ def _mode(host_class: type, name: str) -> property:
         image = len(vars(self).get("output_shape") or ()) in (0, 4)  # 0: it has not been evaluated yet
         if name in ("BoundAdd", "BoundSub"):
             image = image and all(type(source).__name__ in _IMAGES for source in self.inputs if source.perturbed)
-        return own if image and (type(self) is not host_class or treatment_of(self) is None) else "matrix"
+        whole = type(self) is not host_class or treatment_of(self) is None
+        return own if _windows and image and whole else "matrix"
 
     def put(self: Any, value: Any) -> None:
         vars(self)["mode"] = value
 
     return property(get, put)
+
+
+def _broadcast_back(original: Any) -> Any:
+    """Coefficients of a constant operand with an axis of length 1 for the batch, as in ``x + c``, c (1, n, d).
+
+    0.3 counts that axis twice, and fails. What is spread over an axis gets the sum of the coefficients there.
+    """
+
+    @functools.wraps(original)
+    def broadcast_backward(self: Any, A: Any, x: Any) -> Any:
+        shape = tuple(x.output_shape)
+        if not x.perturbed and len(shape) < len(self.output_shape):
+            x.batch_dim = -1  # its first axis is another
+        if not isinstance(A, Tensor) or x.batch_dim != -1 or len(shape) != A.dim() - 1 or shape[0] != 1:
+            return original(self, A, x)
+        spread = [i + 1 for i in range(1, len(shape)) if shape[i] == 1 and A.shape[i + 1] != 1]
+        return A.sum(spread, keepdim=True) if spread else A
+
+    return broadcast_backward

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.activation import Activation, Parameters
+from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.graph.fusions import fused
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.graph.node import Node
@@ -60,6 +61,11 @@ class Part:
             UnsupportedError: the tables do not cover it.
         """
         shapes = {name: self.node.input_shapes[position] for name, position in self.positions.items()}
+        if () in shapes.values():
+            kind = self.node.kind.removeprefix("Bound")
+            raise UnsupportedError(
+                "The model", [f"`{self.node.name}` ({kind}): it reads one number of the whole batch"], "Keep the batch."
+            )
         return build_graph((self.node,), shapes, self.node.name)
 
     @cached_property

@@ -1,6 +1,6 @@
 """What our bounds of a node of the host are, as methods that take the place of its own.
 
-There are three kinds of nodes (`Treatment`): activations, linear operators, and operators that multiply or choose.
+There are four kinds of nodes: activations, linear operators, operators that multiply or choose, and jumps (`kinds`).
 `treatment_of` says which a node is, or None where the host's own bounds are kept: those of ReLU, of dense layers and
 ordinary convolutions, and of what only adds, moves or reshapes.
 """
@@ -15,38 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import IS_03, Patches
 from recurjac_plugin.numerics.intervals import Interval, Intervals
 
 from . import elementwise, linear, products
 from .coefficients import dense
+from .kinds.jumps import JumpTreatment
+from .kinds.local import box, narrowed, tighten
+from .kinds.treatment import Treatment
 from .part import Part, value_of
 from .softmax import RelaxedSoftmax
-
-
-class Treatment(abc.ABC):
-    """Methods of a node; each takes the node first."""
-
-    @abc.abstractmethod
-    def requires_input_bounds(self, node: Any) -> list[int]:
-        """Positions of the inputs whose bounds CROWN needs."""
-
-    @abc.abstractmethod
-    def interval_propagate(self, node: Any, *v: Any, **kwargs: Any) -> Interval:
-        """IBP: bounds of the node, (b, *shape) each, from those of its inputs."""
-
-    @abc.abstractmethod
-    def bound_backward(self, node: Any, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
-        """CROWN: coefficients of the inputs, and the constants of both sides."""
-
-    @abc.abstractmethod
-    def init_opt_parameters(self, node: Any, start_nodes: Sequence[Any]) -> None:
-        """Set `alpha` of the node to what alpha-CROWN optimises."""
-
-    def clip_alpha(self, node: Any) -> None:
-        """Bring `alpha` back to where it is allowed."""
-        elementwise.clip_alpha(node)
 
 
 class _Activation(Treatment):
@@ -56,7 +37,11 @@ class _Activation(Treatment):
         return [0]
 
     def interval_propagate(self, node: Any, *v: Any, **kwargs: Any) -> Interval:
-        return elementwise.interval_propagate(node, box(v[0]))
+        given = box(v[0])
+        try:
+            return elementwise.interval_propagate(node, given)
+        except UnsupportedError:
+            return elementwise.interval_propagate(node, narrowed(node.inputs[0], given))
 
     def bound_backward(self, node: Any, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         _remember_windows(node, last_lA if last_lA is not None else last_uA, kwargs.get("start_node"))
@@ -77,7 +62,12 @@ class _Steps(Treatment):
 
     def interval_propagate(self, node: Any, *v: Any, **kwargs: Any) -> Interval:
         part = Part.of(node)
-        bounds = self._interval(part, {name: box(v[position]) for name, position in part.positions.items()})
+        inputs = {name: box(v[position]) for name, position in part.positions.items()}
+        try:
+            bounds = self._interval(part, inputs)
+        except UnsupportedError:
+            sources = {name: node.inputs[position] for name, position in part.positions.items()}
+            bounds = self._interval(part, {name: narrowed(sources[name], each) for name, each in inputs.items()})
         rows = kwargs.get("C")  # shape: (b, k, *shape), where the host takes what its dense layers take
         return bounds if rows is None else specified(rows, bounds)
 
@@ -144,8 +134,7 @@ class _Product(_Steps):
 
     def bound_backward(self, node: Any, last_lA: Any, last_uA: Any, *x: Any, **kwargs: Any) -> Any:
         part = Part.of(node)
-        inputs = {name: (x[position].lower, x[position].upper) for name, position in part.positions.items()}
-        relaxed = RelaxedSoftmax(part, inputs) if part.kind == "BoundSoftmax" else products.Relaxed(part, inputs)
+        inputs, relaxed = self._relaxed(part, x)
         _remember_windows(node, last_lA if last_lA is not None else last_uA, kwargs.get("start_node"))
         start = getattr(kwargs.get("start_node"), "name", None)
         chosen = getattr(node, "alpha", {}).get(start) if getattr(node, "opt_stage", None) in ("opt", "reuse") else None
@@ -162,6 +151,21 @@ class _Product(_Steps):
             rows, constant = self._lower(relaxed, inputs, -A, shares[1])
             upper = {name: -value for name, value in rows.items()}, -constant
         return self._by_position(part, lower[0], upper[0]), lower[1], upper[1]
+
+    @staticmethod
+    def _relaxed(part: Part, x: Sequence[Any]) -> tuple[Intervals, products.Relaxed | RelaxedSoftmax]:
+        """Bounds of the inputs by name, and the operator on them; better bounds where it is not defined on these."""
+        for again in (False, True):
+            inputs = {name: (x[position].lower, x[position].upper) for name, position in part.positions.items()}
+            try:
+                softmax = part.kind == "BoundSoftmax"
+                return inputs, RelaxedSoftmax(part, inputs) if softmax else products.Relaxed(part, inputs)
+            except UnsupportedError:
+                if again:
+                    raise
+                for position in part.positions.values():
+                    tighten(x[position])
+        raise AssertionError
 
     @staticmethod
     def _lower(
@@ -195,18 +199,7 @@ def specified(
     return (positive @ lower + negative @ upper).squeeze(2), (positive @ upper + negative @ lower).squeeze(2)
 
 
-def box(interval: Any) -> Interval:
-    """The bounds of an input as a box: the host hands an l_p ball on as its centre, with its norm and radius beside."""
-    lower, upper = interval[0], interval[1]
-    ball = getattr(interval, "ptb", None)
-    if ball is not None and getattr(ball, "norm", torch.inf) != torch.inf:
-        radius = torch.as_tensor(ball.eps).to(lower)
-        radius = radius.reshape(-1, *(1,) * (lower.dim() - 1)) if radius.dim() else radius
-        return lower - radius, upper + radius
-    return lower, upper
-
-
-ACTIVATION, LINEAR, PRODUCT = _Activation(), _Linear(), _Product()
+ACTIVATION, LINEAR, PRODUCT, JUMP = _Activation(), _Linear(), _Product(), JumpTreatment()
 
 
 def _function(node: Any) -> Treatment | None:
@@ -263,7 +256,8 @@ def _times_constant(node: Any) -> Treatment | None:
 
 def _product(node: Any) -> Treatment | None:
     if _several(node):
-        return None
+        square = node.inputs[0] is node.inputs[1] and Part.of(node).kind in ACTIVATIONS
+        return ACTIVATION if square else None
     constant = next((value_of(source) for source in node.inputs if not source.perturbed), None)
     if constant is not None and constant.dim() == len(node.output_shape) and len(constant) > 1:
         return PRODUCT  # one number per sample of the batch: no map that all samples share
@@ -344,6 +338,7 @@ TREATMENTS: dict[str, Callable[[Any], Treatment | None]] = {
         ),
         lambda node: PRODUCT,
     ),
+    **dict.fromkeys(JUMPS, lambda node: JUMP),
 }  # fmt: skip
 """Exact class name of the host's node -> how it is bounded, None where by the host."""
 

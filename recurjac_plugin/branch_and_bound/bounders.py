@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.gains.errors import estimated_errors, jacobian_error
 from recurjac_plugin.graph.graph import refinable
@@ -30,7 +31,7 @@ from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.host.state import evaluated
 from recurjac_plugin.jacobian.analysis import analyse, gathered_rows
 from recurjac_plugin.jacobian.bounded import BoundedByOrder, BoundedJacobian
-from recurjac_plugin.jacobian.methods import LINES, Method, parse
+from recurjac_plugin.jacobian.methods import LINES, Method, parse, require_own_outputs
 from recurjac_plugin.lipschitz.mean_value import largest_drop
 from recurjac_plugin.numerics.intervals import Intervals
 from recurjac_plugin.numerics.memory import memory_budget
@@ -104,6 +105,11 @@ class RowsBounder(Bounder[Disjuncts, BoxBounds]):
         self.cuts_by = method if method.bounds_jacobian else cuts_by
         self.uses_jacobian = method.bounds_jacobian or branching == "jacobian"
 
+    def _may_jump(self, jumps: bool) -> None:
+        if jumps:
+            require_own_outputs(self.method)
+            self.uses_jacobian = False
+
     @abc.abstractmethod
     def first(self, lower: Tensor, upper: Tensor) -> Boxes[Disjuncts]:
         """The whole region as a batch of one, from its ends, (1, columns) each."""
@@ -166,7 +172,7 @@ def bounder(
             problem = over(model, region)
         else:
             problem = read_in_float64(model, region) if rigorous else read(model, region)
-        if rigorous or refinable(problem.graph):
+        if rigorous or refinable(problem.function):
             return RefiningBounder(problem, rows, method, input_shape, branching, rigorous)
     if branching == "crown":
         raise InputError(
@@ -188,8 +194,7 @@ class RefiningBounder(RowsBounder):
     A neuron that is stable on the region is stable on every box: only the others are looked at again.
 
     Source:
-        Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains
-        (`preactivations.crown`).
+        CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2, on gains (`preactivations.crown`).
     """
 
     def __init__(
@@ -202,7 +207,8 @@ class RefiningBounder(RowsBounder):
         rigorous: bool,
     ) -> None:
         super().__init__(problem.model, rows, method, input_shape, branching)
-        self.graph, self.rigorous = problem.graph, rigorous
+        self.graph, self.rigorous = problem.function, rigorous
+        self._may_jump(self.graph.jumps)
         self.memory_budget = memory_budget(None, rows.A.device)
         self.host_graph = problem.host_graph
         self._whole: tuple[Region, CrownBounds] | None = None  # the region's, until the first box is bounded
@@ -216,18 +222,17 @@ class RefiningBounder(RowsBounder):
 
     def _proven(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
         """Bounds of the whole region by CROWN of our own, and the errors of the rows' Jacobian there."""
-        values, output = problem.host_graph.values, problem.host_graph.output
+        values, output, regions = problem.host_graph.values, problem.host_graph.output, problem.arguments.regions
         C = C.reshape(*C.shape[:2], *self.graph.shapes[self.graph.output])
-        bounds = crown_bounds(self.graph, values, output, problem.arguments.regions, C, self.memory_budget)
+        bounds = crown_bounds(self.graph, values, output, regions, C, self.memory_budget, judged=self.rows.eps)
         error = jacobian_error(self.graph, bounds.layers, C, self.memory_budget) if self.uses_jacobian else None
-        if len(problem.arguments.regions) == 1:
-            self._whole = problem.arguments.regions[0], bounds
+        if len(regions) == 1:
+            self._whole = regions[0], bounds
         return bounds.known, C.new_zeros(()) if error is None else error
 
     def _estimated(self, problem: Problem, C: Tensor) -> tuple[Known, Tensor]:
         """The host's bounds of the whole region, with estimated errors; those of the rows are the goal's."""
-        graph = self.graph
-        root, _, unit = host_bounds(problem, self.method.host, C, [*graph.reads])
+        root, _, unit = host_bounds(problem, self.method.host, C, [*(graph := self.graph).reads])
         errors = estimated_errors(graph, problem.host_graph.values, problem.reach, root, unit)
         by_step = {graph.stands_for[name]: error for name, error in errors.items()}
         return Known(root, by_step, C.new_zeros(1, C.shape[1])), C.new_zeros(())
@@ -346,6 +351,7 @@ class HostBounder(RowsBounder):
         super().__init__(model, rows, method, input_shape, branching)
         self.cost = max(1, sum(math.prod(getattr(n, "output_shape", None) or (1,)) for n in model._modules.values()))
         self.batch = min(max(_ELEMENTS // self.cost, _LEAST), _MOST)
+        self._may_jump(any(type(node).__name__ in JUMPS for node in model._modules.values()))
 
     def parts(self, boxes: Boxes[Disjuncts]) -> Iterator[Boxes[Disjuncts]]:
         """Parts small enough for a deadline to be kept between them."""

@@ -43,6 +43,7 @@ from .contraction import hull_of_disjuncts
 from .search import Goal, Open
 
 _NEAREST = 16  # middles of a batch that an attack may start from
+_SHARED = 0.1  # of the largest slope: beyond a jump, where bounds are constant, coordinates may matter that have none
 _EXAMINED = 16  # excluded boxes of a batch of which a corner is evaluated
 
 
@@ -98,6 +99,11 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         self.contradiction: Tensor | None = None
         self._judged = 0
         self._near: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def _without_jacobian(self) -> bool:
+        """Whether boxes are to be cut by a Jacobian that the network has not: its linear bounds take its place."""
+        return self.branching == "jacobian" and not self.bounder.uses_jacobian
 
     def judge(self, boxes: Boxes[Disjuncts], bounds: BoxBounds) -> Open[Disjuncts]:
         """Exclude disjuncts; fix coordinates and cut off parts of the boxes that are left.
@@ -224,10 +230,10 @@ class Exclusion(Goal[Disjuncts, BoxBounds]):
         left = _Left(at, boxes.lower[at], boxes.upper[at], alive[at], lower[at], every, every)
         if not len(at):
             return left
-        if self.branching == "crown":
-            assert bounds.slope is not None
-            row = self._row(left.bounds, left.alive)
-            left = left._replace(sensitivity=_of_row(bounds.slope[at], row).abs())
+        if bounds.slope is not None and (self.branching == "crown" or self._without_jacobian):
+            slope = _of_row(bounds.slope[at], self._row(left.bounds, left.alive)).abs()
+            least = _SHARED * slope.amax(1, keepdim=True) if self._without_jacobian else 0.0
+            left = left._replace(sensitivity=torch.where((slope > 0).any(1, keepdim=True), slope + least, 1.0))
         if self.bounder.uses_jacobian:
             left = self._differentiated(left, bounds)
         if len(left.at) and (bounds.slope is not None or not self.bounder.uses_jacobian):

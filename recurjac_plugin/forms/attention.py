@@ -24,14 +24,48 @@ def _einsum(*args: Any) -> Any:
     operands = tuple(operands[0]) if len(operands) == 1 and isinstance(operands[0], (tuple, list)) else operands
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
-    if not arrow or "." in equation or any(len(set(term)) != len(term) for term in terms) or len(terms) > 3:
+    if not arrow or "." in equation or len(set(right)) != len(right) or len(terms) > 3:
         return NotImplemented
+    if any(len(set(term)) != len(term) for term in terms):  # a diagonal
+        taken = [_diagonal(operand, term) for operand, term in zip(operands, terms, strict=True)]
+        if any(each is None for each in taken):
+            return NotImplemented
+        return _einsum(f"{','.join(term for _, term in taken)}->{right}", *(operand for operand, _ in taken))
     value, letters = operands[0], terms[0]
     for i in range(1, len(terms)):
         later = set(right).union(*terms[i + 1 :])
         value, letters = _product(value, letters, operands[i], terms[i], later)
     value, letters = _summed(value, letters, set(right))
     return _arranged(value, letters, right)
+
+
+def _diagonal(operand: Tensor, letters: str) -> Any:
+    """An operand whose last two letters are the same as one with that letter once; None for others that repeat one."""
+    if len(set(letters)) == len(letters):
+        return operand, letters
+    if len(letters) < 3 or letters[-2] != letters[-1] or len(set(letters[:-1])) != len(letters) - 1:
+        return None
+    return operand.diagonal(0, -2, -1), letters[:-1]
+
+
+def _determinant(A: Tensor) -> Any:
+    """Of matrices with up to three rows, along the first."""
+    shape = shape_of(A)
+    if len(shape) < 3 or shape[-1] > 3 or shape[-1] != shape[-2]:
+        return NotImplemented
+    return _expanded_along_rows(A, 0, list(range(shape[-1])))
+
+
+def _expanded_along_rows(A: Tensor, row: int, columns: list[int]) -> Tensor:
+    terms = []
+    for i, column in enumerate(columns):
+        entry, rest = A[..., row, column], columns[:i] + columns[i + 1 :]
+        term = entry * _expanded_along_rows(A, row + 1, rest) if rest else entry
+        terms.append(-term if i % 2 else term)
+    value = terms[0]
+    for term in terms[1:]:
+        value = value + term
+    return value
 
 
 def _summed(value: Tensor, letters: str, kept: set[str]) -> tuple[Tensor, str]:
@@ -161,6 +195,8 @@ FORMS: dict[str, Callable[..., Any]] = {
     "matmul": _matmul,
     "mv": _matmul,
     "bilinear": _bilinear,
+    "det": _determinant,
+    "linalg_det": _determinant,
     "scaled_dot_product_attention": _scaled_dot_product_attention,
     "multi_head_attention_forward": _multi_head_attention,
 }

@@ -23,6 +23,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .discrete.rounding import divided
+from .discrete.truths import chosen as choice
+from .discrete.truths import is_truth, masked
+from .discrete.truths import threshold as jumping
 from .marks import depends, holds, origin, untraced
 
 
@@ -31,8 +35,10 @@ def _rsqrt(input: Tensor) -> Tensor:
 
 
 def _div(input: Any, other: Any, *, rounding_mode: Any = None) -> Any:
+    if rounding_mode is not None:
+        return divided(input, other, rounding_mode)
     name, arguments = origin(other)
-    if name != "sqrt" or rounding_mode is not None:
+    if name != "sqrt":
         return NotImplemented
     return input * arguments[0] ** -0.5
 
@@ -73,8 +79,8 @@ def _softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def _threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Any:
-    if threshold != value:  # it jumps
-        return NotImplemented
+    if threshold != value:
+        return jumping(input, threshold, value)
     return functional.relu(input - threshold) + threshold
 
 
@@ -84,6 +90,11 @@ def _prelu(input: Tensor, weight: Tensor) -> Any:
         return NotImplemented
     slope = weight.reshape(1, -1, *(1,) * (input.dim() - 2))
     return slope * input + (1 - slope) * functional.relu(input)
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Nothing in evaluation, where the host would have it traced in training."""
+    return NotImplemented if training else input
 
 
 def _expm1(input: Tensor) -> Tensor:
@@ -124,6 +135,8 @@ def _finite(value: Any) -> bool:
 
 
 def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Any:
+    if is_truth(mask):
+        return choice(mask, value, input)
     if depends(mask) or depends(value) or not _finite(value):
         return NotImplemented
     kept = (~mask).to(input.dtype)
@@ -132,7 +145,8 @@ def _masked_fill(input: Tensor, mask: Tensor, value: Any) -> Any:
 
 def _where(condition: Tensor, input: Any, other: Any) -> Any:
     if depends(condition):
-        return _two_slopes(condition, input, other)
+        slopes = _two_slopes(condition, input, other)
+        return choice(condition, input, other) if slopes is NotImplemented else slopes
     values = [value for value in (input, other) if isinstance(value, Tensor)]
     constants = [value for value in (input, other) if not depends(value)]
     if not values or not all(map(_finite, constants)):
@@ -180,7 +194,7 @@ def _mul(input: Any, other: Any) -> Any:
         comparison, arguments = origin(mask)
         if comparison in ("gt", "ge", "lt", "le") and arguments[0] is x and _is_zero(arguments[1]):
             return functional.relu(x) if comparison in ("gt", "ge") else -functional.relu(-x)
-    return NotImplemented
+    return masked(input, other)
 
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -199,6 +213,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     "threshold": _threshold,
     "_threshold": _threshold,
     "prelu": _prelu,
+    **dict.fromkeys(["dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"], _dropout),
     "expm1": _expm1,
     "sinh": _sinh,
     "cosh": _cosh,

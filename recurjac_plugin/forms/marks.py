@@ -12,7 +12,14 @@ from torch import Tensor
 _DEPENDS = "recurjac_depends"
 _ORIGIN = "recurjac_origin"
 _PASSING = {"to", "float", "double", "type", "type_as", "bfloat16", "half"}
-_NOTED = {"sqrt", "gt", "ge", "lt", "le", "mul", "stack"}
+_TRUTHS = {
+    *("gt", "ge", "lt", "le", "eq", "ne", "__eq__", "__ne__", "logical_not", "bitwise_not", "__invert__"),
+    *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor")),
+    *(f"__{side}{name}__" for side in ("", "r") for name in ("and", "or", "xor")),
+}
+_NOTED = {"sqrt", "mul", "sub", "exp", "expm1", "stack", *_TRUTHS}
+_CONSTANT = "recurjac_constant"
+_CURRENT = "recurjac_current"
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -40,18 +47,57 @@ def passed_on(name: str, args: Any, kwargs: Any, result: Any, known: bool) -> No
     """Note about the result of a call what is known of its arguments."""
     if known:
         mark_as_input(result)
+        if name.endswith("_") and args and isinstance(args[0], Tensor):  # it changes what stands there, and its whole
+            mark_as_input((args[0], args[0]._base))
     if not isinstance(result, Tensor) or not args:
         return
     if name in _NOTED:
-        setattr(result, _ORIGIN, (name, (*args, *kwargs.values())))
-    elif name in _PASSING and isinstance(args[0], Tensor) and hasattr(args[0], _ORIGIN):
-        setattr(result, _ORIGIN, getattr(args[0], _ORIGIN))
+        arguments = (*args, *kwargs.values())
+        setattr(result, _ORIGIN, (name, arguments, _versions((result, *arguments))))
+    elif name in _PASSING and origin(args[0])[0]:
+        name, arguments = origin(args[0])
+        setattr(result, _ORIGIN, (name, arguments, _versions((result, *arguments))))
 
 
 def origin(value: Any) -> tuple[str, tuple[Any, ...]]:
-    """The call that gave a value, its name and arguments, where that was noted; else "" and nothing."""
-    found: tuple[str, tuple[Any, ...]] = getattr(value, _ORIGIN, ("", ()))
-    return found
+    """The call that gave a value, its name and arguments, noted while all were as they are now; else nothing."""
+    name, arguments, versions = getattr(value, _ORIGIN, ("", (), []))
+    return (name, arguments) if name and _versions((value, *arguments)) == versions else ("", ())
+
+
+def _versions(values: Any) -> list[int]:
+    """How often tensors have been changed in place."""
+    return [tensor._version for tensor in _tensors(values)]
+
+
+def replace_by(tensor: Tensor, value: Tensor) -> None:
+    """Note that a tensor that a function would change in place is another from now on."""
+    setattr(tensor, _CURRENT, value)
+
+
+def current(values: Any) -> Any:
+    """Arguments with what stands for tensors that were changed in place."""
+    if isinstance(values, Tensor):
+        while hasattr(values, _CURRENT):
+            values = getattr(values, _CURRENT)
+        return values
+    if type(values) in (tuple, list):
+        return type(values)(map(current, values))
+    return {key: current(value) for key, value in values.items()} if type(values) is dict else values
+
+
+def is_constant(values: Any) -> bool:
+    """Whether any of the tensors was made by `constant`."""
+    return any(getattr(tensor, _CONSTANT, False) for tensor in _tensors(values))
+
+
+def constant(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """A call as numbers: no part of the trace, and nothing that gradients go through."""
+    with untraced(), torch.no_grad():
+        result = function(*args, **kwargs)
+    for tensor in _tensors(result):
+        setattr(tensor, _CONSTANT, True)
+    return result
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import UnsupportedError
 
-from .marks import depends, shape_of, untraced
+from .marks import depends, holds, replace_by, shape_of, untraced
 
 
 def parts(input: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
@@ -82,15 +83,141 @@ def _repeat_interleave(input: Tensor, repeats: Any, dim: int | None = None) -> A
 
 
 def _getitem(input: Tensor, index: Any) -> Any:
-    """Indexing by masks that are known."""
+    """Indexing by masks that are known, from the end, and with steps."""
     places = index if isinstance(index, tuple) else (index,)
     masks = [i for i, each in enumerate(places) if isinstance(each, Tensor) and each.dtype == torch.bool]
-    simple = all(each == slice(None) for i, each in enumerate(places) if i not in masks)
+    if not masks:
+        return _from_the_end(input, places)
+    simple = all(_is_whole(each) for i, each in enumerate(places) if i not in masks)
     if len(masks) != 1 or not simple or places[masks[0]].dim() != 1 or depends(places[masks[0]]):
         return NotImplemented
     with untraced():
         chosen = torch.where(places[masks[0]])[0].tolist()
     return selected(input, masks[0], chosen)
+
+
+def _is_whole(place: Any) -> bool:
+    return isinstance(place, slice) and place == slice(None)
+
+
+def _from_the_end(input: Tensor, places: tuple[Any, ...]) -> Any:
+    """Places counted from the end, and every n-th, by their numbers; hosts take others for them, or fail."""
+    plain = all(each is Ellipsis or isinstance(each, (int, slice)) for each in places)
+    if not plain or any(isinstance(each, bool) for each in places) or not _is_whole(places[0]):
+        return NotImplemented
+    shape = shape_of(input)
+    if Ellipsis in places:
+        at = places.index(Ellipsis)
+        places = (*places[:at], *[slice(None)] * (len(shape) - len(places) + 1), *places[at + 1 :])
+    steps = [each.step for each in places if isinstance(each, slice)]
+    if all(step in (None, 1) for step in steps) and not any(isinstance(e, int) and e < 0 for e in places):
+        return NotImplemented
+    if any(isinstance(value, Tensor) for e in places if isinstance(e, slice) for value in (e.start, e.stop, e.step)):
+        return NotImplemented
+    numbers: list[Any] = []
+    for axis, each in enumerate(places):
+        if isinstance(each, int):
+            numbers.append(each % shape[axis])
+        elif each.step in (None, 1):
+            numbers.append(each)
+        else:
+            input = selected(input, axis, range(shape[axis])[each])
+            numbers.append(slice(None))
+    return input[tuple(numbers)]
+
+
+def _setitem(input: Tensor, index: Any, value: Any) -> Any:
+    """``x[index] = value``, index beginning with ``:``: from now on x is another tensor, put together of both."""
+    first = index[0] if isinstance(index, tuple) else index
+    shape = shape_of(input)
+    if not (first is Ellipsis or _is_whole(first)) or depends(index):
+        return NotImplemented
+    with untraced():
+        numbers = torch.arange(math.prod(shape[1:])).reshape(1, *shape[1:])
+        chosen = numbers[index]
+        places = numbers.flatten().tolist()
+    selected_shape = tuple(chosen.shape[1:])
+    if not depends(value):
+        written = _with_constant(input, chosen, value)
+    else:
+        if value.dim() != len(selected_shape) + 1:
+            return NotImplemented
+        if tuple(shape_of(value)[1:]) != selected_shape:
+            with untraced():
+                zeros = torch.zeros(1, *selected_shape, dtype=value.dtype, device=value.device)
+            value = value + zeros
+        value = value.reshape(-1, math.prod(selected_shape))
+        written = _with_values(input, places, chosen.flatten().tolist(), value)
+    if written is NotImplemented:
+        return NotImplemented
+    replace_by(input, written)
+    return None
+
+
+def _with_values(input: Tensor, places: list[int], chosen: list[int], value: Tensor) -> Any:
+    """Values (b, n) in the chosen places of a tensor."""
+    shape, count = shape_of(input), len(places)
+    if depends(input):
+        for i, place in enumerate(chosen):
+            places[place] = count + i
+        whole = torch.cat([input.reshape(-1, count), value], 1)
+        return selected(whole, 1, places).reshape(-1, *shape[1:])
+    if holds(lambda: (input != input[:1]).any()):  # the same row for every sample, as in `torch.zeros(b, n)`
+        return NotImplemented
+    places = [len(chosen)] * count
+    for i, place in enumerate(chosen):
+        places[place] = i
+    with untraced():
+        row = input[:1].detach().reshape(1, count).clone()
+        row[:, chosen] = 0.0
+    whole = torch.cat([value, value.narrow(1, 0, 1) * 0.0], 1)
+    return (selected(whole, 1, places) + row).reshape(-1, *shape[1:])
+
+
+def _with_constant(input: Tensor, chosen: Tensor, value: Any) -> Any:
+    """A constant, the same for every sample, in the chosen places of a tensor."""
+    if not depends(input) or not holds(lambda: torch.as_tensor(value).isfinite().all()):
+        return NotImplemented
+    shape = shape_of(input)
+    with untraced():
+        kept = torch.ones(math.prod(shape[1:]), dtype=input.dtype, device=input.device)
+        added = torch.zeros_like(kept)
+        kept[chosen.flatten()] = 0.0
+        if isinstance(value, Tensor) and value.dim() == chosen.dim():
+            if bool((value != value[:1]).any()):
+                return NotImplemented
+            value = value[:1]
+        added[chosen.flatten()] = torch.as_tensor(value).to(added).detach().expand(chosen.shape).flatten()
+        kept, added = kept.reshape(1, *shape[1:]), added.reshape(1, *shape[1:])
+    return input * kept + added
+
+
+def _expand(input: Tensor, *sizes: Any) -> Any:
+    """With numbers in place of -1, which torch's exporter asks for at run time."""
+    wanted = list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else list(sizes)
+    here = shape_of(input)
+    here = [1] * (len(wanted) - len(here)) + here
+    kept = [i for i, size in enumerate(wanted) if isinstance(size, int) and size == -1]
+    if not kept or (0 in kept and depends(input)):
+        return NotImplemented
+    for i in kept:
+        wanted[i] = here[i]
+    return input.expand(*wanted)
+
+
+def _matrix_transposed(input: Tensor) -> Any:
+    return input.transpose(-2, -1) if input.dim() > 2 else NotImplemented
+
+
+def _diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    shape, count = shape_of(input), input.dim()
+    axes = sorted((dim1 % count, dim2 % count))
+    if axes != [count - 2, count - 1] or not axes[0]:
+        return NotImplemented
+    with untraced():
+        numbers = torch.arange(shape[-2] * shape[-1]).reshape(shape[-2:])
+        places = numbers.diagonal(offset if dim1 % count < dim2 % count else -offset).tolist()
+    return selected(input.reshape(-1, *shape[1:-2], shape[-2] * shape[-1]), count - 2, places)
 
 
 def _pixel_shuffle(input: Tensor, upscale_factor: int) -> Any:
@@ -142,12 +269,14 @@ def _unflatten(input: Tensor, dim: int, sizes: Any) -> Any:
 
 
 def _squeeze(input: Tensor, dim: Any = None) -> Any:
-    """Torch's exporter asks at run time whether the axis has length 1.
+    """Torch's exporter asks at run time whether the axis has length 1; without one, all but the batch are dropped.
 
     Raises:
-        UnsupportedError: no axis is named.
+        UnsupportedError: no axis is named, of one sample.
     """
-    if dim is None and depends(input):
+    if dim is None and depends(input) and input.dim():
+        if shape_of(input)[0] != 1:
+            return input.reshape(-1, *(size for size in shape_of(input)[1:] if size != 1))
         raise UnsupportedError(
             "The model",
             ["Squeeze without an axis: for one sample it drops the batch dimension as well"],
@@ -172,6 +301,11 @@ FORMS: dict[str, Callable[..., Any]] = {
     "tile": _tile,
     "repeat_interleave": _repeat_interleave,
     "__getitem__": _getitem,
+    "__setitem__": _setitem,
+    "expand": _expand,
+    "mT": _matrix_transposed,
+    "mH": _matrix_transposed,
+    "diagonal": _diagonal,
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": _channel_shuffle,

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recurjac_plugin.graph.factors.jumps import JumpFactor
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.graph.steps import FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, at_inputs, backward, forward, pull_absolute
@@ -39,6 +40,9 @@ from .undetermined import Layer
 
 # What a step that is no linear map is rounded: values of functions, products, quotients.
 _PER_FACTOR = 16
+
+# Errors of n roundings grow a little faster than their unit: by n units of the coarser type, relative to themselves.
+_COARSER = 1.25
 
 
 @torch.no_grad()
@@ -75,6 +79,9 @@ def estimated_errors(
 
     def factor(step: FactorStep, before: _Estimate) -> _Estimate:
         value = centers.get(step.name)
+        if isinstance(step.factor, JumpFactor):  # where it may jump both values are taken, and they are exact
+            size = torch.maximum(*(end.abs() for end in step.factor.values(bounds[step.reads[0].name])))
+            return _Estimate(torch.zeros_like(size), size)
         if any(read.name not in bounds for read in step.reads):  # nothing here asks how it changes
             size = before.size if value is None else value.abs()
             return _Estimate(PER_SUM * unit * size, size)
@@ -185,6 +192,10 @@ class Proven:
             (weights @ each.flatten(1).unsqueeze(2)).squeeze(2) for each in (self.error, self.size, self.spread)
         )
         return Proven(error + gamma(weights.shape[2] + 8) * size, size, spread)
+
+    def in_units_of(self, unit: float) -> Tensor:
+        """The error of the value in an arithmetic that rounds by that unit instead of float64's."""
+        return _COARSER * unit / 2.0**-52 * self.error
 
     def of_bound(self, relative: float, everywhere: float) -> Tensor:
         """Error of a linear bound: that of the value at the centre, of the bound of the change, and of their sum.

@@ -14,6 +14,7 @@ reported in one error, before any bound is computed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS, REFUSED
 from recurjac_plugin.errors import UnsupportedError
 
+from .factors.jumps import JumpFactor
 from .fusions import fused
 from .linear_maps import Broadcast
 from .node import Node
@@ -62,6 +65,24 @@ class Graph:
         return tuple(step for step in self.steps if isinstance(step, FactorStep))
 
     @cached_property
+    def jumps(self) -> bool:
+        """Whether a step is piecewise constant: then it stands for a function, and its derivatives for none."""
+        return bool(self.jumping)
+
+    @cached_property
+    def jumping(self) -> frozenset[str]:
+        """The steps and inputs that piecewise constant steps read."""
+        return frozenset(step.source for step in self.factors if isinstance(step.factor, JumpFactor))
+
+    def reads_source(self, step: FactorStep) -> bool:
+        """Whether what decides a factor's range is what the factor multiplies: as for all functions of one variable."""
+        return (
+            len(step.reads) == 1
+            and self.stands_for[step.reads[0].name] == step.source
+            and isinstance(step.factor, (ActivationFactor, JumpFactor))
+        )
+
+    @cached_property
     def reads(self) -> Mapping[str, Read]:
         """Everything that the factor steps read, by name: the nodes whose bounds decide the derivatives."""
         return {read.name: read for step in self.factors for read in step.reads}
@@ -85,6 +106,7 @@ def build_graph(
     nodes: Sequence[Node],
     inputs: Mapping[str, tuple[int, ...]],
     output_name: str,
+    jumps: bool = False,
 ) -> Graph:
     """Translate nodes into a graph of steps.
 
@@ -92,6 +114,7 @@ def build_graph(
         nodes: in topological order.
         inputs: name -> shape, batch dimension included, of the perturbed inputs.
         output_name: name of the output.
+        jumps: whether piecewise constant functions are steps as well: for bounds of the function alone.
 
     Raises:
         UnsupportedError: nodes on the way from the input to the output are in none of the tables, or are used in ways
@@ -99,6 +122,7 @@ def build_graph(
     """
     nodes = fused(nodes)
     on_path = _ancestors(nodes, output_name)
+    limits = {node.name: _limits(node) for node in nodes} if jumps else None
     shapes = {name: tuple(shape[1:]) for name, shape in inputs.items()}
     batch = next(iter(inputs.values()))[0]
     same_as = {name: name for name in inputs}  # nodes whose derivative is the identity stand for the node they read
@@ -109,7 +133,7 @@ def build_graph(
             continue
         same_as[node.name] = node.name
         try:
-            of_node = _steps(node, same_as, batch)
+            of_node = _steps(node, same_as, batch, limits)
         except Refusal as refusal:
             offenders.append(f"`{node.name}` ({node.kind.removeprefix('Bound')}): {refusal}")
             continue
@@ -141,13 +165,25 @@ def _ancestors(nodes: Sequence[Node], output_name: str) -> set[str]:
     return needed
 
 
-def _steps(node: Node, same_as: Mapping[str, str], batch: int) -> tuple[Step, ...]:
+def _limits(node: Node) -> tuple[float, float]:
+    """Ends that a node's values do not pass, however they are rounded."""
+    activation = ACTIVATIONS.get(node.kind)
+    return (-math.inf, math.inf) if activation is None else activation.values(node.attributes)
+
+
+def _steps(
+    node: Node, same_as: Mapping[str, str], batch: int, limits: Mapping[str, tuple[float, float]] | None
+) -> tuple[Step, ...]:
     """What a node does, as steps, the last one under its own name."""
     if node.output_shape[:1] != (batch,):
         raise Refusal(
             f"its output has shape {tuple(node.output_shape)}, but every node must keep the batch of {batch} first"
         )
     shape = tuple(node.output_shape[1:])
+    if limits is not None and node.kind in JUMPS:
+        (source,) = node.inputs
+        factor = JumpFactor(JUMPS[node.kind], limits.get(source, (-math.inf, math.inf)))
+        return (FactorStep(node.name, shape, same_as[source], (Read(source, shape),), factor),)
     activation = ACTIVATIONS.get(node.kind)
     if activation is not None:
         if any(node.perturbed[1:]):

@@ -177,7 +177,9 @@ def _concat(node: Node, position: int) -> LinearMap:
 
 def _cast(node: Node, position: int) -> LinearMap:
     kind = node.attributes["type"]
-    if kind not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    if kind in (torch.float16, torch.bfloat16):
+        raise Refusal(f"it casts to {kind}, whose rounding is too large to be left out")
+    if kind not in (torch.float32, torch.float64):
         raise Refusal(f"it casts the perturbed input to {kind}, which is piecewise constant")
     return _own_function(node, position)
 

@@ -56,6 +56,7 @@ def patch_after_import(host: ModuleType) -> None:
     linear.BoundMatMul.interval_propagate = linear.BoundLinear.interval_propagate
     bivariate = importlib.import_module(f"{host.__name__}.operators.bivariate")
     bivariate.BoundDiv.forward = _quotient
+    linear.BoundMatMul.forward = _product
     cast = importlib.import_module(f"{host.__name__}.operators.dtype").BoundCast
     cast.__init__ = _knowing_doubles(cast.__init__)
     for method in (host.BoundedTensor.__new__, host.BoundedTensor.__init__):
@@ -154,6 +155,12 @@ def _on_dense_coefficients(bound_backward: Callable[..., Any]) -> Callable[..., 
 def _quotient(self: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """A quotient is one also where the divisor is a root, which 0.3 takes for a part of a layer normalisation."""
     return x / y
+
+
+def _product(self: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """A product of matrices; 0.3 keeps the factors, a weight as a parameter, which no other value can replace."""
+    self.x_shape, self.y_shape = x.shape, y.shape
+    return x.matmul(y)
 
 
 def _knowing_doubles(init: Callable[..., Any]) -> Callable[..., Any]:

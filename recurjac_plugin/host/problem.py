@@ -89,6 +89,20 @@ class Problem:
         return self.host_graph.steps
 
     @cached_property
+    def function(self) -> Graph:
+        """The network as plain steps for bounds of the function alone, which may be piecewise constant.
+
+        Raises:
+            UnsupportedError: as for `graph`, for all other parts.
+        """
+        return self.host_graph.function
+
+    @property
+    def jumps(self) -> bool:
+        """Whether parts of the network are piecewise constant: its outputs have bounds, and no Jacobian."""
+        return self.host_graph.jumps
+
+    @cached_property
     def region(self) -> Region:
         """One region of the coordinates of all perturbed inputs together.
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.errors import InputError, UnsupportedError
 from recurjac_plugin.graph.graph import Graph, build_graph
 from recurjac_plugin.graph.node import Node, with_axes
@@ -56,6 +57,24 @@ class HostGraph:
             UnsupportedError: nodes on the way to the output have no rule; lists every one of them.
         """
         return build_graph(self.nodes, self.inputs, self.output_name) if self.like is None else self.like.steps
+
+    @property
+    def jumps(self) -> bool:
+        """Whether a node is piecewise constant."""
+        return any(node.kind in JUMPS for node in self.nodes)
+
+    @cached_property
+    def function(self) -> Graph:
+        """The same for bounds of the function alone: piecewise constant parts are steps as well.
+
+        Raises:
+            UnsupportedError: as for `steps`, for all other nodes.
+        """
+        if self.like is not None:
+            return self.like.function
+        if not self.jumps:
+            return self.steps
+        return build_graph(self.nodes, self.inputs, self.output_name, jumps=True)
 
     def in_float64(self, centers: Mapping[str, Tensor]) -> HostGraph:
         """The same network in float64, evaluated at centres of its inputs by the nodes' own functions.
@@ -177,7 +196,8 @@ def _takes(model: Any, x: Sequence[Any]) -> bool:
 
 def _perturbed_inputs(model: Any, final: Any, order: Sequence[Any], x: Sequence[Any]) -> dict[str, int]:
     """The perturbed inputs that the output depends on: name -> position among the arguments, in their order."""
-    position = dict(zip(model.input_name, model.input_index))
+    # 0.7.1 names perturbed weights among the inputs, without an index.
+    position = {name: index for name, index in zip(model.input_name, model.input_index) if index is not None}
     roots = [node for node in order if not node.inputs and node.perturbed]
     weights = [f"`{n.name}` ({type(n).__name__.removeprefix('Bound')})" for n in roots if n.name not in position]
     if weights:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from recurjac_plugin.errors import MethodError
+from recurjac_plugin.errors import MethodError, UnsupportedError
 
 if TYPE_CHECKING:
     from recurjac_plugin.passes.rules import Rule
@@ -149,6 +149,20 @@ def require_rigorous(method: Method, wanted: bool) -> bool:
             "without a prefix, or leave `rigorous` out."
         )
     return wanted
+
+
+def require_own_outputs(method: Method) -> None:
+    """Refuse methods that bound outputs by the Jacobian alone, for a network that is piecewise constant in parts.
+
+    Raises:
+        UnsupportedError: it is one of these.
+    """
+    if not method.with_host_output:
+        raise UnsupportedError(
+            "The network",
+            ["parts of it are piecewise constant, so that its Jacobian says nothing about its outputs"],
+            f"Use `CROWN`, or `{method.name}+CROWN`.",
+        )
 
 
 def is_method(name: object) -> bool:

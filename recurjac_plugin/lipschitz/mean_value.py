@@ -56,8 +56,8 @@ def output_bounds(
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
         x: a `BoundedTensor` whose perturbation is an l_p ball or a box.
-        method: as in `jacobian_bounds`; with ``+CROWN`` the intersection with the host's output bounds; or a method of
-            the host alone, whose bounds are returned as they are.
+        method: as in `jacobian_bounds`; with ``+CROWN`` the intersection with the host's output bounds, which are all
+            there is of a network that jumps; or a method of the host alone, whose bounds are returned as they are.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         steps: number n of nested regions; each one costs a run of the host and a pass.
         order: as in `jacobian_bounds`; methods of the host alone have none.
@@ -83,7 +83,7 @@ def output_bounds(
     parsed = parse(method)
     require_rigorous(parsed, rigorous)
     problem = read_in_float64(model, x) if rigorous else read(model, x)
-    if not parsed.bounds_jacobian:
+    if not parsed.bounds_jacobian or (parsed.with_host_output and problem.jumps):
         return _of_rows_alone(problem, parsed, C, memory_budget, rigorous, x)
     radius = problem.region.radius
     deviation, analysis = None, None

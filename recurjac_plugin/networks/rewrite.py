@@ -42,6 +42,7 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
     - ``Expand`` gets its shape as a constant, with 1 where nothing is repeated: torch cannot trace a computed shape.
     - ``Conv`` and ``ConvTranspose`` state the shape of their kernel (onnx2pytorch 0.5 on Python 3.10 asks for it).
     - ``Dropout`` and a ``Pad`` by nothing become ``Identity``.
+    - ``BatchNormalization`` in evaluation does not say so (onnx2pytorch does not know the attribute).
     - ``Split`` gets its sizes as an attribute again, as it had them before operator set 13.
     - Nodes that nothing uses any more are dropped.
 
@@ -80,6 +81,8 @@ def prepare(file: OnnxFile) -> tuple[ModelProto, Shapes]:
             _rewrite_as_identity(node)
         elif node.op_type == "Split":
             _rewrite_split(node, shapes)
+        elif node.op_type == "BatchNormalization":
+            _rewrite_batch_norm(node)
     drop_unused(model.graph)
     return model, shapes
 
@@ -235,6 +238,13 @@ def _rewrite_as_identity(node: NodeProto) -> None:
     """Make an Identity of a node that does nothing to its first input."""
     node.op_type = "Identity"
     del node.input[1:], node.output[1:], node.attribute[:]
+
+
+def _rewrite_batch_norm(node: NodeProto) -> None:
+    """Drop `training_mode` where it is 0, as it is by default."""
+    kept = [attribute for attribute in node.attribute if attribute.name != "training_mode" or attribute.i]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _rewrite_split(node: NodeProto, shapes: Shapes) -> None:

@@ -1,9 +1,9 @@
 """Which ONNX operators a network may have: those that the converter, the host and the tables of this package all take.
 
 An operator of a file becomes one or more of the host's nodes, also where `forms` takes it apart first. It is supported
-if each of them has a row in `OPERATORS`, `ACTIVATIONS` or `PRODUCTS`, and if the installed converter does not stand in
-the way. A supported operator may still be refused in a use of it, such as a Where whose condition is computed from the
-input, or a Reshape to a computed shape.
+if each of them has a row in `OPERATORS`, `ACTIVATIONS`, `PRODUCTS` or `JUMPS`, and if the installed converter does not
+stand in the way. A supported operator may still be refused in a use of it, such as a Reshape to a computed shape; and a
+network with jumps has bounds and verdicts, but no Jacobian.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib.metadata
 
 from packaging.version import Version
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
@@ -36,11 +37,15 @@ _RECURRENCE = (
 KINDS: dict[str, tuple[str, ...]] = {
     "Abs": ("BoundAbs",),
     "Add": ("BoundAdd",),
+    "And": ("BoundRelu", "BoundSub"),
+    "ArgMax": ("BoundReduceMax", "BoundSign"),
+    "ArgMin": ("BoundReduceMin", "BoundSign"),
     "Atan": ("BoundAtan",),
     "AveragePool": ("BoundAveragePool",),
     "BatchNormalization": ("BoundBatchNormalization",),
     "Cast": ("BoundCast",),
     "CastLike": ("BoundCast",),
+    "Ceil": ("BoundCeil",),
     "Celu": ("BoundCelu",),
     "Clip": ("HardTanh",),
     "Concat": ("BoundConcat",),
@@ -54,11 +59,12 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Dropout": ("BoundIdentity",),
     "Einsum": ("BoundLinear", "BoundMatMul", "BoundReshape", "BoundTranspose"),
     "Elu": ("BoundElu",),
+    "Equal": ("BoundSign",),
     "Erf": ("BoundErf",),
     "Exp": ("BoundExp",),
     "Expand": ("BoundGather", "BoundReshape"),
     "Flatten": ("BoundFlatten",),
-    "GRU": _RECURRENCE,
+    "Floor": ("BoundFloor",),
     "Gather": ("BoundGather",),
     "GatherElements": ("BoundGather", "BoundReshape"),
     "GatherND": ("BoundGather", "BoundReshape"),
@@ -66,30 +72,36 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Gemm": ("BoundLinear",),
     "GlobalAveragePool": ("BoundGlobalAveragePool", "BoundReduceMean"),
     "GlobalMaxPool": ("BoundReduceMax", "BoundReshape"),
+    "Greater": ("BoundSign",),
+    "GreaterOrEqual": ("BoundSign",),
     "GroupNormalization": _NORMALISATION,
+    "GRU": _RECURRENCE,
     "HardSigmoid": ("HardTanh",),
     "HardSwish": ("BoundHardSwish",),
     "Identity": ("BoundIdentity",),
     "InstanceNormalization": _NORMALISATION,
     "LayerNormalization": _NORMALISATION,
-    "LSTM": _RECURRENCE,
     "LeakyRelu": ("BoundLeakyRelu",),
+    "Less": ("BoundSign",),
+    "LessOrEqual": ("BoundSign",),
     "Log": ("BoundLog",),
     "LogSoftmax": ("BoundExp", "BoundReduceSum", "BoundLog", "BoundSub"),
+    "LSTM": _RECURRENCE,
     "MatMul": ("BoundLinear", "BoundMatMul"),
     "Max": ("BoundMax",),
     "MaxPool": ("BoundMaxPool",),
     "Mean": ("BoundAdd", "BoundMul"),
     "Min": ("BoundMin",),
     "Mish": ("BoundMish",),
+    "Mod": ("BoundFloor", "BoundMul"),
     "Mul": ("BoundMul",),
     "Neg": ("BoundNeg",),
-    "PRelu": ("BoundPRelu",),
+    "Not": ("BoundSub",),
+    "Or": ("BoundRelu", "BoundSub"),
     "Pad": ("BoundPad",),
     "Pow": ("Pow",),
-    "RMSNormalization": _NORMALISATION,
+    "PRelu": ("BoundPRelu",),
     "Reciprocal": ("BoundReciprocal",),
-    "RNN": _RECURRENCE,
     "ReduceL1": ("BoundAbs", "BoundReduceSum"),
     "ReduceL2": ("BoundSqr", "BoundReduceSum", "BoundSqrt"),
     "ReduceLogSum": ("BoundReduceSum", "BoundLog"),
@@ -102,10 +114,15 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Relu": ("BoundRelu",),
     "Reshape": ("BoundReshape",),
     "Resize": ("BoundGather", "BoundMatMul", "BoundReshape"),
+    "RMSNormalization": _NORMALISATION,
+    "RNN": _RECURRENCE,
+    "Round": ("BoundRound",),
     "ScatterElements": ("BoundMul", "BoundMatMul", "BoundAdd"),
     "ScatterND": ("BoundMul", "BoundMatMul", "BoundAdd"),
     "Selu": ("BoundElu",),
+    "Shrink": ("BoundRelu", "BoundSign", "BoundMul"),
     "Sigmoid": ("BoundSigmoid",),
+    "Sign": ("BoundSign",),
     "Sin": ("BoundSin",),
     "Slice": ("BoundSlice",),
     "Softmax": ("BoundSoftmax",),
@@ -120,14 +137,16 @@ KINDS: dict[str, tuple[str, ...]] = {
     "Swish": ("SiLU",),
     "Tan": ("BoundTan",),
     "Tanh": ("BoundTanh",),
+    "ThresholdedRelu": ("BoundSign", "BoundMul"),
     "Tile": ("BoundGather", "BoundReshape"),
     "Transpose": ("BoundTranspose",),
     "Trilu": ("BoundGather", "BoundMul", "BoundReshape"),
     "Unsqueeze": ("BoundUnsqueeze",),
     "Upsample": ("BoundGather", "BoundMatMul", "BoundReshape"),
     "Where": ("BoundMul", "BoundAdd"),
+    "Xor": ("BoundRelu", "BoundSub"),
 }
-"""ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS` or `PRODUCTS` that it needs."""
+"""ONNX operator -> the rows of `OPERATORS`, `ACTIVATIONS`, `PRODUCTS` or `JUMPS` that it needs."""
 
 NEWER_CONVERTER = {
     "CastLike",
@@ -143,7 +162,7 @@ NEWER_CONVERTER = {
 
 def supported_operators() -> tuple[str, ...]:
     """Names of the supported operators, in alphabetical order."""
-    rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys()
+    rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys() | JUMPS.keys()
     missing: set[str] = set()
     if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
         missing = NEWER_CONVERTER

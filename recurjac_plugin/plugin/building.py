@@ -14,9 +14,14 @@ import torch
 from torch import nn
 
 from recurjac_plugin.errors import RecurJacError, UnsupportedError
+from recurjac_plugin.forms.images.convolutions import OF_LINES
 from recurjac_plugin.forms.writing import require_one_tensor, written_out
-from recurjac_plugin.host.library import HOST_FAILURES, VERSION, bound_op_map, bound_ops, parse_module
+from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, bound_op_map, bound_ops, parse_module
 from recurjac_plugin.modules import evaluation
+
+from .jacobian_op import building
+
+_MORE = OF_LINES if IS_03 else {}
 
 
 def wrapped_conversion(original: Any) -> Any:
@@ -24,10 +29,23 @@ def wrapped_conversion(original: Any) -> Any:
 
     @functools.wraps(original)
     def convert_nodes(self: Any, model: nn.Module, global_input: Any) -> Any:
-        with written_out(model):
+        with written_out(model, _MORE):
             return original(self, model, global_input)
 
     return convert_nodes
+
+
+def wrapped_check(original: Any) -> Any:
+    """`BoundedModule.check_incompatible_nodes`, which switches a module with dropout to training, but for evaluation.
+
+    Dropout in evaluation is nothing, and written as that (`forms`).
+    """
+
+    @functools.wraps(original)
+    def check_incompatible_nodes(self: Any, model: nn.Module) -> Any:
+        return original(self, model) if any(part.training for part in model.modules()) else None
+
+    return check_incompatible_nodes
 
 
 def explained(error: BaseException, module: Any, inputs: Any, custom: Any) -> RecurJacError | None:
@@ -49,18 +67,24 @@ def explained(error: BaseException, module: Any, inputs: Any, custom: Any) -> Re
     if not isinstance(module, nn.Module) or arguments is None:
         return None
     try:
-        with torch.no_grad(), evaluation.undisturbed(module):
+        with torch.no_grad(), evaluation.undisturbed(module), building():  # of Jacobians in it, shapes are enough
             output = module(*evaluation.clones(arguments))
     except evaluation.MODULE_FAILURES:
         return None  # the module itself does not take these inputs, which its own exception says best
     require_one_tensor(output)
     lacking = _lacking(module, inputs, custom)
-    reasons = lacking or [f"auto_LiRPA {VERSION} cannot build a model of it ({_said(error)})"]
+    reasons = lacking or [f"auto_LiRPA {VERSION} cannot build a model of it ({said(error)})"]
     return UnsupportedError(
         "The module",
         reasons,
         "Write it with other operators of torch, or teach the operator with `register_activation`.",
     )
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _own(error: BaseException | None) -> RecurJacError | None:
@@ -70,15 +94,10 @@ def _own(error: BaseException | None) -> RecurJacError | None:
     return error
 
 
-def _said(error: BaseException) -> str:
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
 def _lacking(module: nn.Module, inputs: Any, custom: Any) -> list[str]:
     """The operators in the traced module that the host has no node for, each once."""
     try:
-        with written_out(module):
+        with written_out(module, _MORE):
             nodes = parse_module(module, inputs)[0]
     except HOST_FAILURES:
         return []

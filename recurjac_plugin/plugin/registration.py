@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from recurjac_plugin.bound_operators import installation
-from recurjac_plugin.errors import InputError, MethodError
+from recurjac_plugin.bound_operators.installation import with_or_without_windows
+from recurjac_plugin.errors import InputError, MethodError, RecurJacError, UnsupportedError
 from recurjac_plugin.host import same_function
-from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
+from recurjac_plugin.host.library import HOST_FAILURES, VERSION, BoundedModule
 from recurjac_plugin.host.state import default_dtype
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import jacobian_bounds
@@ -25,7 +27,7 @@ from recurjac_plugin.preactivations.host import output_bounds_by_crown
 
 from . import activations, building, inputs, jacobian_node, jacobian_op
 
-_WRAPPED = ("__init__", "_convert_nodes", "compute_bounds", "compute_jacobian_bounds")
+_WRAPPED = ("__init__", "check_incompatible_nodes", "_convert_nodes", "compute_bounds", "compute_jacobian_bounds")
 _ANSWERED = {"x", "C", "method", "bound_lower", "bound_upper"}
 _originals: dict[str, Any] = {}
 
@@ -66,7 +68,9 @@ def register() -> None:
     activations.add_to_host()
     installation.install()
     jacobian_node.add_to_host()
+    inputs.add_to_host()
     BoundedModule.__init__ = _wrapped_init(BoundedModule.__init__)
+    BoundedModule.check_incompatible_nodes = building.wrapped_check(BoundedModule.check_incompatible_nodes)
     BoundedModule._convert_nodes = building.wrapped_conversion(BoundedModule._convert_nodes)
     BoundedModule.compute_bounds = _wrapped_compute_bounds(BoundedModule.compute_bounds)
     BoundedModule.compute_jacobian_bounds = _wrapped_compute_jacobian_bounds(
@@ -87,6 +91,7 @@ def unregister() -> None:
     activations.remove_from_host()
     installation.uninstall()
     jacobian_node.remove_from_host()
+    inputs.remove_from_host()
 
 
 def is_registered() -> bool:
@@ -129,7 +134,7 @@ def _wrapped_compute_bounds(original: Any) -> Any:
                 return original(self, *args, **kwargs)
             jacobian_node.require_alike_inputs(self, jacobians, given.get("x"))
             with full_precision(), default_dtype(jacobian_node.type_of(self, given.get("x"))):
-                return original(self, *args, **kwargs)
+                return _with_jacobians(self, method, lambda: original(self, *args, **kwargs))
         _refuse_other_options(signature, given)
         x = given.get("x")
         x = inputs.of_last_call(self) if x is None else x
@@ -143,18 +148,32 @@ def _wrapped_compute_bounds(original: Any) -> Any:
     return compute_bounds
 
 
+def _with_jacobians(model: Any, method: Any, call: Callable[[], Any]) -> Any:
+    """The host's bounds of a model with Jacobians in it.
+
+    Raises:
+        UnsupportedError: it fails at an operator.
+    """
+    try:
+        return with_or_without_windows(model, call)
+    except RecurJacError:
+        raise
+    except HOST_FAILURES as error:
+        named = "" if method is None else f" with `{method}`"
+        raise UnsupportedError(
+            "The model with a `JacobianOP`",
+            [f"auto_LiRPA {VERSION} cannot bound what follows the Jacobian{named} ({building.said(error)})"],
+            "Keep the batch first in every value, and write it with operators that bounds are known for.",
+        ) from error
+
+
 def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
     def compute_jacobian_bounds(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         method = kwargs.get("method")
         if method is None and jacobian_node.nodes_of(self):
             return _bounds_of_outputs(self, x, *args, **kwargs)
         if not is_method(method):
-            if original is None:
-                raise MethodError(
-                    "This version of auto_LiRPA has no Jacobian bounds of its own; name a method, e.g. "
-                    f"`method='RecurJac'`, got {method!r}."
-                )
-            return original(self, x, *args, **kwargs)
+            return _of_the_host(original, self, x, *args, **kwargs)
         known = inspect.signature(jacobian_bounds).parameters
         other = [*map(repr, args), *(name for name in kwargs if name not in known)]
         if other:
@@ -166,6 +185,25 @@ def _wrapped_compute_jacobian_bounds(original: Any) -> Any:
         return tuple(bounds) if isinstance(bounds, Bounds) else tuple(map(tuple, bounds))
 
     return functools.wraps(original)(compute_jacobian_bounds) if original else compute_jacobian_bounds
+
+
+def _of_the_host(original: Any, model: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The host's own Jacobian bounds, which it has for models with its own `JacobianOP` since 0.4.
+
+    Raises:
+        MethodError: it has none.
+        InputError: it has no such option.
+    """
+    lacks = "This version of auto_LiRPA has no Jacobian bounds of its own" if original is None else ""
+    if original is not None and not getattr(model, "jacobian_start_nodes", None):
+        lacks = "auto_LiRPA's own bounds are of a `JacobianOP` in the model's `forward`, and this model has none"
+    if lacks:
+        raise MethodError(f"{lacks}; name a method, e.g. `method='RecurJac'`, got {kwargs.get('method')!r}.")
+    try:
+        inspect.signature(original).bind(model, x, *args, **kwargs)
+    except TypeError as error:
+        raise InputError(f"auto_LiRPA's `compute_jacobian_bounds` does not take these options: {error}.") from error
+    return original(model, x, *args, **kwargs)
 
 
 @full_precision()

@@ -13,12 +13,13 @@ Source: interval arithmetic with midpoints and radii as in Rump, Verification me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.errors import Proven
+from recurjac_plugin.graph.factors.jumps import JumpFactor
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.rounding import gamma, proven_room, underflow
@@ -59,6 +60,12 @@ class Change:
         """The change's bounds, both (b, *shape), with 0 between them."""
         assert self.middle is not None and self.radius is not None
         return (self.middle - self.radius).clamp(max=0), (self.middle + self.radius).clamp(min=0)
+
+    def at_the_far_end(self) -> Change:
+        """The same with errors for values anywhere in the region, instead of at its centre."""
+        assert self.proven is not None and self.middle is not None and self.radius is not None
+        size = self.proven.size + self.middle.abs() + self.radius
+        return replace(self, proven=replace(self.proven, size=size))
 
 
 def summed(step: LinearStep, arrived: Iterable[tuple[int, Change]], value: Tensor | None) -> Change:
@@ -113,6 +120,8 @@ def multiplied(
         error: of these.
         value: the step's own value at the centre; None where it is not known.
     """
+    if isinstance(step.factor, JumpFactor):
+        return _jumped(step.factor, source, derivative[1], change, ranges[0], centers[0])
     dl, du = derivative
     steepest = torch.maximum(dl.abs(), du.abs())
     middle = radius = reached = proven = None
@@ -129,6 +138,28 @@ def multiplied(
     if source.proven is not None:
         width = torch.where(dl < du, change[1] - change[0], 0.0)
         proven = source.proven.through(steepest, width, value)
+    return Change(middle, radius, reached, proven)
+
+
+def _jumped(
+    factor: JumpFactor, source: Change, steepest: Tensor, change: Interval, interval: Interval, center: Tensor
+) -> Change:
+    """The change of a piecewise constant function from what it gives for the computed value: no error is left of it.
+
+    An interval with room for the error of what it reads contains that value as well as the true ones.
+    """
+    middle = radius = reached = proven = None
+    low, high = factor.change(interval, center)
+    rise = high - low
+    if source.reached is not None:
+        reached = source.reached * steepest.sign()
+        middle = (low + high) / 2 * reached
+        radius = (rise / 2 * (1 + gamma(8)) + underflow(8)) * reached
+    if source.proven is not None:
+        size = torch.maximum(*(end.abs() for end in factor.values(interval)))
+        spread = steepest * (source.proven.spread + 4 * (change[1] - change[0])) + rise
+        up, tiny = 1 + gamma(32), underflow(32)
+        proven = Proven(torch.zeros_like(size), up * size + tiny, up * spread + tiny)
     return Change(middle, radius, reached, proven)
 
 

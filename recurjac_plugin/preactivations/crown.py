@@ -109,6 +109,7 @@ def crown_bounds(
     *,
     known: Known | None = None,
     proven: bool = True,
+    judged: float = 0.0,
 ) -> CrownBounds:
     r"""Bound all that factor steps read, and the rows, on a batch of regions.
 
@@ -130,6 +131,7 @@ def crown_bounds(
         memory_budget: bytes that one chunk of rows may take; the result does not depend on it.
         known: bounds and errors that hold on regions around these ones; errors are not computed again, then.
         proven: whether derivative ranges and lines leave proven room for rounding.
+        judged: unit of rounding in which the network is evaluated by others, whose values at jumps are to be contained.
 
     Raises:
         InputError: bounds are NaN.
@@ -138,7 +140,7 @@ def crown_bounds(
     Source:
         Zhang, Weng, Chen, Hsieh, Daniel: CROWN, NeurIPS 2018, arXiv:1811.00866, Theorem 3.2.
     """
-    run = Crown(graph, values, regions, rows, memory_budget, known, proven)
+    run = Crown(graph, values, regions, rows, memory_budget, known, proven, judged)
     return run.rows(output, run.sweep())
 
 
@@ -154,9 +156,10 @@ class Crown:
         memory_budget: int,
         known: Known | None,
         proven: bool,
+        judged: float = 0.0,
     ) -> None:
         self.graph, self.values, self.regions, self.output_rows = graph, values, regions, rows
-        self.memory_budget, self.known, self.proven = memory_budget, known, proven
+        self.memory_budget, self.known, self.proven, self.judged = memory_budget, known, proven, judged
         self.bounds: dict[str, PreactivationBounds] = {}
         self.derivatives: dict[str, Layer] = {}
         self.blocks: dict[tuple[str, str], Tensor] = {}
@@ -191,13 +194,17 @@ class Crown:
 
     def _noted(self, name: str, carried: Change) -> Change:
         """Note what is asked for later of a step."""
-        if name in self.reads:
-            self.carried[name] = carried
+        if carried.proven is not None and self.graph.jumps:  # to be evaluated by others, anywhere in the region
+            carried = carried.at_the_far_end()
         if carried.proven is not None:
             self.spread += float(carried.proven.spread.reshape(len(self.output_rows), -1).sum(1).max())
             if name in self.sources:
                 self.errors[name] = carried.proven.of_bound(self.roundings, self.spread)
+                if name in self.graph.jumping:
+                    self.errors[name] = self.errors[name] + carried.proven.in_units_of(self.judged)
                 self.spreads[name] = carried.proven.spread
+        if name in self.reads:
+            self.carried[name] = carried
         return carried
 
     def _linear(self, step: LinearStep, arrived: Arrived[Change]) -> Change:
@@ -252,7 +259,7 @@ class Crown:
         tightened = []
         for read, each in zip(step.reads, bounds):
             start = self.graph.stands_for[read.name]
-            if _reads_source(self.graph, step):
+            if self.graph.reads_source(step):
                 pulled = self._pulled(start, layer.index)
                 each = self._intersected(read.name, each, layer.index, *self._crown(pulled, layer.count))
             elif read.name not in self.bounds and self._is_linear(start):
@@ -329,7 +336,7 @@ class Crown:
         if self.proven:
             largest = sum(torch.maximum(low.abs(), high.abs()).flatten(1).amax(1, keepdim=True) for low, high in ranges)
             own = at(torch.maximum(*(end.abs() for end in change)), index)
-            if _reads_source(self.graph, step):
+            if self.graph.reads_source(step):
                 largest = at(torch.maximum(*(end.abs() for end in ranges[0])), index)
             rounding = proven_room(steepest.clamp(min=1.0) * (largest + own))
         zero = torch.zeros_like(layer.lower)
@@ -342,7 +349,7 @@ class Crown:
 
     def _change(self, step: FactorStep, ranges: Sequence[Interval], carried: Change) -> Interval:
         """Bounds of the change of a step's source, (b, *shape) each: from its own bounds where it has some."""
-        if not _reads_source(self.graph, step):
+        if not self.graph.reads_source(step):
             return carried.interval
         (center,), error = self._centers(step), self.errors[step.source]
         low, high = ranges[0]
@@ -389,12 +396,3 @@ class Crown:
             columns=self.graph.columns,
             reference=self.output_rows,
         )
-
-
-def _reads_source(graph: Graph, step: FactorStep) -> bool:
-    """Whether what decides a factor's range is what the factor multiplies: as for all activations."""
-    return (
-        len(step.reads) == 1
-        and graph.stands_for[step.reads[0].name] == step.source
-        and isinstance(step.factor, ActivationFactor)
-    )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.bound_operators.installation import installed
+from recurjac_plugin.bound_operators.kinds.easing import ease
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from recurjac_plugin.host.problem import Problem
@@ -116,7 +117,7 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
     """The host's bounds of ``C f(x)``; those of its nodes stay in the model."""
     alone = len(model.final_node().output_shape) == 1  # one number per sample, for which the host takes no rows
     try:
-        lower, upper = _HOST_COMPUTE_BOUNDS(model, x=x, C=None if alone else rows, method=method)
+        lower, upper = _as_far_as_it_goes(model, x, method, C=None if alone else rows)
     except UnsupportedError:
         raise
     except HOST_FAILURES as error:
@@ -130,6 +131,21 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
         low, high = (bound.reshape(-1, 1, 1) for bound in (lower, upper))
         return torch.minimum(rows * low, rows * high).flatten(1), torch.maximum(rows * low, rows * high).flatten(1)
     return lower, upper
+
+
+def _as_far_as_it_goes(model: Any, x: tuple[Any, ...], method: str, **options: Any) -> Any:
+    """The host's bounds, without what it fails on; its first error where nothing is left to do without."""
+    like = next(value for value in x if value.is_floating_point())
+    first: BaseException | None = None
+    while True:
+        try:
+            return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, **options)
+        except UnsupportedError:
+            raise
+        except HOST_FAILURES as error:
+            first = first or error
+            if not ease(model, error, like):
+                raise first from None
 
 
 def _bounds_of_nodes(model: Any, x: tuple[Any, ...], names: Iterable[str], method: str) -> dict[str, Any]:
@@ -177,16 +193,14 @@ def output_bounds_by_crown(model: Any, x: tuple[Any, ...], bound_lower: bool, bo
     """
     dtype = next(value.dtype for value in x if value.is_floating_point())
     with _host_settings("CROWN", dtype):
-        lower, upper = _HOST_COMPUTE_BOUNDS(
-            model, x=x, method="CROWN", bound_lower=bound_lower, bound_upper=bound_upper
-        )
+        lower, upper = _as_far_as_it_goes(model, x, "CROWN", bound_lower=bound_lower, bound_upper=bound_upper)
     return lower, upper
 
 
 def _bounds_of_node(model: Any, x: tuple[Any, ...], name: str, method: str) -> Any:
     """Bounds of one node by a run of their own; None where the host cannot."""
     try:
-        return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, final_node_name=name)
+        return _as_far_as_it_goes(model, x, method, final_node_name=name)
     except HOST_FAILURES:
         return None, None
 

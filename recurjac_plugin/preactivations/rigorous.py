@@ -53,7 +53,7 @@ def prove_preactivations(
         UnsupportedError: bounds reach beyond where an activation has a finite derivative, or where the host computes
             another function.
     """
-    graph, host_graph = problem.graph, problem.host_graph
+    graph, host_graph = problem.function, problem.host_graph
     count = rows.shape[1]
     both = torch.cat((rows, -rows), 1).reshape(len(rows), 2 * count, *graph.shapes[graph.output])
     regions = problem.arguments.regions

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.audit.boxes import FULL, SMALL, boxes_of
 from recurjac_plugin.audit.specimens import SPECIMENS
@@ -21,7 +22,7 @@ from recurjac_plugin.host.read import read_graph, topological
 from recurjac_plugin.preactivations.defects import DEFECTS
 
 # Powers are one activation with one exponent, and no operator of ours with any other.
-KINDS = {kind for table in (ACTIVATIONS, OPERATORS, PRODUCTS, DEFECTS, MISREAD) for kind in table} - {"BoundPow"}
+KINDS = {kind for table in (ACTIVATIONS, JUMPS, OPERATORS, PRODUCTS, DEFECTS, MISREAD) for kind in table} - {"BoundPow"}
 
 # The exporter leaves them out, or the host or a form takes them apart.
 UNWRITTEN = {"BoundConcatFromSequence", "BoundIdentity", "BoundSoftmax" if IS_03 else "BoundDiv"}

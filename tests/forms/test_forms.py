@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 import recurjac_plugin as rj
-from recurjac_plugin.forms.marks import mark_as_input
+from recurjac_plugin.forms.images.convolutions import OF_LINES
+from recurjac_plugin.forms.marks import depends, mark_as_input
 from recurjac_plugin.forms.sorting import ascending, rounds
 from recurjac_plugin.forms.writing import FORMS, Writing, written_out
 
@@ -34,6 +35,43 @@ ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
 SEPARATE = nn.MultiheadAttention(4, 2, kdim=4, vdim=4, bias=False).double().eval()
 SEPARATE_KEYS = nn.MultiheadAttention(4, 2, kdim=3, vdim=3).double().eval()
 V, IMAGE, LINE, CUBE, TEXT = (2, 4), (2, 4, 5, 6), (2, 3, 7), (2, 2, 4, 5, 4), (2, 3, 4)
+
+
+def in_place(change):
+    """A copy of the argument, changed in place."""
+
+    def use(x):
+        y = x.clone()
+        change(x, y)
+        return y * 1
+
+    return use
+
+
+def assigned(x, y):
+    y[:, 0] = x[:, 1] * 2
+    y[..., 1:3] = x[:, :1]
+    y[:, 3:] = 0.5
+
+
+def added(x, y):
+    y[:, 0] += x[:, 1]
+    y[:, 1:] *= 2
+
+
+def preallocated(x):
+    y = torch.ones(x.shape[0], 3, dtype=x.dtype)
+    y[:, [0, 2]] = x[:, :2]
+    y[:, 1] += 1
+    return y * 1
+
+
+def orthogonal(size, map):
+    layer = nn.Linear(4, size, bias=False).double()
+    return nn.utils.parametrizations.orthogonal(layer, orthogonal_map=map)
+
+
+MATRIX = (2, 3, 3)
 
 
 def channels_shuffled(x, groups):
@@ -59,6 +97,10 @@ USES = {
     "threshold": [(V, lambda x: torch.threshold(x, 0.1, 0.1))],
     "_threshold": [(V, lambda x: functional.threshold(x, 0.1, 0.1)), (V, nn.Threshold(0.1, 0.4))],
     "prelu": [(IMAGE, lambda x: functional.prelu(x, W[0])), (V, lambda x: functional.prelu(x, W[0]))],
+    **{
+        name: [(V, lambda x: functional.dropout(x, 0.5, False)), (IMAGE, nn.Dropout2d().eval())]
+        for name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout")
+    },
     "expm1": [(V, torch.expm1)],
     "sinh": [(V, torch.sinh)],
     "cosh": [(V, lambda x: x.cosh())],
@@ -92,7 +134,26 @@ USES = {
     "repeat": [(V, lambda x: x.repeat(1, 3)), (TEXT, lambda x: x.repeat(1, 2, 2))],
     "tile": [(V, lambda x: torch.tile(x, (2,))), (V, lambda x: x.tile(1, 2))],
     "repeat_interleave": [(TEXT, lambda x: x.repeat_interleave(2, dim=1))],
-    "__getitem__": [(V, lambda x: x[:, MASK]), (V, lambda x: x[:, 1:3]), (V, lambda x: x[:, 0])],
+    "__getitem__": [
+        (V, lambda x: x[:, MASK]),
+        (V, lambda x: x[:, 1:3]),
+        (V, lambda x: x[:, 0]),
+        (TEXT, lambda x: x[:, -1, ::2]),
+        (TEXT, lambda x: x[..., -2]),
+    ],
+    "__setitem__": [
+        (V, in_place(assigned)),
+        (V, in_place(added)),
+        (V, preallocated),
+        (TEXT, in_place(lambda x, y: y.__setitem__((slice(None), slice(1, 3), 0), x[:, :2, 1]))),
+        (V, in_place(lambda x, y: y.__setitem__((slice(None), MASK), W[:2, 0]))),
+    ],
+    "expand": [(V, lambda x: x + W[:1].expand(2, -1)), (TEXT, lambda x: x[:, :1].expand(2, 5, -1))],
+    "mT": [(TEXT, lambda x: x.mT)],
+    "mH": [(TEXT, lambda x: x.mH)],
+    "diagonal": [(MATRIX, lambda x: x.diagonal(0, 1, 2)), (MATRIX, lambda x: torch.diagonal(x, 1, -1, -2))],
+    "det": [(MATRIX, lambda x: x.det()), ((3, 2, 2), torch.det)],
+    "linalg_det": [(MATRIX, torch.linalg.det)],
     "pixel_shuffle": [(IMAGE, lambda x: functional.pixel_shuffle(x, 2))],
     "pixel_unshuffle": [((2, 3, 4, 6), lambda x: functional.pixel_unshuffle(x, 2))],
     "channel_shuffle": [(IMAGE, lambda x: channels_shuffled(x, 2))],
@@ -160,6 +221,17 @@ USES = {
         for n, shape, w in ((1, LINE, drawn(2, 3, 2)), (2, IMAGE, drawn(3, 4, 3, 1)), (3, CUBE, drawn(2, 2, 1, 2, 2)))
     },
     **{
+        f"conv_transpose{n}d": [
+            (
+                shape,
+                lambda x, n=n, w=w: getattr(functional, f"conv_transpose{n}d")(x, w, W[0, :2], stride=2, padding=1),
+            ),
+            (shape, lambda x, n=n, w=w: getattr(functional, f"conv_transpose{n}d")(x, w, None, 3, 0, 1, 1, 2)),
+            (shape, lambda x, n=n, w=w, g=shape[1]: getattr(functional, f"conv_transpose{n}d")(x, w, None, 2, 2, 1, g)),
+        ]
+        for n, shape, w in ((1, LINE, drawn(3, 2, 2)), (2, IMAGE, drawn(4, 2, 3, 1)), (3, CUBE, drawn(2, 2, 1, 2, 2)))
+    },
+    **{
         f"adaptive_avg_pool{n}d": [
             (shape, lambda x, n=n: getattr(functional, f"adaptive_avg_pool{n}d")(x, 3)),
             (shape, lambda x, n=n: getattr(functional, f"adaptive_avg_pool{n}d")(x, 1)),
@@ -200,6 +272,8 @@ USES = {
         (V, lambda x: torch.einsum("bi,ij,bj->b", x, W[:4], x)),
         (TEXT, lambda x: torch.einsum("bij->bj", x)),
         (TEXT, lambda x: torch.einsum("bij->bji", x)),
+        (MATRIX, lambda x: torch.einsum("bii->b", x)),
+        (MATRIX, lambda x: torch.einsum("bii,bij->bj", x, x)),
     ],
     "matmul": [(V, lambda x: x @ W[0]), (TEXT, lambda x: torch.matmul(W[0, :3], x)), (V, lambda x: x @ W.T)],
     "mv": [((2, 4), lambda x: torch.mv(x, W[0]))],
@@ -328,3 +402,65 @@ def test_detached_values_are_refused(registered):
     with pytest.raises(rj.UnsupportedError, match="it detaches a value that depends on its input"):
         rj.host.BoundedModule(Detached(False), torch.rand(2, 3))
     rj.host.BoundedModule(Detached(True), torch.rand(2, 3))
+
+
+@pytest.mark.parametrize(("size", "map"), [(4, "matrix_exp"), (4, "cayley"), (6, "householder"), (3, "householder")])
+def test_orthogonal_layers_become_numbers(size, map):
+    layer, x = orthogonal(size, map), drawn(2, 4)
+    with written_out(layer):
+        graph, output = torch.jit._get_trace_graph(layer, x)
+    assert {node.kind() for node in graph.nodes()} <= {"prim::Constant", "aten::linear"}
+    assert torch.allclose(output, layer(x))
+
+
+@pytest.mark.parametrize("use", [lambda x, w: functional.conv1d(x, w, W[0, :2], 2, 1, 2),
+                                 lambda x, w: functional.conv1d(x, w[:, :1], None, padding="same", groups=3)
+                                 if len(w) % 3 == 0 else functional.conv1d(x, w, None, padding="same")])  # fmt: skip
+def test_lines_are_images_where_a_host_knows_no_lines(use):
+    x, w = drawn(*LINE), drawn(2, 3, 2)
+    again = x.clone()
+    mark_as_input(again)
+    with Writing(OF_LINES):
+        written = use(again, w)
+    assert torch.allclose(written, use(x, w))
+
+
+def _changed_mask(x):
+    y = x.clone()
+    mask = y > 0
+    y += 1
+    return y * mask
+
+
+def _changed_root(x):
+    root = torch.sqrt(x.abs() + 1)
+    root.mul_(2)
+    return x / root
+
+
+def _filled(x):
+    y = torch.zeros_like(x)
+    y[:, :2].copy_(x[:, :2])
+    return torch.where(x > 0, y, 2 * x)
+
+
+@pytest.mark.parametrize("function", [_changed_mask, _changed_root, _filled])
+def test_what_was_changed_in_place_is_not_what_it_was(function):
+    x = drawn(50, 4)
+    again = x.clone()
+    mark_as_input(again)
+    with Writing():
+        written = function(again)
+    assert torch.allclose(written, function(x))
+
+
+def test_a_value_that_was_written_into_depends_on_what_was_written():
+    x = torch.zeros(2, 4)
+    mark_as_input(x)
+    with Writing():
+        y = torch.zeros(2, 4)
+        assert not depends(y)
+        y[:, 1:2].copy_(x[:, 1:2])
+        z = torch.zeros(2, 4)
+        z[:, 0] = x[:, 0]
+    assert depends(y) and depends(z)

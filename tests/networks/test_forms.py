@@ -161,3 +161,72 @@ def test_a_choice_by_the_input_is_refused(tmp_path):
     x = torch.rand(1, 3)
     with pytest.raises(rj.UnsupportedError):
         rj.jacobian_bounds(bounded_model(network, x), Ball(x, 0.1).perturbed())
+
+
+def _with_softplus(beta, share, above, limit):
+    """``where(beta x > limit, above x, share softplus(beta x))`` with x + 1 in place of x."""
+    nodes = [
+        node("Add", "x one", "t"),
+        node("Mul", "t beta", "z"),
+        node("Softplus", "z", "s"),
+        node("Mul", "s share", "p"),
+        node("Mul", "t above", "a"),
+        node("Greater", "z limit", "g"),
+        node("Where", "g a p", "y"),
+    ]
+    weights = {"one": 1.0, "beta": beta, "share": share, "above": above, "limit": limit}
+    return model(nodes, [1, 3], [1, 3], {name: np.array(number) for name, number in weights.items()})
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.5])
+def test_softplus_written_as_a_choice_is_softplus(beta, tmp_path):
+    network = load_onnx(save(tmp_path / "n.onnx", _with_softplus(beta, 1 / beta, 1.0, 20.0)))
+    x = torch.rand(1, 3)
+    bounds = _bounds(network, Ball(x, 0.1))
+    slope = torch.sigmoid(beta * (x + 1)).diag_embed()
+    assert bool(((bounds.lower <= slope + 1e-6) & (slope - 1e-6 <= bounds.upper)).all())
+
+
+@pytest.mark.parametrize(
+    ("beta", "share", "above", "limit"),
+    [
+        (1.0, 1.0, 3.0, 20.0),
+        (1.0, 1.0, -1.0, 20.0),
+        (2.0, 1.0, 1.0, 20.0),
+        (1.0, 1.0, 1.0, 5.0),
+        (-1.0, 1.0, -1.0, 20.0),
+    ],
+    ids=["steeper", "downward", "another share", "early", "mirrored"],
+)
+def test_no_other_choice_is_taken_for_softplus(beta, share, above, limit, tmp_path):
+    """They are softplus where the networks are compared, and something else far away from there."""
+    network = load_onnx(save(tmp_path / "n.onnx", _with_softplus(beta, share, above, limit)))
+    x = torch.full((1, 3), 50.0)
+    with pytest.raises(rj.UnsupportedError):
+        rj.jacobian_bounds(bounded_model(network, x), Ball(x, 0.1).perturbed())
+
+
+@pytest.mark.parametrize("ends", [(-1e6, None), (None, 1e6)], ids=["below", "above"])
+@pytest.mark.parametrize("opset", [6, 13])
+def test_a_clip_with_one_far_end_does_not_round(ends, opset, tmp_path):
+    names = [name for name, end in zip(("min", "max"), ends) if end is not None]
+    given = {name: end for name, end in zip(("min", "max"), ends) if end is not None}
+    if opset == 6:
+        nodes, weights = [node("Clip", "x", "c", **given)], {}
+    else:
+        inputs = ["x", *("" if end is None else name for name, end in zip(("min", "max"), ends))]
+        nodes, weights = [helper.make_node("Clip", inputs, ["c"])], {names[0]: np.array(given[names[0]])}
+    nodes.append(node("MatMul", "c W", "y"))
+    network = load_onnx(
+        save(tmp_path / "n.onnx", model(nodes, [1, 3], [1, 3], {**weights, "W": np.eye(3)}, opset=opset))
+    )
+    x = torch.rand(4, 3)
+    assert torch.equal(network(x), x)
+
+
+def test_half_precision_inside_is_refused(tmp_path):
+    nodes = [node("Cast", "x", "a", to=TensorProto.FLOAT16), node("Cast", "a", "y", to=TensorProto.FLOAT)]
+    network = load_onnx(save(tmp_path / "n.onnx", model(nodes, [1, 3], [1, 3])))
+    x = torch.rand(1, 3)
+    with pytest.raises(rj.UnsupportedError, match="too large to be left out"):
+        rj.jacobian_bounds(bounded_model(network, x), Ball(x, 0.1).perturbed())

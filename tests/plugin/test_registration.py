@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
+import math
+
 import pytest
 import torch
 from cases import hosted
 from oracle import Ball, assert_encloses, outputs, truth
+from torch import nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import IS_03, BoundedModule
@@ -35,6 +40,7 @@ def test_register_is_idempotent_and_unregister_leaves_no_trace():
     assert {name for name in once if once[name] is not before.get(name)} == {
         "__init__",
         "_convert_nodes",
+        "check_incompatible_nodes",
         "compute_bounds",
         "compute_jacobian_bounds",
     }
@@ -199,13 +205,47 @@ def test_inputs_may_be_left_out_in_a_later_call():
 @pytest.mark.usefixtures("registered")
 def test_jacobian_bounds_without_a_method(problem):
     _, model, region = problem
-    if IS_03:
-        with pytest.raises(rj.MethodError, match="RecurJac"):
-            model.compute_jacobian_bounds(region.perturbed())
-        return
-    with pytest.raises(Exception) as error:
-        model.compute_jacobian_bounds(region.perturbed())
-    assert not isinstance(error.value, rj.RecurJacError)
+    said = "no Jacobian bounds of its own" if IS_03 else "this model has none"
+    for options in ({}, {"optimize": False}, {"labels": None}):
+        with pytest.raises(rj.MethodError, match=f"{said}; name a method, e.g. `method='RecurJac'`, got None"):
+            model.compute_jacobian_bounds(region.perturbed(), **options)
+
+
+@pytest.mark.usefixtures("registered")
+def test_norms_that_are_no_numbers_are_refused(problem):
+    x = problem[2].perturbed()
+    for norm in ("inf", "2", 0.5):
+        with pytest.raises(
+            rj.InputError, match="`norm` must be a number of at least 1, or `float\\('inf'\\)` for boxes"
+        ):
+            rj.host.PerturbationLpNorm(0.1, norm=norm)
+    assert rj.host.PerturbationLpNorm(0.1, norm=1).norm == 1
+    rj.unregister()
+    assert rj.host.PerturbationLpNorm(norm=0.5, eps=0.1).norm == 0.5
+    assert x.ptb.norm == math.inf
+
+
+@pytest.mark.usefixtures("registered")
+def test_perturbed_weights_are_refused(problem):
+    network, _, region = problem
+    network = copy.deepcopy(network)
+    weights = importlib.import_module("auto_LiRPA").BoundedParameter
+    perturbation = rj.host.PerturbationLpNorm(norm=math.inf, eps=0.01)
+    network[0].weight = weights(network[0].weight.data, perturbation)
+    model = BoundedModule(network, region.center)
+    with pytest.raises(rj.UnsupportedError, match=r"\(Params\)\. Perturbed weights are not supported"):
+        rj.jacobian_bounds(model, region.perturbed())
+
+
+@pytest.mark.usefixtures("registered")
+def test_dropout_in_evaluation_is_nothing(problem):
+    net = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout1d(), nn.Linear(6, 2))
+    net = net.double().eval()
+    nn.init.normal_(net[2].running_mean)
+    region = Ball(torch.randn(1, 4, dtype=torch.float64), 0.1)
+    model = BoundedModule(net, region.center)
+    bounds = rj.jacobian_bounds(model, region.perturbed())
+    assert_encloses(bounds.lower.detach(), bounds.upper.detach(), truth(net, region))
 
 
 @pytest.mark.parametrize("name", ["IBP", "crown", "CROWN-Optimized"])

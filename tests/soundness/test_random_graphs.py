@@ -108,7 +108,7 @@ TAKEN_APART = {"BoundSoftsign", "BoundHardSwish", "BoundMish", "BoundGelu", "Bou
 
 OTHER_FORMS = {
     "BoundATenUnflatten", "BoundConcatFromSequence", "BoundExpand", "BoundDropout", "BoundIdentity", "BoundSqueeze",
-    "BoundUnsqueeze", "BoundConvTranspose",
+    "BoundUnsqueeze", "BoundConvTranspose", "BoundGlobalAveragePool",
 }  # fmt: skip
 """What is drawn is written without them, or they cannot be built in evaluation mode by one of the hosts."""
 

@@ -62,6 +62,9 @@ _REDUCTIONS = (
     "ReduceProd", "ReduceSumSquare",
 )  # fmt: skip
 
+COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_LOGIC = ("And", "Not", "Or", "Xor")
+
 SPECIMENS: dict[str, Specimen] = {
     **{name: Specimen() for name in _PLAIN},
     **{name: Specimen(attributes={"axes": [1]}, positive=True) for name in _REDUCTIONS},
@@ -132,6 +135,10 @@ SPECIMENS: dict[str, Specimen] = {
     "Trilu": Specimen((1, 3, 3), opset=14),
     "Unsqueeze": Specimen(constants=(ints(1),)),
     "Where": Specimen(constants=("z",)),
+    **{name: Specimen(constants=("z",)) for name in (*COMPARISONS, "And", "Or", "Xor")},
+    "Not": Specimen(),
+    "ArgMax": Specimen(attributes={"axis": 1}),
+    "ArgMin": Specimen(attributes={"axis": 1, "keepdims": 0}),
     "DeformConv": Specimen(IMAGE, (floats(3, 2, 1, 1), np.zeros((1, 2, 4, 4), np.float32)), opset=19),
     "Constant": Specimen(),
 }
@@ -183,12 +190,19 @@ def model(name: str, specimen: Specimen, opset: int | None = None) -> ModelProto
     if name == "Where":
         stored.append(numpy_helper.from_array(np.array([[True, False, True, False]]), "condition"))
         inputs.insert(0, "condition")
+    if name in _LOGIC:  # of what is above 0
+        stored.append(numpy_helper.from_array(np.zeros(4, np.float32), "zero"))
+        nodes += [helper.make_node("Greater", [each, "zero"], [f"{each}_above"]) for each in inputs]
+        inputs = [f"{each}_above" for each in inputs]
     if name == "Constant":
         nodes.append(helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(floats(4), "c")))
         nodes.append(helper.make_node("Add", ["x", "c"], ["y0"]))
     else:
         nodes.append(helper.make_node(name, inputs, outputs, **specimen.attributes))
-    nodes.append(helper.make_node("Flatten", ["y0"], ["output"]))
+    if name in (*COMPARISONS, *_LOGIC, "ArgMax", "ArgMin"):
+        nodes.append(helper.make_node("Cast", ["y0"], ["number"], to=TensorProto.FLOAT))
+    result = nodes[-1].output[0] if nodes[-1].output[0] == "number" else "y0"
+    nodes.append(helper.make_node("Flatten", [result], ["output"]))
     shape = list(specimen.shape) if specimen.bare else [1, size]
     graph = helper.make_graph(
         nodes, name,

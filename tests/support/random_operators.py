@@ -345,6 +345,7 @@ KINDS: dict[str, Kind] = {
     "softmax": Kind(lambda c, shape: () if vector(shape) else None, lambda o, shape: nn.Softmax(1)),
     "softmax_rows": Kind(factored, as_matrix(lambda a, b: nn.Softmax(-1))),
     "reduce_max": Kind(factored, as_matrix(lambda a, b: Net(lambda s, x: x.amax(1)))),
+    "log_sum_exp": Kind(factored, as_matrix(lambda a, b: Net(lambda s, x: x.logsumexp(1)))),
     "reduce_min": Kind(factored, as_matrix(lambda a, b: Net(lambda s, x: x.amin(2)))),
     "reduce_sum": Kind(draw_axis, reduction(torch.sum)),
     "reduce_mean": Kind(draw_axis, reduction(torch.mean)),

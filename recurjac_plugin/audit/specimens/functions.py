@@ -91,5 +91,18 @@ _SMOOTH = (
     *(_power(n, *BELOW) for n in (-1.0, -2.0)),
 )
 
-FUNCTIONS: tuple[Specimen, ...] = _PIECEWISE_LINEAR + _EXPONENTIAL + _SMOOTH
+_JUMPING = (
+    _function("BoundSign", "", torch.sign),
+    _function("BoundSign", "x > 1/4", lambda z: (z > 0.25).to(z.dtype), points=(0.25,), terms=1.0),
+    _function("BoundSign", "x <= 1/4", lambda z: (z <= 0.25).to(z.dtype), points=(0.25,), terms=1.0),
+    _function("BoundSign", "where", lambda z: torch.where(z > 0.25, z, -2 * z), points=(0.25,), terms=1.0),
+    _function("BoundSign", "argmax", lambda z: z.argmax(1, keepdim=True).to(z.dtype), terms=1.0),
+    _function("BoundFloor", "", torch.floor, points=(1.0, 3.0)),
+    _function("BoundFloor", "trunc", torch.trunc, points=(1.0, -1.0)),
+    _function("BoundFloor", "remainder", lambda z: z - torch.floor(z), points=(1.0, 3.0)),
+    _function("BoundCeil", "", torch.ceil, points=(1.0, 3.0)),
+    _function("BoundRound", "", torch.round, points=(0.5, 1.5)),
+)
+
+FUNCTIONS: tuple[Specimen, ...] = _PIECEWISE_LINEAR + _EXPONENTIAL + _SMOOTH + _JUMPING
 """Functions of one variable."""

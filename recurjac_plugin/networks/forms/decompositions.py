@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .discrete.rounding import written_cast, written_position, written_remainder
+from .discrete.truths import written_comparison, written_jumping_shrink, written_logic, written_threshold
 from .editing import Editor, attributes_of
 from .moves import (
     Run,
@@ -51,7 +53,7 @@ def take_apart(editor: Editor, source: str, run: Run) -> bool:
 
 
 def _clip(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """``max(x, a) = relu(x - a) + a`` and ``min(x, b) = b - relu(b - x)`` where only one end is given."""
+    """A Clip with one end as one with two, the other beyond all numbers; Relu, or nothing at all, where it is that."""
     attributes = attributes_of(node)
     ends: list[np.ndarray | None] = []
     for position, name in ((1, "min"), (2, "max")):
@@ -71,14 +73,14 @@ def _clip(editor: Editor, node: NodeProto, _run: Run) -> bool:
         editor.add("Identity", [x], y, output=y)
     elif low == 0.0:
         editor.add("Relu", [x], y, output=y)
-    elif low is not None:
-        end = editor.number(low, f"{y}/end")
-        above = editor.add("Relu", [editor.add("Sub", [x, end], f"{y}/above")], f"{y}/relu")
-        editor.add("Add", [above, end], y, output=y)
     else:
-        end = editor.number(float(high or 0.0), f"{y}/end")
-        below = editor.add("Relu", [editor.add("Sub", [end, x], f"{y}/below")], f"{y}/relu")
-        editor.add("Sub", [end, below], y, output=y)
+        most = float(np.finfo(editor.dtype).max)
+        pair = -most if low is None else low, most if high is None else high
+        if editor.version < 11:  # the ends are attributes, in float32
+            least = float(np.finfo(np.float32).max)
+            editor.add("Clip", [x], y, output=y, min=max(pair[0], -least), max=min(pair[1], least))
+        else:
+            editor.add("Clip", [x, *(editor.number(end, f"{y}/end") for end in pair)], y, output=y)
     return True
 
 
@@ -182,11 +184,11 @@ def _global_max(editor: Editor, node: NodeProto, _run: Run) -> bool:
 
 
 def _shrink(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """``relu(x - a) - relu(-x - a)``, where the bias is the limit: any other Shrink jumps."""
+    """``relu(x - a) - relu(-x - a)``, where the bias is the limit; any other Shrink jumps."""
     attributes, x, y = attributes_of(node), node.input[0], node.output[0]
     limit = attributes.get("lambd", 0.5)
     if attributes.get("bias", 0.0) != limit:
-        return False
+        return written_jumping_shrink(editor, node)
     end = editor.number(limit, f"{y}/limit")
     above = editor.add("Relu", [editor.add("Sub", [x, end], f"{y}/more")], f"{y}/above")
     mirrored = editor.add("Sub", [editor.add("Neg", [x], f"{y}/mirrored"), end], f"{y}/less")
@@ -203,17 +205,6 @@ def _gelu(editor: Editor, node: NodeProto, _run: Run) -> bool:
     error = editor.add("Add", [editor.add("Erf", [ratio], f"{y}/erf"), editor.number(1.0, f"{y}/one")], f"{y}/more")
     product = editor.add("Mul", [x, error], f"{y}/product")
     editor.add("Mul", [product, editor.number(0.5, f"{y}/half")], y, output=y)
-    return True
-
-
-def _cast(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """A change between floating-point types inside a network, which is computed in its own type throughout."""
-    from onnx import TensorProto
-
-    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    if attributes_of(node).get("to") not in floats:
-        return False
-    editor.add("Identity", [node.input[0]], node.output[0], output=node.output[0])
     return True
 
 
@@ -236,7 +227,10 @@ def _padding(editor: Editor, node: NodeProto, run: Run) -> bool:
 
 
 def _resize(editor: Editor, node: NodeProto, run: Run) -> bool:
-    mode = attributes_of(node).get("mode", b"nearest")
+    attributes = attributes_of(node)
+    if attributes.get("extrapolation_value", 0.0):
+        return False  # what lies outside of the image is a constant
+    mode = attributes.get("mode", b"nearest")
     return (mode == b"nearest" and written_as_moves(editor, node, run)) or written_as_planes(editor, node, run)
 
 
@@ -258,43 +252,56 @@ def _gather(editor: Editor, node: NodeProto, run: Run) -> bool:
 
 
 RULES: dict[str, Rule] = {
+    "And": written_logic,
+    "ArgMax": written_position,
+    "ArgMin": written_position,
     "AveragePool": _average,
-    "Cast": _cast,
+    "Cast": written_cast,
     "Clip": _clip,
     "Concat": written_concat,
     "ConvTranspose": written_convolution,
     "CumSum": written_cumulative_sum,
     "DepthToSpace": _depth,
     "Einsum": written_einsum,
+    "Equal": written_comparison,
     "Expand": written_as_moves,
     "Gather": _gather,
     "GatherElements": written_as_moves,
     "GatherND": written_as_moves,
-    "GRU": written_steps,
     "Gelu": _gelu,
     "Gemm": written_gemm,
     "GlobalMaxPool": _global_max,
-    "LSTM": written_steps,
+    "Greater": written_comparison,
+    "GreaterOrEqual": written_comparison,
+    "GRU": written_steps,
+    "Less": written_comparison,
+    "LessOrEqual": written_comparison,
     "LogSoftmax": _log_softmax,
+    "LSTM": written_steps,
     "MaxPool": written_without_padding,
     "Mean": _sum,
-    "PRelu": _prelu,
+    "Mod": written_remainder,
+    "Not": written_logic,
+    "Or": written_logic,
     "Pad": _padding,
+    "PRelu": _prelu,
     "ReduceL2": _root_of_squares,
     "ReduceLogSumExp": _log_sum_exp,
-    "RNN": written_steps,
     "Resize": _resize,
     "ReverseSequence": written_as_moves,
+    "RNN": written_steps,
     "ScatterElements": written_scatter,
     "ScatterND": written_scatter,
     "Shrink": _shrink,
     "Softmax": _softmax,
     "SpaceToDepth": _depth,
     "Sum": _sum,
+    "ThresholdedRelu": written_threshold,
     "Tile": written_as_moves,
     "Trilu": written_as_moves,
     "Upsample": _resize,
     "Where": written_where,
+    "Xor": written_logic,
     **NORMALISATIONS,
 }
 """ONNX operator -> how it is taken apart; a rule may leave alone a node that needs none."""

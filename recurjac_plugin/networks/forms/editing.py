@@ -47,6 +47,8 @@ class Editor:
         shapes: of all values as far as they are known, kept up to date for what `add` writes if the caller says so.
         nodes: those written so far; `finish` puts them in place of the old ones.
         dtype: floating-point type of the network.
+        tests: truth values that are numbers 0 and 1 by now, by name; what they were before.
+        whole: names of whole numbers that are of the network's type by now.
     """
 
     def __init__(self, model: ModelProto, shapes: Shapes, dtype: np.dtype) -> None:
@@ -56,6 +58,8 @@ class Editor:
         self.shapes = shapes
         self.dtype = dtype
         self.nodes: list[NodeProto] = []
+        self.tests: dict[str, NodeProto] = {}
+        self.whole: set[str] = set()
         self._taken: set[str] = set()
         self._viewed: dict[str, str] = {}
 

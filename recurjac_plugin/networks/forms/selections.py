@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .discrete.truths import written_choice
 from .editing import Editor, attributes_of
 from .moves import Run
 
@@ -17,7 +18,7 @@ def written_where(editor: Editor, node: NodeProto, _run: Run) -> bool:
     """``m a + (1 - m) b`` for a constant mask m; else one of the activations that exporters write as a choice."""
     mask, (_, a, b), y = editor.constants.get(node.input[0]), node.input, node.output[0]
     if mask is None:
-        return _written_activation(editor, node)
+        return _written_activation(editor, node) or written_choice(editor, node)
     terms = []
     for name, share in ((a, mask), (b, ~mask)):
         if name in editor.constants:
@@ -37,7 +38,7 @@ def _written_activation(editor: Editor, node: NodeProto) -> bool:
     """``where(x > 0, x, a x)``, and torch's ``where(b x > c, x, softplus(b x) / b)`` in float32, which rounds to it."""
     made = {name: each for each in editor.nodes for name in each.output}
     condition, a, b = node.input
-    test = made.get(condition)
+    test = editor.tests.get(condition, made.get(condition))
     if test is None or test.op_type not in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual"):
         return False
     left, right = test.input
@@ -46,35 +47,62 @@ def _written_activation(editor: Editor, node: NodeProto) -> bool:
     if left in editor.constants:  # 0 > x chooses the other branch
         left, right, a, b = right, left, b, a
     limit = editor.constants.get(right)
-    other = made.get(b)
-    if limit is None or limit.size != 1 or other is None or other.op_type not in ("Mul", "Div"):
+    if limit is None or limit.size != 1:
         return False
-    factor = [editor.constants[name] for name in other.input if name in editor.constants]
-    inner = [name for name in other.input if name not in editor.constants]
-    if (
-        len(factor) != 1
-        or factor[0].size != 1
-        or len(inner) != 1
-        or (other.op_type == "Div" and inner[0] != other.input[0])
-    ):
+    other = _multiple(editor, made, b)
+    if float(limit.item()) == 0.0 and left == a:
+        return _leaky(editor, node.output[0], a, _factor(_multiples(editor, made, b), a))
+    soft = made.get(other[0])
+    if editor.dtype != np.float32 or soft is None or soft.op_type != "Softplus":
         return False
-    scale = float(factor[0].item()) if other.op_type == "Mul" else 1.0 / float(factor[0].item())
-    y = node.output[0]
-    if left == a == inner[0] and float(limit.item()) == 0.0 and scale >= 0.0:
-        if float(np.float32(scale)) == scale:  # attributes are float32
-            editor.add("LeakyRelu", [a], y, output=y, alpha=scale)
-            return True
-        below = editor.add("Relu", [editor.add("Neg", [a], f"{y}/mirrored")], f"{y}/below")
-        scaled = editor.add("Mul", [below, editor.number(scale, f"{y}/scale")], f"{y}/scaled")
-        editor.add("Sub", [editor.add("Relu", [a], f"{y}/above"), scaled], y, output=y)
-        return True
-    soft = made.get(inner[0])
     # From 20 on softplus(z) and z differ by 2e-9, less than float32 resolves.
-    rounds = editor.dtype == np.float32 and float(limit.item()) >= 20.0
-    if rounds and soft is not None and soft.op_type == "Softplus" and soft.input[0] in (left, a):
-        editor.add("Identity", [b], y, output=y)
+    chain = _multiples(editor, made, soft.input[0])
+    base, of_soft = chain[-1]
+    of_left, of_a = (_factor(_multiples(editor, made, name), base) for name in (left, a))
+    if of_left is None or of_a is None or of_soft * of_left <= 0 or float(limit.item()) * of_soft / of_left < 20.0:
+        return False
+    if of_left <= 0 or abs(other[1] * of_soft - of_a) > 4 * float(np.finfo(np.float32).eps) * abs(of_a):
+        return False
+    editor.add("Identity", [b], node.output[0], output=node.output[0])
+    return True
+
+
+def _multiple(editor: Editor, made: dict[str, NodeProto], name: str) -> tuple[str, float]:
+    """The value of which this one is a constant multiple, by its last operator, and the factor; itself, and 1."""
+    node = made.get(name)
+    if node is None or node.op_type not in ("Mul", "Div"):
+        return name, 1.0
+    factor = [each for each in node.input if each in editor.constants and editor.constants[each].size == 1]
+    inner = [each for each in node.input if each not in editor.constants]
+    if len(factor) != 1 or len(inner) != 1 or (node.op_type == "Div" and inner[0] != node.input[0]):
+        return name, 1.0
+    number = float(editor.constants[factor[0]].item())
+    return inner[0], number if node.op_type == "Mul" else 1.0 / number
+
+
+def _multiples(editor: Editor, made: dict[str, NodeProto], name: str) -> list[tuple[str, float]]:
+    """All values of which this one is a constant multiple, itself first, with their factors."""
+    found = [(name, 1.0)]
+    while (step := _multiple(editor, made, found[-1][0]))[0] != found[-1][0]:
+        found.append((step[0], found[-1][1] * step[1]))
+    return found
+
+
+def _factor(multiples: list[tuple[str, float]], base: str) -> float | None:
+    return dict(multiples).get(base)
+
+
+def _leaky(editor: Editor, y: str, x: str, slope: float | None) -> bool:
+    """Write a leaky ReLU, if there is a slope that makes it one."""
+    if slope is None or slope < 0.0:
+        return False
+    if float(np.float32(slope)) == slope:  # attributes are float32
+        editor.add("LeakyRelu", [x], y, output=y, alpha=slope)
         return True
-    return False
+    below = editor.add("Relu", [editor.add("Neg", [x], f"{y}/mirrored")], f"{y}/below")
+    scaled = editor.add("Mul", [below, editor.number(slope, f"{y}/scale")], f"{y}/scaled")
+    editor.add("Sub", [editor.add("Relu", [x], f"{y}/above"), scaled], y, output=y)
+    return True
 
 
 def written_scatter(editor: Editor, node: NodeProto, run: Run) -> bool:

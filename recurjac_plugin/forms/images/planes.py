@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .marks import shape_of, untraced
-from .rearranging import selected
+from recurjac_plugin.forms.marks import shape_of, untraced
+from recurjac_plugin.forms.rearranging import selected
 
 
-def _several(value: Any, count: int) -> list[Any]:
+def several(value: Any, count: int) -> list[Any]:
+    """One value for every axis."""
     return list(value) if isinstance(value, (tuple, list)) else [value] * count
 
 
@@ -61,32 +62,6 @@ def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any =
     return input
 
 
-def _convolution(name: str) -> Callable[..., Any]:
-    """A convolution whose padding is a word."""
-
-    def form(
-        input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:  # fmt: skip
-        if not isinstance(padding, str):
-            return NotImplemented
-        count = weight.dim() - 2
-        dilations = _several(dilation, count)
-        pads: list[int] = []
-        if padding == "same":
-            for axis in reversed(range(count)):
-                total = dilations[axis] * (shape_of(weight)[2 + axis] - 1)
-                pads += [total // 2, total - total // 2]
-        if all(a == b for a, b in zip(pads[::2], pads[1::2])):
-            even = pads[::2][::-1] if pads else 0
-            return getattr(functional, name)(input, weight, bias, stride, even, dilation, groups)
-        return getattr(functional, name)(
-            functional.pad(input, pads, value=0.0), weight, bias, stride, 0, dilation, groups
-        )
-
-    return form
-
-
 # --- resizing -------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +72,7 @@ def _interpolate(
     count = input.dim() - 2
     if antialias:
         return NotImplemented
-    sizes, factors = _several(size, count), _several(scale_factor, count)
+    sizes, factors = several(size, count), several(scale_factor, count)
     for i in range(count):
 
         def resized(lines: Tensor, i: int = i) -> Tensor:
@@ -125,7 +100,7 @@ def _adaptive_average(count: int) -> Callable[..., Any]:
     def form(input: Tensor, output_size: Any) -> Any:
         if input.dim() != count + 2:
             return NotImplemented
-        to = [shape_of(input)[2 + i] if s is None else int(s) for i, s in enumerate(_several(output_size, count))]
+        to = [shape_of(input)[2 + i] if s is None else int(s) for i, s in enumerate(several(output_size, count))]
         if all(size == 1 for size in to):
             return input.mean(tuple(range(2, count + 2)), keepdim=True)
         for i, size in enumerate(to):
@@ -142,8 +117,8 @@ def _average(count: int) -> Callable[..., Any]:
     ) -> Any:  # fmt: skip
         if input.dim() != count + 2:
             return NotImplemented
-        kernel, pads = _several(kernel_size, count), _several(padding, count)
-        steps = kernel if stride is None or stride == [] else _several(stride, count)
+        kernel, pads = several(kernel_size, count), several(padding, count)
+        steps = kernel if stride is None or stride == [] else several(stride, count)
         plain = not any(pads) and not ceil_mode and divisor_override is None
         if plain and count == 2:
             return NotImplemented
@@ -171,7 +146,7 @@ def _lp(count: int) -> Callable[..., Any]:
         else:
             return NotImplemented
         pool = getattr(functional, f"avg_pool{count}d")
-        total = pool(powers, kernel_size, stride, 0, ceil_mode) * math.prod(_several(kernel_size, count))
+        total = pool(powers, kernel_size, stride, 0, ceil_mode) * math.prod(several(kernel_size, count))
         return functional.relu(total) if norm_type == 1 else torch.sqrt(total)
 
     return form
@@ -201,8 +176,8 @@ def _max(count: int) -> Callable[..., Any]:
     ) -> Any:  # fmt: skip
         if input.dim() != count + 2 or return_indices:
             return NotImplemented
-        kernel, pads, spread = (_several(value, count) for value in (kernel_size, padding, dilation))
-        steps = kernel if stride is None or stride == [] else _several(stride, count)
+        kernel, pads, spread = (several(value, count) for value in (kernel_size, padding, dilation))
+        steps = kernel if stride is None or stride == [] else several(stride, count)
         if count == 2 and not ceil_mode and all(s == 1 for s in spread):
             return NotImplemented
         for i in range(count):
@@ -223,7 +198,7 @@ def _adaptive_max(count: int) -> Callable[..., Any]:
     def form(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
         if input.dim() != count + 2 or return_indices:
             return NotImplemented
-        for i, size in enumerate(_several(output_size, count)):
+        for i, size in enumerate(several(output_size, count)):
             length = shape_of(input)[2 + i]
             to = length if size is None else int(size)
             windows = [range(n * length // to, -(-(n + 1) * length // to)) for n in range(to)]
@@ -236,7 +211,6 @@ def _adaptive_max(count: int) -> Callable[..., Any]:
 FORMS: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "interpolate": _interpolate,
-    **{f"conv{n}d": _convolution(f"conv{n}d") for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": _adaptive_average(n) for n in (1, 2, 3)},
     **{f"avg_pool{n}d": _average(n) for n in (1, 2, 3)},
     **{f"lp_pool{n}d": _lp(n) for n in (1, 2, 3)},

@@ -1,0 +1,52 @@
+"""Where the host's CROWN fails on a model: what it can do without, so that it goes as far as possible.
+
+First the windows of convolutions: without them coefficients are plain matrices, which all operators take. Then the node
+on which it failed: CROWN ends there, at its interval (`stopping`), and so on for the next one that fails.
+
+Source: own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurjac_plugin.numerics.memory import memory_budget
+
+from .stopping import blamed, stop
+
+_WINDOWS = "patches"
+
+
+def ease(model: Any, error: BaseException, like: Tensor) -> bool:
+    """Let the host do without what it failed on.
+
+    Args:
+        model: its model; what is written to it is for the caller to put back.
+        error: what it raised.
+        like: a tensor of the batch, (b, ...), of the type and on the device of the model.
+
+    Returns:
+        Whether it is worth another try.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        return False
+    if _without_windows(model, like):
+        return True
+    node = blamed(error)
+    return node is not None and stop(node)
+
+
+def _without_windows(model: Any, like: Tensor) -> bool:
+    """Take the windows away where there are some, and matrices fit into the memory."""
+    nodes = [node for node in model._modules.values() if vars(node).get("mode") == _WINDOWS]
+    shapes = [tuple(getattr(node, "output_shape", None) or ()) for node in model._modules.values()]
+    widest = max((torch.Size(shape[1:]).numel() for shape in shapes if shape), default=0)
+    if not nodes or widest**2 * len(like) * like.element_size() > memory_budget(None, like.device):
+        return False
+    for node in nodes:
+        vars(node)["mode"] = "matrix"
+    model.conv_mode = "matrix"
+    return True

@@ -1,0 +1,1 @@
+"""Piecewise constant functions, written with signs and floors."""

@@ -1,0 +1,1 @@
+"""Operators on images, lines and volumes, one axis after the other."""

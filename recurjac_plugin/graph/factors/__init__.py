@@ -1,0 +1,1 @@
+"""Factors that stand for whole functions and not for derivatives."""

@@ -1,0 +1,1 @@
+"""Piecewise constant operators, written with signs and floors."""
