@@ -1,7 +1,7 @@
 """The long description: the README, with links that hold outside of the repository.
 
-Everything else about the package stands in pyproject.toml. Where that has a `Source` among its URLs, links to files lead
-there; without one they are left as words.
+Everything else about the package stands in pyproject.toml. Where that has a `Source` among its URLs, links to files
+lead there; without one they are left as words.
 """
 
 from __future__ import annotations
