@@ -16,7 +16,8 @@ Jacobians               jacobian_bounds, Bounds, chosen_methods, METHODS, zonoto
 Lipschitz constants     local_lipschitz, WeightedNorm, tighten, Tightened, global_lipschitz, sampled_lipschitz
 Radii and signs         certified_radius, margin_rows, stationary_free_radius, landscape_scan, Landscape,
                         monotonicity, monotonicity_report, Monotonicity
-Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_vnnlib, Spec
+Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_networks, load_vnnlib, Spec,
+                        flat_inputs
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
                         LinearMap, Node, Refusal
@@ -65,7 +66,9 @@ if TYPE_CHECKING:
     from .lipschitz.sampled import sampled_lipschitz
     from .lipschitz.searched.exact import Tightened, tighten
     from .lipschitz.weighted import WeightedNorm
+    from .modules.flat_inputs import flat_inputs
     from .networks.onnx import load_onnx
+    from .networks.several.declared import load_networks
     from .plugin.activations import register_activation, unregister_activation
     from .plugin.jacobian_op import GradNorm, JacobianOP
     from .plugin.registration import register, unregister
@@ -94,9 +97,11 @@ _MODULES = {
     "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
+    "flat_inputs": "modules.flat_inputs",
     "global_lipschitz": "lipschitz.product",
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",
+    "load_networks": "networks.several.declared",
     "load_onnx": "networks.onnx",
     "load_vnnlib": "properties.vnnlib",
     "local_lipschitz": "lipschitz.local",
@@ -171,10 +176,12 @@ __all__ = [
     "__version__",
     "certified_radius",
     "chosen_methods",
+    "flat_inputs",
     "global_lipschitz",
     "host",
     "jacobian_bounds",
     "landscape_scan",
+    "load_networks",
     "load_onnx",
     "load_vnnlib",
     "local_lipschitz",

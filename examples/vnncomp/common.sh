@@ -33,7 +33,9 @@ find_recurjac() {
 }
 
 # A file that is listed may lie there compressed, and the other way round; recurjac looks for both.
+# Several networks come as a list, [('f', 'a.onnx'), ('g', 'b.onnx')], which recurjac reads itself.
 expect_file() { # path kind
+    [[ $1 == \[* ]] && return
     local other=$1.gz
     [[ $1 == *.gz ]] && other=${1%.gz}
     [[ -f $1 || -f $other ]] || refuse "\`$1\` does not exist: expected $2; check the path." 1

@@ -123,14 +123,17 @@ class Rows:
         A = self.A.abs()
         terms = outputs.abs() @ A.T
         fallen = self.values(outputs) - lower
-        if self.proven:
-            sizes = terms + self.b.abs() + torch.where(fallen.isfinite(), fallen.abs(), 0.0)
-            slack = gamma(A.shape[1] + self.columns + 64) * sizes + self.evaluation
-        else:
-            slack = proof_slack(terms + self.b.abs(), fallen)
+        sizes = terms + self.b.abs() + torch.where(fallen.isfinite(), fallen.abs(), 0.0)
+        slack = self.room(sizes) + (self.evaluation if self.proven else 0.0)
         there = self.judged if self.judged is not None else A.shape[1]
         rounded = outputs[:, :there].abs() @ A[:, :there].T
         return self.difference * A[:, :there].sum(1) + slack + self.eps * rounded
+
+    def room(self, sizes: Tensor) -> Tensor:
+        """What the rounding of sums here may be responsible for, from the sizes of their terms (any shape)."""
+        if not self.proven:
+            return proof_slack(sizes)
+        return gamma(self.A.shape[1] + self.columns + 64) * sizes
 
     def excluded(self, lower: Tensor, slack: Tensor) -> Tensor:
         """The disjuncts that no output of the box lies in: bool (n, d).

@@ -28,6 +28,7 @@ from recurjac_plugin.host.region import cut, read_region, through_float32, type_
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounds import Bounds
+from recurjac_plugin.jacobian.entries import in_shapes
 from recurjac_plugin.jacobian.entry_search import reduced_network, searched_entries
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
@@ -117,7 +118,7 @@ def monotonicity(
     memory_budget: int | None = None,
     rigorous: bool = False,
     reference: nn.Module | None = None,
-) -> Tensor:
+) -> Any:
     r"""Certify in which inputs ``C f`` is monotone over the region of `x`.
 
     With the bounds L and U of `jacobian_bounds`, entry (b, k, r) is
@@ -135,7 +136,8 @@ def monotonicity(
 
     Args:
         model: auto_LiRPA's `BoundedModule`; it is left as it was.
-        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape).
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); for a model of several
+            inputs a tuple of all of them, plain tensors where they are not perturbed: without bisection and search.
         C: specification matrix, shape (b or 1, k, n_out); None takes every output.
         method: as in `jacobian_bounds`.
         order: as in `jacobian_bounds`.
@@ -153,7 +155,7 @@ def monotonicity(
         reference: as in `jacobian_bounds`.
 
     Returns:
-        int8, (b, k, *input_shape).
+        int8, (b, k, *input_shape); for a tuple of inputs a tuple, one for each perturbed input.
 
     Raises:
         InputError: as in `jacobian_bounds`; a budget that is not positive; bisection of a ball that is no box.
@@ -165,6 +167,14 @@ def monotonicity(
         The derivative's sign over a region from Zhang, Zhang, Hsieh: RecurJac, AAAI 2019, arXiv:1810.11783; the choice
         of the side to halve (the smear) from Kearfott: Rigorous Global Search, 1996.
     """
+    if isinstance(x, (tuple, list)) and len(x) > 1:
+        if not timeout is max_boxes is budget is None:
+            raise InputError(
+                "`timeout`, `max_boxes` and `budget` are for models of one input: make the model of "
+                "`flat_inputs(module, shapes)`, of one input that has all of them."
+            )
+        declare(model, reference)
+        return _of_each_input(model, x, method, C, order=order, memory_budget=memory_budget, rigorous=rigorous)
     return monotonicity_report(
         model,
         x,
@@ -270,6 +280,17 @@ def monotonicity_report(
         bounder = JacobianBounder(bounds_of, C, input_shape, batch_size, deadline)
         boxes = cut_for_signs(goal, bounder, *_ends(x, region, outward=True), (lower, upper), max_boxes)
     return _report(goal.sign, met, boxes, shape)
+
+
+@through_float32
+@full_precision()
+@torch.no_grad()
+def _of_each_input(model: Any, x: Any, method: str | None, C: Tensor | None, **options: Any) -> tuple[Tensor, ...]:
+    """Signs of all entries, (b, k, *input_shape) for every perturbed input, by the undivided regions."""
+    analysis = analyse(model, x, parse_jacobian_method(method), C, **options)
+    lower, upper = analysis.signed()
+    sign = signs_of(lower >= 0, upper <= 0)
+    return in_shapes(analysis.graph, (sign, sign))[::2]
 
 
 def _searched(model: Any, x: Any, C: Tensor, bounds: Interval, seconds: float, memory_budget: int | None) -> Interval:

@@ -102,14 +102,35 @@ def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
         UnsupportedError: it cannot be converted.
     """
     with collector.paused():
-        import torch
-
         from recurjac_plugin.networks.onnx import load_onnx
 
         device = find_device(device_name)
         module = load_onnx(path)
+    return _placed(module, f"`{path}`", device, dtype)
+
+
+def load_declared(spec: Spec, files: Mapping[str, Path], device_name: str, dtype: Dtype | None) -> Network:
+    """Read the networks of a query as the one that its property is about.
+
+    Raises:
+        FileError: a file is missing or malformed.
+        InputError: files and declarations do not fit together.
+        UnsupportedError: one cannot be converted.
+    """
+    with collector.paused():
+        from recurjac_plugin.networks.several.declared import load_networks
+
+        device = find_device(device_name)
+        module = load_networks(spec, files)
+    return _placed(module, "The network", device, dtype)
+
+
+def _placed(module: OnnxNetwork, name: str, device: torch.device, dtype: Dtype | None) -> Network:
+    """A network on its device, in its number type."""
+    import torch
+
     if dtype is Dtype.float32 and module.dtype == torch.float64:
-        raise InputError(f"`{path}` has float64 weights: bounds in float32 would be those of another network.")
+        raise InputError(f"{name} has float64 weights: bounds in float32 would be those of another network.")
     if dtype is Dtype.float64:
         module.dtype = torch.float64
     return Network(module.to(device=device, dtype=module.dtype), device)

@@ -5,7 +5,8 @@ Source: VNN-LIB standard 2.1, chapter "Command-line Interface"; https://www.vnnl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,7 @@ from . import options
 if TYPE_CHECKING:
     import numpy as np
 
-    from recurjac_plugin.properties.spec import Declaration, Spec, Variable
-
-    from .problem import Network
+    from recurjac_plugin.properties.spec import Declaration, Variable
 
 NAME = "RecurJac"
 ELEMENT_TYPES = ("real",)
@@ -40,8 +39,8 @@ def parse_networks(given: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def file_of(query: Path, declaration: Declaration | None, files: dict[str, Path]) -> Path:
-    """The file of the query's only network; VNN-LIB 1.0 gives networks no names, so that any name is right there.
+def check_networks(query: Path, declaration: Declaration | None, files: Mapping[str, Path]) -> None:
+    """Refuse other files than the query's networks need; VNN-LIB 1.0 gives networks no names: any is right there.
 
     Raises:
         InputError: files are missing or left over, or the query's element types are not `ELEMENT_TYPES`.
@@ -49,37 +48,34 @@ def file_of(query: Path, declaration: Declaration | None, files: dict[str, Path]
     if declaration is None:
         if len(files) != 1:
             raise InputError(f"`{query}` is about one network, but {len(files)} were given; give `--network` once.")
-        return next(iter(files.values()))
-    wanted = declaration.network
-    if set(files) != {wanted}:
+        return
+    wanted = [network.name for network in declaration.networks if network.equal_to is None]
+    if set(files) != set(wanted):
         given = ", ".join(f"`{name}`" for name in files)
+        several, names = "s" if len(wanted) > 1 else "", ", ".join(f"`{name}`" for name in wanted)
+        options_ = " ".join(f"--network {name}=FILE" for name in wanted)
         raise InputError(
-            f"`{query}` declares the network `{wanted}`, but `--network` gives {given}; give `--network {wanted}=FILE` "
+            f"`{query}` declares the network{several} {names}, but `--network` gives {given}; give `{options_}` "
             "and no other."
         )
-    for variable in (declaration.input, declaration.output):
+    for variable in declaration.variables:
         if variable.element_type not in ELEMENT_TYPES:
             raise InputError(
                 f"`{query}` declares `{variable.name}` as {variable.element_type}, but bounds are computed without "
                 "directed rounding, which is sound for the type real only; declare it as real to accept that, or use "
                 "`recurjac verify MODEL PROP`."
             )
-    return files[wanted]
 
 
-def check_shape(query: Path, spec: Spec, network: Network) -> None:
-    """Refuse a query whose input has another shape than the network's; a batch dimension of 1 may be left out.
-
-    Raises:
-        InputError: the shapes differ.
-    """
-    shape = network.module.input_shape
-    if spec.declaration is not None and spec.declaration.input.shape not in (shape, (1, *shape)):
-        declared = spec.declaration.input
-        raise InputError(
-            f"`{query}` declares `{declared.name}` as {shape_text(declared.shape)}, but the network takes "
-            f"{shape_text((1, *shape))}; give the network that belongs to it."
-        )
+def networks_of(text: str) -> dict[str, Path] | None:
+    """Files by network name from VNN-COMP's way to write several, ``[('f', 'a.onnx'), ('g', 'b.onnx')]``; else None."""
+    if not text.startswith("["):
+        return None
+    try:
+        pairs = [(str(name), Path(file)) for name, file in ast.literal_eval(text)]
+    except (ValueError, SyntaxError, TypeError):
+        options.refuse("MODEL", f"must be a file, or a list like [('f', 'a.onnx'), ('g', 'b.onnx')]; got {text!r}.")
+    return dict(pairs)
 
 
 def answer(result: Any, declaration: Declaration | None) -> str:
@@ -90,11 +86,23 @@ def answer(result: Any, declaration: Declaration | None) -> str:
     """
     word = _VERDICTS.get(result.verdict.value, result.verdict.value)
     point = result.counterexample
-    if point is None:
-        return word
+    return word if point is None else f"{word}\n{assignment(point, declaration)}"
+
+
+def assignment(point: Any, declaration: Declaration | None) -> str:
+    """A counterexample in the query's own variables; in VNN-COMP's form for VNN-LIB 1.0."""
     if declaration is None:
-        return f"{word}\n{point}"
-    return "\n".join([word, *_assigned(declaration.input, point.x), *_assigned(declaration.output, point.y)])
+        return str(point)
+    lines: list[str] = []
+    x, y = 0, 0
+    for network in declaration.networks:
+        for variable in network.inputs:
+            lines += _assigned(variable, point.x[x : x + variable.size])
+            x += variable.size
+        for variable in network.outputs:
+            lines += _assigned(variable, point.y[y : y + variable.size])
+            y += variable.size
+    return "\n".join(lines)
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -269,8 +269,8 @@ def read_region(x: Any) -> Region:
     """
     if isinstance(x, (tuple, list)):
         raise InputError(
-            f"`x` must be one `BoundedTensor`, got {len(x)} inputs; of a model of several inputs `jacobian_bounds` and "
-            "`local_lipschitz` take a tuple, and here a module that cuts them out of one input can be given."
+            f"`x` must be one `BoundedTensor`, got {len(x)} inputs, as `jacobian_bounds`, `local_lipschitz` and "
+            "`monotonicity` take them; here make the model of `flat_inputs(module, shapes)`, whose one input has all."
         )
     if not isinstance(x, BoundedTensor):
         raise InputError(

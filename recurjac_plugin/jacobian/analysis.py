@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -30,9 +30,9 @@ from recurjac_plugin.numerics.rounding import ELEMENTWISE, eps
 from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import NetworkRelaxation, relax_network
 from recurjac_plugin.preactivations.bounds import Preactivations, ProvenErrors, bound_preactivations
-from recurjac_plugin.preactivations.host import HostBounds, host_bounds
+from recurjac_plugin.preactivations.host import HostBounds
 from recurjac_plugin.preactivations.refined import refined_preactivations
-from recurjac_plugin.preactivations.rigorous import optimised_in_float64, prove_preactivations
+from recurjac_plugin.preactivations.rigorous import bounds_of_our_own, host_or_own_bounds, prove_preactivations
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
 from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_order
@@ -370,13 +370,13 @@ def analyse_problem(
 
 
 def _bounder(method: Method, memory_budget: int) -> Callable[[Problem, str, Tensor, Sequence[str]], HostBounds]:
-    """What bounds pre-activations, and outputs besides them: the host, or we where 0.3 is to optimise.
+    """What bounds pre-activations, and outputs besides them: the host, or we where it has no room or cannot.
 
-    Its alpha-CROWN fails on batches and on some activations.
+    The alpha-CROWN of 0.3 fails on batches and on some activations.
     """
     if method.host != "alpha-CROWN" or not IS_03:
-        return host_bounds
-    return lambda problem, _, rows, names: optimised_in_float64(problem, rows, names, memory_budget, Effort())
+        return partial(host_or_own_bounds, memory_budget=memory_budget)
+    return lambda problem, _, rows, names: bounds_of_our_own(problem, rows, names, memory_budget, Effort())
 
 
 def _require_none_given(bounds: Intervals | None) -> None:

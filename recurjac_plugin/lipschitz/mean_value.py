@@ -23,8 +23,7 @@ from recurjac_plugin.numerics.intervals import Interval, intersection, rounded_o
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma
-from recurjac_plugin.preactivations.host import host_bounds
-from recurjac_plugin.preactivations.rigorous import prove_preactivations
+from recurjac_plugin.preactivations.rigorous import host_or_own_bounds, prove_preactivations
 
 from .norms import row_constants
 
@@ -111,7 +110,8 @@ def _of_rows_alone(
 ) -> Interval:
     """Bounds of the rows without a Jacobian: the host's, or CROWN's of our own."""
     if not rigorous:
-        return host_bounds(problem, method.host, specification(C, problem.host_graph.output), ()).output
+        rows = specification(C, problem.host_graph.output)
+        return host_or_own_bounds(problem, method.host, rows, (), memory_budget(budget, rows.device)).output
     output = problem.host_graph.output
     rows = specification(None if C is None else C.to(output), output)
     proven = prove_preactivations(problem, rows, memory_budget(budget, rows.device)).host_output

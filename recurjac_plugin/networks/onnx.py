@@ -20,6 +20,7 @@ from .forms.editing import Shapes
 from .onnx_file import DEFAULT_DOMAINS, OnnxFile, describe, one_line, read_onnx
 from .rewrite import constant_arrays, prepare
 from .session import OnnxSession, largest_difference, onnx_session
+from .several.flat import Port
 from .static import static_module
 
 __all__ = ["OnnxNetwork", "OnnxSession", "load_onnx", "onnx_session"]
@@ -55,6 +56,7 @@ class OnnxNetwork(nn.Module):
             as far as those are numbers. `verify` adds inputs of the property's boxes.
         takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
         path: the file it came from, None for a network that has none.
+        ports: inputs and outputs of the file, in the order in which they are flat here; empty for other networks.
     """
 
     def __init__(self, network: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -66,6 +68,7 @@ class OnnxNetwork(nn.Module):
         self.max_difference = float("nan")
         self.takes_batches = False
         self.path: Path | None = None
+        self.ports: tuple[tuple[Port, ...], tuple[Port, ...]] = ((), ())
 
     def forward(
         self,
@@ -86,20 +89,22 @@ def load_onnx(path: str | PathLike[str]) -> OnnxNetwork:
     Its outputs are compared with onnxruntime's on zeros, ones and random inputs: with f the module and g the file in
     onnxruntime, ``max |f(x) - g(x)| <= tolerance * max(1, max |g(x)|)``, tolerance 1e-4 in float32 and 1e-10 in
     float64. Where onnxruntime itself gives NaN (0/0 at zeros), there is nothing to compare with. Networks without a
-    batch dimension get one where their operators allow it.
+    batch dimension get one where their operators allow it. Several inputs become one, flat and in the order of the
+    file, and so do several outputs.
 
     Args:
         path: the file; ``net.onnx`` also finds ``net.onnx.gz``.
 
     Raises:
-        FileError: the file is missing, malformed, not a network with one float input and one output, or its
-            conversion disagrees with onnxruntime.
+        FileError: the file is missing, malformed, not a network of floats, or its conversion disagrees with
+            onnxruntime.
         UnsupportedError: operators without a conversion, all of them listed.
     """
     file = read_onnx(path)
     network = _convert(file)
     network.eval()
     network.path = file.path
+    network.ports = file.ports or ((Port(file.input_name, file.single_shape),), ())
     _compare(network, OnnxSession(file), file)
     return network
 

@@ -1,8 +1,8 @@
-"""An ONNX file as it is read: content, and one float input; refused, in one sentence each, where it cannot be used."""
+"""An ONNX file as it is read: content, and its float inputs; refused, in one sentence each, where it cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,9 @@ import numpy as np
 
 from recurjac_plugin.errors import FileError, UnsupportedError
 from recurjac_plugin.files import locate, read_bytes
+
+from .several.flat import Port, with_flat_ports
+from .several.zeros import outputs_at_zeros
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
@@ -24,15 +27,17 @@ _FOREIGN = {("com.microsoft", "Gelu")}  # operators of other domains that are re
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A checked ONNX network with one floating-point input and one output.
+    """A checked ONNX network with floating-point inputs, as a graph of one input and one output.
 
     Attributes:
         path: where it was read.
-        content: the serialised model, decompressed.
+        content: the serialised model, decompressed; with one flat input and one flat output where there are several.
         input_name: name of the graph's input.
         input_shape: shape of one input, without the batch dimension.
         dtype: of the input, float32 or float64.
         has_batch: whether the graph's input begins with a batch dimension (of size 1, or unspecified).
+        ports: the inputs and outputs of a file that has several; None for any other.
+        original: content of such a file as it was; empty for any other.
     """
 
     path: Path
@@ -41,6 +46,8 @@ class OnnxFile:
     input_shape: tuple[int, ...]
     dtype: np.dtype
     has_batch: bool
+    ports: tuple[tuple[Port, ...], tuple[Port, ...]] | None = None
+    original: bytes = b""
 
     @property
     def single_shape(self) -> tuple[int, ...]:
@@ -58,7 +65,7 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     """Read and check an ONNX file (or ``.gz``).
 
     Raises:
-        FileError: missing, truncated, not ONNX, not one float input and one output, unspecified dimensions,
+        FileError: missing, truncated, not ONNX, without float inputs or outputs, unspecified dimensions,
             weights in a file outside its folder, or NaN among the weights.
         UnsupportedError: it uses operators outside the standard ONNX domain.
     """
@@ -80,19 +87,54 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     _refuse_bad_weights(file, graph)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
-    for role, values in (("input", inputs), ("output", list(graph.output))):
-        if len(values) != 1:
-            names = ", ".join(value.name for value in values) or "none"
-            raise FileError(f"`{file}` has {len(values)} {role}s ({names}): expected one; export a network with one.")
-    dimensions = tuple(d.dim_value for d in inputs[0].type.tensor_type.shape.dim)  # 0 where unspecified
+    for role, values in (("inputs", inputs), ("outputs", list(graph.output))):
+        if not values:
+            raise FileError(f"`{file}` has no {role}: expected a network; export it again.")
+    if len(inputs) > 1 or len(graph.output) > 1:
+        return _with_one_input(file, content, model, inputs)
+    shape, has_batch = _shape_of(file, inputs[0])
+    return OnnxFile(file, content, inputs[0].name, shape, _dtype_of(file, inputs[0]), has_batch)
+
+
+def _shape_of(path: Path, value: ValueInfoProto) -> tuple[tuple[int, ...], bool]:
+    """The shape of an input behind its batch dimension, and whether it has one."""
+    dimensions = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)  # 0 where unspecified
     has_batch = len(dimensions) > 1 and dimensions[0] in (0, 1)
     shape = dimensions[1:] if has_batch else dimensions
     if not shape or 0 in shape:
         raise FileError(
-            f"`{file}` has an input `{inputs[0].name}` of shape {_shown(inputs[0])}: expected fixed sizes "
+            f"`{path}` has an input `{value.name}` of shape {_shown(value)}: expected fixed sizes "
             "behind the batch dimension; export it with a fixed input shape."
         )
-    return OnnxFile(file, content, inputs[0].name, shape, _dtype_of(file, inputs[0]), has_batch)
+    return shape, has_batch
+
+
+def _with_one_input(path: Path, content: bytes, model: ModelProto, inputs: Sequence[ValueInfoProto]) -> OnnxFile:
+    """A file of several inputs or outputs as a graph of one flat one each.
+
+    Raises:
+        FileError: an input or output is no float or not of the others' type, or onnxruntime does not run it.
+    """
+    types = {value.name: _dtype_of(path, value) for value in inputs}
+    if len(set(types.values())) > 1:
+        each = ", ".join(f"`{name}` as {dtype}" for name, dtype in types.items())
+        raise FileError(f"`{path}` takes {each}: expected one type for all inputs; export it with one.")
+    dtype = next(iter(types.values()))
+    ports = []
+    for value in inputs:
+        shape, has_batch = _shape_of(path, value)
+        ports.append(Port(value.name, (1, *shape) if has_batch else shape))
+    outputs = []
+    for name, array in zip((v.name for v in model.graph.output), outputs_at_zeros(path, content, ports, dtype)):
+        if array.dtype != dtype or not array.size:
+            raise FileError(
+                f"`{path}` gives `{name}` as {array.dtype}: expected {dtype}; export it without that output."
+            )
+        outputs.append(Port(name, array.shape))
+    flat, source = with_flat_ports(model, ports, outputs, dtype)
+    size = sum(port.size for port in ports)
+    given = tuple(ports), tuple(outputs)
+    return OnnxFile(path, flat.SerializeToString(), source, (size,), dtype, True, given, content)
 
 
 def _refuse_foreign_operators(path: Path, model: ModelProto) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from recurjac_plugin.errors import FileError
 
 from .onnx_file import OnnxFile, one_line, read_onnx
+from .several.zeros import onnxruntime_errors
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,8 +31,9 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only; they are raised as well
         try:
-            self._session = onnxruntime.InferenceSession(file.content, options, providers=["CPUExecutionProvider"])
-        except _onnxruntime_errors() as error:
+            content = file.original or file.content
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except onnxruntime_errors() as error:
             raise FileError(
                 f"`{file.path}` is not accepted by onnxruntime: {one_line(error)}; export it again."
             ) from error
@@ -54,10 +56,18 @@ class OnnxSession:
     def _run(self, x: np.ndarray) -> np.ndarray:
         """The outputs of one input of the graph's own shape, flattened."""
         try:
-            (y,) = self._session.run(None, {self._file.input_name: x})
-        except _onnxruntime_errors() as error:
+            found = self._session.run(None, self._fed(x))
+        except onnxruntime_errors() as error:
             raise FileError(f"`{self._file.path}` fails in onnxruntime: {one_line(error)}; export it again.") from error
-        return np.asarray(y).reshape(-1)
+        return np.concatenate([np.asarray(y).reshape(-1) for y in found])
+
+    def _fed(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """One input by the name of the graph's own, or cut up into several."""
+        if self._file.ports is None:
+            return {self._file.input_name: x}
+        inputs = self._file.ports[0]
+        parts = np.split(x.reshape(-1), np.cumsum([port.size for port in inputs])[:-1])
+        return {port.name: part.reshape(port.shape) for port, part in zip(inputs, parts)}
 
 
 def onnx_session(path: str | PathLike[str]) -> OnnxSession:
@@ -108,7 +118,7 @@ def measured_shapes(
     try:
         session = _quiet_session(shown)
         values = session.run(names, {file.input_name: zeros})
-    except _onnxruntime_errors():
+    except onnxruntime_errors():
         return {}
     return {name: np.asarray(value).shape for name, value in zip(names, values, strict=True)}
 
@@ -118,7 +128,7 @@ def constant_values(model: ModelProto) -> dict[str, np.ndarray] | None:
     names = [value.name for value in model.graph.output]
     try:
         values = _quiet_session(model).run(names, {})
-    except _onnxruntime_errors():
+    except onnxruntime_errors():
         return None
     if not all(isinstance(value, np.ndarray | np.generic) for value in values):
         return None
@@ -133,10 +143,3 @@ def _quiet_session(model: ModelProto) -> Any:
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _onnxruntime_errors() -> tuple[type[Exception], ...]:
-    """All exceptions of onnxruntime, which have no common base."""
-    import onnxruntime.capi.onnxruntime_pybind11_state as state
-
-    return tuple(v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception))

@@ -27,6 +27,8 @@ _CPU = 512 * 2**20  # bytes on a processor
 _CUDA = 8 * 2**30  # on a CUDA device: a chunk's tensors have fewer than 2**31 elements, which not all kernels can count
 _CACHED = 16 * 2**20  # bytes that a processor works on without waiting for its main memory
 _SHARE = 4  # of the free memory: for a chunk, what a backward pass keeps, and as much for all the rest
+# What torch says where memory runs out, on a processor and on a device; in scripted functions it is a part of more.
+_NO_ROOM = ("can't allocate memory", "out of memory", "not enough memory")
 _CONTAINER = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -61,7 +63,17 @@ def memory_of(device: torch.device) -> int | None:
         return None
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [path.read_text(encoding="ascii").strip() for path in _CONTAINER if path.is_file()]
-    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit()), *_limit_of_process()])
+
+
+def _limit_of_process() -> list[int]:
+    """The bytes of addresses that this process may have, as `ulimit -v` sets them; empty without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return [] if limit == resource.RLIM_INFINITY else [limit]
 
 
 def _free_on_cuda(device: torch.device) -> int:
@@ -82,6 +94,11 @@ def _free_here() -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no such function, or no such name in it
         return None
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception, of Python's or of torch's, says that there is no more memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _NO_ROOM)
 
 
 def chunk_size(budget: int, elements: int, like: Tensor) -> int:

@@ -21,15 +21,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.bound_operators.installation import installed
 from recurjac_plugin.bound_operators.kinds.easing import ease
 from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.graph.node import Node
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.host.region import Arguments
 from recurjac_plugin.host.state import default_dtype, keep_gradients, preserved
 from recurjac_plugin.numerics.intervals import Interval, Intervals
+from recurjac_plugin.numerics.memory import ran_out
 from recurjac_plugin.numerics.region import Region
 
 from .defects import (
@@ -43,6 +46,14 @@ from .defects import (
 
 # `register` wraps this in the class; the package itself goes to the host directly.
 _HOST_COMPUTE_BOUNDS = BoundedModule.compute_bounds
+
+
+_SMALL = 2**28  # bytes that every machine has
+_ELEMENT_BY_ELEMENT = ("BoundAdd", "BoundSub", "BoundBatchNormalization", "BoundIdentity", "BoundNeg")
+
+
+class HostRoomError(UnsupportedError):
+    """The host's bounds do not fit into the memory."""
 
 
 class HostBounds(NamedTuple):
@@ -74,6 +85,7 @@ def host_bounds(
         names: nodes whose bounds are wanted.
 
     Raises:
+        HostRoomError: the host ran out of memory.
         UnsupportedError: the host leaves some of the named nodes without bounds, cannot bound an operator, or is known
             or seen to bound one wrongly.
 
@@ -120,7 +132,13 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
         lower, upper = _as_far_as_it_goes(model, x, method, C=None if alone else rows)
     except UnsupportedError:
         raise
-    except HOST_FAILURES as error:
+    except (*HOST_FAILURES, MemoryError) as error:
+        if ran_out(error):
+            raise HostRoomError(
+                "The network",
+                [f"auto_LiRPA {VERSION} runs out of memory with `{method}`"],
+                f"Bound a smaller region, or try other pre-activation bounds, e.g. `{another(method)}`.",
+            ) from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UnsupportedError(
             "The network",
@@ -133,6 +151,67 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
     return lower, upper
 
 
+_COPIES = 4  # of the coefficients: of lower and upper bounds, each before and after an operator
+
+
+def bytes_for_crown(graph: HostGraph, dtype: torch.dtype) -> int:
+    r"""Bytes that the coefficients of the host's CROWN take at most at once, about.
+
+    Each of the n neurons that an activation reads has coefficients at every node before it: at one of C channels
+    the host keeps windows, of a side r that grows backwards by the kernels, while there are convolutions and functions
+    of elements between them, and whole rows elsewhere,
+
+    .. math:: 4 \max_{p, q} n_p \min(n_q, C_q r_{pq}^2) \cdot \text{bytes}.
+
+    Args:
+        graph: the network at a batch of regions.
+        dtype: of the bounds.
+
+    Returns:
+        0 for a network with parts that have no rule here.
+
+    Source: own; for the windows Xu et al., NeurIPS 2020, arXiv:2002.12920, as auto_LiRPA has them.
+    """
+    nodes = {node.name: node for node in graph.nodes}
+    most = max((value.numel() for value in graph.values.values()), default=0)
+    batch, item = len(graph.output), torch.finfo(dtype).bits // 8
+    if _COPIES * most * most * item // batch < _SMALL:
+        return _COPIES * most * most * item // batch
+    try:
+        reads = graph.function.reads
+    except UnsupportedError:  # parts without a rule: nobody but the host can bound it
+        return 0
+    largest = 0
+    for name in reads:
+        sides: dict[str, float] = {name: 1.0}
+        for node in reversed(graph.nodes):
+            side = sides.get(node.name)
+            if side is None:
+                continue
+            further = _further(node, side)
+            for source in node.inputs:
+                if source in nodes or source in graph.inputs:
+                    sides[source] = max(sides.get(source, 0.0), further)
+        neurons = graph.values[name].numel() // batch
+        for source, side in sides.items():
+            shape = graph.values[source].shape
+            row = math.prod(shape[1:])
+            if side < math.inf and len(shape) == 4:
+                row = min(row, shape[1] * min(int(side), shape[2]) * min(int(side), shape[3]))
+            largest = max(largest, neurons * row)
+    return _COPIES * largest * batch * item
+
+
+def _further(node: Node, side: float) -> float:
+    """The side of the window that a window of a node's output depends on; infinite where the host keeps whole rows."""
+    if node.kind in _ELEMENT_BY_ELEMENT or node.kind in ACTIVATIONS:
+        return side
+    if node.kind == "BoundConv" and node.constants[1] is not None:
+        kernel, step, apart = node.constants[1].shape[2], node.attributes["stride"][0], node.attributes["dilation"][0]
+        return (side - 1) * step + apart * (kernel - 1) + 1
+    return math.inf
+
+
 def _as_far_as_it_goes(model: Any, x: tuple[Any, ...], method: str, **options: Any) -> Any:
     """The host's bounds, without what it fails on; its first error where nothing is left to do without."""
     like = next(value for value in x if value.is_floating_point())
@@ -143,6 +222,8 @@ def _as_far_as_it_goes(model: Any, x: tuple[Any, ...], method: str, **options: A
         except UnsupportedError:
             raise
         except HOST_FAILURES as error:
+            if ran_out(error):
+                raise
             first = first or error
             if not ease(model, error, like):
                 raise first from None

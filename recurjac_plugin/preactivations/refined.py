@@ -19,7 +19,7 @@ from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import intersection
 
 from .bounds import Preactivations
-from .rigorous import optimised_in_float64, prove_preactivations
+from .rigorous import bounds_of_our_own, prove_preactivations
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def refined_preactivations(
     bounds, output = dict(known.bounds), known.host_output
     if wanted:
         try:
-            found = optimised_in_float64(problem, rows, wanted, memory_budget, effort)
+            found = bounds_of_our_own(problem, rows, wanted, memory_budget, effort)
         except (RoomError, UnsupportedError):
             return known
         for name, (low, high) in found.intervals.items():

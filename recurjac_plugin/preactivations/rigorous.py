@@ -16,17 +16,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.errors import RoomError, UnsupportedError
 from recurjac_plugin.gains.optimised import Effort
 from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.host.problem import Problem
 from recurjac_plugin.numerics.intervals import rounded_outward
+from recurjac_plugin.numerics.memory import memory_of, ran_out
 from recurjac_plugin.numerics.region import concretized
 from recurjac_plugin.numerics.rounding import eps, gamma
 
 from .bounds import Preactivations, ProvenErrors
 from .crown import crown_bounds
-from .host import HostBounds
+from .host import HostBounds, HostRoomError, bytes_for_crown, host_bounds
 from .optimised import optimised_crown_bounds
 
 # The host takes the logarithm of a number below this for that of this one.
@@ -79,14 +80,14 @@ def prove_preactivations(
     return Preactivations(crown.bounds, crown.layers, (lower, upper), errors)
 
 
-def optimised_in_float64(
+def bounds_of_our_own(
     problem: Problem,
     rows: Tensor,  # shape: (b, k, *output_shape)
     names: Sequence[str],
     memory_budget: int,  # bytes
-    effort: Effort,
+    effort: Effort | None,
 ) -> HostBounds:
-    """Optimised bounds in place of the host's: the proven ones in float64, rounded outward to the type of the problem.
+    """Bounds of our own in place of the host's: the proven ones in float64, rounded outward to the type of the problem.
 
     They are constants, whatever depends on the weights.
 
@@ -95,7 +96,7 @@ def optimised_in_float64(
         rows: the matrix C.
         names: nodes whose bounds are wanted.
         memory_budget: bytes for one chunk of rows.
-        effort: how long is looked for better lines.
+        effort: how long is looked for better lines than CROWN's; None for not at all.
 
     Raises:
         What `prove_preactivations` raises.
@@ -104,6 +105,49 @@ def optimised_in_float64(
     assert proven.host_output is not None
     intervals = {name: rounded_outward(proven.bounds[name].widened(), rows.dtype) for name in names}
     return HostBounds(intervals, rounded_outward(proven.host_output, rows.dtype), eps(rows))
+
+
+def host_or_own_bounds(
+    problem: Problem,
+    method: str,
+    rows: Tensor,  # shape: (b, k, *output_shape)
+    names: Sequence[str],
+    memory_budget: int,  # bytes
+) -> HostBounds:
+    """The host's bounds; those of CROWN of our own, in chunks, where the host's CROWN does not fit into the memory.
+
+    The host is not asked where its coefficients would take more than half of the memory; ours are constants, whatever
+    depends on the weights.
+
+    Args:
+        problem: model and regions, in any type.
+        method: name of the method, as the host spells it.
+        rows: the matrix C.
+        names: nodes whose bounds are wanted.
+        memory_budget: bytes for one chunk of rows.
+
+    Raises:
+        HostRoomError: neither of them fits, or parts of the network have no rule of our own.
+        UnsupportedError: as `host_bounds`.
+
+    Source: as in `crown`.
+    """
+    if method != "CROWN":
+        return host_bounds(problem, method, rows, names)
+    room, full = memory_of(rows.device), None
+    if room is None or bytes_for_crown(problem.host_graph, rows.dtype) <= room / 2:
+        try:
+            return host_bounds(problem, method, rows, names)
+        except HostRoomError as error:
+            full = HostRoomError("The network", error.offenders, error.remedy)  # the first one's frames hold the memory
+    try:
+        return bounds_of_our_own(problem, rows, names, memory_budget, None)
+    except (RoomError, UnsupportedError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, (RoomError, UnsupportedError)) or ran_out(error)):
+            raise
+    if full is None:
+        return host_bounds(problem, method, rows, names)  # the size was an estimate
+    raise full
 
 
 def _require_whole_logarithms(problem: Problem) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -129,20 +130,47 @@ class Variable:
     element_type: str
     shape: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """A network as a VNN-LIB 2.x query declares it.
+
+    Attributes:
+        name: of the network.
+        inputs: in the order of the query.
+        outputs: in the order of the query.
+        equal_to: the network that this one is another use of; None for none.
+        isomorphic_to: the network that this one has the architecture of; None for none.
+    """
+
+    name: str
+    inputs: tuple[Variable, ...]
+    outputs: tuple[Variable, ...]
+    equal_to: str | None = None
+    isomorphic_to: str | None = None
+
 
 @dataclass(frozen=True)
 class Declaration:
-    """The network that a VNN-LIB 2.x query is about.
+    """The networks that a VNN-LIB 2.x query is about.
+
+    Inputs and outputs of a `Spec` are those of all networks, one after the other, each flattened in row-major order.
 
     Attributes:
-        network: its name.
-        input: its input.
-        output: its output.
+        networks: in the order of the query.
     """
 
-    network: str
-    input: Variable
-    output: Variable
+    networks: tuple[Interface, ...]
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """All of them, in the order of the query."""
+        return tuple(variable for network in self.networks for variable in (*network.inputs, *network.outputs))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +182,7 @@ class Spec:
         n_inputs: number of inputs, flattened.
         n_outputs: number of outputs, flattened.
         version: of VNN-LIB, ``"1.0"`` or ``"2.0"``.
-        input_shape: as declared, with any batch dimension; None in VNN-LIB 1.0, which declares none.
+        input_shape: as declared, with any batch dimension; None where there are several, and in VNN-LIB 1.0.
         declaration: names, types and shapes as declared; None in VNN-LIB 1.0.
         path: the file it came from, None for a property that has none.
         remarks: sentences about what is odd in the file.

@@ -22,6 +22,7 @@ import numpy as np
 from recurjac_plugin.errors import FileError
 
 from .cases import Atom, Case, Disjunction, cross_product
+from .comparisons import Comparisons
 from .property_file import PropertyFile
 from .spec import Box, Polytope
 from .version_1 import original_names
@@ -85,44 +86,49 @@ def boxes_of(query: Any, path: Path, version_1: bool) -> tuple[tuple[Box, ...], 
         version_1: whether messages name ``X_i``.
 
     Raises:
-        FileError: several networks, inputs or outputs; hidden nodes; types other than floats; a comparison
-            that is not linear or has no variable; an input without both bounds.
+        FileError: hidden nodes; types other than floats; a comparison that is not linear or has no variable; an input
+            without both bounds.
     """
-    network = _only_network(query, path)
-    (declared_input,), (declared_output,) = network.inputs, network.outputs
-    file = PropertyFile(path, declared_input.name, tuple(declared_input.shape), version_1)
-    n_outputs = math.prod(declared_output.shape)
-    assertions = [_normal_form(assertion.expr, file) for assertion in query.assertions]
+    file = _file_of(query, path, version_1)
+    try:
+        cases, remarks = _cases_of(query, file, Comparisons(file))
+    except FileError:
+        remarks = ["something is wrong"]
+    if remarks:  # anew, with the lines that messages name
+        cases, remarks = _cases_of(query, file, None)
     groups: dict[bytes, list[Case]] = {}
-    cases, remarks = cross_product(assertions, file, _MOST_CASES)
     for case in cases:
         groups.setdefault(case.key(), []).append(case)
     if any(not any(row.outputs for row in case.rows) for case in cases):
         remarks.append(f"`{path}` has a case without a condition on outputs: any input that it allows violates.")
-    return tuple(_box(group, n_outputs) for group in groups.values()), tuple(remarks)
+    return tuple(_box(group, file.n_outputs) for group in groups.values()), tuple(remarks)
 
 
-def _only_network(query: Any, path: Path) -> Any:
-    """The network that a query declares, with its one input and one output."""
-    if len(query.networks) != 1:
-        names = ", ".join(network.name for network in query.networks)
-        raise FileError(f"`{path}` declares {len(query.networks)} networks ({names}): expected one; split the file.")
-    (network,) = query.networks
-    for kind, definitions, expected in (
-        ("inputs", network.inputs, 1),
-        ("outputs", network.outputs, 1),
-        ("hidden nodes", network.hidden, 0),
-    ):
-        if len(definitions) != expected:
-            names = ", ".join(definition.name for definition in definitions) or "none"
-            raise FileError(f"`{path}` declares {len(definitions)} {kind} ({names}): expected {expected}; rewrite it.")
-    for definition in (network.inputs[0], network.outputs[0]):
-        if definition.dtype.name not in ELEMENT_TYPES:
+def _cases_of(query: Any, file: PropertyFile, simple: Comparisons | None) -> tuple[list[Case], list[str]]:
+    """All cases, and what is odd about them; where simple comparisons are read from their text, without lines."""
+    assertions = [_normal_form(assertion.expr, file, simple) for assertion in query.assertions]
+    return cross_product(assertions, file, _MOST_CASES)
+
+
+def _file_of(query: Any, path: Path, version_1: bool) -> PropertyFile:
+    """The tensors that a query declares."""
+    for network in query.networks:
+        if network.hidden:
+            names = ", ".join(definition.name for definition in network.hidden)
             raise FileError(
-                f"`{path}` declares `{definition.name}` of type {definition.dtype.name}: expected real, "
-                "float32 or float64; rewrite it."
+                f"`{path}` declares {len(network.hidden)} hidden nodes ({names}): expected none; rewrite it."
             )
-    return network
+        for definition in (*network.inputs, *network.outputs):
+            if definition.dtype.name not in ELEMENT_TYPES:
+                raise FileError(
+                    f"`{path}` declares `{definition.name}` of type {definition.dtype.name}: expected real, "
+                    "float32 or float64; rewrite it."
+                )
+    inputs, outputs = (
+        tuple((each.name, tuple(each.shape)) for network in query.networks for each in getattr(network, kind))
+        for kind in ("inputs", "outputs")
+    )
+    return PropertyFile(path, inputs, outputs, version_1)
 
 
 def _box(cases: list[Case], n_outputs: int) -> Box:
@@ -144,18 +150,27 @@ def _polytope(rows: tuple[Atom, ...], n_outputs: int, n_inputs: int) -> Polytope
     return Polytope(A, np.array([row.constant for row in rows]), np.array([row.strict for row in rows]), B)
 
 
-def _normal_form(expression: Any, file: PropertyFile) -> Disjunction:
+def _normal_form(expression: Any, file: PropertyFile, simple: Comparisons | None) -> Disjunction:
     """An assertion as a disjunction of conjunctions of rows; a `!=` splits its conjunction in two."""
-    if _count_conjunctions(expression) > _MOST_CASES:
+    import vnnlib
+
+    parts = expression.args if isinstance(expression, vnnlib.Or) else (expression,)
+    read = [None if simple is None else simple.conjunction(part) for part in parts]
+    count = sum(1 if rows is not None else _count_conjunctions(part) for part, rows in zip(parts, read))
+    if count > _MOST_CASES:
         raise file.error("has an assertion of too many cases", f"expected at most {_MOST_CASES}", _line(expression))
-    conjunctions = []
+    conjunctions: list[tuple[Atom, ...]] = []
     split = False
-    for comparisons in expression.to_dnf():
-        choices = [_alternatives(comparison, file) for comparison in comparisons]
-        split = split or any(len(choice) > 1 for choice in choices)
-        if math.prod(map(len, choices)) > _MOST_CASES:
-            raise file.error("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
-        conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+    for part, rows in zip(parts, read):
+        if rows is not None:
+            conjunctions.append(rows)
+            continue
+        for comparisons in part.to_dnf():
+            choices = [_alternatives(comparison, file) for comparison in comparisons]
+            split = split or any(len(choice) > 1 for choice in choices)
+            if math.prod(map(len, choices)) > _MOST_CASES:
+                raise file.error("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
+            conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
     return Disjunction(tuple(conjunctions), split)
 
 
@@ -176,7 +191,8 @@ def _row(comparison: Any, sign: float, strict: bool, file: PropertyFile) -> Atom
         for term in expression.terms:
             variable = term.var
             line = variable.line if line is None else line
-            index = int(np.ravel_multi_index(variable.indices, variable.shape)) if variable.indices else 0
+            inner = int(np.ravel_multi_index(variable.indices, variable.shape)) if variable.indices else 0
+            index = file.starts[variable.name] + inner
             of_kind = coefficients[variable.kind]
             of_kind[index] = of_kind.get(index, 0.0) + side * term.coeff
     inputs, outputs = coefficients.values()

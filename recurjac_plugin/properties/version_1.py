@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from recurjac_plugin.errors import FileError
 _COMMENT = re.compile(r";[^\n]*")
 _DECLARATION = re.compile(r"\(\s*declare-(?:const|fun)\s+([^\s()]+)\s+(?:\(\s*\)\s*)?([^\s()]+)\s*\)")
 _TOKEN = re.compile(r"[^\s()]+")
+_BETWEEN = re.compile(r"([\s()]+)")
 _VARIABLE = re.compile(r"([XY])_(\d+)")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _INDEXED = re.compile(r"\b([XY])\[(\d+)\]")
@@ -61,7 +61,10 @@ def as_version_2(text: str, path: Path) -> str:
             raise FileError(f"`{path}` does not declare `{letter}_{missing}`: expected `{letter}_0` to the last one.")
     # Blanks of the same length and the same line ends keep every position.
     text = _DECLARATION.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
-    body = _TOKEN.sub(_token_rewriter(path, declared, line), text)
+    tokens = _BETWEEN.split(text)
+    rewritten = _Rewritten(text, path, declared)
+    tokens[::2] = map(rewritten.__getitem__, tokens[::2])
+    body = "".join(tokens)
     sizes = {letter: len(numbers) for letter, numbers in declared.items()}
     return (
         "(vnnlib-version <2.0>) (declare-network f "
@@ -69,26 +72,40 @@ def as_version_2(text: str, path: Path) -> str:
     )
 
 
-def _token_rewriter(
-    path: Path, declared: dict[str, set[int]], line: Callable[[re.Match[str]], int]
-) -> Callable[[re.Match[str]], str]:
-    """The replacement of one token for `re.sub`; refuses variables that are not declared."""
+class _Rewritten(dict[str, str]):
+    """Tokens in VNN-LIB 2.0, each rewritten when it is first met; refuses variables that are not declared.
 
-    def rewrite(match: re.Match[str]) -> str:
-        token = match[0]
+    Args:
+        text: that they are from, to name lines.
+        path: for messages.
+        declared: numbers of inputs X and outputs Y.
+    """
+
+    def __init__(self, text: str, path: Path, declared: dict[str, set[int]]) -> None:
+        super().__init__()
+        self._text, self._path, self._declared = text, path, declared
+
+    def __missing__(self, token: str) -> str:
+        self[token] = self._rewrite(token)
+        return self[token]
+
+    def _rewrite(self, token: str) -> str:
         if variable := _VARIABLE.fullmatch(token):
-            if int(variable[2]) not in declared[variable[1]]:
-                raise FileError(f"`{path}` line {line(match)} uses `{token}`, which it does not declare; declare it.")
+            if int(variable[2]) not in self._declared[variable[1]]:
+                raise FileError(f"{self._where(token)} uses `{token}`, which it does not declare; declare it.")
             return f"{variable[1]}[{int(variable[2])}]"
         if _NUMBER.fullmatch(token):
             value = float(token)
             if math.isinf(value) or (value == 0.0 and Decimal(token) != 0):
-                raise FileError(f"`{path}` line {line(match)} has {token}, which is not in the range of a double.")
+                raise FileError(f"{self._where(token)} has {token}, which is not in the range of a double.")
             decimal = format(Decimal(token), "f")
             return decimal if "." in decimal else f"{decimal}.0"
         return "==" if token == "=" else token
 
-    return rewrite
+    def _where(self, token: str) -> str:
+        """File and line of a token's first place."""
+        place = next(match.start() for match in _TOKEN.finditer(self._text) if match[0] == token)
+        return f"`{self._path}` line {self._text.count(chr(10), 0, place) + 1}"
 
 
 def original_names(message: str) -> str:

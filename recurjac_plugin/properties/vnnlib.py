@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from os import PathLike
 from typing import Any
 
 from recurjac_plugin.files import locate, read_bytes
 
-from .spec import Box, Declaration, Polytope, Spec, Variable
+from .spec import Box, Declaration, Interface, Polytope, Spec, Variable
 from .syntax import ELEMENT_TYPES, boxes_of, parse
 from .text import plain_text
 from .version_1 import as_version_2, is_version_1
@@ -24,7 +23,9 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
 
     Numbers are read as the nearest double. ``==`` gives two rows; ``!=`` gives two cases with strict rows;
     strict rows stay marked, so that a proof may use the closed set and a counterexample is compared exactly. Linear
-    conditions on several inputs, or on inputs and outputs, are rows as those on outputs are (`Polytope`). A file that
+    conditions on several inputs, or on inputs and outputs, are rows as those on outputs are (`Polytope`); an input
+    without a bound of its own may get one from them. Inputs of several tensors and networks follow each other, in the
+    order of the query, as do outputs (`Declaration`). A file that
     allows no input gives no box, one without a condition on outputs a row that always holds; of both a warning tells.
 
     Args:
@@ -32,7 +33,7 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
 
     Raises:
         FileError: the file is missing or malformed, or says something that is not a union of boxes with
-            linear conditions for one network; the message names line and variable where they are known.
+            linear conditions; the message names line and variable where they are known.
 
     Source: VNN-LIB standard 2.0; https://www.vnnlib.org.
     """
@@ -43,17 +44,29 @@ def load_vnnlib(path: str | PathLike[str]) -> Spec:
     boxes, remarks = boxes_of(query, file, version_1)
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
-    (network,) = query.networks
-    declared = Declaration(network.name, _variable(network.inputs[0]), _variable(network.outputs[0]))
+    declared = Declaration(tuple(map(_interface, query.networks)))
+    inputs = [variable for network in declared.networks for variable in network.inputs]
+    outputs = [variable for network in declared.networks for variable in network.outputs]
     return Spec(
         boxes,
-        n_inputs=math.prod(declared.input.shape),
-        n_outputs=math.prod(declared.output.shape),
+        n_inputs=sum(variable.size for variable in inputs),
+        n_outputs=sum(variable.size for variable in outputs),
         version="1.0" if version_1 else "2.0",
-        input_shape=None if version_1 else declared.input.shape,
+        input_shape=None if version_1 or len(inputs) > 1 else inputs[0].shape,
         declaration=None if version_1 else declared,
         path=file,
         remarks=remarks,
+    )
+
+
+def _interface(network: Any) -> Interface:
+    """What the parser knows of a declared network."""
+    return Interface(
+        network.name,
+        tuple(map(_variable, network.inputs)),
+        tuple(map(_variable, network.outputs)),
+        network.equal_to or None,
+        network.isometric_to or None,
     )
 
 

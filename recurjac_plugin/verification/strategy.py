@@ -6,37 +6,28 @@ excluded on all of them. One point that violates it, confirmed by `counterexampl
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from recurjac_plugin.branch_and_bound.bounders import RowsBounder, bounder
 from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
-from recurjac_plugin.branch_and_bound.goals import Rows
-from recurjac_plugin.errors import InputError, RoomError
-from recurjac_plugin.host.library import BoundedModule
-from recurjac_plugin.host.read import HostGraph
-from recurjac_plugin.host.state import evaluated, takes_batches
-from recurjac_plugin.jacobian.methods import Method
+from recurjac_plugin.errors import RoomError, UnsupportedError
 from recurjac_plugin.networks.onnx import OnnxNetwork
-from recurjac_plugin.networks.plain import plain_graph
-from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.properties.spec import Box, Spec
 
 from .attacks.blind import search_blindly
 from .attacks.descent import find_counterexample
+from .bounded.bounding import Bounding
+from .bounded.screening import Screening
+from .composed.copies import Copies
 from .counterexample import Counterexample, Session, check
-from .joined import inner_network, joined_graph
 from .neurons import NeuronBranching
-from .probes import difference_inside
 
 _ATTACK_STEPS = 30  # gradient steps of each attack in between
 _SHORT, _BETWEEN = 20, 1024  # gradient steps from where the search came nearest to a violation, every so many boxes
@@ -46,6 +37,7 @@ _SHARE = 0.25  # of the time for cutting boxes of many dimensions, attacks in be
 _BATCHES = 16  # batches of boxes of those that may be cut without a deadline
 _BRANCHING = 0.8  # of the time that is left, for branching on neurons
 _WORK = 2.0**35  # multiplications of it without a deadline: some seconds of a processor
+_SIGNS = 0.4  # of the time, for signs of the Jacobian where uses of one network are compared
 _CHECKS = 4  # points of a batch that the session looks at
 
 
@@ -53,63 +45,49 @@ class Verification:
     """One verification under way.
 
     Args:
-        model: what was given: a torch module, or the host's `BoundedModule`.
-        network: the same with what attacks need to know of it.
+        network: what is verified, with what attacks need to know of it.
         spec: the property.
         session: what judges counterexamples.
-        method: of the bounds.
-        branching: what boxes are cut by, one of `branching.BRANCHINGS`.
+        bounding: what bounds its boxes.
         deadline: value of `time.monotonic` at which to stop.
         seed: of the attacks.
-        rigorous: whether bounds are proven, in float64, or the host's where it bounds.
-        falls_back: whether the host bounds what is too large for proven bounds.
 
     Attributes:
         counterexample: an input that violates the property, if one was met.
         searches: of the boxes of the property that were reached, in order.
         late: whether the time ran out.
+        shown: certified lower bound of the distance from a violation in what was excluded before any search.
     """
 
     def __init__(
         self,
-        model: nn.Module,
         network: OnnxNetwork,
         spec: Spec,
         session: Session,
+        bounding: Bounding,
         *,
-        method: Method,
-        branching: str,
         deadline: float,
         seed: int,
-        rigorous: bool,
-        falls_back: bool = False,
     ) -> None:
         self.network, self.spec, self.session = network, spec, session
-        self.method, self.branching, self.deadline = method, branching, deadline
+        self.bounding, self.deadline = bounding, deadline
         self.counterexample: Counterexample | None = None
         self.searches: list[ExclusionSearch] = []
         self.late = False
-        own = isinstance(model, BoundedModule)  # cannot be copied to another type
-        self._model = model if own else None
-        self._graph: HostGraph | None = None
-        self._looked_at = own  # whether the network was looked at for plain nodes
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.rigorous, self.falls_back = rigorous, falls_back
-        dtype = network.dtype if own and not rigorous else torch.float64
-        self._like = torch.zeros((), dtype=dtype, device=device)
+        self.shown, self._screened = math.inf, 0
         self._seeds = itertools.count(seed)
         self._rounds, self._attacked = 0, 0.0  # rounds and seconds of attacks
 
     @property
     def boxes(self) -> int:
         """Number of boxes bounded."""
-        return sum(int(search.boxes.sum()) for search in self.searches)
+        return self._screened + sum(int(search.boxes.sum()) for search in self.searches)
 
     @property
     def lower_bound(self) -> float:
         """Certified lower bound of the distance from a violation, as in `Result`; -inf where a box was not reached."""
         reached = len(self.searches) == len(self.spec.boxes)
-        return min((search.bound for search in self.searches), default=math.inf) if reached else -math.inf
+        return min(self.shown, *(search.bound for search in self.searches), math.inf) if reached else -math.inf
 
     @property
     def proved(self) -> bool:
@@ -120,15 +98,49 @@ class Verification:
         """Evaluate random points: what is violated nearly everywhere needs no bounds."""
         self._attack(self.spec, rounds=1, steps=0)
 
+    def compare(self) -> None:
+        """Exclude what signs of the Jacobian show where two uses of one network are compared."""
+        copies = None if self._over() else Copies.of(self.network)
+        if copies is None:
+            return
+        left = self.deadline - time.monotonic()
+        seconds = None if left == math.inf else _SIGNS * left
+        rigorous = self.bounding.rigorous and not self.bounding.falls_back
+        spec, candidates = copies.excluded(self.spec, seconds, next(self._seeds), rigorous)
+        for z in candidates:
+            if not self._over():
+                self.counterexample = check(self.spec, self.session, z)
+        if spec is not self.spec:
+            self.spec, self.shown = spec, 0.0
+
+    @torch.no_grad()
+    def screen(self) -> None:
+        """Bound the boxes of a property that has many in batches; go on with what is left of them."""
+        screening = Screening.of(self.spec, self.bounding) if self.bounding.rigorous and not self._over() else None
+        if screening is None:
+            return
+        try:
+            for points in screening.run():
+                for x in points[:_CHECKS]:
+                    self.counterexample = self.counterexample or check(self.spec, self.session, x)
+                if self._over():
+                    break
+        except (UnsupportedError, RoomError):
+            pass  # one by one there may be bounds
+        finally:
+            self.spec, self.shown = replace(self.spec, boxes=screening.left), min(self.shown, screening.bound)
+            self._screened = screening.count
+
     @torch.no_grad()
     def bound(self) -> None:
         """Bound every box of the property once."""
         for box in self.spec.boxes:
             if self._over():
                 return
-            lower, upper = self._ends(box)
-            bounds = self._bounder(box, lower, upper)
-            self.searches.append(ExclusionSearch(bounds, lower, upper, self.branching, _dimensions(box) > _FEW))
+            lower, upper = self.bounding.ends(box)
+            bounds = self.bounding.bounder(partial(self.bounding.rows, box), lower, upper)
+            branching = self.bounding.branching
+            self.searches.append(ExclusionSearch(bounds, lower, upper, branching, _dimensions(box) > _FEW))
             self._step(self.searches[-1])
 
     def fix(self) -> None:
@@ -287,72 +299,6 @@ class Verification:
                 alive = torch.stack([each.known.alive.any(0) for each in search.left]).any(0)
                 boxes.append(replace(box, disjuncts=tuple(itertools.compress(box.disjuncts, alive.tolist()))))
         return replace(self.spec, boxes=tuple(boxes)) if boxes else None
-
-    def _ends(self, box: Box) -> tuple[Tensor, Tensor]:
-        """The box's ends in the arithmetic of the bounds, (1, columns) each, never inside of it."""
-        like = self._like
-        ends = box.rounded_outward(like.cpu().numpy().dtype)
-        if not all(np.isfinite(end).all() for end in ends):
-            raise InputError(
-                f"A box of the property has bounds that are not finite in {like.dtype}: from {box.lower.min():g} to "
-                f"{box.upper.max():g}; give finite ones."
-            )
-        lower, upper = (torch.from_numpy(end).to(like).reshape(1, -1) for end in ends)
-        return lower, upper
-
-    def _bounder(self, box: Box, lower: Tensor, upper: Tensor) -> RowsBounder:
-        """What bounds a box: for proven bounds the plain nodes, where there are some, are enough."""
-        graph = self._plain_graph() if self.rigorous else None
-        try:
-            return self._bounder_on(graph or self._host_model(), box, lower, upper, self.rigorous)
-        except RoomError:
-            if not (self.rigorous and self.falls_back):
-                raise
-            return self._bounder_on(self._host_model(), box, lower, upper, False)
-
-    def _bounder_on(self, model: Any, box: Box, lower: Tensor, upper: Tensor, proven: bool) -> RowsBounder:
-        """The same on plain nodes, or on a model of the host."""
-        shape = self.network.input_shape
-        own = self._like if isinstance(model, HostGraph) else next((p.detach() for p in model.parameters()), self._like)
-
-        def outputs(x: Tensor) -> Tensor:
-            if isinstance(model, HostGraph):
-                return model.at(dict.fromkeys(model.inputs, x)).output
-            return torch.cat([evaluated(model, each, ())[0].flatten(1) for each in x.to(own).split(1)])
-
-        eps = torch.finfo(self.network.dtype).eps
-        inner = inner_network(self.network)
-        judged = None if inner is None else inner.n_outputs
-        rows = Rows.of(box, self._like, self._difference(box, outputs), eps, proven=proven, judged=judged)
-        bounds = bounder(model, rows, self.method, shape, lower, upper, self.branching, proven)
-        if not isinstance(model, HostGraph) and not takes_batches(model.forward, shape, own):
-            bounds.batch = 1  # its graph was read for one input at a time
-        return bounds
-
-    def _plain_graph(self) -> HostGraph | None:
-        """The network as plain nodes, read once; None where only the host can read it."""
-        if not self._looked_at:
-            self._looked_at = True
-            inner = inner_network(self.network)
-            graph = plain_graph(inner or self.network)
-            self._graph = graph if graph is None or inner is None else joined_graph(graph)
-        return self._graph
-
-    def _host_model(self) -> Any:
-        """The host's model of the network, built when it is first needed."""
-        if self._model is None:
-            double = copy.deepcopy(self.network).to(self._like.dtype)
-            self._model = bounded_model(double, self._like.new_zeros(1, *self.network.input_shape))
-        return self._model
-
-    def _difference(self, box: Box, outputs: Callable[[Tensor], Tensor]) -> float:
-        """How far the network that is bounded is from the one that is judged, as far as points of the box show."""
-
-        def bounded(x: np.ndarray) -> np.ndarray:
-            inputs = torch.from_numpy(x).to(self._like).reshape(-1, *self.network.input_shape)
-            return outputs(inputs).double().cpu().numpy()
-
-        return max(self.network.max_difference, difference_inside(box, bounded, self.session))
 
 
 def _dimensions(box: Box) -> int:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -27,14 +28,19 @@ from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
+from recurjac_plugin.modules.flat_inputs import flat_inputs
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
+from recurjac_plugin.networks.several.product import Product, ProductSession
 from recurjac_plugin.numerics.deadline import OverTime, until
+from recurjac_plugin.numerics.memory import ran_out
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.properties.spec import Spec
 
 from .attacks.blind import search_blindly
+from .bounded.bounding import Bounding
+from .composed.joined import JoinedSession, without_inputs
+from .composed.problem import Composed
 from .counterexample import Counterexample, Session
-from .joined import JoinedSession, joined_network, without_inputs
 from .strategy import Verification
 
 if TYPE_CHECKING:
@@ -89,7 +95,7 @@ def verify(
     timeout: float | None = None,
     seed: int = 0,
     attack_seconds: float = 5.0,
-    input_shape: tuple[int, ...] | None = None,
+    input_shape: tuple[int, ...] | Sequence[tuple[int, ...]] | None = None,
     rigorous: bool | None = None,
     reference: nn.Module | None = None,
     certificate: str | PathLike[str] | None = None,
@@ -124,7 +130,8 @@ def verify(
         seed: of the attack's random starts.
         attack_seconds: how long to attack at most where boxes are not cut, or not to the end; 0 for not at all.
         input_shape: of one input, without the batch dimension. Known for a network from `load_onnx`; None takes the
-            flat inputs of the property for any other model.
+            flat inputs of the property for any other model. For a torch module of several inputs a list of their
+            shapes: the property's inputs are theirs, flattened, one after the other (see `flat_inputs`).
         rigorous: whether bounds must be rigorous; None for those methods whose pre-activation bounds are CROWN's, where
             the memory is large enough for them.
         reference: as in `jacobian_bounds`, for a `BoundedModule`.
@@ -145,32 +152,31 @@ def verify(
     """
     declare(model, reference)
     start = time.monotonic()
+    shape = cast("tuple[int, ...] | None", input_shape)
+    if input_shape is not None and any(isinstance(each, (tuple, list)) for each in input_shape):
+        model, shape = flat_inputs(model, cast("Sequence[tuple[int, ...]]", input_shape)), None
     parsed = parse_verification_method(method)
     _check_spec(spec)
     _check_options(branching, timeout, attack_seconds)
     problem = None if certificate is None else _problem(model, spec)
     deadline = math.inf if timeout is None else start + timeout
     with preserved(model) if isinstance(model, BoundedModule) else nullcontext():
-        network = _as_network(model, spec, input_shape)
+        network = _as_network(model, spec, shape)
         session = session or _session(network)
-        if spec.mixed:
-            network, spec, session = joined_network(network), spec.joined(), JoinedSession(session)
-        verification = Verification(
+        composed = Composed.of(network, spec, session)
+        spec = composed.spec
+        bounding = Bounding(
             model,
-            network,
-            spec,
-            session,
-            method=parsed,
-            branching=branching,
-            deadline=deadline,
-            seed=seed,
-            rigorous=parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
+            composed.network,
+            composed.session,
+            spec.n_outputs - spec.n_inputs if spec.inputs_appended else None,
+            parsed,
+            branching,
+            parsed.rigorous if rigorous is None else require_rigorous(parsed, rigorous),
             falls_back=rigorous is None,
         )
+        verification = Verification(composed.network, spec, composed.session, bounding, deadline=deadline, seed=seed)
         reason = _decide(verification, split, attack_seconds, timeout)
-    counterexample = (
-        without_inputs(verification.counterexample) if spec.inputs_appended else verification.counterexample
-    )
     verdict = _verdict(verification, reason)
     if certificate is not None and problem is not None and verdict is Verdict.UNSAT:
         from .certificate import write_certificate
@@ -179,7 +185,7 @@ def verify(
         write_certificate(problem, certificate, timeout=remaining)
     return Result(
         verdict,
-        counterexample,
+        composed.restored(verification.counterexample),
         verification.lower_bound,
         verification.boxes,
         time.monotonic() - start,
@@ -194,12 +200,13 @@ def _decide(verification: Verification, split: bool | None, attack_seconds: floa
             _take_steps(verification, split, attack_seconds, timeout)
     except OverTime:
         verification.late = True  # no search has lost a box
-    except (UnsupportedError, RoomError, MemoryError) as error:
-        if timeout is None:
+    except (UnsupportedError, RoomError, MemoryError, RuntimeError) as error:
+        if timeout is None or not (isinstance(error, (UnsupportedError, RoomError)) or ran_out(error)):
             raise
         if attack_seconds > 0:
             verification.attack_to_the_end()
-        return " ".join(str(error).split()) or "The bounds do not fit into the memory."
+        known = isinstance(error, (UnsupportedError, RoomError))
+        return " ".join(str(error).split()) if known else "The bounds do not fit into the memory."
     return None
 
 
@@ -209,6 +216,8 @@ def _take_steps(verification: Verification, split: bool | None, attack_seconds: 
         return  # no input, no violation
     if attack_seconds > 0:
         verification.sample()
+    verification.compare()
+    verification.screen()
     verification.bound()
     if attack_seconds > 0:
         verification.probe()
@@ -341,8 +350,8 @@ def _require_one_input(model: nn.Module) -> None:
         count = sum(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
     if count > 1:
         raise InputError(
-            f"`model` takes {count} inputs, but a property is about one: give a module that cuts them out of one flat "
-            "input."
+            f"`model` takes {count} inputs: give the torch module with the list of their shapes as `input_shape`, or "
+            "what `flat_inputs` makes of it."
         )
 
 
@@ -351,6 +360,10 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _session(network: OnnxNetwork) -> Session:
+    if isinstance(network.network, Product):
+        parts = network.network.networks
+        sessions = {id(part): _session(part) for part in parts}
+        return ProductSession([sessions[id(part)] for part in parts], parts)
     return ModelSession(network) if network.path is None else onnx_session(network.path)
 
 

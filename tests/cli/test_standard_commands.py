@@ -17,7 +17,7 @@ from recurjac_plugin.cli.about.supports import ANSWERS
 from recurjac_plugin.cli.standard import answer as text_of
 from recurjac_plugin.networks.onnx import onnx_session
 from recurjac_plugin.networks.supported import KINDS, opset_versions, supported_operators
-from recurjac_plugin.properties.spec import Declaration, Variable
+from recurjac_plugin.properties.spec import Declaration, Interface, Variable
 from recurjac_plugin.verification.counterexample import Counterexample
 from recurjac_plugin.verification.verdicts import Result, Verdict
 
@@ -104,12 +104,14 @@ def test_version_1_has_one_network_of_any_name():
 
 
 def test_the_form_of_an_assignment():
-    declared = Declaration("f", Variable("A", "real", (2, 2)), Variable("B", "real", ()))
-    witness = Counterexample(np.array([0.5, -1e-7, 3.0, 1e20]), np.array([-2.5]))
+    A, B = Variable("A", "real", (2, 2)), Variable("B", "real", ())
+    C, D, E = Variable("C", "real", (1,)), Variable("D", "real", (2,)), Variable("E", "real", (1, 1))
+    declared = Declaration((Interface("f", (A,), (B,)), Interface("g", (C, D), (E,))))
+    witness = Counterexample(np.array([0.5, -1e-7, 3.0, 1e20, 4.0, 5.0, 6.0]), np.array([-2.5, 7.0]))
     result = Result(Verdict.SAT, witness, -1.0, 1, 0.1)
     assert text_of(result, declared).splitlines() == [
         *("sat", "A real [2,2]", "0.5", "-0.0000001", "3.0", "100000000000000000000.0"),
-        *("B real []", "-2.5"),
+        *("B real []", "-2.5", "C real [1]", "4.0", "D real [2]", "5.0", "6.0", "E real [1,1]", "7.0"),
     ]
 
 
@@ -161,7 +163,7 @@ def test_queries_of_another_type_or_shape(tmp_path, changes, message):
         text = re.sub(r"pixels\[0,(\d+)\]", r"pixels[\1,0]", text).replace("[1,64]", "[64,1]")
         path = tmp_path / "query.vnnlib"
         path.write_text(text)
-        message = "declares `pixels` as [64,1], but the network takes [1,64]"
+        message = "`pixels` of the network `digits` is declared as [64,1], but"
     else:
         path = query(tmp_path, "small", element_type="real", changes=changes)
     result = recurjac("verify", path, "--network", f"digits={RELU}", code=2)
@@ -178,7 +180,7 @@ BOUNDS = "".join(f"(assert (>= X[0,{i}] 0.0)) (assert (<= X[0,{i}] 1.0))\n" for 
     [
         ('(declare-hidden H real [1,2] "h") ', "(assert (<= Y[0,0] 0.5))", "1 hidden nodes"),
         ("", "(assert (<= (* Y[0,0] Y[0,1]) 0.5))", "not linear"),
-        ("(declare-input Z real [1]) ", "(assert (<= Y[0,0] 0.5))", "2 inputs"),
+        ("(declare-input Z real [1]) ", "(assert (and (<= Y[0,0] 0.5) (== Z[0] 0.0)))", "2 inputs"),
     ],
 )
 def test_what_no_theory_that_is_named_covers(tmp_path, hidden, more, message):
@@ -198,6 +200,63 @@ def test_linear_comparisons_of_inputs_and_outputs(tmp_path):
         found = recurjac("verify", path, "--network", f"digits={net}", "--timeout", 60).stdout.splitlines()
         assert found[0] == expected
     assert found[1] == "X real [1,2]" and float(found[2]) <= float(found[3]) - 0.5
+
+
+PAIR = (
+    "(vnnlib-version <2.0>)\n"
+    "(declare-network f (declare-input A real [1,2]) (declare-output B real [1,2]))\n"
+    "(declare-network g (equal-to f) (declare-input C real [1,2]) (declare-output D real [1,2]))\n"
+    "(assert (and (>= A[0,0] 0.0) (<= A[0,0] 1.0) (>= A[0,1] 0.0) (<= A[0,1] 1.0)))\n"
+    "(assert (and (== C[0,1] A[0,1]) (>= C[0,0] 0.0) (<= C[0,0] A[0,0])))\n"
+    "(assert (< {} {}))\n"
+)
+
+
+@pytest.fixture
+def identity(tmp_path):
+    from onnx_files import model, node, save
+
+    return save(tmp_path / "n.onnx", model([node("Relu", "x", "y")], [1, 2], [1, 2]))
+
+
+@pytest.mark.parametrize(("sides", "expected"), [(("B[0,0]", "D[0,0]"), "unsat"), (("D[0,0]", "B[0,0]"), "sat")])
+def test_two_uses_of_a_network(tmp_path, identity, sides, expected):
+    """Inputs in this order: so are outputs. One file is given, by its name, alone, or as VNN-COMP writes pairs."""
+    path, results = tmp_path / "q.vnnlib", tmp_path / "r.txt"
+    path.write_text(PAIR.format(*sides))
+    pairs = f"[('f', '{identity}'), ('g', '{identity}')]"
+    for arguments in ((path, "--network", f"f={identity}"), (identity, path), (pairs, path)):
+        shown = recurjac("verify", *arguments, "--timeout", 60, "--results-file", results).stdout
+        verdict, *assignment = shown.splitlines()
+        assert verdict == expected and results.read_text() == shown
+        if expected == "sat":
+            found = tensors(assignment)
+            assert [tensor[:3] for tensor in found] == [(name, "real", (1, 2)) for name in "ABCD"]
+            (a, b, c, d) = (np.array(tensor[3]) for tensor in found)
+            assert a[1] == c[1] and 0 <= c[0] <= a[0] <= 1 and d[0] < b[0]
+            assert np.array_equal(a.astype(np.float32), b) and np.array_equal(c.astype(np.float32), d)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--network", "g={}"), "declares the network `f`, but `--network` gives `g`; give `--network f=FILE`"),
+        (("--network", "f={}", "--network", "g={}"), "but `--network` gives `f`, `g`; give `--network f=FILE` and no"),
+        (("--network", "f={}", "--certificate", "c.json"), "`--certificate` is for properties of one network"),
+    ],
+)
+def test_files_of_two_networks(tmp_path, identity, arguments, message):
+    path = tmp_path / "q.vnnlib"
+    path.write_text(PAIR.format("B[0,0]", "D[0,0]"))
+    shown = recurjac("verify", path, *(each.format(identity) for each in arguments), code=2)
+    assert message in shown.stderr and shown.stdout == ""
+
+
+@pytest.mark.parametrize("pairs", ["[", "[1, 2]", "[('f',)]", "['ab.onnx"])
+def test_lists_of_networks_that_are_none(tmp_path, pairs):
+    path = tmp_path / "q.vnnlib"
+    path.write_text(PAIR.format("B[0,0]", "D[0,0]"))
+    assert "must be a file, or a list like" in recurjac("verify", pairs, path, code=2).stderr
 
 
 # supports

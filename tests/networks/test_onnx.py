@@ -235,15 +235,23 @@ def _with_external_weights():
     return proto
 
 
-def _two_outputs():
-    proto = _mlp()
-    proto.graph.output.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 6]))
-    return proto
-
-
 def _two_inputs():
     proto = model([node("Add", "x z", "y")], [1, 2], [1, 2])
     proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 2]))
+    return proto
+
+
+def _two_types():
+    proto = _two_inputs()
+    proto.graph.input[1].type.tensor_type.elem_type = TensorProto.DOUBLE
+    return proto
+
+
+def _classes():
+    """A second output of whole numbers."""
+    proto = _mlp()
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["class"]))
+    proto.graph.output.append(helper.make_tensor_value_info("class", TensorProto.INT64, None))
     return proto
 
 
@@ -261,8 +269,8 @@ def _relu(shape, **options):
         (onnx.ModelProto(ir_version=8).SerializeToString(), "it has no nodes"),
         (_with_nan(), "has NaN in `W`"),
         (_with_external_weights(), "keeps `W` in another file"),
-        (_two_outputs(), "has 2 outputs (y, r): expected one"),
-        (_two_inputs(), "has 2 inputs (x, z): expected one"),
+        (_two_types(), "takes `x` as float32, `z` as float64: expected one type for all inputs"),
+        (_classes(), "gives `class` as int64: expected float32"),
         (_relu([1, "n"]), "has an input `x` of shape [1, n]: expected fixed sizes"),
         (_relu(["n"]), "has an input `x` of shape [n]: expected fixed sizes"),
         (_relu([]), "has an input `x` of shape []: expected fixed sizes"),

@@ -12,7 +12,7 @@ from torch import nn
 import recurjac_plugin as rj
 from recurjac_plugin import Verdict, verify
 from recurjac_plugin.networks.session import largest_difference, onnx_session
-from recurjac_plugin.verification.probes import difference_inside
+from recurjac_plugin.verification.bounded.probes import difference_inside
 
 INF, NAN = float("inf"), float("nan")
 

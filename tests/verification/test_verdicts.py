@@ -295,7 +295,7 @@ def test_models_of_several_inputs():
 
     spec = spec_of(box([0.0] * 3, [1.0] * 3, polytope([[1.0, 0.0]], [0.0])))
     for model in (Two(), host.BoundedModule(Two(), (torch.zeros(1, 1), torch.zeros(1, 2)))):
-        with pytest.raises(InputError, match="takes 2 inputs, but a property is about one"):
+        with pytest.raises(InputError, match="takes 2 inputs: give the torch module"):
             verify(model, spec)
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recurjac_plugin.cli import options, standard
+from recurjac_plugin.cli import collector, options, standard
 from recurjac_plugin.cli.files import check_writable, write
-from recurjac_plugin.cli.problem import check_property, load_network
+from recurjac_plugin.cli.problem import check_property, load_declared, load_network
 from recurjac_plugin.cli.streams import open_streams
 from recurjac_plugin.errors import CertificateError, FileError, RecurJacError, UnsupportedError
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
@@ -18,21 +18,25 @@ from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 if TYPE_CHECKING:
     from recurjac_plugin.checker.files import Problem
     from recurjac_plugin.cli.problem import Network
-    from recurjac_plugin.properties.spec import Spec
+    from recurjac_plugin.properties.spec import Declaration, Spec
     from recurjac_plugin.verification.verdicts import Result
 
 Files = Annotated[
     list[Path],
     typer.Argument(
         metavar="MODEL PROP | QUERY --network NAME=FILE",
-        help="ONNX network and VNN-LIB property (either may be .gz); with `--network` the query alone.",
+        help="ONNX network and VNN-LIB property (either may be .gz); with `--network` the query alone. Several "
+        "networks are written as in VNN-COMP, [('f', 'a.onnx'), ('g', 'b.onnx')].",
         show_default=False,
     ),
 ]
 Networks = Annotated[
     list[str] | None,
     typer.Option(
-        "--network", metavar="NAME=FILE", help="The ONNX network that the query calls NAME.", show_default=False
+        "--network",
+        metavar="NAME=FILE",
+        help="The ONNX network that the query calls NAME; once for each that is not declared as `equal-to` another.",
+        show_default=False,
     ),
 ]
 Since = Annotated[
@@ -84,8 +88,8 @@ def verify_command(
     With `--timeout` a network that has no bounds, or that only onnxruntime reads, is attacked until the time is over:
     it ends in `sat`, or in `unknown` with the reason on stderr.
 
-    `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, names the
-    query's own variables in the counterexample, and takes queries over real numbers only.
+    `recurjac verify QUERY --network NAME=FILE` is the form of the VNN-LIB standard: it says `timed-out`, and takes
+    queries over real numbers only. Counterexamples to queries of VNN-LIB 2 name the query's own variables.
 
     A certificate (.json or .json.gz) is written after `unsat` only. If the checker's bounds do not show what was
     proved, nothing is written, and the exit code is 2.
@@ -98,21 +102,20 @@ def verify_command(
         options.seconds("--attack-seconds", attack_seconds)
         name = parse_verification_method(method).name
         check_writable(results_file, certificate)
-        model, prop, spec = _files(files, networks or [])
+        with collector.paused():
+            model, prop, spec, by_name = _files(files, networks or [])
         for remark in spec.remarks:
             streams.note(f"warning: {remark}")
         search: dict[str, Any] = {"method": name, "branching": branching.value, "split": split}
         limits: dict[str, Any] = {"timeout": remaining, "attack_seconds": attack_seconds, "seed": seed}
-        network = _read(model, device, dtype, limits)
+        network = _read(model, spec, by_name, device, dtype, limits)
         if isinstance(network, RecurJacError):
             problem, result = None, attack_refused(model, spec, network, remaining or 0.0, seed)
         else:
             check_property(prop, spec, network)
-            if networks:
-                standard.check_shape(prop, spec, network)
-            problem = None if certificate is None else _certified(model, prop)
+            problem = None if certificate is None else _certified(model, prop, spec)
             result = verify(network.module, spec, **search, **limits)
-        text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result)
+        text = standard.answer(result, spec.declaration) if networks else vnncomp_text(result, spec.declaration)
         if results_file is not None:
             write(results_file, f"{text}\n".encode())
         if result.reason is not None:
@@ -137,20 +140,29 @@ def verify_command(
             raise failure
 
 
-def _read(model: Path, device: str, dtype: options.Dtype | None, limits: dict[str, Any]) -> Network | RecurJacError:
-    """The network, or why it is refused where an attack can do without."""
+def _read(
+    model: Path,
+    spec: Spec,
+    by_name: dict[str, Path],
+    device: str,
+    dtype: options.Dtype | None,
+    limits: dict[str, Any],
+) -> Network | RecurJacError:
+    """The network or networks, or why one is refused where an attack can do without."""
     try:
-        return load_network(model, device, dtype)
+        return load_declared(spec, by_name, device, dtype) if by_name else load_network(model, device, dtype)
     except (FileError, UnsupportedError) as error:
-        if limits["timeout"] is None or limits["attack_seconds"] == 0:
+        if limits["timeout"] is None or limits["attack_seconds"] == 0 or len(by_name) > 1:
             raise
         return error
 
 
-def _certified(model: Path, prop: Path) -> Problem:
+def _certified(model: Path, prop: Path, spec: Spec) -> Problem:
     """Network and property as the checker of certificates reads them."""
     from recurjac_plugin.checker.files import Problem
 
+    if spec.declaration is not None and len(spec.declaration.networks) > 1:
+        options.refuse("--certificate", f"is for properties of one network, and `{prop}` declares several.")
     return Problem.read(model, prop)
 
 
@@ -182,8 +194,8 @@ def _remaining(timeout: float | None, since: float | None) -> float | None:
     return max(timeout - max(passed, 0.0), 1e-9)
 
 
-def _files(files: list[Path], networks: list[str]) -> tuple[Path, Path, Spec]:
-    """Paths of network and property, and the property, from either form of the command."""
+def _files(files: list[Path], networks: list[str]) -> tuple[Path, Path, Spec, dict[str, Path]]:
+    """The network's path, that of the property, the property, and files by name where the query's names count."""
     from recurjac_plugin.properties.vnnlib import load_vnnlib
 
     if not networks:
@@ -191,19 +203,29 @@ def _files(files: list[Path], networks: list[str]) -> tuple[Path, Path, Spec]:
             what = "--network NAME=FILE" if len(files) == 1 else "no more"
             raise typer.BadParameter(f"expected a network and a property, or a query with `--network`; give {what}.")
         model, prop = files
-        return model, prop, load_vnnlib(prop)
+        spec, by_name = load_vnnlib(prop), standard.networks_of(str(model))
+        if by_name is None:
+            by_name = {} if spec.declaration is None else _only(model, spec.declaration)
+        return model, prop, spec, by_name
     if len(files) != 1:
         raise typer.BadParameter(f"`--network` goes with one file, the query; {len(files)} were given.")
     (prop,) = files
     by_name = standard.parse_networks(networks)
     spec = load_vnnlib(prop)
-    return standard.file_of(prop, spec.declaration, by_name), prop, spec
+    standard.check_networks(prop, spec.declaration, by_name)
+    return next(iter(by_name.values())), prop, spec, by_name
 
 
-def vnncomp_text(result: Any) -> str:
+def _only(model: Path, declaration: Declaration) -> dict[str, Path]:
+    """One file for a query of several networks: that of the first one; empty for a query of one."""
+    return {} if len(declaration.networks) == 1 else {declaration.networks[0].name: model}
+
+
+def vnncomp_text(result: Any, declaration: Declaration | None) -> str:
     """The verdict, and after `sat` the assignment, as VNN-COMP's result files have them."""
     verdict: str = result.verdict.value
-    return verdict if result.counterexample is None else f"{verdict}\n{result.counterexample}"
+    point = result.counterexample
+    return verdict if point is None else f"{verdict}\n{standard.assignment(point, declaration)}"
 
 
 def _plain(result: Any) -> dict[str, Any]:

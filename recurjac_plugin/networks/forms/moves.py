@@ -155,16 +155,17 @@ def written_without_padding(editor: Editor, node: NodeProto, _run: Run) -> bool:
 
 
 def written_convolution(editor: Editor, node: NodeProto, _run: Run) -> bool:
-    """Write a ConvTranspose whose ends differ as one without padding, of which the right part is taken.
+    """Write a ConvTranspose with padding as one without, of which the right part is taken.
 
-    Along each axis the padding at the beginning is cut off; what output padding adds behind the end is 0 and the bias.
+    The converter pads by negative widths, which hosts do not read, and not all of them read padding. Along each axis
+    the padding at the beginning is cut off; what output padding adds behind the end is 0 and the bias.
     """
     attributes, (x, kernel, *bias) = attributes_of(node), node.input
     shape, target = editor.shapes[x], editor.shapes[node.output[0]]
     rank = len(shape) - 2
     pads, extra = attributes.pop("pads", [0] * 2 * rank), attributes.pop("output_padding", [0] * rank)
     automatic = attributes.pop("auto_pad", b"NOTSET") != b"NOTSET" or "output_shape" in attributes
-    if automatic or kernel not in editor.constants or (pads[:rank] == pads[rank:] and not any(extra)):
+    if automatic or kernel not in editor.constants or not any([*pads, *extra]):
         return False
     y = node.output[0]
     value = editor.add("ConvTranspose", [x, kernel], f"{y}/all", **attributes)

@@ -10,23 +10,17 @@ Source: own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.graph.node import Node
 from recurjac_plugin.host.library import BoundedModule
-from recurjac_plugin.host.read import HostGraph
 from recurjac_plugin.networks.onnx import OnnxNetwork
+from recurjac_plugin.verification.counterexample import Counterexample, Session
 
-from .counterexample import Counterexample, Session
 
-
-class _Joined(nn.Module):
+class Joined(nn.Module):
     """``x -> (f(x), x)``, flattened: (b, *input_shape) -> (b, n_outputs + n_inputs)."""
 
     def __init__(self, network: OnnxNetwork) -> None:
@@ -34,6 +28,7 @@ class _Joined(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs, then inputs."""
         return torch.cat([self.network(x), x.flatten(1)], 1)
 
 
@@ -48,39 +43,10 @@ def joined_network(network: OnnxNetwork) -> OnnxNetwork:
             "`spec` has conditions on several inputs, or on inputs and outputs, which need a torch module: give the "
             "module itself in place of a `BoundedModule`."
         )
-    joined = OnnxNetwork(_Joined(network), network.input_shape, network.dtype)
+    joined = OnnxNetwork(Joined(network), network.input_shape, network.dtype)
     joined.n_outputs = network.n_outputs + int(np.prod(network.input_shape))
     joined.max_difference, joined.takes_batches = network.max_difference, network.takes_batches
     return joined
-
-
-def inner_network(network: OnnxNetwork) -> OnnxNetwork | None:
-    """The network that was joined with its inputs; None for any other."""
-    return network.network.network if isinstance(network.network, _Joined) else None
-
-
-def joined_graph(graph: HostGraph) -> HostGraph:
-    """The plain nodes of a network (one input, outputs (1, n_outputs)), and two more, for its inputs as outputs."""
-    ((source, shape),) = graph.inputs.items()
-    flat, output = f"{graph.output_name}/inputs", f"{graph.output_name}/joined"
-    values = dict(graph.values)
-    values[flat] = values[source].flatten(1)
-    values[output] = torch.cat([graph.output, values[flat]], 1)
-
-    def node(
-        name: str, kind: str, inputs: tuple[str, ...], attributes: dict[str, Any], f: Callable[..., Tensor]
-    ) -> Node:
-        shapes = tuple(tuple(values[each].shape) for each in inputs)
-        nothing = (None,) * len(inputs)
-        return Node(
-            name, kind, inputs, (True,) * len(inputs), nothing, shapes, tuple(values[name].shape), attributes, False, f
-        )
-
-    more = (
-        node(flat, "BoundFlatten", (source,), {}, lambda x: x.flatten(1)),
-        node(output, "BoundConcat", (graph.output_name, flat), {"axis": 1}, lambda y, x: torch.cat([y, x], 1)),
-    )
-    return HostGraph((*graph.nodes, *more), {source: shape}, output, values[output], values)
 
 
 class JoinedSession:
@@ -102,8 +68,6 @@ class JoinedSession:
         return np.concatenate([y, np.asarray(x, dtype=self.dtype).reshape(len(y), -1).astype(np.float64)], 1)
 
 
-def without_inputs(counterexample: Counterexample | None) -> Counterexample | None:
+def without_inputs(found: Counterexample | None) -> Counterexample | None:
     """A counterexample of the joined network as one of the network itself."""
-    if counterexample is None:
-        return None
-    return Counterexample(counterexample.x, counterexample.y[: -len(counterexample.x)])
+    return None if found is None else Counterexample(found.x, found.y[: -len(found.x)])

@@ -17,8 +17,7 @@ import numpy as np
 
 from recurjac_plugin.networks.session import largest_difference
 from recurjac_plugin.properties.spec import Box
-
-from .counterexample import Session, into_box
+from recurjac_plugin.verification.counterexample import Session, into_box
 
 
 def difference_inside(box: Box, bounded: Callable[[np.ndarray], np.ndarray], session: Session) -> float:

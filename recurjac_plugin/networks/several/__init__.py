@@ -1,0 +1,1 @@
+"""Several inputs, several outputs and several networks as one network, of one flat input."""

@@ -1,0 +1,1 @@
+"""What bounds the boxes of a property, one by one or in batches, and how far that may be from what is judged."""
