@@ -58,6 +58,8 @@ def test_snippets_run(page, tmp_path):
 def test_commands_run(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for file in DATA.iterdir():  # for pages that change to this folder
+        (tmp_path / file.name).symlink_to(file)
     np.save("x.npy", np.linspace(0, 1, 64, dtype=np.float32)[None])
     arguments = shlex.split(line)
     assert recurjac(*(PLACEHOLDERS.get(word, word) for word in arguments)).stdout
