@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from .lipschitz.sampled import sampled_lipschitz
     from .lipschitz.searched.exact import Tightened, tighten
     from .lipschitz.weighted import WeightedNorm
-    from .modules.flat_inputs import flat_inputs
+    from .modules.several_inputs import flat_inputs
     from .networks.onnx import load_onnx
     from .networks.several.declared import load_networks
     from .plugin.activations import register_activation, unregister_activation
@@ -97,7 +97,7 @@ _MODULES = {
     "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
-    "flat_inputs": "modules.flat_inputs",
+    "flat_inputs": "modules.several_inputs",
     "global_lipschitz": "lipschitz.product",
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",

@@ -57,6 +57,14 @@ def test_lipschitz_curve_draws_its_picture(tmp_path):
     assert (tmp_path / "here.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_architectures_draws_those_that_are_named(tmp_path):
+    shown = run("architectures.py", "GNN", "KAN", "--plot", "here.png", cwd=tmp_path)
+    assert re.findall(r"^\| (\S+) \|", shown, re.MULTILINE) == ["architecture", "GNN", "KAN"]
+    assert os.listdir(tmp_path) == ["here.png"]
+    refused = start("architectures.py", "LeNet", cwd=tmp_path)
+    assert refused.returncode == 2 and "unknown: LeNet; there are ResNet-20," in refused.stderr
+
+
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_experiment_of_the_paper_shows_what_it_claims(script, tmp_path):
     table = ["--out", "table.md"] if script == "paper_robustness.py" else []
@@ -121,7 +129,7 @@ def test_pages_show_pictures_and_scripts_that_are_there():
         shown |= set(links)
         for link in links:
             assert (page.parent / link).is_file(), link
-    assert {f"../examples/{script}" for script in [*EXPERIMENTS, *TRAINED, "scale.py"]} < shown
+    assert {f"../examples/{script}" for script in ["architectures.py", *EXPERIMENTS, *TRAINED, "scale.py"]} < shown
     assert {f"pictures/{path.name}" for path in (ROOT / "docs" / "pictures").iterdir()} < shown
 
 

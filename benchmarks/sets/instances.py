@@ -100,7 +100,8 @@ def draw(instances: Iterable[Instance], count: int, seed: int) -> list[Instance]
     """
     sets = defaultdict(list)
     for instance in instances:
-        sets[instance.checkout, instance.category].append(instance)
+        if locate(instance, instance.onnx) and locate(instance, instance.vnnlib):
+            sets[instance.checkout, instance.category].append(instance)
     drawn = []
     for (_, category), members in sets.items():
         chance = random.Random(f"{seed}/{without_year(category)}")
@@ -113,13 +114,8 @@ def draw(instances: Iterable[Instance], count: int, seed: int) -> list[Instance]
 
 
 def _in_turns(queues: list[list[Instance]], count: int) -> list[Instance]:
-    """Instances whose files are there, one of every queue after the other."""
+    """One instance of every queue after the other."""
     chosen: list[Instance] = []
     while any(queues) and len(chosen) < count:
-        for queue in queues:
-            while queue:
-                instance = queue.pop()
-                if locate(instance, instance.onnx) and locate(instance, instance.vnnlib):
-                    chosen.append(instance)
-                    break
+        chosen += [queue.pop() for queue in queues if queue]
     return chosen

@@ -57,15 +57,21 @@ class Jump:
         slope = 2 * (high - low) / torch.where(jumps, upper - lower, 1.0)
         return torch.where(jumps, (slope * (1 + 2.0**-20)).clamp(min=1.0), 0.0)
 
-    def lines(self, lower: Tensor, upper: Tensor) -> Relaxation:
-        """Lines around it on intervals, without room for their own rounding; all shaped like the ends."""
+    def lines(self, lower: Tensor, upper: Tensor, room: Tensor | float = 0.0) -> Relaxation:
+        """Lines around it on intervals, without room for their own rounding; all shaped like the ends.
+
+        Args:
+            lower: lower ends.
+            upper: upper ends.
+            room: what will be taken off lines for each unit of their slope: where less is left, they are constant.
+        """
         low, high = self.interval(lower, upper)
         middle, rise, zero = lower / 2 + upper / 2, high - low, torch.zeros_like(low)
         near = torch.maximum(lower.abs(), upper.abs()) < _FAR
         sides = []
         for jump, start, sign in ((self.next_jump(lower), low, 1.0), (self.last_jump(upper), high, -1.0)):
             reach = (upper - jump) if sign > 0 else (jump - lower)
-            sloped = near & (rise > 0) & jump.isfinite() & (sign * (middle - jump) > 0) & (reach > 0)
+            sloped = near & (rise > 0) & jump.isfinite() & (sign * (middle - jump) > room) & (reach > 0)
             slope = torch.where(sloped, rise / torch.where(sloped, reach, 1.0), 0.0).clamp(max=self.spacing_slope)
             sides += [slope, start - slope * torch.where(sloped, jump, zero)]
         return Relaxation(*sides)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.errors import RecurJacError, UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
 from .kinds import stopping
@@ -177,7 +177,7 @@ def _stopping(own: Any) -> Any:
             return stopping.bound_backward(self, *args, **kwargs)
         try:
             return own(self, *args, **kwargs)
-        except HOST_FAILURES as error:
+        except (*HOST_FAILURES, UnsupportedError) as error:
             stopping.blame(error, self)
             raise
 

@@ -50,6 +50,7 @@ def patch_after_import(host: ModuleType) -> None:
     if "remove_duplicate" not in inspect.signature(bounded._named_members).parameters:
         bounded._named_members = _named_members
     bounded.get_unstable_locations = _on_contiguous_bounds(bounded.get_unstable_locations)
+    bounded.restore_sparse_bounds = _beside_contiguous_bounds(bounded.restore_sparse_bounds)
     transpose = importlib.import_module(f"{host.__name__}.operators.shape").BoundTranspose
     transpose.bound_backward = _on_dense_coefficients(transpose.bound_backward)
     linear = importlib.import_module(f"{host.__name__}.operators.linear")
@@ -133,6 +134,16 @@ def _on_contiguous_bounds(get_unstable_locations: Callable[..., Any]) -> Callabl
     @functools.wraps(get_unstable_locations)
     def wrapper(self: Any, lower: torch.Tensor, upper: torch.Tensor, *args: Any, **options: Any) -> Any:
         return get_unstable_locations(self, lower.contiguous(), upper.contiguous(), *args, **options)
+
+    return wrapper
+
+
+def _beside_contiguous_bounds(restore_sparse_bounds: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for the bounds that those of unstable neurons are put beside."""
+
+    @functools.wraps(restore_sparse_bounds)
+    def wrapper(self: Any, node: Any, index: Any, size: Any, lower: Any, upper: Any, *args: Any, **options: Any) -> Any:
+        return restore_sparse_bounds(self, node, index, size, lower.contiguous(), upper.contiguous(), *args, **options)
 
     return wrapper
 

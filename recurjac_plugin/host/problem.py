@@ -321,11 +321,15 @@ def _attributes(node: Any) -> Mapping[Any, Any]:
     }
 
 
-def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+def _equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Whether all tensors are of the same types, on the same devices, and have the same elements, none of them NaN."""
-    return len(first) == len(second) and all(
-        a.dtype == b.dtype and a.device == b.device and torch.equal(a, b) for a, b in zip(first, second)
-    )
+    return len(first) == len(second) and all(_identical(a, b) for a, b in zip(first, second))
+
+
+def _identical(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):  # 0.3 has shapes as they are
+        return type(a) is type(b) and bool(a == b)
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def _same(first: Any, second: Any) -> bool:

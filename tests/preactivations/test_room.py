@@ -73,18 +73,27 @@ def test_the_host_is_asked_where_it_has_room(monkeypatch):
     assert bool((lower < upper).all())
 
 
-def test_the_host_is_asked_all_the_same_where_ours_have_no_room_either(monkeypatch):
-    """The size was an estimate."""
+def full(*_arguments):
+    raise RoomError("gains would take 9 GB")
+
+
+def test_the_host_is_asked_all_the_same_where_it_may_have_room(monkeypatch):
     _, model, region = problem()
     expected = rj.output_bounds(model, region.perturbed(), method="CROWN")
-    monkeypatch.setattr(rigorous, "memory_of", lambda device: 1)
-
-    def full(*_arguments):
-        raise RoomError("gains would take 9 GB")
-
+    needed = bytes_for_crown(read(model, region.perturbed()).host_graph, torch.float64)
+    monkeypatch.setattr(rigorous, "memory_of", lambda device: 1.5 * needed)
     monkeypatch.setattr(rigorous, "bounds_of_our_own", full)
     found = rj.output_bounds(model, region.perturbed(), method="CROWN")
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_what_does_not_fit_is_refused_before_it_is_tried(monkeypatch):
+    _, model, region = problem()
+    monkeypatch.setattr(rigorous, "memory_of", lambda device: 1)
+    monkeypatch.setattr(rigorous, "bounds_of_our_own", full)
+    monkeypatch.setattr(host, "_HOST_COMPUTE_BOUNDS", lambda *_, **__: pytest.fail("the host was asked"))
+    with pytest.raises(HostRoomError, match=r"would take about 0 GB where there are 0 with `CROWN`"):
+        rj.jacobian_bounds(model, region.perturbed())
 
 
 @pytest.mark.parametrize("method", ["CROWN", "IBP", "IBP+RecurJac"])

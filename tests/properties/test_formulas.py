@@ -85,3 +85,45 @@ def test_equal_inputs_lose_no_violation(seed, tmp_path):
         z = query.flat(values)[0][[np.flatnonzero(place == i)[0] for i in range(few.n_inputs)]]
         y = query.flat(values)[1]
         assert few.violated(z, y) == spec.violated(z[place], y)
+
+
+@pytest.mark.parametrize("networks", [ONE, TENSORS, TWO], ids=["one", "tensors", "two"])
+@pytest.mark.parametrize("seed", range(15))
+def test_printed_comparisons_are_those_of_the_tree(networks, seed, tmp_path, monkeypatch):
+    """Simple comparisons are read from the parser's text: boxes and rows are the same without that."""
+    query = Query(np.random.default_rng(seed), networks, equal=True)
+    first = read_or_none(query, tmp_path)
+    monkeypatch.setattr("recurjac_plugin.properties.comparisons.Comparisons.conjunction", lambda *_: None)
+    second = read_or_none(query, tmp_path)
+    if first is None or second is None:
+        assert first is second
+        return
+    assert repr(first) == repr(second) and first.remarks == second.remarks
+    for one, other in zip(first.boxes, second.boxes, strict=True):
+        for name in ("lower", "upper", "lower_open", "upper_open"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
+        for left, right in zip(one.disjuncts, other.disjuncts, strict=True):
+            assert np.array_equal(left.A, right.A) and np.array_equal(left.b, right.b)
+            assert np.array_equal(left.strict, right.strict) and (left.B is None) == (right.B is None)
+            assert left.B is None or np.array_equal(left.B, right.B)
+
+
+def test_many_bounds_at_once_are_those_one_by_one(tmp_path, monkeypatch):
+    """Conjunctions of more than 16 bounds, several of them of one input, with digits that a double has not."""
+    random = np.random.default_rng(0)
+    names = "".join(f"(declare-const X_{i} Real)" for i in range(12)) + "(declare-const Y_0 Real)"
+    cases = []
+    for _ in range(20):
+        numbers = [*range(12), *random.integers(0, 12, 6)]
+        ends = [(i, random.uniform(-1, 0), random.uniform(0, 1)) for i in numbers]
+        rows = [f"(>= X_{i} {low:.20f})(<= X_{i} {high:.20f})(>= {high} X_{i})" for i, low, high in ends]
+        cases.append(f"(and {' '.join(rows)} (>= Y_0 {random.uniform(-1, 1):.20f}))")
+    (tmp_path / "p.vnnlib").write_text(f"{names}(assert (or {' '.join(cases)}))")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = load_vnnlib(tmp_path / "p.vnnlib")
+        monkeypatch.setattr("recurjac_plugin.properties.cases._MANY", 1 << 30)
+        second = load_vnnlib(tmp_path / "p.vnnlib")
+    assert len(first.boxes) == len(second.boxes) > 5
+    for one, other in zip(first.boxes, second.boxes):
+        assert np.array_equal(one.lower, other.lower) and np.array_equal(one.upper, other.upper)

@@ -1,7 +1,7 @@
 """Where the host's CROWN fails on a model: what it can do without, so that it goes as far as possible.
 
 First the windows of convolutions: without them coefficients are plain matrices, which all operators take. Then the node
-on which it failed: CROWN ends there, at its interval (`stopping`), and so on for the next one that fails.
+on which it failed, or that has refused: CROWN ends there, at its interval (`stopping`), and so on for the next one.
 
 Source: own.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.numerics.memory import memory_budget
 
 from .stopping import blamed, stop
@@ -33,7 +34,7 @@ def ease(model: Any, error: BaseException, like: Tensor) -> bool:
     """
     if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
         return False
-    if _without_windows(model, like):
+    if not isinstance(error, UnsupportedError) and _without_windows(model, like):
         return True
     node = blamed(error)
     return node is not None and stop(node)

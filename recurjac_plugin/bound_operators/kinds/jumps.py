@@ -30,8 +30,22 @@ from recurjac_plugin.numerics.rounding import ELEMENTWISE, PROOF, eps
 from .local import box, size_of
 from .treatment import Treatment
 
-ROOM = "recurjac_room"
+_ROOM = "recurjac_room"
 """Attribute of a node: errors of what it reads, (b, *shape), where somebody knows them better."""
+
+
+def give_room(node: Any, errors: Tensor) -> bool:
+    """Let a node leave room for errors of what it reads; whether its values change by that.
+
+    Args:
+        node: of the host; its argument has bounds.
+        errors: of the argument, one for each of its numbers.
+    """
+    ends = node.inputs[0].lower, node.inputs[0].upper
+    before = _jump(node).interval(*_widened(node, *ends))
+    vars(node)[_ROOM] = errors.detach().reshape(ends[0].shape)
+    after = _jump(node).interval(*_widened(node, *ends))
+    return any(bool((a != b).any()) for a, b in zip(before, after, strict=True))
 
 
 class JumpTreatment(Treatment):
@@ -72,24 +86,32 @@ def _jump(node: Any) -> Jump:
 
 
 def _lines(node: Any, lower: Tensor, upper: Tensor) -> Relaxation:
-    low, high = _widened(node, lower, upper)
+    """Lines that hold for what the network computes, though what they are made of is the argument without errors."""
+    (low, high), room = _widened(node, lower, upper), _room(node, lower, upper)
     jump = _jump(node)
-    lines, values = jump.lines(low, high), jump.interval(low, high)
+    lines, values = jump.lines(low, high, room), jump.interval(low, high)
     far, steep = torch.maximum(low.abs(), high.abs()), torch.maximum(lines.lower_slope, lines.upper_slope)
     own = torch.maximum(*(value.abs() for value in values))
     rounding = ELEMENTWISE * eps(low) * (steep * far + torch.where(steep > 0, own, 0.0))
-    zero = torch.zeros_like(low)
-    return lines.padded(zero, zero, rounding.detach())
+    return lines.padded(room, 0.0, rounding)
 
 
+@torch.no_grad()
+def _room(node: Any, lower: Tensor, upper: Tensor) -> Tensor:
+    """What rounding can do to the argument, (b, *shape)."""
+    room = PROOF * eps(lower) * torch.maximum(_size(node, lower), torch.maximum(lower.abs(), upper.abs()))
+    known = vars(node).get(_ROOM)
+    return room if known is None else torch.maximum(room, known.to(room))
+
+
+@torch.no_grad()
 def _widened(node: Any, lower: Tensor, upper: Tensor) -> Interval:
-    """The bounds of what it reads, as constants: no gradient passes through a jump."""
-    low, high = torch.minimum(lower, upper).detach(), torch.maximum(lower, upper).detach()
-    room = PROOF * eps(low) * torch.maximum(_size(node, low), torch.maximum(low.abs(), high.abs()))
-    known = vars(node).get(ROOM)
-    room = room if known is None else torch.maximum(room, known.to(room))
+    """The bounds of what it reads with room for rounding, as constants: no gradient passes through a jump."""
+    room = _room(node, lower, upper)
     least, most = _limits(node.inputs[0])
-    return (low - room).clamp(least, most), (high + room).clamp(least, most)
+    return (torch.minimum(lower, upper) - room).clamp(least, most), (torch.maximum(lower, upper) + room).clamp(
+        least, most
+    )
 
 
 def _limits(node: Any) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS
 from recurjac_plugin.forms.writing import FORMS
 from recurjac_plugin.graph.operators import OPERATORS
@@ -19,6 +20,7 @@ def markdown_table() -> str:
         ("Activations", ", ".join(sorted(activation.name for activation in ACTIVATIONS.values()))),
         ("Linear operators", ", ".join(sorted({kind.removeprefix("Bound") for kind in OPERATORS}))),
         ("Written out when traced", ", ".join(sorted({name.strip("_") for name in FORMS}))),
+        ("Piecewise constant: outputs and verdicts alone", ", ".join(sorted(jump.name for jump in JUMPS.values()))),
         ("Products and extremes", ", ".join(sorted({kind.removeprefix("Bound") for kind in PRODUCTS}))),
     )
     return "\n".join(("| | |", "|---|---|", *(f"| {name} | {values} |" for name, values in rows)))

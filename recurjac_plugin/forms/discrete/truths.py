@@ -75,7 +75,8 @@ def truth(value: Any, dtype: torch.dtype) -> Any:
         tensors = [each for each in arguments if isinstance(each, Tensor)]
         if not all(each.is_floating_point() for each in tensors) or len(arguments) != 2:
             return None
-        return _COMPARISONS[name](*arguments).to(dtype)
+        number = _COMPARISONS[name](*arguments)
+        return number if number.dtype == dtype else number.to(dtype)  # a cast is an operator, also to the same type
     parts = [truth(each, dtype) for each in arguments]
     if not parts or any(part is None for part in parts):
         return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .discrete.rounding import written_cast, written_position, written_remainder
+from .discrete.rounding import written_cast, written_one_hot, written_position, written_remainder
 from .discrete.truths import written_comparison, written_jumping_shrink, written_logic, written_threshold
 from .editing import Editor, attributes_of
 from .moves import (
@@ -283,6 +283,7 @@ RULES: dict[str, Rule] = {
     "Mod": written_remainder,
     "Not": written_logic,
     "Or": written_logic,
+    "OneHot": written_one_hot,
     "Pad": _padding,
     "PRelu": _prelu,
     "ReduceL2": _root_of_squares,

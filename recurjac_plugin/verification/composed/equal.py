@@ -68,7 +68,7 @@ def with_equal_inputs(spec: Spec, place: np.ndarray) -> Spec:
 
 
 def _box(box: Box, place: np.ndarray, count: int) -> Box | None:
-    """The box of what is left, where the bounds of equal inputs must all hold; None if it is empty."""
+    """The box of what is left, where the bounds of equal inputs must all hold; None if nothing in it may violate."""
     lower, upper = np.full(count, -np.inf), np.full(count, np.inf)
     np.maximum.at(lower, place, box.lower)
     np.minimum.at(upper, place, box.upper)
@@ -77,12 +77,15 @@ def _box(box: Box, place: np.ndarray, count: int) -> Box | None:
     np.logical_or.at(upper_open, place, box.upper_open & (box.upper == upper[place]))
     if ((lower > upper) | ((lower == upper) & (lower_open | upper_open))).any():
         return None
-    disjuncts = tuple(_polytope(each, place, count) for each in box.disjuncts)
+    polytopes = (_polytope(each, place, count) for each in box.disjuncts)
+    disjuncts = tuple(each for each in polytopes if each is not None)
+    if not disjuncts:
+        return None
     return Box(lower, upper, disjuncts, lower_open, upper_open)
 
 
-def _polytope(polytope: Polytope, place: np.ndarray, count: int) -> Polytope:
-    """The rows over what is left; those that always hold are dropped, unless there are no others."""
+def _polytope(polytope: Polytope, place: np.ndarray, count: int) -> Polytope | None:
+    """The rows over what is left; None if one never holds. Those that always do are dropped, unless all of them do."""
     assert polytope.B is not None
     B = np.zeros((len(polytope.b), count))
     np.add.at(B.T, place, polytope.B.T)

@@ -5,6 +5,7 @@ Cast to whole numbers         ``floor(relu(x)) - floor(relu(-x))``
 Cast to truth values          ``x != 0``
 ``Mod(x, y, fmod=1)``         ``x - y trunc(x / y)``
 ``ArgMax(x)``                 the sum over k of ``max(x_k, ...) > max(x_0, ..., x_{k-1})``
+``OneHot(i)``                 at k the sum of ``i == k`` and ``i == k - depth``
 ============================  =====================================================
 """
 
@@ -71,7 +72,7 @@ def written_position(editor: Editor, node: NodeProto, _run: object) -> bool:
     shape = editor.shapes[x]
     axis = attributes.get("axis", 0) % len(shape)
     count = shape[axis]
-    if not 1 < count <= _MOST or axis == 0:
+    if not 1 < count <= _MOST:  # of a batch of one an axis with several places is none of samples
         return False
     op, keep = ("ReduceMax" if node.op_type == "ArgMax" else "ReduceMin"), attributes.get("keepdims", 1)
     total = ""
@@ -97,4 +98,26 @@ def written_position(editor: Editor, node: NodeProto, _run: object) -> bool:
         else:
             total = editor.add("Identity", [later], y, output=y) if last else later
     editor.whole.add(y)
+    return True
+
+
+def written_one_hot(editor: Editor, node: NodeProto, _run: object) -> bool:
+    """OneHot of whole numbers, those below 0 counted from the end."""
+    (index, depth, values), y = node.input, node.output[0]
+    if not all(name in editor.constants for name in (depth, values)) or index not in editor.whole:
+        return False
+    count, shape = int(editor.constants[depth].reshape(())), list(editor.shapes[index])
+    off, on = (float(value) for value in editor.constants[values])
+    axis = attributes_of(node).get("axis", -1) % (len(shape) + 1)
+    places = np.arange(count, dtype=editor.dtype).reshape(-1, *(1,) * (len(shape) - axis))
+    wider = editor.reshape(index, [*shape[:axis], 1, *shape[axis:]], f"{y}/wider")
+    hit = equal(editor, wider, editor.constant(places, f"{y}/places"), y)
+    positions = [each for each in editor.graph.node if each.op_type in ("ArgMax", "ArgMin")]
+    if not any(index in each.output for each in positions):
+        from_end = equal(editor, wider, editor.constant(places - count, f"{y}/places"), y)
+        hit = editor.add("Add", [hit, from_end], f"{y}/hit")
+    share = editor.add("Mul", [hit, editor.number(on - off, f"{y}/gain")], f"{y}/share")
+    editor.add("Add", [share, editor.number(off, f"{y}/off")], y, output=y)
+    if off.is_integer() and on.is_integer():
+        editor.whole.add(y)
     return True
