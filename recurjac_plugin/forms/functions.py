@@ -6,6 +6,7 @@
 ``clamp(x, min=a)``    ``hardtanh(x, a, largest number)``, and likewise from above
 ``softshrink(x)``      ``relu(x - a) - relu(-x - a)``
 ``x * (x > 0)``        ``relu(x)``
+``where(x > 0, ...)``  a leaky ReLU or an ELU, if it is one
 ``where(m, x, y)``     ``m x + (1 - m) y`` for a mask m that is known
 ``atan2(x, y)``        ``2 arctan(x / (|(x, y)| + y))``, everywhere but at the jump
 ``sinh, cosh``         ``(e^x -+ e^-x) / 2``
@@ -156,15 +157,21 @@ def _where(condition: Tensor, input: Any, other: Any) -> Any:
 
 
 def _two_slopes(condition: Tensor, input: Any, other: Any) -> Any:
-    """``where(x > 0, a x, b x)``, with numbers a and b."""
+    """``where(x > 0, a x, b x)``, and ``where(x > 0, a x, b (exp(x) - 1))``, with numbers a and b."""
     comparison, arguments = origin(condition)
     if comparison not in ("gt", "ge", "lt", "le") or not _is_zero(arguments[1]):
         return NotImplemented
     x = arguments[0]
     above, below = (input, other) if comparison in ("gt", "ge") else (other, input)
     slopes = _slope(above, x), _slope(below, x)
-    if slopes[0] is None or slopes[1] is None:
+    if slopes[0] is None:
         return NotImplemented
+    if slopes[1] is None:
+        scale = _exponential(below, x)
+        if scale is None or slopes[0] <= 0 or scale <= 0:
+            return NotImplemented
+        value = functional.elu(x, scale / slopes[0])
+        return value if slopes[0] == 1 else slopes[0] * value
     return slopes[1] * x + (slopes[0] - slopes[1]) * functional.relu(x)
 
 
@@ -185,6 +192,21 @@ def _slope(value: Any, x: Tensor) -> float | None:
         for number, factor in (arguments, arguments[::-1]):
             if factor is x and isinstance(number, (int, float)) and math.isfinite(number):
                 return float(number)
+    return None
+
+
+def _exponential(value: Any, x: Tensor) -> float | None:
+    """The number a with ``value = a (exp(x) - 1)``, where that can be seen."""
+    name, arguments = origin(value)
+    if name == "expm1" and arguments[0] is x:
+        return 1.0
+    if name == "sub" and len(arguments) == 2 and not isinstance(arguments[1], Tensor) and arguments[1] == 1:
+        inner, of = origin(arguments[0])
+        return 1.0 if inner == "exp" and of[0] is x else None
+    if name == "mul":
+        for number, factor in (arguments, arguments[::-1]):
+            if isinstance(number, (int, float)) and (inside := _exponential(factor, x)) is not None:
+                return float(number) * inside
     return None
 
 

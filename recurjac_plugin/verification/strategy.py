@@ -21,7 +21,7 @@ from recurjac_plugin.errors import RoomError, UnsupportedError
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.properties.spec import Box, Spec
 
-from .attacks.blind import search_blindly
+from .attacks.blind import is_flat, search_blindly
 from .attacks.descent import find_counterexample
 from .bounded.bounding import Bounding
 from .bounded.screening import Screening
@@ -95,8 +95,15 @@ class Verification:
         return len(self.searches) == len(self.spec.boxes) and all(search.proved for search in self.searches)
 
     def sample(self) -> None:
-        """Evaluate random points: what is violated nearly everywhere needs no bounds."""
+        """Evaluate random points: what is violated nearly everywhere needs no bounds.
+
+        With a deadline also for a part of the time, where the network has no gradients: attacks in between follow them.
+        """
         self._attack(self.spec, rounds=1, steps=0)
+        if self.deadline < math.inf and not self._over() and is_flat(self.network, self.spec.boxes[0]):
+            now = time.monotonic()
+            end = now + _SHARE * (self.deadline - now)
+            self.counterexample = search_blindly(self.spec, self.session, deadline=end, seed=next(self._seeds))
 
     def compare(self) -> None:
         """Exclude what signs of the Jacobian show where two uses of one network are compared."""

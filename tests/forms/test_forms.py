@@ -121,6 +121,8 @@ USES = {
         (V, lambda x: torch.where(x <= 0, x * 0.3, 2 * x)),
         (V, lambda x: torch.where(x < 0, 0.0, x)),
         (V, lambda x: torch.where(x > 0, x, torch.exp(x) - 1)),
+        (V, lambda x: torch.where(x > 0, 2.5 * x, 1.5 * torch.expm1(x))),
+        (V, lambda x: torch.where(x > 0, 2 * x, torch.exp(x + 1) - 1)),
     ],
     "mul": [(V, lambda x: x * (x > 0).to(x.dtype)), (V, lambda x: (x < 0).double() * x), (V, lambda x: x * 2)],
     "chunk": [(V, lambda x: torch.cat(x.chunk(3, 1)[::-1], 1))],

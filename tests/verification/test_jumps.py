@@ -13,6 +13,7 @@ from onnx_files import model, node, save
 import recurjac_plugin as rj
 from recurjac_plugin.networks.onnx import onnx_session
 from recurjac_plugin.properties.spec import Box, Polytope, Spec
+from recurjac_plugin.verification.attacks.blind import is_flat
 
 RANDOM = np.random.default_rng(5)
 LOGIC = [
@@ -88,6 +89,15 @@ def replaced(box):
     """At most a half, instead of at least."""
     polytope = Polytope(A=np.array([[1.0, 0.0]]), b=np.array([0.5]), strict=np.zeros(1, dtype=bool))
     return Box(box.lower, box.upper, (polytope,), box.lower_open, box.upper_open)
+
+
+def test_where_gradients_say_nothing_the_search_does_without_them_first(tmp_path):
+    box = at_least(0.0, np.zeros(3), np.ones(3)).boxes[0]
+    assert is_flat(network(tmp_path, "Sign"), box)
+    assert is_flat(network(tmp_path, "logic"), box)
+    nodes = [node("MatMul", "x w", "h"), node("Sign", "h", "s"), node("Add", "h s", "y")]
+    weights = {"w": np.ones((3, 2), np.float32)}
+    assert not is_flat(rj.load_onnx(save(tmp_path / "n.onnx", model(nodes, (1, 3), (1, 2), weights))), box)
 
 
 @pytest.mark.filterwarnings("ignore")

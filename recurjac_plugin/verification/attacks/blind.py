@@ -15,7 +15,9 @@ import itertools
 import time
 
 import numpy as np
+import torch
 
+from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.properties.spec import Box, Polytope, Spec
 from recurjac_plugin.verification.counterexample import Counterexample, Session, check, into_box
 
@@ -67,6 +69,20 @@ class _Population:
         if self.idle > _PATIENCE:
             self.restart()
         return scores
+
+
+def is_flat(network: OnnxNetwork, box: Box) -> bool:
+    """Whether outputs have no gradient in the middle of a box, as where every way through a network jumps.
+
+    Source: own.
+    """
+    parameter = next(network.parameters(), torch.zeros(()))
+    middle = torch.from_numpy(box.lower / 2 + box.upper / 2).to(parameter.device, network.dtype)
+    with torch.enable_grad():
+        x = middle.reshape(1, *network.input_shape).requires_grad_()
+        value = network(x).square().sum() + 0.0 * x.sum()
+        (gradient,) = torch.autograd.grad(value, x)
+    return not bool(gradient.any())
 
 
 def search_blindly(spec: Spec, session: Session, *, deadline: float, seed: int = 0) -> Counterexample | None:
