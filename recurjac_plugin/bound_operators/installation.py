@@ -10,7 +10,7 @@ Source: own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from recurjac_plugin.errors import RecurJacError, UnsupportedError
+from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
 
 from .kinds import stopping
@@ -41,7 +41,6 @@ _before: list[tuple[type, str, Any]] = []
 """What stood in the classes: class, name, and what its own dictionary had, or None."""
 
 _users = 0
-_windows = True
 
 
 def install() -> None:
@@ -109,31 +108,6 @@ def installed() -> Iterator[None]:
         yield
     finally:
         uninstall()
-
-
-def with_or_without_windows(model: Any, call: Callable[[], Any]) -> Any:
-    """What a call of the host gives; once more by matrices alone where an operator fails at windows (`patches`).
-
-    Args:
-        model: the host's `BoundedModule`.
-        call: bounds it.
-
-    Raises:
-        What the host raises.
-    """
-    global _windows
-    try:
-        return call()
-    except RecurJacError:
-        raise
-    except HOST_FAILURES:
-        if not any(getattr(node, "mode", None) == "patches" for node in model._modules.values()):
-            raise
-    _windows = False
-    try:
-        return call()
-    finally:
-        _windows = True
 
 
 def _put(host_class: type, name: str, value: Any) -> None:
@@ -263,7 +237,7 @@ def _mode(host_class: type, name: str) -> property:
         if name in ("BoundAdd", "BoundSub"):
             image = image and all(type(source).__name__ in _IMAGES for source in self.inputs if source.perturbed)
         whole = type(self) is not host_class or treatment_of(self) is None
-        return own if _windows and image and whole else "matrix"
+        return own if image and whole else "matrix"
 
     def put(self: Any, value: Any) -> None:
         vars(self)["mode"] = value

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recurjac_plugin.bound_operators import installation
-from recurjac_plugin.bound_operators.installation import with_or_without_windows
+from recurjac_plugin.bound_operators.kinds.easing import with_or_without_windows
 from recurjac_plugin.errors import InputError, MethodError, RecurJacError, UnsupportedError
 from recurjac_plugin.host import same_function
 from recurjac_plugin.host.library import HOST_FAILURES, VERSION, BoundedModule
