@@ -13,21 +13,23 @@ DEVICE ?= cuda
 JOBS ?= logical
 
 BIN := $(VENV)/bin
+DEMO := examples/data/digits_tanh
 PIP := $(BIN)/python -m pip
 # pip's prefix for a local checkout. It is copied first: building leaves files behind, and it may be read-only.
 HOST_COPY := $(VENV)/host-source
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all soundness mutants bench gpu lint format clean setup FORCE
+.PHONY: help demo test test-all soundness mutants bench docs gpu lint format clean setup FORCE
 
 help:
-	@echo "make demo      compare RecurJac with CROWN on the shipped digits networks"
+	@echo "make demo      derivatives and constants of a shipped tanh network, and CROWN beside them"
 	@echo "make test      the tests of a few minutes"
 	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
 	@echo "make soundness random networks against sampled, ascended and exact values (COUNT=$(COUNT) SEED=$(SEED))"
 	@echo "make mutants   which tests notice that something was broken, written to mutants.md"
 	@echo "make bench     speed against the host"
+	@echo "make docs      the documentation site, with all links checked, into site/"
 	@echo "make gpu       tests and tables of a CUDA device in 8 minutes, into docs/scale.md (DEVICE=cpu: a trial)"
 	@echo "make lint      ruff (rules and format), mypy and shellcheck"
 	@echo "make format    let ruff mend and format what it can"
@@ -35,8 +37,9 @@ help:
 	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON)), JOBS (now $(JOBS))"
 
 demo: setup
-	$(BIN)/recurjac compare examples/data/digits_tanh.onnx examples/data/digits_tanh_small.vnnlib --timeout 5
-	$(BIN)/recurjac compare examples/data/digits_relu.onnx examples/data/digits_relu_small.vnnlib --timeout 5 --plot demo.png
+	$(BIN)/recurjac jacobian $(DEMO).onnx --vnnlib $(DEMO)_small.vnnlib --image-shape 8,8 --plot demo.png
+	$(BIN)/recurjac lipschitz $(DEMO).onnx --vnnlib $(DEMO)_small.vnnlib --eps 0.001,0.01,0.1
+	$(BIN)/recurjac compare $(DEMO).onnx $(DEMO)_small.vnnlib --methods auto,CROWN,auto+CROWN --timeout 5
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --maxprocesses 4 --dist worksteal
@@ -55,6 +58,10 @@ mutants: setup
 bench: setup
 	$(BIN)/python -m pytest benchmarks
 
+docs: $(VENV)/.packages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+	$(BIN)/linkchecker --config docs/linkcheck.ini site/index.html
+
 gpu: setup
 	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(if $(filter cuda,$(DEVICE)),--docs docs/scale.md)
 
@@ -69,7 +76,7 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.png mutants.md gpu.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info demo.png mutants.md gpu.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.host

@@ -1,13 +1,37 @@
-"""RecurJac bounds of neural network Jacobians, as a method of auto_LiRPA.
+"""Certified bounds of the Jacobian of a neural network over a region of inputs, as a method of auto_LiRPA.
 
-Everything public is named here; all else may change. A name is loaded with what it needs, torch and auto_LiRPA, when it
-is first used; the checker of certificates (`recurjac_plugin.checker`) needs neither. On auto_LiRPA 0.3 import this
-package before the host.
+    import recurjac_plugin as rj        # on auto_LiRPA 0.3 before auto_LiRPA
+
+    model = BoundedModule(net, x0)                                                   # auto_LiRPA's
+    x = BoundedTensor(x0, PerturbationLpNorm(norm=float("inf"), eps=0.01))           # auto_LiRPA's
+
+    bounds = rj.jacobian_bounds(model, x)        # lower <= J <= upper for every x in the region
+    constant = rj.local_lipschitz(model, x)      # no two inputs of the region differ by more per unit
+    signs = rj.monotonicity(model, x)            # which outputs only rise, or only fall, with which inputs
+
+The method is RecurJac (Zhang, Zhang, Hsieh, AAAI 2019, arXiv:1810.11783). `help(recurjac_plugin.NAME)` says more about
+each of the names below; all else may change.
+
+Jacobians               jacobian_bounds, Bounds, chosen_methods, METHODS, zonotope_bounds
+Lipschitz constants     local_lipschitz, WeightedNorm, tighten, Tightened, global_lipschitz, sampled_lipschitz
+Radii and signs         certified_radius, margin_rows, stationary_free_radius, landscape_scan, Landscape,
+                        monotonicity, monotonicity_report, Monotonicity
+Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_networks, load_vnnlib, Spec,
+                        flat_inputs
+In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
+Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
+                        LinearMap, Node, Refusal
+Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, FileError,
+                        CertificateError, ContradictionError, __version__
+
+A name is loaded with what it needs, torch and auto_LiRPA, when it is first used; the checker of certificates
+(`recurjac_plugin.checker`) needs neither.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -114,7 +138,16 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+    # `help` would import everything, auto_LiRPA too, and print each class with all that it inherits: thousands of
+    # lines behind the table that the docstring has.
+    return [] if _asked_by_help() else sorted({*globals(), *_MODULES})
+
+
+def _asked_by_help() -> bool:
+    frame = sys._getframe().f_back
+    while frame is not None and frame.f_globals.get("__name__") in (__name__, "inspect"):  # pydoc asks through inspect
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") == "pydoc"
 
 
 __all__ = [

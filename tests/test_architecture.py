@@ -50,7 +50,7 @@ def test_arrows_do_not_cross_where_they_need_not():
     assert cost(untangled(rows, edges), edges)[0] == 0
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(PAGE.parent.glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(PAGE.parent.rglob("*.md"))], ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page):
     names = set(re.findall(r"`([\w./-]+(?:\.py|\.sh|/))`", page.read_text(encoding="utf-8")))
     folders = (ROOT, PACKAGE, ROOT / "examples", ROOT / "examples" / "vnncomp")

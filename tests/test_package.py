@@ -60,6 +60,25 @@ print(*({HEAVY!r} & (set(sys.modules) - before)))
     assert shown.stdout.split() == []
 
 
+def test_help_is_the_docstring():
+    """What the package does and its names by topic, nothing loaded, no class with all that it inherits."""
+    code = """
+import io, pydoc, sys
+import recurjac_plugin
+loaded = set(sys.modules)
+shown = io.StringIO()
+pydoc.Helper(output=shown).help(recurjac_plugin)
+assert not [name for name in set(sys.modules) - loaded if name.startswith(("recurjac_plugin", "auto_LiRPA", "torch"))]
+assert "jacobian_bounds" in dir(recurjac_plugin)
+print(shown.getvalue())
+"""
+    shown = python("-c", code)
+    assert shown.returncode == 0, shown.stderr
+    sections = [line for line in shown.stdout.splitlines() if line.isupper()]
+    assert sections == ["NAME", "DESCRIPTION", "PACKAGE CONTENTS", "VERSION", "FILE"]
+    assert "jacobian_bounds, Bounds" in shown.stdout.partition("PACKAGE CONTENTS")[0]
+
+
 def test_version_is_read_from_one_place():
     """By setuptools, which must not import anything for it, and by users."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -22,7 +22,17 @@ from typing import NamedTuple
 from mutations import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("recurjac_plugin", "tests", "docs", "benchmarks", "examples", "pyproject.toml", "README.md")
+COPIED = (
+    "recurjac_plugin",
+    "tests",
+    "docs",
+    "benchmarks",
+    "examples",
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+)
 
 
 class Outcome(NamedTuple):
