@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.host.library import HOST_FAILURES, IS_03, Bound, BoundedModule, bound_ops
+from recurjac_plugin.numerics.deadline import require_time
 
 from .kinds import stopping
 from .part import value_of
@@ -143,10 +144,11 @@ def _give_values(node: Any) -> None:
 
 
 def _stopping(own: Any) -> Any:
-    """CROWN that ends at nodes without a rule, and that says where it failed."""
+    """CROWN that ends at nodes without a rule and when the time is over, and that says where it failed."""
 
     @functools.wraps(own)
     def bound_backward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        require_time()
         if stopping.ends_at(self, own is not stopping.RULE):
             return stopping.bound_backward(self, *args, **kwargs)
         try:
