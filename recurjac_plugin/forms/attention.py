@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .marks import depends, holds, shape_of
+from .marks import depends, shape_of
+from .masks import Mask, causal, mask_of, softmax_of_allowed
 
 
 def _einsum(*args: Any) -> Any:
@@ -118,30 +119,21 @@ def _bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Any = None) 
     return value if bias is None else value + bias
 
 
-def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> tuple[Any, Any]:
-    """Attention on (..., n, d) and its weights, (..., n, m); `mask` is added, and must be finite."""
+def _attended(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> tuple[Any, Any]:
+    """Attention on (..., n, d) and its weights, (..., n, m)."""
     scores = torch.matmul(q * scale, k.transpose(-2, -1))
-    if mask is not None:
-        scores = scores + mask
-    weights = torch.softmax(scores, -1)
+    if mask.added is not None:
+        scores = scores + mask.added
+    weights = torch.softmax(scores, -1) if mask.allowed is None else softmax_of_allowed(scores, mask.allowed)
     return torch.matmul(weights, v), weights
-
-
-def _added(mask: Any, like: Tensor) -> Any:
-    """A mask as numbers to add; NotImplemented if some are infinite."""
-    if mask is None:
-        return None
-    if mask.dtype == torch.bool:
-        return NotImplemented if holds(lambda: (~mask).any()) else None
-    return mask.to(like.dtype) if holds(lambda: mask.isfinite().all()) else NotImplemented
 
 
 def _scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
-    mask = _added(attn_mask, query)
-    if mask is NotImplemented or is_causal or enable_gqa or dropout_p:
+    mask = causal(shape_of(query)[-2], shape_of(key)[-2]) if is_causal else mask_of(attn_mask, query)
+    if mask is None or enable_gqa or dropout_p or (is_causal and attn_mask is not None):
         return NotImplemented
     scale = 1 / math.sqrt(shape_of(query)[-1]) if scale is None else scale
     return _attended(query, key, value, mask, scale)[0]
@@ -158,8 +150,8 @@ def _multi_head_attention(
     others = (bias_k, bias_v, key_padding_mask, static_k, static_v)
     if training or add_zero_attn or any(other is not None for other in others) or query.dim() != 3:
         return NotImplemented
-    mask = _added(attn_mask, query)
-    if mask is NotImplemented or (mask is not None and mask.dim() != 2):
+    mask = mask_of(attn_mask, query, true_is_allowed=False)
+    if mask is None or (attn_mask is not None and attn_mask.dim() != 2):
         return NotImplemented
     size, heads = embed_dim_to_check, num_heads
     if use_separate_proj_weight:

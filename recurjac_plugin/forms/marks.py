@@ -17,7 +17,7 @@ _TRUTHS = {
     *(f"{kind}_{name}" for kind in ("logical", "bitwise") for name in ("and", "or", "xor")),
     *(f"__{side}{name}__" for side in ("", "r") for name in ("and", "or", "xor")),
 }
-_NOTED = {"sqrt", "mul", "sub", "exp", "expm1", "stack", *_TRUTHS}
+_NOTED = {"sqrt", "mul", "add", "sub", "exp", "expm1", "masked_fill", "stack", *_TRUTHS}
 _CONSTANT = "recurjac_constant"
 _CURRENT = "recurjac_current"
 

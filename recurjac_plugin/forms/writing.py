@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from recurjac_plugin.errors import UnsupportedError
 
-from . import attention, rearranging, recurrent, sorting, statistics
+from . import attention, masks, rearranging, recurrent, sorting, statistics
 from . import functions as of_numbers
 from .batch.rules import lifted_answer
 from .discrete import rounding, truths
@@ -37,6 +37,7 @@ FORMS: dict[str, Callable[..., Any]] = {
     **planes.FORMS,
     **convolutions.FORMS,
     **attention.FORMS,
+    **masks.FORMS,
     **recurrent.FORMS,
     **truths.FORMS,
     **rounding.FORMS,

@@ -74,6 +74,12 @@ def attended(s, x):
     return s.out(s.attention(x, x, x)[0].flatten(1))
 
 
+def causal(s, x):
+    scores = s.q(x) @ s.k(x).transpose(1, 2)
+    later = torch.ones(3, 3, dtype=torch.bool).triu(1)
+    return s.out((torch.softmax(scores.masked_fill(later, -torch.inf), -1) @ x).flatten(1))
+
+
 CASES = [
     Case("numbers_per_sample", lambda: Net(van_der_pol), (2,), prefix_03="IBP+"),
     Case("dynamics", lambda: Net(cart_pole, u=nn.Linear(2, 1)), (2,)),
@@ -104,6 +110,8 @@ CASES = [
     Case("repeated", pair(lambda z: z.repeat(1, 2).tanh(), out=12), (4,)),
     Case("attention", lambda: Net(attended, attention=nn.MultiheadAttention(4, 2, batch_first=True),
          out=nn.Linear(12, 2)), (3, 4)),
+    Case("causal_attention", lambda: Net(causal, q=nn.Linear(4, 2), k=nn.Linear(4, 2), out=nn.Linear(12, 2)), (3, 4)),
+    Case("elu_written_out", pair(lambda z: torch.where(z > 0, 1.5 * z, 0.7 * (torch.exp(z) - 1))), (4,)),
     Case("gru_cell", unrolled(nn.GRUCell), (2, 2)),
     Case("lstm", lambda: Net(lambda s, x: s.out(s.lstm(x)[0][:, 1]), lstm=nn.LSTM(2, 3, batch_first=True),
          out=nn.Linear(3, 2)), (2, 2), prefix_03="IBP+"),

@@ -31,6 +31,7 @@ LSTM, GRU, RNN = (
 RELU_RNN = nn.RNN(4, 3, nonlinearity="relu").double().eval()
 CELLS = [kind(4, 3).double() for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)]
 RELU_CELL = nn.RNNCell(4, 3, nonlinearity="relu").double()
+LOWER = torch.ones(3, 3, dtype=torch.bool).tril()
 ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval()
 SEPARATE = nn.MultiheadAttention(4, 2, kdim=4, vdim=4, bias=False).double().eval()
 SEPARATE_KEYS = nn.MultiheadAttention(4, 2, kdim=3, vdim=3).double().eval()
@@ -283,12 +284,21 @@ USES = {
     "scaled_dot_product_attention": [
         (TEXT, lambda x: functional.scaled_dot_product_attention(x, x + 1, x)),
         (TEXT, lambda x: functional.scaled_dot_product_attention(x, x, x, W[:3, :3], scale=0.3)),
+        (TEXT, lambda x: functional.scaled_dot_product_attention(x, x, x, is_causal=True)),
+        (TEXT, lambda x: functional.scaled_dot_product_attention(x, x[:, :2], x[:, :2], W[:3, :2] > W.median())),
+    ],
+    "softmax": [
+        (TEXT, lambda x: torch.softmax((x @ x.mT).masked_fill(~LOWER, -math.inf), -1) @ x),
+        (TEXT, lambda x: functional.softmax(x @ x.mT + torch.zeros(3, 3).masked_fill(~LOWER, -math.inf), dim=2)),
+        (TEXT, lambda x: (x.exp() + W[:3].masked_fill(W[:3] < 0, -math.inf)).softmax(-1)),
+        (TEXT, lambda x: (x + x.mean()).softmax(1)),
     ],
     "multi_head_attention_forward": [
         (TEXT, lambda x: ATTENTION(x, x, x, need_weights=False)[0]),
         (TEXT, lambda x: torch.cat([each.flatten(1) for each in ATTENTION(x, x + 1, x)], 1)),
         (TEXT, lambda x: SEPARATE(x, x, x, average_attn_weights=False)[0]),
         (TEXT, lambda x: SEPARATE_KEYS(x, x[..., :3], x[..., :3])[0]),
+        (TEXT, lambda x: ATTENTION(x, x, x, attn_mask=~LOWER, need_weights=False)[0]),
     ],
     "rnn_tanh_cell": [(V, lambda x: CELLS[2](x))],
     "rnn_relu_cell": [(V, lambda x: RELU_CELL(x))],
@@ -440,6 +450,7 @@ def test_orthogonal_layers_become_numbers(size, map):
     assert torch.allclose(output, layer(x))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding")
 @pytest.mark.parametrize("use", [lambda x, w: functional.conv1d(x, w, W[0, :2], 2, 1, 2),
                                  lambda x, w: functional.conv1d(x, w[:, :1], None, padding="same", groups=3)
                                  if len(w) % 3 == 0 else functional.conv1d(x, w, None, padding="same")])  # fmt: skip
