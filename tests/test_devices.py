@@ -35,7 +35,7 @@ from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.passes import columns as recursion
 from recurjac_plugin.properties.spec import Box, Polytope
 from recurjac_plugin.recursion import fast_lip as interval
-from recurjac_plugin.verification import strategy
+from recurjac_plugin.verification.bounded import bounding
 
 
 def network() -> nn.Module:
@@ -350,8 +350,8 @@ def test_everything_is_computed_where_the_model_is(name, monkeypatch):
     build, quantity = QUANTITIES[name]
     there, net, x0 = Elsewhere(), build().double(), Problem.of(build, torch.float64).x0.clone()
     problem = Problem(there.put(net), there.put(on_host(net, x0)), there.put(x0))
-    build_model = outside(strategy.bounded_model)
-    monkeypatch.setattr(strategy, "bounded_model", lambda *given: there.put(build_model(*given)))
+    build_model = outside(bounding.bounded_model)
+    monkeypatch.setattr(bounding, "bounded_model", lambda *given: there.put(build_model(*given)))
     with there():
         found = quantity(problem)
     assert not there.mixed

@@ -22,7 +22,7 @@ from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.plugin.model import bounded_model
 from recurjac_plugin.verification import verdicts
-from recurjac_plugin.verification.strategy import Verification
+from recurjac_plugin.verification.bounded.bounding import Bounding
 
 ENDS = [-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]
 # Refined by CROWN on the gains, or by the host; cut by Jacobian bounds, by linear bounds, or by neither.
@@ -91,7 +91,7 @@ class Elsewhere(verdicts.ModelSession):
 def judged_elsewhere(monkeypatch):
     """No counterexample is confirmed, and the points that are probed do not show that."""
     monkeypatch.setattr(verdicts, "_session", Elsewhere)
-    monkeypatch.setattr(Verification, "_difference", lambda self, box, outputs: 0.0)
+    monkeypatch.setattr(Bounding, "_difference", lambda self, box, outputs: 0.0)
 
 
 @pytest.mark.parametrize(("method", "activation", "branching"), WAYS)

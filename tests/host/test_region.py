@@ -194,5 +194,7 @@ def test_the_host_takes_no_notice_of_ends_of_a_ball_either(norm):
 
 def test_several_inputs_where_one_is_taken():
     x = BoundedTensor(torch.zeros(1, 2), PerturbationLpNorm(norm=math.inf, eps=0.1))
-    with pytest.raises(InputError, match=r"must be one `BoundedTensor`, got 2 inputs; .* `jacobian_bounds`"):
+    with pytest.raises(
+        InputError, match=r"must be one `BoundedTensor`, got 2 inputs, as `jacobian_bounds`.* `flat_inputs"
+    ):
         read_region((x, x))

@@ -21,7 +21,7 @@ from recurjac_plugin.jacobian.methods import VERIFY_METHOD, parse
 from recurjac_plugin.networks.plain import _ROWS, plain_graph
 from recurjac_plugin.networks.static import Static
 from recurjac_plugin.properties.spec import Box, Polytope
-from recurjac_plugin.verification import strategy
+from recurjac_plugin.verification.bounded import bounding
 
 CASES: dict[str, tuple[str, Specimen]] = {
     **{name: (name, replace(SPECIMENS[name], bare=False)) for name in _ROWS},
@@ -151,10 +151,10 @@ def test_verdicts_are_those_of_the_hosts_graph_and_need_no_model_of_it(name, dty
     network.dtype = dtype
     spec = rj.load_vnnlib(DATA / f"digits_{name}_small.vnnlib")
     with monkeypatch.context() as patch:
-        patch.setattr(strategy, "plain_graph", lambda network: None)
+        patch.setattr(bounding, "composed_graph", lambda network: None)
         expected = rj.verify(network, spec)
     with monkeypatch.context() as patch:
-        patch.setattr(strategy, "bounded_model", lambda *_: pytest.fail("the host's model was built"))
+        patch.setattr(bounding, "bounded_model", lambda *_: pytest.fail("the host's model was built"))
         found = rj.verify(network, spec)
     assert (found.verdict, found.boxes) == (expected.verdict, expected.boxes)
     assert found.verdict is rj.Verdict.UNSAT
