@@ -22,25 +22,26 @@ _CONSTANT = "recurjac_constant"
 _CURRENT = "recurjac_current"
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among arguments or results of a function."""
     if isinstance(values, Tensor):
         yield values
     elif isinstance(values, (tuple, list)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors_in(value)
     elif isinstance(values, dict):
-        yield from _tensors(tuple(values.values()))
+        yield from tensors_in(tuple(values.values()))
 
 
 def mark_as_input(arguments: Any) -> None:
     """Note that values are those of the module's arguments."""
-    for tensor in _tensors(arguments):
+    for tensor in tensors_in(arguments):
         setattr(tensor, _DEPENDS, True)
 
 
 def depends(values: Any) -> bool:
     """Whether any of the tensors depends on the module's arguments, as far as that has been noted."""
-    return any(getattr(tensor, _DEPENDS, False) for tensor in _tensors(values))
+    return any(getattr(tensor, _DEPENDS, False) for tensor in tensors_in(values))
 
 
 def passed_on(name: str, args: Any, kwargs: Any, result: Any, known: bool) -> None:
@@ -67,7 +68,7 @@ def origin(value: Any) -> tuple[str, tuple[Any, ...]]:
 
 def _versions(values: Any) -> list[int]:
     """How often tensors have been changed in place."""
-    return [tensor._version for tensor in _tensors(values)]
+    return [tensor._version for tensor in tensors_in(values)]
 
 
 def replace_by(tensor: Tensor, value: Tensor) -> None:
@@ -88,14 +89,14 @@ def current(values: Any) -> Any:
 
 def is_constant(values: Any) -> bool:
     """Whether any of the tensors was made by `constant`."""
-    return any(getattr(tensor, _CONSTANT, False) for tensor in _tensors(values))
+    return any(getattr(tensor, _CONSTANT, False) for tensor in tensors_in(values))
 
 
 def constant(function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """A call as numbers: no part of the trace, and nothing that gradients go through."""
     with untraced(), torch.no_grad():
         result = function(*args, **kwargs)
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         setattr(tensor, _CONSTANT, True)
     return result
 

@@ -14,14 +14,14 @@ holds it. Where ``k = 0`` and ``rest[0] = 1`` again, L in the shape of t goes on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.forms.marks import depends, mark_as_input, shape_of
+from recurjac_plugin.forms.marks import depends, mark_as_input, shape_of, tensors_in
 
 _LIFTED = "recurjac_lifted"
 
@@ -55,15 +55,7 @@ class Lifted:
 
 def is_lifted(values: Any) -> bool:
     """Whether any of the tensors is lifted."""
-    return any(hasattr(tensor, _LIFTED) for tensor in _tensors(values))
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _tensors(value)
+    return any(hasattr(tensor, _LIFTED) for tensor in tensors_in(values))
 
 
 def lifted(tensor: Any, batch: int) -> Lifted | None:

@@ -32,7 +32,7 @@ def written_einsum(editor: Editor, node: NodeProto, _run: Run) -> bool:
     own = [[c for c in part if c not in shared + summed] for part in (a, b)]
     if any(c not in target for part in own for c in part):
         return False
-    rows = _arranged(editor, names[0], a, [*shared, *own[0], *summed], [], y)
+    rows = _arranged(editor, names[0], a, [*shared, *own[0], *summed], y)
     first = [*shared, *own[0]]
     k, n = math.prod(sizes[c] for c in summed), math.prod(sizes[c] for c in own[1])
     left = editor.reshape(rows, _behind_batch([*(sizes[c] for c in first), k]), f"{y}/rows")
@@ -43,7 +43,7 @@ def written_einsum(editor: Editor, node: NodeProto, _run: Run) -> bool:
         if shared and len(own[0]) == 0:
             return False
     else:
-        columns = _arranged(editor, names[1], b, [*shared, *summed, *own[1]], [], y)
+        columns = _arranged(editor, names[1], b, [*shared, *summed, *own[1]], y)
         between = [1] * max(0, len(own[0]) - 1)
         right = editor.reshape(columns, _behind_batch([*(sizes[c] for c in shared), *between, k, n]), f"{y}/columns")
         if not own[0]:
@@ -59,7 +59,7 @@ def written_einsum(editor: Editor, node: NodeProto, _run: Run) -> bool:
     return True
 
 
-def _arranged(editor: Editor, name: str, axes: str, wanted: Sequence[str], _rest: Sequence[str], hint: str) -> str:
+def _arranged(editor: Editor, name: str, axes: str, wanted: Sequence[str], hint: str) -> str:
     perm = [axes.index(c) for c in wanted]
     return name if perm == sorted(perm) else editor.add("Transpose", [name], f"{hint}/arranged", perm=perm)
 

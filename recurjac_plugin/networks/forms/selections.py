@@ -49,9 +49,9 @@ def _written_activation(editor: Editor, node: NodeProto) -> bool:
     limit = editor.constants.get(right)
     if limit is None or limit.size != 1:
         return False
-    other = _multiple(editor, made, b)
     if float(limit.item()) == 0.0 and left == a:
         return _leaky(editor, node.output[0], a, _factor(_multiples(editor, made, b), a))
+    other = _multiple(editor, made, b)
     soft = made.get(other[0])
     if editor.dtype != np.float32 or soft is None or soft.op_type != "Softplus":
         return False
