@@ -7,6 +7,8 @@ VENV ?= .venv
 # How much `make soundness` tries, and from which seed on.
 COUNT ?= 1000
 SEED ?= 0
+# Least part of the lines that `make coverage` accepts, in per cent.
+COVERED ?= 95
 # Where `make gpu` runs: cuda, or cpu for a trial.
 DEVICE ?= cuda
 # Tests in that many processes at once, up to four (each takes about 1 GB of memory); 0: in one, without distributing.
@@ -20,18 +22,20 @@ HOST_COPY := $(VENV)/host-source
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all soundness mutants bench docs gpu lint format clean setup FORCE
+.PHONY: help demo test test-all coverage soundness mutants bench docs dist gpu lint format clean setup FORCE
 
 help:
 	@echo "make demo      derivatives and constants of a shipped tanh network, and CROWN beside them"
 	@echo "make test      the tests of a few minutes"
 	@echo "make test-all  all tests (VNNCOMP_BENCHMARKS=DIR adds the VNN-COMP networks)"
+	@echo "make coverage  the tests of make test, and which lines they reach, in htmlcov/; fails under $(COVERED) % of lines"
 	@echo "make soundness random networks against sampled, ascended and exact values (COUNT=$(COUNT) SEED=$(SEED))"
 	@echo "make mutants   which tests notice that something was broken, written to mutants.md"
 	@echo "make bench     speed against the host"
 	@echo "make docs      the documentation site, with all links checked, into site/"
+	@echo "make dist      wheel and source distribution, into dist/, tried in a clean environment"
 	@echo "make gpu       tests and tables of a CUDA device in 8 minutes, into docs/scale.md (DEVICE=cpu: a trial)"
-	@echo "make lint      ruff (rules and format), mypy and shellcheck"
+	@echo "make lint      ruff (rules and format), mypy, shellcheck, CITATION.cff, and actionlint where it is installed"
 	@echo "make format    let ruff mend and format what it can"
 	@echo "make clean     remove .venv and everything generated"
 	@echo "Variables: AUTO_LIRPA (now $(AUTO_LIRPA)), PYTHON (now $(PYTHON)), JOBS (now $(JOBS))"
@@ -46,6 +50,12 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest
+
+# Processes that tests start are measured, too; each leaves a file of its own, which are put together at the end.
+coverage: setup
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --maxprocesses 4 --dist worksteal \
+	    --cov --cov-report=term:skip-covered --cov-report=html --cov-fail-under=$(COVERED)
 
 soundness: setup
 	$(BIN)/python tests/soundness/random_jacobians.py --bounds $(COUNT) --seed $(SEED)
@@ -62,6 +72,9 @@ docs: $(VENV)/.packages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 	$(BIN)/linkchecker --config docs/linkcheck.ini site/index.html
 
+dist: $(VENV)/.packages
+	.ci/dist $(BIN)/python '$(AUTO_LIRPA)'
+
 gpu: setup
 	$(BIN)/python benchmarks/gpu.py --device $(DEVICE) $(if $(filter cuda,$(DEVICE)),--docs docs/scale.md)
 
@@ -69,14 +82,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/shellcheck -x examples/vnncomp/*.sh
+	$(BIN)/shellcheck -x examples/vnncomp/*.sh .ci/*
+	$(BIN)/cffconvert --validate
+	if command -v actionlint > /dev/null; then actionlint; fi # no package of Python holds it: CI brings its own
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info demo.png mutants.md gpu.md .benchmarks .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site *.egg-info demo.png mutants.md gpu.md .coverage .coverage.* htmlcov .benchmarks .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: $(VENV)/.host

@@ -21,7 +21,7 @@ Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
                         LinearMap, Node, Refusal
-Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, FileError,
+Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, ExtraError, FileError,
                         CertificateError, ContradictionError, __version__
 
 A name is loaded with what it needs, torch and auto_LiRPA, when it is first used; the checker of certificates
@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     CertificateError,
     ContradictionError,
+    ExtraError,
     FileError,
     HostError,
     InputError,
@@ -155,6 +156,7 @@ __all__ = [
     "Bounds",
     "CertificateError",
     "ContradictionError",
+    "ExtraError",
     "FileError",
     "GradNorm",
     "HostError",

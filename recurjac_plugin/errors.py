@@ -16,6 +16,10 @@ class HostError(RecurJacError, ImportError):
     """auto_LiRPA is missing, or is a version the package does not support."""
 
 
+class ExtraError(RecurJacError, ImportError):
+    """A package of an optional extra is missing, or does not import; the message has the line that installs it."""
+
+
 class MethodError(RecurJacError):
     """An unknown method name, or a method that the requested quantity does not have."""
 

@@ -6,6 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from .errors import InputError
+from .extras import need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +20,7 @@ _RISING, _FALLING, _UNKNOWN = "#b2182b", "#2166ac", "#d9d9d9"  # both ends of th
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
+    need("matplotlib")
     # Without pyplot: no display is looked for, and no global state is left behind.
     from matplotlib.figure import Figure
 
@@ -42,8 +44,10 @@ def sign_map(
     An entry's sign is positive where ``lower > 0``, negative where ``upper < 0``, else unknown.
 
     Raises:
+        ExtraError: matplotlib is not installed.
         InputError: too many channels to draw, or bounds that are not finite.
     """
+    need("matplotlib")
     import numpy as np
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize

@@ -8,6 +8,7 @@ from architecture import MODULES, folder_of, imports_of
 ORDER = (
     "errors",
     "version",
+    "extras",
     "checker",
     "files",
     "plots",

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recurjac_plugin.errors import InputError, RecurJacError
+from recurjac_plugin.extras import need
 
 from .local import run_local
 from .records import blank, facts
 from .solve import Task
-
-INSTALL = "pip install 'recurjac-plugin[cluster]'"
 
 
 def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float = 15.0) -> Iterator[dict[str, Any]]:
@@ -35,7 +34,8 @@ def run_cluster(tasks: Sequence[Task], *, scheduler: str, connect_seconds: float
         One record per task, in the order in which they end.
 
     Raises:
-        InputError: Dask is not installed, no scheduler answers, or it has no workers.
+        ExtraError: Dask is not installed.
+        InputError: no scheduler answers, or it has no workers.
         RecurJacError: workers cannot import this package, or the scheduler is gone; what was yielded so far stands.
     """
     with _quiet_client(), _connect(scheduler, connect_seconds) as client:
@@ -102,10 +102,9 @@ def _quiet_client() -> Iterator[None]:
 
 
 def _connect(scheduler: str, seconds: float) -> Any:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise InputError(f"`--scheduler` needs Dask, which is not installed: {INSTALL}.") from error
+    need("distributed")
+    from distributed import Client
+
     try:
         return Client(scheduler, timeout=seconds, set_as_default=False)
     except (OSError, ValueError, asyncio.TimeoutError) as error:

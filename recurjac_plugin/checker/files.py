@@ -10,12 +10,12 @@ from os import PathLike
 from pathlib import Path
 
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.extras import need
 
 from .document import Rejected, load
 from .jacobian import load_claims, prove_bounds
 from .network import Network
 from .proof import prove
-from .reading.onnx_graph import read_onnx
 from .reading.property import Property, read_property
 
 _GZIP = b"\x1f\x8b"
@@ -150,9 +150,13 @@ def network_of(path: str | PathLike[str]) -> tuple[Network, str]:
 
     Raises:
         FileError: it is missing or malformed.
+        ExtraError: `onnx` is not installed.
         UnsupportedError: it has operators that have no meaning here.
     """
     content = content_of(path)
+    need("onnx")
+    from .reading.onnx_graph import read_onnx
+
     return read_onnx(content, str(path)), hashlib.sha256(content).hexdigest()
 
 

@@ -10,11 +10,20 @@ functions that need them, and ``collector`` lets the garbage collector wait mean
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
+
+from recurjac_plugin.errors import ExtraError
+from recurjac_plugin.extras import need
 
 
 def main() -> NoReturn:
     """Entry point of the console script; leaves with exit code 0, 2 for bad input, 1 for an error of our own."""
+    try:
+        need("typer", "rich")
+    except ExtraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     from . import collector
 
     collector.pause()

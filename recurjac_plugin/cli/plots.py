@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recurjac_plugin.extras import need
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS
 from recurjac_plugin.plots import encoded, new_figure
 
@@ -21,7 +22,12 @@ _COLOURS = {"unsat": "tab:green", "sat": "tab:red", "unknown": "tab:gray", "time
 
 
 def check_format(plot: Path | None) -> None:
-    """Refuse, before a long computation, a picture in a format that is not drawn; None where none was asked for."""
+    """Refuse, before a long computation, a picture in a format that is not drawn; None where none was asked for.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+        typer.BadParameter: the format is none that is drawn.
+    """
     if plot is not None:
         picture_format(plot)
 
@@ -31,6 +37,7 @@ def picture_format(path: Path) -> str:
     name = path.suffix.removeprefix(".").lower()
     if name not in _FORMATS:
         refuse("--plot", f"must end in {', '.join(f'.{known}' for known in _FORMATS)}; got `{path}`.")
+    need("matplotlib")
     return name
 
 

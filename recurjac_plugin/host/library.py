@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import HostError
+from recurjac_plugin.extras import install_line
 
 from . import fixes_03, same_function
 from .find import HOST_FAILURES as HOST_FAILURES
@@ -35,8 +36,8 @@ def import_host() -> ModuleType:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
             raise HostError(
-                f"`auto_LiRPA` {package.version} at {package.folder} does not import: {error}. Install what it misses, "
-                f"or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
+                f"`auto_LiRPA` {package.version} at {package.folder} does not import: {error}. Install what it needs "
+                f"with `{install_line('host')}`, or another version with `{INSTALL_LINES[0]}` or `{INSTALL_LINES[1]}`."
             ) from error
     if package.is_03 and not was_prepared():  # somebody imported it before this package
         fixes_03.patch_after_import(module)

@@ -14,12 +14,19 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from recurjac_plugin.extras import need
+
 _MODULES = ("torchvision", "torchvision.io", "torchvision.ops")
 
 
 def import_onnx2pytorch() -> ModuleType:
-    """Import onnx2pytorch without torchvision, unless the process has that loaded already."""
+    """Import onnx2pytorch without torchvision, unless the process has that loaded already.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
     with _torchvision_deferred():
+        need("onnx2pytorch")
         return importlib.import_module("onnx2pytorch")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recurjac_plugin.errors import FileError, UnsupportedError
+from recurjac_plugin.extras import need
 from recurjac_plugin.files import locate, read_bytes
 
 from .several.flat import Port, with_flat_ports
@@ -67,8 +68,10 @@ def read_onnx(path: str | PathLike[str]) -> OnnxFile:
     Raises:
         FileError: missing, truncated, not ONNX, without float inputs or outputs, unspecified dimensions,
             weights in a file outside its folder, or NaN among the weights.
+        ExtraError: `onnx` is not installed.
         UnsupportedError: it uses operators outside the standard ONNX domain.
     """
+    need("onnx")
     import onnx
     from google.protobuf.message import DecodeError
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.extras import need
 
 from .onnx_file import OnnxFile, one_line, read_onnx
 from .several.zeros import onnxruntime_errors
@@ -22,9 +23,13 @@ class OnnxSession:
     Attributes:
         input_shape: shape of one input, without the batch dimension.
         dtype: numpy type of inputs and outputs.
+
+    Raises:
+        ExtraError: onnxruntime is not installed.
     """
 
     def __init__(self, file: OnnxFile) -> None:
+        need("onnxruntime")
         import onnxruntime
 
         self._file = file

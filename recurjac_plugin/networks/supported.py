@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib.metadata
 
-from packaging.version import Version
-
 from recurjac_plugin.activations.jumps import JUMPS
 from recurjac_plugin.activations.table import ACTIVATIONS
+from recurjac_plugin.extras import need
 from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS
+
+from .converter import import_onnx2pytorch
 
 OPSETS = (7, 24)
 """Oldest and newest operator set of the files that were tried: sets up to 12 with the operators of most networks, sets
@@ -161,16 +162,26 @@ NEWER_CONVERTER = {
 
 
 def supported_operators() -> tuple[str, ...]:
-    """Names of the supported operators, in alphabetical order."""
+    """Names of the supported operators, in alphabetical order.
+
+    Raises:
+        ExtraError: onnx2pytorch is not installed.
+    """
     rows = OPERATORS.keys() | ACTIVATIONS.keys() | PRODUCTS.keys() | JUMPS.keys()
     missing: set[str] = set()
-    if Version(importlib.metadata.version("onnx2pytorch")) < Version("0.6"):
+    import_onnx2pytorch()  # refuses where there is none
+    if [*map(int, importlib.metadata.version("onnx2pytorch").split(".")[:2])] < [0, 6]:
         missing = NEWER_CONVERTER
     return tuple(sorted(name for name, kinds in KINDS.items() if name not in missing and rows.issuperset(kinds)))
 
 
 def opset_versions() -> tuple[int, int]:
-    """Oldest and newest operator set of files that are read; the newest is at most the one that `onnx` here knows."""
+    """Oldest and newest operator set of files that are read; the newest is at most the one that `onnx` here knows.
+
+    Raises:
+        ExtraError: `onnx` is not installed.
+    """
+    need("onnx")
     import onnx
 
     return OPSETS[0], min(OPSETS[1], onnx.defs.onnx_opset_version())

@@ -23,19 +23,22 @@ bounds in linear and mixed-integer linear programming, Mathematical Programming 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import csr_matrix, vstack
 
+from recurjac_plugin.extras import need
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.numerics.rounding import gamma, underflow
 
 from .optimised import Sums
 from .parts import Parts
 from .reduced import Reduced
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Numbers = NDArray[np.float64]
 
@@ -59,9 +62,15 @@ class Programs:
     Args:
         reduced: the network, all neurons of which have two linear pieces.
         cuts: sums that are at most 0 in what is asked about; None for none.
+
+    Raises:
+        ExtraError: scipy is not installed.
     """
 
     def __init__(self, reduced: Reduced, cuts: Sums | None = None) -> None:
+        need("scipy")
+        from scipy.sparse import csr_matrix
+
         self.layers, gains = reduced.layers, reduced.gains
         neurons = [reduced.neurons[layer] for layer in self.layers]
         sizes = [gains.count(layer) for layer in self.layers]
@@ -108,6 +117,8 @@ class Programs:
             upper: upper bounds.
             box: how far the inputs can be from the centre, below and above.
         """
+        from scipy.optimize import linprog
+
         A, b = self._inequalities(lower, upper, box)
         kept = (lower >= 0) | (upper <= 0)
         # What is kept on a side may leave it by as much as the room is below 0: the interval is the region's there.
@@ -128,6 +139,8 @@ class Programs:
 
     def _inequalities(self, lower: Numbers, upper: Numbers, box: tuple[Numbers, Numbers]) -> tuple[csr_matrix, Numbers]:
         """What the variables of a part satisfy besides their equations: ``A v <= b``."""
+        from scipy.sparse import csr_matrix, vstack
+
         n, columns = self.count, self.columns
         above, below = lower >= 0, upper <= 0
         kept = np.flatnonzero(above | below)

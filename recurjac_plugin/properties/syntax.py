@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.extras import need
 
 from .cases import Atom, Case, Disjunction, cross_product
 from .comparisons import Comparisons
@@ -52,8 +53,10 @@ def parse(text: str, path: Path, version_1: bool) -> Any:
         version_1: whether the text was rewritten from VNN-LIB 1.0, so that messages name ``X_i``.
 
     Raises:
+        ExtraError: vnnlib is not installed.
         FileError: the parser's message with its line.
     """
+    need("vnnlib")
     import vnnlib
 
     try:

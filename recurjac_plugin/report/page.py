@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from recurjac_plugin.extras import need
+
 from . import pictures
 from .runs import Run
 from .statistics import categories, common, compared, counts, slowest
@@ -24,7 +26,11 @@ def render_page(runs: Sequence[Run], title: str) -> tuple[str, dict[str, bytes]]
 
     Returns:
         The text of the page, and PNG files by name: the pictures that the page holds, too.
+
+    Raises:
+        ExtraError: matplotlib or jinja2 are not installed.
     """
+    need("matplotlib", "jinja2")
     drawn: dict[str, bytes] = {"solved": pictures.solved_bars(runs)}
     if common(runs):
         drawn["cactus"] = pictures.cactus(runs)

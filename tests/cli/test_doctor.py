@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 
 import pytest
@@ -13,13 +14,15 @@ from recurjac_plugin import host
 
 def test_doctor():
     found = answer("doctor")
-    assert found.keys() == {"command", "version", "ok", "packages", "devices"}
+    assert found.keys() == {"command", "version", "ok", "packages", "extras", "devices"}
+    assert found["ok"] is True
     packages = {row["name"]: row for row in found["packages"]}
     assert packages["auto_LiRPA"] == {
         "name": "auto_LiRPA",
         "version": host.VERSION,
         "ok": True,
         "needed_for": "everything",
+        "extra": None,
         "problem": None,
     }
     assert packages["torch"]["version"] == torch.__version__
@@ -33,10 +36,30 @@ def test_doctor():
 def test_doctor_works_without_a_host(arguments):
     hide = "import sys; sys.modules['auto_LiRPA'] = None; from recurjac_plugin.cli import main; main()"
     shown = process(*arguments, code=hide)
-    assert (shown.returncode, shown.stderr) == (0, "")
+    assert (shown.returncode, shown.stderr) == (1, "")
     assert "pip install --no-deps auto_LiRPA==0.3" in " ".join(shown.stdout.split())
     if arguments[1:]:
         assert json.loads(shown.stdout)["ok"] is False
+
+
+def test_doctor_takes_a_missing_extra_for_no_fault_and_an_old_version_for_one(monkeypatch):
+    versions = importlib.metadata.version
+
+    def version(name):
+        if name == "vnnlib":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = answer("doctor")
+    assert found["ok"] is True
+    lacking = {row["name"]: row["lacking"] for row in found["extras"]}
+    assert lacking["onnx"] == ["vnnlib"]
+    assert "onnx: lacks `vnnlib`: pip install 'recurjac-plugin[onnx]'" in recurjac("doctor").stdout
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ['vnnlib>=1; extra == "onnx"', "numpy>=1000"])
+    shown = recurjac("doctor", code=1).stdout
+    assert "does not fit; replace it with `pip install 'numpy>=1000'`" in shown
+    assert json.loads(recurjac("doctor", "--json", code=1).stdout)["ok"] is False
 
 
 def test_other_commands_without_a_host_say_what_to_install():

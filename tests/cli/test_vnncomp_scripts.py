@@ -185,7 +185,7 @@ def test_install_uses_the_pinned_set_and_leaves_the_hosts_own_ranges_out(tmp_pat
     assert done.returncode == 0, done.stderr
     assert noted.read_text().splitlines() == [
         f"-m venv {venv.parent}",
-        f"-m pip install --quiet -c {ROOT}/constraints.txt {ROOT}",
+        f"-m pip install --quiet -c {ROOT}/constraints.txt {ROOT}[cli,host,onnx]",
         "-m pip install --quiet --no-deps --no-build-isolation the-host==1",
         "doctor",
     ]

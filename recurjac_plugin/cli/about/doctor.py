@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 from recurjac_plugin.cli import options
+from recurjac_plugin.cli.about import installed
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import InputError
-
-_PACKAGES = {  # distribution -> what it is needed for
-    "torch": "everything",
-    "numpy": "everything",
-    "onnx": "ONNX networks",
-    "onnx2pytorch": "ONNX networks",
-    "onnxruntime": "ONNX networks, counterexamples",
-    "torchvision": "onnx2pytorch",
-    "vnnlib": "VNN-LIB properties",
-    "matplotlib": "--plot",
-    "typer": "this command",
-    "rich": "tables",
-}
 
 
 class Operators(str, Enum):
@@ -61,10 +47,11 @@ def doctor_command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the audit as a Markdown table.")] = False,
     json: options.Json = False,
 ) -> int:
-    """Show the versions found, whether auto_LiRPA is supported, and what to install.
+    """Show the versions found, whether auto_LiRPA is supported, the extras, and what to install.
 
-    With --audit the exit code is 1 if the bounds of an operator do not hold or are those of another function, and 0 if
-    all that were given hold.
+    The exit code is 1 if auto_LiRPA or something else that is always needed is missing, or a version does not fit; an
+    extra that is not installed is no fault. With --audit it is 1 if the bounds of an operator do not hold or are those
+    of another function, and 0 if all that were given hold.
     """  # fmt: skip
     if not audit and (operators or only or quick or markdown):
         raise InputError("`OPERATORS`, `--only`, `--quick` and `--markdown` belong to `--audit`; add it.")
@@ -73,8 +60,7 @@ def doctor_command(
     with open_streams(json) as streams:
         if audit:
             return _audit(streams, operators or Operators.plugin, only or [], quick, markdown)
-        _installed(streams)
-    return 0
+        return _installed(streams)
 
 
 def _audit(streams: Streams, operators: Operators, only: list[str], quick: bool, markdown: bool) -> int:
@@ -116,83 +102,32 @@ def _audit(streams: Streams, operators: Operators, only: list[str], quick: bool,
     return 1 if wrong else 0
 
 
-def _installed(streams: Streams) -> None:
-    """Show what is installed."""
-    rows = [_python(), *(_package(name) for name in _PACKAGES), _host()]
-    ok, devices = all(row["ok"] for row in rows), _devices()
+def _installed(streams: Streams) -> int:
+    """Show what is installed; the exit code."""
+    found = installed.packages()
+    extras, devices = installed.extras(found), installed.devices()
+    ok = not any(package.spoils for package in found)
     if streams.as_json:
-        streams.json({"command": "doctor", "version": _own_version(), "ok": ok, "packages": rows, "devices": devices})
-        return
-    table = [[row["name"], row["version"], _state(row), row["needed_for"]] for row in rows]
-    streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "for"), table)
-    streams.line(f"devices: {', '.join(devices)}")
-    for row in rows:
-        if row["problem"] is not None:
-            streams.line(f"{row['name']}: {row['problem']}")
-
-
-def _state(row: dict[str, Any]) -> str:
-    if row["ok"]:
-        return "yes"
-    return "missing" if row["version"] is None else "no"
+        rows = [package.as_dict() for package in found]
+        values = {"command": "doctor", "version": _own_version(), "ok": ok}
+        streams.json({**values, "packages": rows, "extras": extras, "devices": devices})
+        return 0 if ok else 1
+    table = [(each.name, each.version, each.state, each.extra or "always") for each in found]
+    streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "extra"), table)
+    complete = [[row["name"], "yes" if row["ok"] else "no", row["needed_for"]] for row in extras]
+    streams.table("extras", ("extra", "complete", "for"), complete)
+    for row in extras:
+        if not row["ok"]:
+            lacking = ", ".join(f"`{name}`" for name in row["lacking"])
+            streams.line(f"{row['name']}: lacks {lacking}: {row['install']}")
+    for each in found:
+        if each.spoils:
+            streams.line(f"{each.name}: {each.problem}")
+    streams.line(f"devices: {', '.join(devices) or 'none, without torch'}")
+    return 0 if ok else 1
 
 
 def _own_version() -> str:
     from recurjac_plugin.version import __version__
 
     return __version__
-
-
-def _row(name: str, version: str | None, needed_for: str, problem: str | None) -> dict[str, Any]:
-    return {"name": name, "version": version, "ok": problem is None, "needed_for": needed_for, "problem": problem}
-
-
-def _python() -> dict[str, Any]:
-    return _row("python", platform.python_version(), "everything", None)
-
-
-def _package(name: str) -> dict[str, Any]:
-    needed = _PACKAGES[name]
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return _row(name, None, needed, f"not installed. Install it with `pip install '{_requirement(name) or name}'`.")
-    wanted = _requirement(name)
-    if wanted is not None:
-        from packaging.requirements import Requirement
-
-        if not Requirement(wanted).specifier.contains(version, prereleases=True):
-            return _row(name, version, needed, f"{version} does not fit. Replace it with `pip install '{wanted}'`.")
-    return _row(name, version, needed, None)
-
-
-def _requirement(name: str) -> str | None:
-    """What this package's own metadata asks for, if it is installed."""
-    from packaging.requirements import Requirement
-
-    try:
-        lines = importlib.metadata.requires("recurjac-plugin") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((line for line in lines if Requirement(line).name == name), None)
-
-
-def _host() -> dict[str, Any]:
-    """auto_LiRPA, by importing it: an installed one may lack what it needs itself."""
-    from recurjac_plugin.errors import HostError
-    from recurjac_plugin.host.find import find_host
-
-    version = None
-    try:
-        version = find_host().version
-        from recurjac_plugin.host import library as host  # noqa: F401
-    except HostError as error:
-        return _row("auto_LiRPA", version, "everything", str(error))
-    return _row("auto_LiRPA", version, "everything", None)
-
-
-def _devices() -> list[str]:
-    import torch
-
-    names = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
-    return ["cpu", *names]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.extras import need
 
 from .flat import Port
 
@@ -22,8 +23,10 @@ def outputs_at_zeros(path: Path, content: bytes, inputs: Sequence[Port], dtype: 
         dtype: of the inputs.
 
     Raises:
+        ExtraError: onnxruntime is not installed.
         FileError: onnxruntime does not take the graph, or fails on zeros.
     """
+    need("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
