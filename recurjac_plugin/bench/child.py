@@ -49,10 +49,15 @@ class Child:
         handle, log = tempfile.mkstemp(prefix="recurjac-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
-        context = _context()
-        self._connection, theirs = context.Pipe(duplex=False)
-        with theirs, _starting, _threads_for_imports(task.threads):
-            self._process = _started(context, (solve, task, theirs, log))
+        try:
+            with _starting, _threads_for_imports(task.threads):
+                context = _context()
+                self._connection, theirs = context.Pipe(duplex=False)
+                with theirs:
+                    self._process = _started(context, (solve, task, theirs, log))
+        except BaseException:  # Ctrl-C while the server imports, say: nobody else knows of the file
+            self._log.unlink(missing_ok=True)
+            raise
         self._started = self._loaded = time.monotonic()
         self._deadline = self._started + task.loading
 
@@ -141,9 +146,24 @@ def _how_ended(code: int | None) -> str:
 def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker  # Windows has neither
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
+    resource_tracker.ensure_running()  # the server would start it, and hear signals again after that
+    with _without_interrupts():
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait; the server waits with it until `preload` says how it takes it, rather than show a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _started(context: Any, arguments: tuple[Any, ...]) -> Any:

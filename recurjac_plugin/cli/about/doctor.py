@@ -11,7 +11,8 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.streams import Streams, open_streams
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.cli.terminal import completion
+from recurjac_plugin.errors import InputError, counted
 
 _PACKAGES = {  # distribution -> what it is needed for
     "torch": "everything",
@@ -55,7 +56,12 @@ def doctor_command(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Audit operators with this in their name; repeatable."),
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Audit operators with this in their name; repeatable.",
+            autocompletion=completion.operators,
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Audit a few widths and distances only.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the audit as a Markdown table.")] = False,
@@ -107,12 +113,12 @@ def _audit(streams: Streams, operators: Operators, only: list[str], quick: bool,
             (row.specimen.operator, row.specimen.attributes, row.place, *map(table.shown, row.findings.values()))
             for row in rows
         ]
-        streams.table(title, ("operator", "attributes", "place", *methods), lines)
+        streams.table(title, ("operator", "attributes", "place", *methods), lines, prose=(1,), keys=3)
         verdicts = list(counts[methods[0]])
-        streams.table("rows", ("", *verdicts), [(method, *counts[method].values()) for method in methods])
+        streams.table("rows", ("method", *verdicts), [(method, *counts[method].values()) for method in methods])
         for operator, attributes in table.worst_by_operator(rows).items():
             streams.line(f"{operator}: " + "; ".join(name or "as it is" for name in attributes))
-        streams.line(f"{wrong} of {len(rows)} rows are wrong" if wrong else "All bounds hold.")
+        streams.line(f"wrong: {wrong} of {counted(len(rows), 'row')}" if wrong else "All bounds hold.")
     return 1 if wrong else 0
 
 
@@ -124,7 +130,7 @@ def _installed(streams: Streams) -> None:
         streams.json({"command": "doctor", "version": _own_version(), "ok": ok, "packages": rows, "devices": devices})
         return
     table = [[row["name"], row["version"], _state(row), row["needed_for"]] for row in rows]
-    streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "for"), table)
+    streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "for"), table, prose=(3,))
     streams.line(f"devices: {', '.join(devices)}")
     for row in rows:
         if row["problem"] is not None:
