@@ -46,6 +46,8 @@ class Child:
         self._answer: dict[str, Any] | None = None
         self._prepare_seconds: float | None = None
         self._limit_reached = False
+        self._cpu_loaded = 0.0
+        self._cpu_killed: float | None = None
         handle, log = tempfile.mkstemp(prefix="recurjac-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
@@ -86,6 +88,7 @@ class Child:
         if self._answer is not None:
             self._process.join(1.0)  # it has said all it has to say, and leaves by itself
         if self._process.is_alive():
+            self._cpu_killed = cpu_seconds_of(self._process.pid)
             self._process.kill()
         self._process.join()
         if not self._limit_reached:
@@ -98,6 +101,8 @@ class Child:
         record = blank(self.task.number, self.task.timeout, self.task.options)
         if self._prepare_seconds is not None:
             record |= {"prepare_seconds": self._prepare_seconds, "run_seconds": ended - self._loaded}
+            if self._cpu_killed is not None:
+                record["cpu_seconds"] = self._cpu_killed - self._cpu_loaded
         record |= self._answer or self._failure()
         record["wall_seconds"] = ended - self._started
         record["host"] = record["host"] | {"threads": self.task.threads}
@@ -112,12 +117,13 @@ class Child:
         """Take in what the process has sent so far."""
         try:
             while not self._connection.closed and self._connection.poll():
-                kind, content = self._connection.recv()
+                kind, content, cpu_seconds = self._connection.recv()
                 if kind == "loaded":
                     self._prepare_seconds, self._loaded = content, time.monotonic()
+                    self._cpu_loaded = cpu_seconds
                     self._deadline = self._loaded + self.task.timeout + self.task.grace
                 else:
-                    self._answer = content
+                    self._answer = content | {"cpu_seconds": cpu_seconds - self._cpu_loaded}
         except (EOFError, OSError):
             self._connection.close()  # nothing more will come; how the process ended says why
 
@@ -132,6 +138,15 @@ class Child:
             last = log.splitlines()[-1] if log else ""
             return {"error": f"{_how_ended(self._process.exitcode)}{f': {last}' if last else ''}", "log": log}
         return {"result": "timeout", "error": message, "log": log}
+
+
+def cpu_seconds_of(pid: int) -> float | None:
+    """Seconds that all cores together have spent on a process that is still there; None where nobody says."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # of programs, and of the system for them
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _how_ended(code: int | None) -> str:
@@ -202,8 +217,8 @@ def _work(solve: Solve, task: Task, connection: Any, log: str) -> None:
     _offer_to_out_of_memory_killer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = solve(task, lambda seconds: connection.send(("loaded", seconds)))
-    connection.send(("done", answer))
+        answer = solve(task, lambda seconds: connection.send(("loaded", seconds, time.process_time())))
+    connection.send(("done", answer, time.process_time()))
     connection.close()
 
 

@@ -135,6 +135,8 @@ def test_misfortunes_cost_one_instance_each(monkeypatch, tmp_path):
     assert "exit code 3" in found[2]["error"]
     assert "RuntimeError: a bug of our own" in found[3]["error"] and "Traceback" in found[3]["log"]
     assert "0.3 s after the timeout" in found[4]["error"] and 0.7 <= found[4]["run_seconds"] < 5
+    assert 0 <= found[4]["cpu_seconds"] <= found[4]["wall_seconds"] + 1
+    assert found[1]["cpu_seconds"] is None
     assert (found[5]["late"], found[5]["error"]) == ("unsat", None)
     assert list(tmp_path.glob("recurjac-*")) == []
 
@@ -186,6 +188,7 @@ def test_verdicts_and_everything_measured(tmp_path):
     for each in lines(out):
         assert each["solve_seconds"] <= each["run_seconds"] < each["wall_seconds"]
         assert each["prepare_seconds"] > 0
+        assert each["cpu_seconds"] > 0
         assert each["peak_memory_bytes"] > 50e6
         assert (each["counterexample"] is not None) == (each["result"] == "sat")
         assert each["boxes"] >= 1
