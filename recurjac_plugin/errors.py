@@ -52,8 +52,15 @@ class UnsupportedError(RecurJacError):
     def __init__(self, subject: str, offenders: Iterable[str], remedy: str) -> None:
         self.offenders, self.remedy = tuple(offenders), remedy
         listed = "; ".join(self.offenders)
-        super().__init__(f"{subject} has {len(self.offenders)} unsupported part(s): {listed}. {remedy}")
+        super().__init__(f"{subject} has {counted(len(self.offenders), 'unsupported part')}: {listed}. {remedy}")
 
 
 class CertificateError(RecurJacError):
     """A certificate that could not be written, and why."""
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words: "1 box", "2 boxes"."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what}{'es' if what.endswith(('x', 's')) else 's'}"

@@ -46,13 +46,20 @@ class Child:
         self._answer: dict[str, Any] | None = None
         self._prepare_seconds: float | None = None
         self._limit_reached = False
+        self._cpu_loaded = 0.0
+        self._cpu_killed: float | None = None
         handle, log = tempfile.mkstemp(prefix="recurjac-", suffix=".log")
         os.close(handle)
         self._log = Path(log)
-        context = _context()
-        self._connection, theirs = context.Pipe(duplex=False)
-        with theirs, _starting, _threads_for_imports(task.threads):
-            self._process = _started(context, (solve, task, theirs, log))
+        try:
+            with _starting, _threads_for_imports(task.threads):
+                context = _context()
+                self._connection, theirs = context.Pipe(duplex=False)
+                with theirs:
+                    self._process = _started(context, (solve, task, theirs, log))
+        except BaseException:  # Ctrl-C while the server imports, say: nobody else knows of the file
+            self._log.unlink(missing_ok=True)
+            raise
         self._started = self._loaded = time.monotonic()
         self._deadline = self._started + task.loading
 
@@ -81,6 +88,7 @@ class Child:
         if self._answer is not None:
             self._process.join(1.0)  # it has said all it has to say, and leaves by itself
         if self._process.is_alive():
+            self._cpu_killed = cpu_seconds_of(self._process.pid)
             self._process.kill()
         self._process.join()
         if not self._limit_reached:
@@ -93,6 +101,8 @@ class Child:
         record = blank(self.task.number, self.task.timeout, self.task.options)
         if self._prepare_seconds is not None:
             record |= {"prepare_seconds": self._prepare_seconds, "run_seconds": ended - self._loaded}
+            if self._cpu_killed is not None:
+                record["cpu_seconds"] = self._cpu_killed - self._cpu_loaded
         record |= self._answer or self._failure()
         record["wall_seconds"] = ended - self._started
         record["host"] = record["host"] | {"threads": self.task.threads}
@@ -107,12 +117,13 @@ class Child:
         """Take in what the process has sent so far."""
         try:
             while not self._connection.closed and self._connection.poll():
-                kind, content = self._connection.recv()
+                kind, content, cpu_seconds = self._connection.recv()
                 if kind == "loaded":
                     self._prepare_seconds, self._loaded = content, time.monotonic()
+                    self._cpu_loaded = cpu_seconds
                     self._deadline = self._loaded + self.task.timeout + self.task.grace
                 else:
-                    self._answer = content
+                    self._answer = content | {"cpu_seconds": cpu_seconds - self._cpu_loaded}
         except (EOFError, OSError):
             self._connection.close()  # nothing more will come; how the process ended says why
 
@@ -129,6 +140,15 @@ class Child:
         return {"result": "timeout", "error": message, "log": log}
 
 
+def cpu_seconds_of(pid: int) -> float | None:
+    """Seconds that all cores together have spent on a process that is still there; None where nobody says."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # of programs, and of the system for them
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _how_ended(code: int | None) -> str:
     """An exit code in words."""
     if code is not None and code < 0:
@@ -141,9 +161,24 @@ def _how_ended(code: int | None) -> str:
 def _context() -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver, resource_tracker  # Windows has neither
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_PRELOAD])
+    resource_tracker.ensure_running()  # the server would start it, and hear signals again after that
+    with _without_interrupts():
+        forkserver.ensure_running()
     return context
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait; the server waits with it until `preload` says how it takes it, rather than show a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _started(context: Any, arguments: tuple[Any, ...]) -> Any:
@@ -182,8 +217,8 @@ def _work(solve: Solve, task: Task, connection: Any, log: str) -> None:
     _offer_to_out_of_memory_killer()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = solve(task, lambda seconds: connection.send(("loaded", seconds)))
-    connection.send(("done", answer))
+        answer = solve(task, lambda seconds: connection.send(("loaded", seconds, time.process_time())))
+    connection.send(("done", answer, time.process_time()))
     connection.close()
 
 

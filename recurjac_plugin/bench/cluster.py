@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from recurjac_plugin.errors import InputError, RecurJacError
+from recurjac_plugin.errors import InputError, RecurJacError, counted
 from recurjac_plugin.extras import need
 
 from .local import run_local
@@ -128,8 +128,8 @@ def _check_workers(client: Any, scheduler: str, seconds: float) -> None:
     if broken:
         worker, reason = next(iter(broken.items()))
         raise RecurJacError(
-            f"{len(broken)} of {len(answers)} workers of `{scheduler}` cannot load recurjac_plugin, e.g. {worker}: "
-            f"{reason}; install it there."
+            f"{len(broken)} of {counted(len(answers), 'worker')} of `{scheduler}` cannot load recurjac_plugin, e.g. "
+            f"{worker}: {reason}; install it there."
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recurjac_plugin.errors import FileError, InputError
+from recurjac_plugin.errors import FileError, InputError, counted
 from recurjac_plugin.files import locate, read_bytes
 
 EXPECTED_COLUMNS = ("category", "onnx", "vnnlib", "expected")
@@ -96,8 +96,8 @@ def read_instances(
     chosen = [instance for instance in instances if not only or any(_matches(instance, pattern) for pattern in only)]
     if not chosen:
         raise InputError(
-            f"None of the {len(instances)} instances matches {', '.join(f'`{text}`' for text in only)}: patterns are "
-            "compared with category/onnx/vnnlib, e.g. `acasxu/*_1_1_*`."
+            f"None of {counted(len(instances), 'instance')} matches {', '.join(f'`{text}`' for text in only)}: "
+            "patterns are compared with category/onnx/vnnlib, e.g. `acasxu/*_1_1_*`."
         )
     return chosen
 

@@ -8,7 +8,14 @@ the fork can do without.
 from __future__ import annotations
 
 import gc
+import signal
 import warnings
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C during the imports ends the server without a word; afterwards it ends with the process that it serves.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if hasattr(signal, "pthread_sigmask"):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 import numpy as np
 import torch

@@ -30,8 +30,9 @@ def blank(
         The arguments, and `versions` and `host` of `facts`, with these fields: `late`, a verdict that came after the
         timeout; `counterexample`, with inputs `x` and outputs `y`; `lower_bound` of the distance from a violation;
         `boxes` bounded; `prepare_seconds` to load network and property; `run_seconds` of the verdict, measured around
-        it, and `solve_seconds`, as `verify` reports them; `wall_seconds` of the whole process; `peak_memory_bytes` of
-        the process, imports included; `log`, the last lines of a process that broke.
+        it, and `solve_seconds`, as `verify` reports them; `cpu_seconds` of all cores together for the verdict, None
+        where the system does not say; `wall_seconds` of the whole process; `peak_memory_bytes` of the process, imports
+        included; `log`, the last lines of a process that broke.
     """
     return {
         "number": number,
@@ -44,6 +45,7 @@ def blank(
         "prepare_seconds": 0.0,
         "run_seconds": 0.0,
         "solve_seconds": None,
+        "cpu_seconds": None,
         "wall_seconds": 0.0,
         "peak_memory_bytes": None,
         "error": error,

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recurjac_plugin.errors import FileError, InputError, RecurJacError
+from recurjac_plugin.errors import FileError, InputError, RecurJacError, counted
 from recurjac_plugin.files import finite, write
 
 PLAN, RECORDS, TABLE = "run.json", "results.jsonl", "results.csv"
@@ -203,8 +203,8 @@ def _compare(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
             )
     if before["instances"] != now["instances"]:
         raise InputError(
-            f"`{path}` was begun with other instances or timeouts ({len(before['instances'])} instances, now "
-            f"{len(now['instances'])}): give the same lists and options to go on with it, or another --out."
+            f"`{path}` was begun with other instances or timeouts ({counted(len(before['instances']), 'instance')}, "
+            f"now {len(now['instances'])}): give the same lists and options to go on with it, or another --out."
         )
 
 

@@ -25,7 +25,7 @@ from recurjac_plugin.activations.activation import Activation, Operator, Paramet
 from recurjac_plugin.activations.lines import Relaxation
 from recurjac_plugin.activations.pieces import Pieces, lines_around
 from recurjac_plugin.activations.pieces import interval as interval_of
-from recurjac_plugin.errors import UnsupportedError
+from recurjac_plugin.errors import UnsupportedError, counted
 from recurjac_plugin.host.library import (
     BoundActivation,
     Patches,
@@ -299,7 +299,7 @@ class BoundElementwise(BoundActivation):
         if len(inputs or ()) > 1 + len(self.operator.constants):
             raise UnsupportedError(
                 "The network",
-                [f"an operator `{self.operator.name}` with {len(inputs)} inputs"],
+                [f"an operator `{self.operator.name}` with {counted(len(inputs), 'input')}"],
                 f"The activation that is known by this name takes {1 + len(self.operator.constants)}.",
             )
         for name, default in self.operator.attributes.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from recurjac_plugin.errors import RecurJacError
+from recurjac_plugin.errors import RecurJacError, counted
 
 from . import Rejected, check, check_jacobian
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     except RecurJacError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"accepted: {accepted.boxes} boxes in {accepted.regions} regions\n")
+    sys.stdout.write(f"accepted: {counted(accepted.boxes, 'box')} in {counted(accepted.regions, 'region')}\n")
     return 0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from recurjac_plugin.errors import FileError
+from recurjac_plugin.errors import FileError, counted
 from recurjac_plugin.extras import need
 
 from .document import Rejected, load
@@ -71,8 +71,9 @@ class Problem:
         sizes = read[0].vectors[0].size, read[0].vectors[-1].size
         if sizes != (read[1].n_inputs, read[1].n_outputs):
             raise FileError(
-                f"`{prop}` has {read[1].n_inputs} inputs and {read[1].n_outputs} outputs, but the network {sizes[0]} "
-                f"and {sizes[1]}; give the property that belongs to it."
+                f"`{prop}` has {counted(read[1].n_inputs, 'input')} and "
+                f"{counted(read[1].n_outputs, 'output')}, but the network {sizes[0]} and "
+                f"{sizes[1]}; give the property that belongs to it."
             )
         return cls(*read, (network_hash, hashlib.sha256(content).hexdigest()))
 
@@ -186,6 +187,6 @@ def check_content(problem: Problem, content: bytes) -> Accepted:
     _require_same("property", document.property, problem.hashes[1])
     regions = problem.property.regions
     if len(document.trees) != len(regions):
-        raise Rejected(f"it has {len(document.trees)} regions, the property {len(regions)}")
+        raise Rejected(f"it has {counted(len(document.trees), 'region')}, the property {len(regions)}")
     boxes = sum(prove(problem.network, region, tree) for region, tree in zip(regions, document.trees))
     return Accepted(len(regions), boxes, document.producer)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recurjac_plugin.errors import counted
+
 from .bounds import Bounds, Ends, gradient_bounds
 from .document import (
     Cut,
@@ -161,7 +163,10 @@ def prove_bounds(network: Network, tree: JacobianTree) -> int:
     columns, k = network.vectors[0].size, network.vectors[-1].size
     sizes = [each.shape for each in (tree.lower, tree.upper, *tree.bounds)]
     if sizes != [(columns,), (columns,), (k, columns), (k, columns)] or not tree.cuts:
-        raise Rejected(f"it has bounds of another size than that of {k} outputs by {columns} inputs, or no proof")
+        raise Rejected(
+            f"it has bounds of another size than that of {counted(k, 'output')} by {counted(columns, 'input')}, or no "
+            "proof"
+        )
     if not (tree.lower <= tree.upper).all():
         raise Rejected("it is about a box without points")
     reached = np.zeros(len(tree.cuts), dtype=bool)

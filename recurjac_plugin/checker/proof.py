@@ -25,6 +25,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from recurjac_plugin.errors import counted
+
 from .bounds import Bounds, Ends, Form, gradient_bounds
 from .document import Dropped, Fixed, Node, Rejected, Row, Tree
 from .maps import Dense
@@ -162,7 +164,7 @@ def _require_cover(region: Region, tree: Tree) -> None:
     """The box of the first node must contain the region, compared as rationals."""
     columns = len(region.lower)
     if not tree.nodes or len(tree.lower) != columns or len(tree.upper) != columns:
-        raise Rejected(f"a region has no proof, or one of another size than its {columns} inputs")
+        raise Rejected(f"a region has no proof, or one of another size than its {counted(columns, 'input')}")
     for i in range(columns):
         low, high = Fraction(float(tree.lower[i])), Fraction(float(tree.upper[i]))
         if not low <= region.lower[i] <= region.upper[i] <= high:

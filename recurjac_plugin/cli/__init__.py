@@ -2,7 +2,8 @@
 
 ``app`` registers the commands of the folders ``commands`` and ``about``, one file each. What they share: ``options``
 declares and reads their options, ``problem`` loads networks and regions, ``streams`` says the results, ``files`` and
-``plots`` write tables and pictures, ``standard`` holds the forms of the VNN-LIB standard.
+``plots`` write tables and pictures, ``standard`` holds the forms of the VNN-LIB standard, the folder ``terminal`` what
+has to do with the terminal.
 
 Options and help texts need neither torch nor auto_LiRPA: these, readers of files, ONNX and pictures are imported by the
 functions that need them, and ``collector`` lets the garbage collector wait meanwhile.
@@ -18,16 +19,25 @@ from recurjac_plugin.extras import need
 
 
 def main() -> NoReturn:
-    """Entry point of the console script; leaves with exit code 0, 2 for bad input, 1 for an error of our own."""
+    """Entry point of the console script; exit code 0, 2 for bad input, 1 for an error of our own, 130 for Ctrl-C."""
+    from .terminal import interrupts
+
     try:
+        interrupts.listen()
         need("typer", "rich")
-    except ExtraError as error:
+        from . import collector
+
+        collector.pause()
+        from .app import app
+
+        app(prog_name="recurjac")
+    except ExtraError as error:  # of these two: the commands tell of others themselves
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    from . import collector
-
-    collector.pause()
-    from .app import app
-
-    app(prog_name="recurjac")
+    except BaseException as error:
+        if not interrupts.was_interrupted():
+            raise
+        # What came of it may be another exception, such as the failure of an import.
+        told = isinstance(error, SystemExit) and error.code == interrupts.INTERRUPTED
+        interrupts.leave(None if told else "stopped")
     raise SystemExit(0)

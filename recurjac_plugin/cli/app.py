@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -25,7 +25,10 @@ from recurjac_plugin.cli.commands.verify import verify_command
 from recurjac_plugin.cli.proofs.check import check_command
 from recurjac_plugin.errors import ContradictionError, RecurJacError
 
+from . import streams
 from .standard import NAME
+from .terminal import interrupts
+from .terminal.common import with_common
 
 # typer brings its own copy of click in newer releases and uses the installed one in older ones.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -37,9 +40,13 @@ class _Group(typer.core.TyperGroup):
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
         if not standalone_mode:
             return super().main(args, standalone_mode=False, **options)
+        streams.be_quiet(False)
         try:
-            with _quiet():
+            with _without_warnings():
                 code = super().main(args, standalone_mode=False, **options)
+        except interrupts.Interrupted:
+            interrupts.say("stopped")
+            sys.exit(interrupts.INTERRUPTED)
         except _UsageError as error:
             help_line = f" Try `{error.ctx.command_path} --help`." if error.ctx else ""
             refuse(error.format_message().rstrip(".") + "." + help_line)
@@ -50,6 +57,13 @@ class _Group(typer.core.TyperGroup):
             refuse(str(error))
         sys.exit(code if isinstance(code, int) else 0)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C becomes an exception that click and typer leave alone."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise interrupts.Interrupted from error
+
 
 def refuse(message: str) -> NoReturn:
     """Say on stderr, in one line, what is wrong with the input, and leave with exit code 2."""
@@ -58,11 +72,13 @@ def refuse(message: str) -> NoReturn:
 
 
 def _say(message: str) -> None:
+    if interrupts.was_interrupted():
+        return  # it may be what an interrupted import looks like
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _without_warnings() -> Any:
     """Keep the warnings of libraries away from the reader, unless Python was told what to do with them (-W)."""
     with warnings.catch_warnings():
         if not sys.warnoptions:
@@ -73,7 +89,6 @@ def _quiet() -> Any:
 app = typer.Typer(
     cls=_Group,
     name="recurjac",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -107,25 +122,29 @@ def recurjac(
     """Certified bounds of Jacobians, Lipschitz constants and outputs of ONNX networks.
 
     Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 2 for bad input (with one line
-    that says what is wrong), 1 for an error of this program, or a certificate that is rejected.
+    that says what is wrong), 1 for an error of this program, or a certificate that is rejected, 130 after
+    Ctrl-C. Options may stand in a file, too: recurjac.toml in the working directory, see `--config` of the commands.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-app.command("jacobian", short_help="Bounds of the Jacobian.")(jacobian_command)
-app.command("lipschitz", short_help="Lipschitz constants against the radius.")(lipschitz_command)
-app.command("monotone", short_help="In which inputs each output is monotone.")(monotone_command)
-app.command("radius", short_help="Radii on which a classification is certified.")(radius_command)
-app.command("landscape", short_help="Radii without a stationary point, and the gradients within.")(landscape_command)
-app.command("verify", short_help="The verdict on a VNN-LIB property or query.")(verify_command)
-app.command("check", short_help="Accept or reject the certificate of a verdict.")(check_command)
-app.command(
-    "supports",
-    short_help="What properties and networks `verify` takes.",
-    context_settings={"ignore_unknown_options": True},
-)(supports_command)
-app.command("compare", short_help="Every method on one VNN-LIB property.")(compare_command)
-app.command("bench", short_help="A verdict on every instance of benchmark sets.")(bench_command)
-app.command("report", short_help="A page about the results of `bench`.")(report_command)
-app.command("doctor", short_help="What is installed, and what is missing.")(doctor_command)
+_COMMANDS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
+    ("jacobian", "Bounds of the Jacobian.", jacobian_command),
+    ("lipschitz", "Lipschitz constants against the radius.", lipschitz_command),
+    ("monotone", "In which inputs each output is monotone.", monotone_command),
+    ("radius", "Radii on which a classification is certified.", radius_command),
+    ("landscape", "Radii without a stationary point, and the gradients within.", landscape_command),
+    ("verify", "The verdict on a VNN-LIB property or query.", verify_command),
+    ("check", "Accept or reject the certificate of a verdict.", check_command),
+    ("supports", "What properties and networks `verify` takes.", supports_command),
+    ("compare", "Every method on one VNN-LIB property.", compare_command),
+    ("bench", "A verdict on every instance of benchmark sets.", bench_command),
+    ("report", "A page about the results of `bench`.", report_command),
+    ("doctor", "What is installed, and what is missing.", doctor_command),
+)
+
+for _command_name, _short_help, _command in _COMMANDS:
+    # The standard's names of capabilities look like options, and are arguments of `supports`.
+    _settings = {"ignore_unknown_options": True} if _command is supports_command else None
+    app.command(_command_name, short_help=_short_help, context_settings=_settings)(with_common(_command))

@@ -12,7 +12,7 @@ from typing import Any
 from recurjac_plugin.errors import FileError
 from recurjac_plugin.files import write
 
-__all__ = ["check_writable", "write", "write_csv"]
+__all__ = ["check_writable", "make_folder", "write", "write_csv"]
 
 
 def check_writable(*paths: Path | None) -> None:
@@ -33,6 +33,18 @@ def check_writable(*paths: Path | None) -> None:
             raise FileError(f"`{path}` cannot be written: its directory does not exist; create it first.")
         if not os.access(path.absolute().parent, os.W_OK):
             raise FileError(f"`{path}` cannot be written: its directory is read-only; choose another.")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, where they do not exist.
+
+    Raises:
+        FileError: the system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"`{path}` cannot be made: {error.strerror}; give another place.") from error
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

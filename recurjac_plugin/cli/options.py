@@ -12,6 +12,8 @@ import typer
 
 from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
 
+from .terminal import completion
+
 
 class Dtype(str, Enum):
     """Number types by name."""
@@ -50,7 +52,12 @@ Property = Annotated[
     Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of text.")]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="NAME", help="Where to compute: cpu, cuda or cuda:N.", autocompletion=completion.devices
+    ),
+]
 NumberType = Annotated[
     Dtype | None,
     typer.Option("--dtype", help="Number type of the bounds.  [default: the network's]", show_default=False),
@@ -61,7 +68,12 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw the table: .png, .pdf or .svg.", show_default=False),
 ]
-Methods = Annotated[str, typer.Option("--methods", metavar="M,M,...", help="Methods to compare.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--methods", metavar="M,M,...", help="Methods to compare.", autocompletion=completion.lists_of_methods
+    ),
+]
 Expected = Annotated[
     Path | None,
     typer.Option(
@@ -84,20 +96,25 @@ Rigorous = Annotated[
     bool,
     typer.Option("--rigorous", help="Proven bounds: in float64 with running error bounds, by CROWN of our own."),
 ]
-Norm = Annotated[str, typer.Option("--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.")]
+Norm = Annotated[
+    str,
+    typer.Option(
+        "--norm", metavar="P", help="Norm of the ball around the input: 1, 2 or inf.", autocompletion=completion.norms
+    ),
+]
 
 InputNorm = Annotated[
     str | None,
     typer.Option(
         "--input-norm", metavar="P", help="Norm of changes of the input: 1, 2 or inf.  [default: the ball's]",
-        show_default=False,
+        show_default=False, autocompletion=completion.norms,
     ),
 ]  # fmt: skip
 OutputNorm = Annotated[
     str | None,
     typer.Option(
         "--output-norm", metavar="Q", help="Norm of changes of the output: 1, 2 or inf.  [default: the input's]",
-        show_default=False,
+        show_default=False, autocompletion=completion.norms,
     ),
 ]  # fmt: skip
 
@@ -116,6 +133,7 @@ JacobianMethod = Annotated[
         "--method",
         help=f"{_either((*METHODS, AUTO))} (McCormick where it is worth its time, else Linear); `IBP+{METHODS[0]}` "
         "chooses other pre-activation bounds than CROWN's.",
+        autocompletion=completion.jacobian_methods,
     ),
 ]
 OutputMethod = Annotated[
@@ -123,6 +141,7 @@ OutputMethod = Annotated[
     typer.Option(
         "--method",
         help=f"Output bounds: {', '.join(METHODS)}, each optionally with `+CROWN`; {_either(_OUTPUT_ALONE)}.",
+        autocompletion=completion.output_methods,
     ),
 ]
 Clip = Annotated[

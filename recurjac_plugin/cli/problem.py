@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.errors import FileError, InputError, UnsupportedError
+from recurjac_plugin.errors import FileError, InputError, UnsupportedError, counted
 from recurjac_plugin.jacobian.methods import AUTO, parse
 
 from . import collector
@@ -161,8 +161,8 @@ def check_property(path: Path, spec: Spec, network: Network) -> None:
     n_inputs, n_outputs = math.prod(network.module.input_shape), network.module.n_outputs
     if (spec.n_inputs, spec.n_outputs) != (n_inputs, n_outputs):
         raise InputError(
-            f"`{path}` has {spec.n_inputs} inputs and {spec.n_outputs} outputs, but the network {n_inputs} and "
-            f"{n_outputs}; give the property that belongs to it."
+            f"`{path}` has {counted(spec.n_inputs, 'input')} and {counted(spec.n_outputs, 'output')}, but the network "
+            f"{n_inputs} and {n_outputs}; give the property that belongs to it."
         )
 
 

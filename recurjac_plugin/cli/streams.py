@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
@@ -11,10 +13,17 @@ from typing import Any, TextIO, TypeVar
 from recurjac_plugin.files import finite
 
 from . import collector
+from .terminal.tables import print_table, table_of
 
 T = TypeVar("T")
 
-_WIDTH = 120  # where stdout is no terminal
+_quiet = False  # whether the command that runs was told `--quiet`
+
+
+def be_quiet(wanted: bool) -> None:
+    """Whether the next command says its result alone; refusals and wrong verdicts are told all the same."""
+    global _quiet
+    _quiet = wanted
 
 
 class Streams:
@@ -23,10 +32,11 @@ class Streams:
     Args:
         as_json: whether the result is one JSON object.
         results: the stream of the results.
+        quiet: whether remarks and progress are left out.
     """
 
-    def __init__(self, as_json: bool, results: TextIO) -> None:
-        self.as_json, self._results = as_json, results
+    def __init__(self, as_json: bool, results: TextIO, quiet: bool = False) -> None:
+        self.as_json, self._results, self.quiet = as_json, results, quiet
 
     def line(self, text: str) -> None:
         """A result as text."""
@@ -37,29 +47,33 @@ class Streams:
         print(json.dumps(finite(values), allow_nan=False), file=self._results)
 
     def table(
-        self, title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[int] = ()
+        self,
+        title: str,
+        header: Sequence[str],
+        rows: Iterable[Sequence[Any]],
+        right: Collection[int] = (),
+        prose: Collection[int] = (),
+        keys: int = 1,
     ) -> None:
-        """A result as a table.
+        """A result as a table, as wide as the terminal; whole, however wide, where stdout is none.
 
         Args:
             title: stands above it.
-            header: names of the columns.
-            rows: one value per column, see `shown`.
+            header: names of the columns, all different.
+            rows: one value per column, see `terminal.tables.shown`.
             right: positions of the columns that are set flush right, as numbers are.
+            prose: positions of the columns that may go on in a next line, between words.
+            keys: how many columns on the left say what a row is about.
         """
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=title, title_justify="left")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i in right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*map(shown, row))
-        width = None if self._results.isatty() else _WIDTH
-        Console(file=self._results, width=width, markup=False, highlight=False).print(table)
+        print_table(table_of(title, header, rows, right, prose, keys), self._results, _width(self._results))
 
     def note(self, text: str) -> None:
-        """A remark for whoever watches."""
+        """A remark for whoever watches; nothing when the command is quiet."""
+        if not self.quiet:
+            self.alarm(text)
+
+    def alarm(self, text: str) -> None:
+        """A remark that nobody may miss, whether the command is quiet or not."""
         print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
@@ -67,11 +81,10 @@ class Streams:
         """A line on stderr that can be written anew while something goes on, where stderr is a terminal."""
         from rich.console import Console
 
-        console = Console(stderr=True)
-        if not console.is_terminal:
+        if not animated(self.quiet):
             yield lambda text: None
             return
-        with console.status(what) as line:
+        with Console(stderr=True).status(what) as line:
             yield lambda text: line.update(f"{what}: {text}")
 
     def progress(self, items: Sequence[T], what: str) -> Iterator[T]:
@@ -79,9 +92,8 @@ class Streams:
         from rich.console import Console
         from rich.progress import track
 
-        console = Console(stderr=True)
-        hidden = not console.is_terminal or len(items) < 2
-        return iter(track(items, what, console=console, disable=hidden, transient=True))
+        hidden = not animated(self.quiet) or len(items) < 2
+        return iter(track(items, what, console=Console(stderr=True), disable=hidden, transient=True))
 
 
 @contextlib.contextmanager
@@ -89,16 +101,21 @@ def open_streams(as_json: bool) -> Iterator[Streams]:
     """The streams of a command while it runs. Whatever libraries print on stdout in the meantime goes to stderr."""
     collector.resume()
     results = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):
-        yield Streams(as_json, results)
+    with contextlib.ExitStack() as stack:
+        chatter = stack.enter_context(open(os.devnull, "w", encoding="utf-8")) if _quiet else sys.stderr
+        stack.enter_context(contextlib.redirect_stdout(chatter))
+        yield Streams(as_json, results, _quiet)
     results.flush()
 
 
-def shown(value: Any) -> str:
-    """A value as tables show it: five digits of a number, a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+def animated(quiet: bool) -> bool:
+    """Whether lines on stderr may be written anew: on a terminal that can, unless nobody wants to see them."""
+    return not quiet and sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
+
+
+def _width(stream: TextIO) -> int | None:
+    """Columns of the terminal that a stream is; None where it is none."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def duration(seconds: float | None) -> str | None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recurjac_plugin.errors import counted
 from recurjac_plugin.numerics.intervals import Interval
 
 from .linear_maps import Broadcast, Embedding, LinearMap, Negative, Shape, Transposed, View, nonnegative
@@ -33,7 +34,7 @@ def pairwise(sign: int) -> ToSteps:
 
     def to_steps(builder: StepBuilder) -> tuple[Step, ...]:
         if len(builder.node.inputs) != 2:
-            raise Refusal(f"it has {len(builder.node.inputs)} inputs, supported are 2")
+            raise Refusal(f"it has {counted(len(builder.node.inputs), 'input')}, supported are 2")
         perturbed, shape = builder.node.perturbed, builder.shape
         signed = {i: Broadcast(1 - 2 * i, *broadcast_shapes(builder.node, i)) for i in (0, 1) if perturbed[i]}
         difference = builder.linear(*((builder.source(i), signed[i]) for i in signed))

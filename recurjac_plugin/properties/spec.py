@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import InputError, counted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,7 +113,8 @@ class Box:
 
     def __repr__(self) -> str:
         radius = float((self.upper - self.lower).max()) / 2
-        return f"Box({len(self.lower)} inputs, largest l-inf radius {radius:g}, {len(self.disjuncts)} disjuncts)"
+        sizes = counted(len(self.lower), "input"), counted(len(self.disjuncts), "disjunct")
+        return f"Box({sizes[0]}, largest l-inf radius {radius:g}, {sizes[1]})"
 
 
 @dataclass(frozen=True)
@@ -263,4 +264,4 @@ class Spec:
         shape = "" if self.input_shape is None else f", input_shape={list(self.input_shape)}"
         boxes = ", ".join(map(repr, self.boxes[:3])) + (", ..." if len(self.boxes) > 3 else "")
         head = f"VNN-LIB {self.version}, n_inputs={self.n_inputs}, n_outputs={self.n_outputs}{shape}"
-        return f"Spec({head}, {len(self.boxes)} boxes: {boxes})"
+        return f"Spec({head}, {counted(len(self.boxes), 'box')}: {boxes})"

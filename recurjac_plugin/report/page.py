@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from recurjac_plugin.errors import counted
 from recurjac_plugin.extras import need
 
 from . import pictures
-from .runs import Run
-from .statistics import categories, common, compared, counts, slowest
+from .runs import EMPTY, Answer, Run
+from .statistics import categories, common, compared, counts, kind
 
-_SLOWEST = 20
 _COLUMNS = ("wrong", "timeout", "unknown", "error", "missing")  # the first two are always there
 
 
@@ -57,37 +58,67 @@ def _rendered(runs: Sequence[Run], title: str, drawn: dict[str, bytes], pairs: l
     environment = Environment(
         loader=PackageLoader("recurjac_plugin", "report"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"seconds": _seconds, "ratio": _ratio, "quotient": _quotient}
-    answers = [(run.name, answer) for run in runs for answer in run.answers.values()]
+    environment.filters |= {
+        "seconds": _seconds,
+        "empty": _empty,
+        "parts": _parts,
+        "ratio": _ratio,
+        "quotient": _quotient,
+    }
+    answers = [(run, answer) for run in runs for answer in run.answers.values()]
     return environment.get_template("page.html.jinja").render(
         title=title,
         version=__version__,
         written=time.strftime("%Y-%m-%d %H:%M"),
         runs=runs,
-        instances=len({place for run in runs for place in run.answers}),
-        rows=[(name or "all", [_cells(run, name) for run in runs]) for name in (*categories(runs), None)],
-        kinds=[kind for kind in _COLUMNS if kind in _COLUMNS[:2] or any(counts(run)[kind] for run in runs)],
-        wrong=[(name, answer) for name, answer in answers if answer.wrong],
-        errors=[(name, answer) for name, answer in answers if answer.error or answer.result == "error"],
+        instances=counted(len({place for run in runs for place in run.answers}), "instance"),
+        categories=len(categories(runs)),
+        rows=[(name, _lines(runs, name)) for name in (*categories(runs), None)],
+        kinds=[each for each in _COLUMNS if each in _COLUMNS[:2] or any(counts(run)[each] for run in runs)],
+        wrong=[(run.name, answer) for run, answer in answers if answer.wrong],
+        errors=[(run.name, answer) for run, answer in answers if answer.error or answer.result == "error"],
         pairs=pairs,
-        slowest=slowest(runs[0], _SLOWEST),
+        every=_every(runs),
+        with_cpu=any(run.has_cpu for run in runs),
+        boxes_name=" or ".join(dict.fromkeys(run.boxes_name for run in runs)),
         details=list(dict.fromkeys(name for run in runs for name in run.details)),
         pictures={name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()},
     )
 
 
-def _cells(run: Run, category: str | None) -> dict[str, int]:
-    by_kind = counts(run, category)
-    return by_kind | {"total": sum(by_kind.values())}
+def _lines(runs: Sequence[Run], category: str | None) -> list[tuple[str, dict[str, int]]]:
+    """The counts of every run that has instances of a category, or of all."""
+    lines = [(run.name, counts(run, category)) for run in runs]
+    return [(name, by_kind | {"total": sum(by_kind.values())}) for name, by_kind in lines if sum(by_kind.values())]
 
 
-def _seconds(value: float) -> str:
+def _every(runs: Sequence[Run]) -> list[tuple[Run, Answer, str]]:
+    """What every run says about every instance, with the kind of answer; runs below one another."""
+    places = dict.fromkeys(place for run in runs for place in run.answers)
+    found = [(run, run.answers[place]) for place in places for run in runs if place in run.answers]
+    return [(run, answer, kind(answer)) for run, answer in found]
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return EMPTY
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def _ratio(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return EMPTY if value is None else f"{value:.3g}"
 
 
-def _quotient(values: tuple[float, float]) -> str:
-    return _ratio(values[0] / values[1] if values[1] else None)
+def _quotient(values: tuple[float | None, float | None]) -> str:
+    return _ratio(values[0] / values[1] if values[0] is not None and values[1] else None)
+
+
+def _parts(name: str) -> str:
+    """A name that a browser breaks where its parts end."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^/_]*[/_]?", name) if part)
+
+
+def _empty(value: object) -> object:
+    return EMPTY if value is None else value

@@ -10,6 +10,7 @@ from recurjac_plugin.plots import encoded, new_figure
 
 from .runs import Answer, Run
 from .statistics import KINDS, SHORTEST, Pair, categories, charged, common, counts
+from .ticks import set_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,6 +89,7 @@ def cactus(runs: Sequence[Run]) -> bytes:
     axes.set_ylabel("seconds for each")
     _grid(axes)
     _label_ends(axes, ends)
+    set_ticks(figure)
     return encoded(figure, "png")
 
 
@@ -153,6 +155,7 @@ def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Call
     axes.text(0.02, 0.97, f"{pair.first.name}: {better}", va="top", **corner)
     axes.text(0.98, 0.03, f"{pair.second.name}: {better}", ha="right", **corner)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
+    set_ticks(figure)
     return encoded(figure, "png")
 
 
@@ -171,17 +174,19 @@ def _log_seconds(axes: Axes, which: str, highest: Sequence[float]) -> None:
 
 
 def _log_axis(axes: Axes, which: str, low: float, high: float) -> None:
-    """A logarithmic axis with plain numbers: at every power of ten, also at 2 and 5 where those are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    """A logarithmic axis with plain numbers; its ticks are set when all else is drawn, see `set_ticks`."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
-    decades = math.log10(high / low)
-    subs = (1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(10.0, subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value:.0e}"))
+    axis.set_major_formatter(FuncFormatter(_plain))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float, _: int) -> str:
+    """A number without an exponent, as long as it is short."""
+    return f"{value:g}" if value < 1e5 else f"{value:.0f}" if value < 1e6 else f"{value:.0e}"
 
 
 def _grid(axes: Axes) -> None:

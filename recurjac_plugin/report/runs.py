@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from recurjac_plugin.bench.summary import ANSWERS, RESULTS, is_wrong, judged
 from recurjac_plugin.errors import FileError
 
 REFERENCE_COLUMNS = (*EXPECTED_COLUMNS, "answer", "solve_cpu_s", "domains")
+
+EMPTY = "–"
+"""What the page shows where nothing is known."""
 
 Place = tuple[str, str, str, int]
 """An instance in any run: its key, and how many with the same key came before it."""
@@ -34,6 +37,7 @@ class Answer:
         boxes: bounded; None if unknown.
         wrong: whether the verdict contradicts the expected answer.
         error: why there is no verdict, if that is known.
+        cpu: seconds of all cores together; None if unknown.
     """
 
     category: str
@@ -45,6 +49,7 @@ class Answer:
     boxes: int | None = None
     wrong: bool = False
     error: str | None = None
+    cpu: float | None = None
 
     @property
     def solved(self) -> bool:
@@ -60,7 +65,7 @@ class Run:
         name: short, for pictures.
         source: the folder or file.
         answers: by instance, in the order of the lists.
-        details: what was recorded about options, versions and machine, for the page.
+        details: what was recorded about options, timeouts, versions and machine, for the page.
         boxes_name: what the numbers of `Answer.boxes` count.
     """
 
@@ -70,12 +75,18 @@ class Run:
     details: Mapping[str, str] = field(default_factory=dict)
     boxes_name: str = "boxes"
 
+    @property
+    def has_cpu(self) -> bool:
+        """Whether CPU seconds are known of any instance."""
+        return any(answer.cpu is not None for answer in self.answers.values())
 
-def read_run(folder: Path, expected: Mapping[Key, str] | None = None) -> Run:
+
+def read_run(folder: Path, expected: Mapping[Key, str] | None = None, name: str | None = None) -> Run:
     """A folder of `recurjac bench`, finished or not.
 
     Args:
         folder: its `--out`.
+        name: of the run; None for that of the folder.
         expected: answers to judge by; None keeps the judgements of the run.
 
     Raises:
@@ -94,15 +105,13 @@ def read_run(folder: Path, expected: Mapping[Key, str] | None = None) -> Run:
             answers.append(
                 Answer(
                     category, onnx, vnnlib, record["result"], record["run_seconds"], timeout, record["boxes"],
-                    record["wrong"], record["error"],
+                    record["wrong"], record["error"], record.get("cpu_seconds"),
                 )
             )  # fmt: skip
     except (KeyError, ValueError, TypeError) as error:
         raise FileError(f"`{folder}` is not what this version of `recurjac bench` writes ({error!r}).") from error
-    method = plan["options"].get("method", folder.name)
-    branching = plan["options"].get("branching")
-    name = f"{method}, {branching}" if branching else method
-    return Run(name, str(folder), placed(answers), _details(plan["options"], list(records.values())))
+    details = _details({**plan["options"], "timeout": _timeouts(answers)}, list(records.values()))
+    return Run(name or folder.resolve().name, str(folder), placed(answers), details)
 
 
 def read_reference(file: Path) -> Run:
@@ -122,7 +131,7 @@ def read_reference(file: Path) -> Run:
         answers.append(
             Answer(
                 row["category"], row["onnx"], row["vnnlib"], result, seconds or 0.0, None,
-                None if domains is None else int(domains), wrong,
+                None if domains is None else int(domains), wrong, None, seconds,
             )
         )  # fmt: skip
     return Run(file.stem, str(file), placed(answers), {"seconds": "CPU seconds as the file has them"}, "domains")
@@ -140,23 +149,26 @@ def placed(answers: Iterable[Answer]) -> dict[Place, Answer]:
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, with names that differ: the folder or file is added to names that do not, or else a number."""
+    """The same runs, with names that differ: the whole path is added to names that do not, or else a number."""
     count = Counter(run.name for run in runs)
-    apart = [
-        run if count[run.name] == 1 else Run(f"{run.name} ({Path(run.source).name})", run.source, run.answers,
-                                             run.details, run.boxes_name)
-        for run in runs
-    ]  # fmt: skip
+    apart = [run if count[run.name] == 1 else replace(run, name=f"{run.name} ({run.source})") for run in runs]
     count = Counter(run.name for run in apart)
     return [
-        run if count[run.name] == 1 else Run(f"{run.name} [{i}]", run.source, run.answers, run.details, run.boxes_name)
-        for i, run in enumerate(apart, start=1)
+        run if count[run.name] == 1 else replace(run, name=f"{run.name} [{i}]") for i, run in enumerate(apart, start=1)
     ]
+
+
+def _timeouts(answers: Sequence[Answer]) -> str:
+    """What the instances had, in words."""
+    limits = sorted({answer.limit for answer in answers if answer.limit is not None})
+    if not limits:
+        return EMPTY
+    return " to ".join(f"{limit:g}" for limit in dict.fromkeys((limits[0], limits[-1]))) + " s"
 
 
 def _details(options: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Options, versions and machine, each with all its values in the run."""
-    details = {name: str(value) for name, value in options.items()}
+    details = {name: EMPTY if value is None else str(value) for name, value in options.items()}
     for group in ("versions", "host"):
         for name in dict.fromkeys(name for record in records for name in record.get(group, {})):
             values = {str(record[group][name]) for record in records if record.get(group, {}).get(name) is not None}

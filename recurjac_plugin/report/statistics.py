@@ -29,6 +29,7 @@ class Pair:
         only_second: solved by the second alone.
         totals: seconds of all instances together.
         medians: of the seconds.
+        cpu_totals: CPU seconds of all instances together, None where a run does not know those of one.
         time_ratio: geometric mean of first / second, ``exp(mean(log(a / b)))``, over the instances that either solved.
         boxes_ratio: the same of boxes, over those that both solved.
     """
@@ -41,6 +42,7 @@ class Pair:
     only_second: int
     totals: tuple[float, float]
     medians: tuple[float, float]
+    cpu_totals: tuple[float | None, float | None]
     time_ratio: float | None
     boxes_ratio: float | None
 
@@ -108,15 +110,16 @@ def compared(first: Run, second: Run) -> Pair | None:
         solved.count((False, True)),
         (math.fsum(a for a, _ in times), math.fsum(b for _, b in times)),
         (statistics.median(a for a, _ in times), statistics.median(b for _, b in times)),
+        (_cpu(first, places), _cpu(second, places)),
         _geometric(either),
         _geometric([a / b for a, b in boxes if a and b]),
     )
 
 
-def slowest(run: Run, count: int) -> list[Place]:
-    """The instances that a run spent most seconds on, at most `count` of them, longest first."""
-    tried = [place for place, answer in run.answers.items() if answer.seconds > 0]
-    return sorted(tried, key=lambda place: -run.answers[place].seconds)[:count]
+def _cpu(run: Run, places: Sequence[Place]) -> float | None:
+    """CPU seconds of a run on some instances together; None where not all are known."""
+    known = [cpu for place in places if (cpu := run.answers[place].cpu) is not None]
+    return math.fsum(known) if len(known) == len(places) else None
 
 
 def _geometric(ratios: Sequence[float]) -> float | None:

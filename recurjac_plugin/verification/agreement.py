@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.branch_and_bound.goals import Rows
+from recurjac_plugin.errors import counted
 from recurjac_plugin.properties.spec import Box, Spec
 
 from .counterexample import Counterexample
@@ -176,4 +177,4 @@ def _contradiction(
 def _shown(numbers: np.ndarray) -> str:
     """Some numbers of a point."""
     shown = ", ".join(f"{number:.9g}" for number in numbers[:_SHOWN].tolist())
-    return f"[{shown}]" if len(numbers) <= _SHOWN else f"[{shown}, ...] ({len(numbers)} numbers)"
+    return f"[{shown}]" if len(numbers) <= _SHOWN else f"[{shown}, ...] ({counted(len(numbers), 'number')})"

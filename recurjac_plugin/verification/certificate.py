@@ -27,7 +27,7 @@ from recurjac_plugin.checker.files import Problem, check_content
 from recurjac_plugin.checker.network import Network
 from recurjac_plugin.checker.proof import Place, Question, batch_bounds
 from recurjac_plugin.checker.reading.property import Region
-from recurjac_plugin.errors import CertificateError
+from recurjac_plugin.errors import CertificateError, counted
 from recurjac_plugin.files import write
 from recurjac_plugin.version import __version__
 
@@ -103,7 +103,7 @@ class _Search:
         while stack:
             if time.monotonic() > self.deadline:
                 raise CertificateError(
-                    f"no certificate could be written: the time was over after {len(self.nodes)} boxes."
+                    f"no certificate could be written: the time was over after {counted(len(self.nodes), 'box')}."
                 )
             places, stack = stack[-question.batch :], stack[: -question.batch]
             stack += self._step(places)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
-from recurjac_plugin.errors import InputError, RecurJacError, RoomError, UnsupportedError
+from recurjac_plugin.errors import InputError, RecurJacError, RoomError, UnsupportedError, counted
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
@@ -317,8 +317,8 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
     n_inputs = math.prod(shape)
     if n_inputs != spec.n_inputs:
         raise InputError(
-            f"`spec` has {spec.n_inputs} inputs, but the model takes {n_inputs} (shape {shape}); give the property "
-            "that belongs to it."
+            f"`spec` has {counted(spec.n_inputs, 'input')}, but the model takes {n_inputs} (shape {shape}); give the "
+            "property that belongs to it."
         )
     if network is not model:
         try:
@@ -334,8 +334,8 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
         network.takes_batches = takes_batches(network, shape, output)
     if network.n_outputs != spec.n_outputs:
         raise InputError(
-            f"`spec` has {spec.n_outputs} outputs, but the model gives {network.n_outputs}; give the property that "
-            "belongs to it."
+            f"`spec` has {counted(spec.n_outputs, 'output')}, but the model gives {network.n_outputs}; give the "
+            "property that belongs to it."
         )
     return network
 

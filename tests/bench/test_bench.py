@@ -135,6 +135,8 @@ def test_misfortunes_cost_one_instance_each(monkeypatch, tmp_path):
     assert "exit code 3" in found[2]["error"]
     assert "RuntimeError: a bug of our own" in found[3]["error"] and "Traceback" in found[3]["log"]
     assert "0.3 s after the timeout" in found[4]["error"] and 0.7 <= found[4]["run_seconds"] < 5
+    assert 0 <= found[4]["cpu_seconds"] <= found[4]["wall_seconds"] + 1
+    assert found[1]["cpu_seconds"] is None
     assert (found[5]["late"], found[5]["error"]) == ("unsat", None)
     assert list(tmp_path.glob("recurjac-*")) == []
 
@@ -186,6 +188,7 @@ def test_verdicts_and_everything_measured(tmp_path):
     for each in lines(out):
         assert each["solve_seconds"] <= each["run_seconds"] < each["wall_seconds"]
         assert each["prepare_seconds"] > 0
+        assert each["cpu_seconds"] > 0
         assert each["peak_memory_bytes"] > 50e6
         assert (each["counterexample"] is not None) == (each["result"] == "sat")
         assert each["boxes"] >= 1
@@ -195,7 +198,7 @@ def test_verdicts_and_everything_measured(tmp_path):
         assert len(refused.stderr.splitlines()) == 1
         assert (out / "results.jsonl").read_bytes() == before
     again = recurjac("bench", DATA / "instances.csv", "--out", out, *QUICK, "--resume")
-    assert "4 of 4 instances were finished before" in again.stderr
+    assert "4 of 4 instances finished before" in again.stderr
     assert (out / "results.jsonl").read_bytes() == before
 
 
@@ -208,7 +211,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
     assert [record["wrong"] for record in sorted(lines(out), key=lambda each: each["number"])] == [True, *[False] * 6]
     assert "WRONG VERDICT mine/digits_relu.onnx, digits_relu_small.vnnlib: unsat, expected sat" in result.stderr
     errors = {record["number"]: record["error"] for record in lines(out)}
-    assert "1 inputs" in errors[6] and "other.vnnlib" in errors[6]
+    assert "1 input" in errors[6] and "other.vnnlib" in errors[6]
     assert all("\n" not in error for number, error in errors.items() if number)
     # Without the file the judgements stand; with another they are made anew.
     recurjac("bench", lists, "--out", out, "--resume", code=1)
@@ -221,7 +224,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
     [
         (("missing.csv",), "`missing.csv` does not exist"),
         (("i.csv", "i.csv"), "given twice"),
-        (("i.csv", "--only", "nothing*"), "None of the 1 instances matches"),
+        (("i.csv", "--only", "nothing*"), "None of 1 instance matches"),
         (("i.csv", "--timeout", "0"), "must be more than 0"),
         (("i.csv", "--max-timeout", "nan"), "finite number of seconds"),
         (("i.csv", "--grace", "-1"), "--grace"),
@@ -366,7 +369,7 @@ def test_killed_twice_in_a_row(tmp_path):
     sys.stdout.write(f"random.Random({seed})\n")  # shown if the test fails
     delays = random.Random(seed)
     text = check_killed_runs(tmp_path, [(n, delays.uniform(0, 0.4)) for n in (0, 2)], QUICK)
-    assert "instances were finished before" in text
+    assert "instances finished before" in text
 
 
 @pytest.mark.slow

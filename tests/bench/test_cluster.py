@@ -142,5 +142,5 @@ def test_workers_without_the_package_are_refused(tmp_path):
         out = tmp_path / "out"
         result = recurjac("bench", "--scheduler", made.address, DATA / "instances.csv", "--out", out, code=2)
     (line,) = result.stderr.splitlines()
-    assert "1 of 1 workers" in line and "cannot load recurjac_plugin" in line
+    assert "1 of 1 worker " in line and "cannot load recurjac_plugin" in line
     assert not out.exists()

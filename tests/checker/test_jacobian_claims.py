@@ -186,7 +186,7 @@ def test_the_program_takes_them(tmp_path):
     certified = write_jacobian_certificate(network, network_hash, [claim], tmp_path / "j.json.gz")
     assert certified == (1, 0.0)
     shown = python("-m", "recurjac_plugin.checker", path, tmp_path / "j.json.gz")
-    assert (shown.returncode, shown.stdout) == (0, "accepted: 1 boxes in 1 regions\n")
+    assert (shown.returncode, shown.stdout) == (0, "accepted: 1 box in 1 region\n")
     shown = python("-m", "recurjac_plugin.checker", DATA / "digits_cnn.onnx", tmp_path / "j.json.gz")
     assert shown.returncode == 1
     assert shown.stdout.startswith("rejected: it is about another network")

@@ -150,7 +150,7 @@ def test_property_of_another_network(tmp_path):
         "(assert (>= X_0 0))\n(assert (<= X_0 1))\n(assert (>= Y_0 0))\n"
     )
     for arguments in (("verify", RELU, other), ("compare", RELU, other), ("jacobian", RELU, "--vnnlib", other)):
-        assert "has 1 inputs and 1 outputs, but the network 64 and 10" in recurjac(*arguments, code=2).stderr
+        assert "has 1 input and 1 output, but the network 64 and 10" in recurjac(*arguments, code=2).stderr
 
 
 def test_bad_input_to_a_process_leaves_no_traceback():
@@ -174,7 +174,7 @@ def test_operator_norm_is_no_method_over_a_region():
         (("radius",), "--input"),
         (("radius", "--norm", "3"), "--norm"),
         (("radius", "--labels", "10"), "contains 10"),
-        (("radius", "--labels", "1,2"), "2 classes for 1 inputs"),
+        (("radius", "--labels", "1,2"), "2 classes for 1 input;"),
         (("radius", "--labels", "one"), "--labels"),
         (("radius", "--target", "worst"), "runner-up"),
         (("radius", "--target", "12"), "0 to 9"),

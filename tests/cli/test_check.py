@@ -19,7 +19,7 @@ def test_a_verdict_is_written_down_and_accepted(tmp_path):
     assert "certificate of" in result.stderr
     result = recurjac("check", network, prop, tmp_path / "c.json")
     assert result.stdout == "accepted\n"
-    assert "boxes in 1 regions" in result.stderr
+    assert "boxes in 1 region," in result.stderr
 
 
 def test_json(tmp_path):

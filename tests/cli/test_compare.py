@@ -155,9 +155,9 @@ def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_pat
     arguments = ("compare", RELU, SMALL, "--methods", "IBP,CROWN", "--plot", tmp_path / "p.png")
     refused, proved = answer(*arguments)["methods"]
     assert (refused["verdict"], refused["lower_bound"]) == (None, None)
-    assert refused["unsupported"] == "The network has 1 unsupported part(s): a part. Nothing to be done."
+    assert refused["unsupported"] == "The network has 1 unsupported part: a part. Nothing to be done."
     assert proved["verdict"] == "unsat"
-    assert "IBP: The network has 1 unsupported part(s)" in recurjac(*arguments).stderr
+    assert "IBP: The network has 1 unsupported part" in recurjac(*arguments).stderr
     recurjac("compare", RELU, SMALL, "--methods", "IBP", "--plot", tmp_path / "none.png", "--attack-seconds", 0)
 
 

@@ -90,7 +90,7 @@ def test_audit_of_the_host_as_it_is_ends_with_1_where_bounds_do_not_hold():
     result = recurjac(*arguments, code=1)
     assert f"auto_LiRPA {host.VERSION}, as it is" in result.stdout
     assert "LeakyRelu: slope=-0.25" in result.stdout
-    assert "4 of 4 rows are wrong" in result.stdout
+    assert "wrong: 4 of 4 rows" in result.stdout
     table = recurjac(*arguments, "--markdown", code=1).stdout
     assert "| operator | attributes | IBP | CROWN | CROWN-IBP | alpha-CROWN |" in table
     assert "| LeakyRelu | slope=-0.25 | " in table

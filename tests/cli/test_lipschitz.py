@@ -104,7 +104,7 @@ def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     arguments = ("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Operator-Norm,Fast-Lip")
     result = recurjac(*arguments, "--csv", table, "--plot", picture)
-    assert "Operator-Norm: The network has 1 unsupported part(s): `/exp` (Exp): no." in result.stderr
+    assert "Operator-Norm: The network has 1 unsupported part: `/exp` (Exp): no." in result.stderr
     assert result.stdout.count("–") == 2
     with table.open(newline="") as file:
         assert [row["constant"] == "" for row in csv.DictReader(file)] == [True, True] + [False] * 4

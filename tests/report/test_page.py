@@ -12,7 +12,7 @@ from commands import recurjac
 
 from recurjac_plugin.errors import FileError
 from recurjac_plugin.report.runs import Answer, Run, named_apart, placed, read_reference, read_run
-from recurjac_plugin.report.statistics import charged, common, compared, counts, slowest
+from recurjac_plugin.report.statistics import charged, common, compared, counts
 
 
 def run_of(name, *answers):
@@ -49,7 +49,7 @@ def test_two_runs_by_hand():
     assert pair.medians == (2, 15)
     assert pair.time_ratio == pytest.approx((1 / 4 * 2 / 60 * 61 / 15) ** (1 / 3))
     assert pair.boxes_ratio == pytest.approx(10 / 40)
-    assert slowest(FIRST, 2) == [("c", "c", "p", 0), ("c", "d", "p", 0)]
+    assert pair.cpu_totals == (None, None)
     assert compared(FIRST, run_of("C", ("z", "sat", 1.0, 1))) is None
 
 
@@ -60,7 +60,8 @@ def test_an_unknown_limit_is_that_of_the_other_run():
 
 def test_names_differ():
     runs = [Run("M", "/x/one", {}), Run("M", "/x/two", {}), Run("M", "/y/two", {}), Run("N", "/x/one", {})]
-    assert [run.name for run in named_apart(runs)] == ["M (one)", "M (two) [2]", "M (two) [3]", "N"]
+    assert [run.name for run in named_apart(runs)] == ["M (/x/one)", "M (/x/two)", "M (/y/two)", "N"]
+    assert [run.name for run in named_apart(runs[:1] * 2)] == ["M (/x/one) [1]", "M (/x/one) [2]"]
 
 
 @pytest.fixture
@@ -79,7 +80,9 @@ def test_a_run_that_is_not_finished(folder):
         ("a.onnx", "missing", False),
         ("b.onnx", "unsat", True),
     ]
-    assert run.details == {"method": "CROWN", "seed": "0", "torch": "2"}
+    assert run.details == {"method": "CROWN", "seed": "0", "timeout": "5 s", "torch": "2"}
+    assert (run.name, read_run(folder, name="mine").name) == ("run", "mine")
+    assert not run.has_cpu
     assert not read_run(folder, {("c", "b.onnx", "b.vnnlib"): "unsat"}).answers["c", "b.onnx", "b.vnnlib", 0].wrong
 
 
@@ -130,6 +133,7 @@ def test_the_page_needs_nothing_beside_it(folder, tmp_path):
     assert re.findall(r'(?:src|href)="(?!data:)|url\(|@import|https?:', text) == []
     assert "Wrong verdicts" in text
     assert "no &lt;such&gt; file" in text and "&lt;IBP &amp; more&gt;" in text and "<IBP" not in text
+    assert "3 instances in 1 category" in text
     assert {each.name for each in tmp_path.glob("page*")} == {"page.html", *(f"page-{n}.png" for n in said["pictures"])}
 
 
@@ -145,7 +149,8 @@ def test_a_page_about_one_run(folder, tmp_path):
         (("empty", "--out", "p.html"), "holds no results of `recurjac bench`"),
         (("missing", "--out", "p.html"), "holds no results of `recurjac bench`"),
         (("run", "--out", "p.txt"), "must end in .html"),
-        (("run", "--out", "missing/p.html"), "its directory does not exist"),
+        (("run", "--out", "run/run.json/p.html"), "cannot be made"),
+        (("run", "--out", "p.html", "--name", "a", "--name", "b"), "is given for 2 names, but there is 1 run"),
         (("run", "--out", "p.html", "--reference", "missing.csv"), "`missing.csv` does not exist"),
         (("run", "--out", "p.html", "--expected", "run/results.csv"), "has no column"),
     ],
@@ -163,3 +168,28 @@ def test_a_plan_that_something_else_wrote(folder, tmp_path):
     plan = {"options": {}, "instances": [PLAN[0][:2]]}
     (folder / "run.json").write_text(json.dumps(plan))
     assert "is not what this version" in recurjac("report", folder, "--out", tmp_path / "p.html", code=2).stderr
+
+
+def test_what_is_measured_of_runs_is_shown(tmp_path):
+    """Timeouts, CPU beside wall seconds, names, and every instance of every run in one table; folders are made."""
+    instances = [[0, "c", "a.onnx", "a_<b>.vnnlib", 5.0], [1, "c", "b.onnx", "b.vnnlib", 7.5]]
+    for name, cpu in (("one", 2.25), ("two", 4.5)):
+        with open_folder(tmp_path / name, instances=instances) as opened:
+            more = {"boxes": 3, "error": None}
+            opened.append(record(0) | more | {"vnnlib": "a_<b>.vnnlib", "cpu_seconds": cpu})
+            opened.append(record(1, result="timeout") | more | {"cpu_seconds": cpu})
+    page = tmp_path / "new" / "folder" / "page.html"
+    recurjac("report", tmp_path / "one", tmp_path / "two", "--out", page, "--name", "fast", "--name", "slow")
+    text = page.read_text()
+    table = text[text.index('id="instances"') :]
+    rows = re.findall(r"<tr><td class=\"wrap\">c</td>.*?</tr>", table, re.DOTALL)
+    assert len(rows) == 4
+    assert 'data-value="1.5">1.500</td><td data-value="2.25">2.250</td><td data-value="5.0">5</td>' in rows[0]
+    assert "fast" in rows[0] and "slow" in rows[1] and "a_<wbr>&lt;b&gt;.vnnlib" in rows[0]
+    assert "<td>timeout</td>" in text and text.count("5 to 7.5 s") == 2
+    assert re.search(r"CPU seconds in total</td><td>4.500</td><td>9.000</td><td>0.5</td>", text)
+
+
+def test_no_cpu_column_where_no_run_has_it(folder, tmp_path):
+    recurjac("report", folder, "--out", tmp_path / "p.html")
+    assert "CPU seconds" not in (tmp_path / "p.html").read_text()

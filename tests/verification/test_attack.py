@@ -180,7 +180,7 @@ def test_stops_in_time():
 
 def test_property_of_another_network_is_refused():
     net = ridge()
-    with pytest.raises(InputError, match="`spec` has 2 inputs and 1 outputs: expected 2 and 2"):
+    with pytest.raises(InputError, match="`spec` has 2 inputs and 1 output: expected 2 and 2"):
         find_counterexample(net, spec_of(box(*SQUARE, polytope((1.0, 0.0)))), session_of(net))
 
 

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from recurjac_plugin.checker.network import Input, Network
-from recurjac_plugin.errors import FileError, UnsupportedError
+from recurjac_plugin.errors import FileError, UnsupportedError, counted
 
 from . import arithmetic, layers, moves
 from .tensors import Attributes, Operand, Operator, Refused, Tensor, Vectors
@@ -70,7 +70,8 @@ class _Reader:
         inputs = [each for each in self.graph.input if each.name not in self.tensors]
         if len(inputs) != 1 or len(self.graph.output) != 1:
             raise FileError(
-                f"`{self.name}` has {len(inputs)} inputs and {len(self.graph.output)} outputs: expected one of each."
+                f"`{self.name}` has {counted(len(inputs), 'input')} and {counted(len(self.graph.output), 'output')}: "
+                "expected one of each."
             )
         # A dimension without a number is the batch's: one input at a time.
         shape = tuple(d.dim_value or 1 for d in inputs[0].type.tensor_type.shape.dim)

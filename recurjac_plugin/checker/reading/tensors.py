@@ -10,6 +10,7 @@ import numpy as np
 
 from recurjac_plugin.checker.maps import Dense, Map
 from recurjac_plugin.checker.network import Affine, Vector
+from recurjac_plugin.errors import counted
 
 MOST = 1 << 26
 """Largest number of entries of one matrix."""
@@ -91,7 +92,7 @@ def numbers(x: Tensor) -> np.ndarray:
 def room(*shape: int) -> tuple[int, ...]:
     """A shape, unless it has too many elements."""
     if math.prod(shape) > MOST:
-        raise Refused(f"its matrix has {math.prod(shape)} entries, more than {MOST}")
+        raise Refused(f"its matrix has {counted(math.prod(shape), 'number')}, more than {MOST}")
     return shape
 
 

@@ -10,7 +10,8 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.about import installed
 from recurjac_plugin.cli.streams import Streams, open_streams
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.cli.terminal import completion
+from recurjac_plugin.errors import InputError, counted
 
 
 class Operators(str, Enum):
@@ -41,7 +42,12 @@ def doctor_command(
     ] = False,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", metavar="NAME", help="Audit operators with this in their name; repeatable."),
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Audit operators with this in their name; repeatable.",
+            autocompletion=completion.operators,
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Audit a few widths and distances only.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the audit as a Markdown table.")] = False,
@@ -93,12 +99,12 @@ def _audit(streams: Streams, operators: Operators, only: list[str], quick: bool,
             (row.specimen.operator, row.specimen.attributes, row.place, *map(table.shown, row.findings.values()))
             for row in rows
         ]
-        streams.table(title, ("operator", "attributes", "place", *methods), lines)
+        streams.table(title, ("operator", "attributes", "place", *methods), lines, prose=(1,), keys=3)
         verdicts = list(counts[methods[0]])
-        streams.table("rows", ("", *verdicts), [(method, *counts[method].values()) for method in methods])
+        streams.table("rows", ("method", *verdicts), [(method, *counts[method].values()) for method in methods])
         for operator, attributes in table.worst_by_operator(rows).items():
             streams.line(f"{operator}: " + "; ".join(name or "as it is" for name in attributes))
-        streams.line(f"{wrong} of {len(rows)} rows are wrong" if wrong else "All bounds hold.")
+        streams.line(f"wrong: {wrong} of {counted(len(rows), 'row')}" if wrong else "All bounds hold.")
     return 1 if wrong else 0
 
 
@@ -115,7 +121,7 @@ def _installed(streams: Streams) -> int:
     table = [(each.name, each.version, each.state, each.extra or "always") for each in found]
     streams.table(f"recurjac {_own_version()}", ("package", "version", "usable", "extra"), table)
     complete = [[row["name"], "yes" if row["ok"] else "no", row["needed_for"]] for row in extras]
-    streams.table("extras", ("extra", "complete", "for"), complete)
+    streams.table("extras", ("extra", "complete", "for"), complete, prose=(2,))
     for row in extras:
         if not row["ok"]:
             lacking = ", ".join(f"`{name}`" for name in row["lacking"])

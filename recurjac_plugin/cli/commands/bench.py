@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recurjac_plugin.cli import options
-from recurjac_plugin.cli.streams import Streams, duration, open_streams
+from recurjac_plugin.cli.streams import Streams, animated, duration, open_streams
+from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def bench_command(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
-    method: Annotated[str, typer.Option("--method", help="Output bounds, as in `recurjac verify`.")] = VERIFY_METHOD,
+    method: options.OutputMethod = VERIFY_METHOD,
     branching: options.Branching = options.Branchings.jacobian,
     split: options.Split = None,
     timeout: Annotated[
@@ -45,7 +46,7 @@ def bench_command(
     ] = None,
     grace: Annotated[
         float, typer.Option("--grace", metavar="S", help="Kill an instance so long after its timeout.")
-    ] = 10.0,
+    ] = 2.0,
     load_timeout: Annotated[
         float, typer.Option("--load-timeout", metavar="S", help="Kill an instance that is not loaded by then.")
     ] = 120.0,
@@ -164,10 +165,10 @@ def _run(
     finished = folder.finished
     left = {instance.number: instance for instance in instances if instance.number not in finished}
     if finished:
-        streams.note(f"{len(finished)} of {len(instances)} instances were finished before")
+        streams.note(f"{len(finished)} of {counted(len(instances), 'instance')} finished before")
     records = _records(list(left.values()), runner)
     try:
-        with _Progress(len(instances), len(finished)) as progress:
+        with _Progress(len(instances), len(finished), streams.quiet) as progress:
             for record in records:
                 instance = left[record["number"]]
                 names = {"category": instance.category, "onnx": instance.onnx, "vnnlib": instance.vnnlib}
@@ -175,7 +176,9 @@ def _run(
                 folder.append(record)
                 progress.advance(record)
     except KeyboardInterrupt:
-        streams.note(f"stopped after {len(folder.records)} of {len(instances)} instances; go on with --resume")
+        streams.alarm(
+            f"stopped after {len(folder.records)} of {counted(len(instances), 'instance')}; go on with --resume"
+        )
         return True
     finally:
         records.close()
@@ -197,16 +200,17 @@ def _records(left: Sequence[Instance], runner: _Runner) -> Generator[dict[str, A
 class _Progress:
     """On a terminal a bar, elsewhere a line per instance; wrong verdicts and errors always have a line."""
 
-    def __init__(self, total: int, finished: int) -> None:
+    def __init__(self, total: int, finished: int, quiet: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = Console(stderr=True, highlight=False, markup=False)
-        self._total, self._finished = total, finished
+        self._total, self._finished, self._quiet = total, finished, quiet
+        self._animated = animated(quiet)
         self._bar = Progress(
             TextColumn("Instances"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[last]}"),
-            console=self._console, transient=True, disable=not self._console.is_terminal,
+            console=self._console, transient=True, disable=not self._animated,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=total, completed=finished, last="")
 
@@ -226,9 +230,11 @@ class _Progress:
         if record["wrong"]:
             said = record["late"] or record["result"]
             self._say(f"{count} WRONG VERDICT {name}: {said}, expected {record['expected']}", "bold red")
+        elif self._quiet:
+            pass
         elif record["result"] == "error" or record["error"]:
             self._say(f"{count} {text}: {record['error']}", "yellow")
-        elif not self._console.is_terminal:
+        elif not self._animated:
             self._say(f"{count} {text}", None)
         self._bar.update(self._task, completed=self._finished, last=text)
 
@@ -264,5 +270,5 @@ def _tell(
         streams.table(f"{asked['method']}, {folder.path}", header, table, right=range(1, len(header)))
     for record in records:
         if record["wrong"]:
-            streams.note(f"wrong: {record['category']}, {record['onnx']}, {record['vnnlib']}")
+            streams.alarm(f"wrong: {record['category']}, {record['onnx']}, {record['vnnlib']}")
     return int(rows[-1]["wrong"])

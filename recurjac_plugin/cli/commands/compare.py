@@ -286,7 +286,7 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     if streams.as_json:
         streams.json(result)
         return
-    header = ("method", "lower bound", "seconds", "Jacobian width", "Lipschitz", "verdict", "boxes", "seconds")
+    header = ("method", "lower bound", "seconds", "Jacobian width", "Lipschitz", "verdict", "boxes", "verdict seconds")
     times = ("seconds", "verify_seconds")
     table = [[duration(row[name]) if name in times else row[name] for name in _HEADER] for row in rows]
     table.append(["sampled", None, None, None, result["lipschitz_sampled"], None, None, None])

@@ -15,6 +15,7 @@ from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.plots import picture_format
 from recurjac_plugin.cli.problem import Network, listed, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.plots import MOST_CHANNELS, encoded
 
@@ -249,13 +250,13 @@ def _tell(streams: Streams, result: dict[str, Any]) -> None:
     header = ("input", "output", "smallest", "largest", "mean width", "widest", "known sign")
     columns = ("input", "output", "lower", "upper", "mean_width", "max_width")
     rows = [(*(row[name] for name in columns), f"{row['known_sign']} of {row['entries']}") for row in result["rows"]]
-    streams.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7))
+    streams.table(f"Jacobian by {result['method']}, {region}", header, rows[:_MOST_ROWS], right=range(7), keys=2)
     if len(rows) > _MOST_ROWS:
-        streams.note(f"{len(rows) - _MOST_ROWS} more rows: see --json or --out.")
+        streams.note(f"{counted(len(rows) - _MOST_ROWS, 'more row')}: see --json or --out.")
     if result["certificate"] is not None:
         streams.note(
-            "certificate of {boxes} boxes in {file}, of bounds that are wider than these by at most {widened:.2g} of "
-            "the largest entry".format(**result["certificate"])
+            f"certificate of {counted(result['certificate']['boxes'], 'box')} in {result['certificate']['file']}, of "
+            f"bounds that are wider than these by at most {result['certificate']['widened']:.2g} of the largest entry"
         )
     for name in ("out", "plot"):
         if result[name] is not None:

@@ -16,6 +16,7 @@ from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.problem import Network, chosen, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None) -> None:
         return
     pairs = result["pairs"]
     streams.line(
-        f"{len(pairs)} pairs of output and input: "
+        f"{counted(len(pairs), 'pair')} of output and input: "
         + ", ".join(f"{count} {name}" for name, count in result["counts"].items())
     )
     where = "the boxes of the property" if result["eps"] is None else f"l_{result['norm']} {result['eps']:g}"
@@ -290,17 +291,17 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None) -> None:
     if len(pairs) <= _MOST_ROWS:
         header = ("region", "output", "input", "verdict", "lowest met", "highest met")
         rows = [[pair[name] for name in list(pair)[:6]] for pair in pairs]
-        streams.table(title, header, rows, right=(0, 1, 2, 4, 5))
+        streams.table(title, header, rows, right=(0, 1, 2, 4, 5), keys=3)
     else:
         grouped: dict[tuple[int, int], list[dict[str, Any]]] = {}
         for pair in pairs:
             grouped.setdefault((pair["region"], pair["output"]), []).append(pair)
-        counted = [(*key, *_counts(group).values()) for key, group in grouped.items()]
-        streams.table(title, ("region", "output", *_VERDICTS), counted[:_MOST_ROWS], right=range(6))
+        by_output = [(*key, *_counts(group).values()) for key, group in grouped.items()]
+        streams.table(title, ("region", "output", *_VERDICTS), by_output[:_MOST_ROWS], right=range(6), keys=2)
         streams.note("Every pair, and the points that refute: see --csv, --json or --out.")
     _tell_refutations(streams, result)
     boxes = sum(result["boxes"])
-    streams.note(f"{boxes} box{'es' if boxes > 1 else ''}, {result['seconds']:.3f} s")
+    streams.note(f"{counted(boxes, 'box')}, {result['seconds']:.3f} s")
 
 
 def _tell_refutations(streams: Streams, result: dict[str, Any]) -> None:
@@ -316,4 +317,5 @@ def _tell_refutations(streams: Streams, result: dict[str, Any]) -> None:
         for slope, at in (("lowest", "falls_at"), ("highest", "rises_at"))
         for point in [result["points"][pair["region"]][pair[at]]]
     ]
-    streams.table("Points that refute", ("region", "output", "input", "derivative", "at"), rows, right=range(4))
+    header = ("region", "output", "input", "derivative", "at")
+    streams.table("Points that refute", header, rows, right=range(4), prose=(4,), keys=4)

@@ -14,6 +14,7 @@ from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.plots import certified_fractions, check_format, picture_format
 from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def _rows(network: Network, points: torch.Tensor, labels: str | None, target: st
     if labels is not None:
         numbers = [_class("--labels", part) for part in labels.split(",")]
         if len(numbers) != len(points):
-            options.refuse("--labels", f"has {len(numbers)} classes for {len(points)} inputs; give one for each.")
+            given, wanted = counted(len(numbers), "class"), counted(len(points), "input")
+            options.refuse("--labels", f"has {given} for {wanted}; give one for each.")
         classes = torch.tensor(numbers, device=points.device)
     chosen = target if target in TARGETS else _class("--target", target)
     return margin_rows(outputs_at(network, points), classes, chosen, seed)

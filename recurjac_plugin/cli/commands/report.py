@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from recurjac_plugin.cli import options
-from recurjac_plugin.cli.files import check_writable, write
+from recurjac_plugin.cli.files import check_writable, make_folder, write
 from recurjac_plugin.cli.streams import open_streams
+from recurjac_plugin.errors import counted
 
 
 def report_command(
@@ -26,6 +28,13 @@ def report_command(
         typer.Option(
             "--reference", metavar="FILE", show_default=False,
             help="Answers of another program: category,onnx,vnnlib,expected,answer,solve_cpu_s,domains; repeatable.",
+        ),
+    ] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--name", metavar="NAME", show_default=False,
+            help="What a run is called, one for each DIR in order.  [default: the folder]",
         ),
     ] = None,
     expected: options.Expected = None,
@@ -45,10 +54,17 @@ def report_command(
     with open_streams(json) as streams:
         if out.suffix.lower() not in (".html", ".htm"):
             options.refuse("--out", f"must end in .html; got `{out}`.")
-        check_writable(out)
+        if names and len(names) != len(folders):
+            given, wanted = counted(len(names), "name"), counted(len(folders), "run")
+            options.refuse("--name", f"is given for {given}, but there is {wanted}; give one for each DIR.")
+        if out.parent.is_dir():
+            check_writable(out)
         answers = None if expected is None else read_expected(expected)
-        runs = [read_run(folder, answers) for folder in folders] + [read_reference(file) for file in reference or ()]
+        called: Sequence[str | None] = names or [None for _ in folders]
+        runs = [read_run(folder, answers, name) for folder, name in zip(folders, called)]
+        runs += [read_reference(file) for file in reference or ()]
         text, drawn = render_page(named_apart(runs), title)
+        make_folder(out.parent)
         paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in drawn}
         for name, png in drawn.items():
             write(paths[name], png)

@@ -12,7 +12,7 @@ from recurjac_plugin.cli import collector, options, standard
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.problem import check_property, load_declared, load_network
 from recurjac_plugin.cli.streams import open_streams
-from recurjac_plugin.errors import CertificateError, FileError, RecurJacError, UnsupportedError
+from recurjac_plugin.errors import CertificateError, FileError, RecurJacError, UnsupportedError, counted
 from recurjac_plugin.jacobian.methods import VERIFY_METHOD
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def verify_command(
             streams.line(text)
             streams.note(
                 f"lower bound of the distance from a violation {result.lower_bound:.6g} by {name}, "
-                f"{result.boxes} boxes, {result.seconds:.3f} s"
+                f"{counted(result.boxes, 'box')}, {result.seconds:.3f} s"
             )
         boxes, failure = _certify(problem, certificate, result, remaining)
         if streams.as_json:
@@ -135,7 +135,7 @@ def verify_command(
                 | ({} if certificate is None else {"certified_boxes": boxes})
             )
         elif boxes is not None:
-            streams.note(f"certificate of {boxes} boxes in {certificate}")
+            streams.note(f"certificate of {counted(boxes, 'box')} in {certificate}")
         if failure is not None:
             raise failure
 

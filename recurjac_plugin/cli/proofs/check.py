@@ -9,6 +9,7 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.streams import open_streams
+from recurjac_plugin.errors import counted
 
 Files = Annotated[
     list[Path],
@@ -49,4 +50,5 @@ def check_command(files: Files, json: options.Json = False) -> None:
             streams.json({**values, "accepted": True, "reason": None, "boxes": accepted.boxes})
         else:
             streams.line("accepted")
-            streams.note(f"{accepted.boxes} boxes in {accepted.regions} regions, written by {accepted.producer}")
+            size = f"{counted(accepted.boxes, 'box')} in {counted(accepted.regions, 'region')}"
+            streams.note(f"{size}, written by {accepted.producer}")

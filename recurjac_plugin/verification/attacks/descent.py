@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import InputError, counted
 from recurjac_plugin.networks.onnx import OnnxNetwork
 from recurjac_plugin.properties.spec import Polytope, Spec
 from recurjac_plugin.verification.counterexample import Counterexample, Session, check, representable_bounds
@@ -141,8 +141,8 @@ def find_counterexample(
     n_inputs = int(np.prod(network.input_shape))
     if (spec.n_inputs, spec.n_outputs) != (n_inputs, network.n_outputs):
         raise InputError(
-            f"`spec` has {spec.n_inputs} inputs and {spec.n_outputs} outputs: expected {n_inputs} and "
-            f"{network.n_outputs} as the network; give the property that belongs to it."
+            f"`spec` has {counted(spec.n_inputs, 'input')} and {counted(spec.n_outputs, 'output')}: expected "
+            f"{n_inputs} and {network.n_outputs} as the network; give the property that belongs to it."
         )
     descent = _Descent(network, spec, session, time.monotonic() + seconds, seed)
     if starts is not None:

@@ -1,0 +1,53 @@
+"""What shells offer behind an option."""
+
+from __future__ import annotations
+
+import pytest
+from processes import environment, python
+
+from recurjac_plugin.jacobian.methods import parse, parse_global, parse_jacobian_method, parse_verification_method
+
+CASES = {
+    "recurjac lip": {"lipschitz"},
+    "recurjac jacobian --method RecurJac-": {"RecurJac-Linear", "RecurJac-McCormick", "RecurJac-Optimized"},
+    "recurjac lipschitz --methods Fast-Lip,Oper": {"Fast-Lip,Operator-Norm"},
+    "recurjac verify --method alpha": {"alpha-CROWN"},
+    "recurjac bench --method alpha": {"alpha-CROWN"},
+    "recurjac radius --norm ": {"1", "2", "inf"},
+    "recurjac lipschitz --output-norm i": {"inf"},
+    "recurjac verify --device c": {"cpu", "cuda"},
+    "recurjac doctor --only HardS": {"HardSigmoid", "HardSwish"},
+    "recurjac lipschitz --conf": {"--config"},
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_bash_is_offered(words):
+    count = len(words.split()) - (not words.endswith(" "))
+    env = environment(_RECURJAC_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(count))
+    shown = python("-c", "from recurjac_plugin.cli import main; main()", env=env)
+    assert shown.stderr == ""
+    assert CASES[words] <= set(shown.stdout.split())
+    assert all(offer.startswith(words.split(" ")[-1]) for offer in shown.stdout.split())
+
+
+def test_what_is_offered_is_taken():
+    from recurjac_plugin.cli.options import norm_of
+    from recurjac_plugin.cli.terminal import completion
+
+    for offered, taken in (
+        (completion.jacobian_methods, parse_jacobian_method),
+        (completion.output_methods, parse_verification_method),
+        (completion.norms, norm_of),
+        (completion.lists_of_methods, lambda name: parse_global(name) or parse(name)),
+    ):
+        names = offered("")
+        assert len(names) >= 3
+        for name in names:
+            assert taken(name)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_are_shown(shell):
+    shown = python("-m", "recurjac_plugin.cli", "--show-completion", shell)
+    assert shown.returncode == 0 and "_RECURJAC_COMPLETE=complete" in shown.stdout

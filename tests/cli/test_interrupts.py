@@ -1,0 +1,145 @@
+"""Ctrl-C at any moment: one line on stderr, exit code 130, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from commands import CNN, RELU, SMALL, recurjac
+from places import DATA
+from processes import environment
+
+LONG = ("lipschitz", CNN, "--vnnlib", SMALL, "--eps", "0.001,0.01,0.1", "--samples", "4000", "--steps", "100000")
+STARTS = "from recurjac_plugin.cli import main; main()"
+
+
+def started(*arguments, code=None):
+    """A command as the leader of a process group, as shells start it."""
+    how = ["-m", "recurjac_plugin.cli"] if code is None else ["-c", code]
+    return subprocess.Popen(
+        [sys.executable, *how, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment(),
+    )  # fmt: skip
+
+
+def stopped(process):
+    """Its stderr after Ctrl-C, which a terminal sends to the whole group."""
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert nobody_is_left(process.pid)
+    return said
+
+
+def nobody_is_left(group):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        left = [each for each in psutil.process_iter(["status"]) if each.info["status"] != psutil.STATUS_ZOMBIE]
+        if not any(group_of(each.pid) == group for each in left):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def group_of(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+@pytest.mark.parametrize("moment", ["torch", "auto_LiRPA", "onnxruntime", "numpy.linalg", "scipy.optimize"])
+def test_during_an_import(moment):
+    """The signal comes when the program has just begun to import a library."""
+    code = f"""
+import sys, threading, os, time
+def watch():
+    while {moment!r} not in sys.modules:
+        time.sleep(0.001)
+    os.write(1, b"now\\n")
+threading.Thread(target=watch, daemon=True).start()
+{STARTS}
+"""
+    process = started(*LONG, code=code)
+    assert process.stdout.readline() == "now\n"
+    assert stopped(process) == "stopped\n"
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 6.0])
+def test_after_some_time(seconds):
+    """Wherever the program is by then: importing, loading the network, or computing."""
+    process = started(*LONG)
+    time.sleep(seconds)
+    assert stopped(process) == "stopped\n"
+
+
+def test_during_a_computation():
+    code = f"""
+import os, recurjac_plugin.lipschitz.sampled as sampled
+inner = sampled.sampled_lipschitz
+def watched(*args, **options):
+    os.write(1, b"now\\n")
+    return inner(*args, **options)
+sampled.sampled_lipschitz = watched
+{STARTS}
+"""
+    process = started(*LONG, code=code)
+    assert process.stdout.readline() == "now\n"
+    time.sleep(0.5)
+    assert stopped(process) == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    "swallow",
+    [
+        "try:\n        time.sleep(60)\n    except BaseException:\n        pass\n    time.sleep(60)",  # swallowed
+        "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",  # a call of a library that lasts
+        "try:\n        time.sleep(60)\n    except BaseException:\n        raise ImportError('broken')",  # another one
+        "try:\n        time.sleep(60)\n    except BaseException:\n        pass",  # the command goes on to its end
+    ],
+)
+def test_where_the_exception_is_lost(swallow):
+    code = f"""
+import hashlib, os, time, recurjac_plugin.networks.onnx as m, recurjac_plugin.cli.terminal.interrupts as interrupts
+interrupts._LOST = 2.0
+inner = m.load_onnx
+def load_onnx(path):
+    os.write(1, b"now\\n")
+    {swallow}
+    return inner(path)
+m.load_onnx = load_onnx
+{STARTS}
+"""
+    process = started("verify", RELU, SMALL, code=code)
+    assert process.stdout.readline() == "now\n"
+    time.sleep(0.2)
+    (line,) = [line for line in stopped(process).splitlines() if not line.startswith("lower bound")]
+    assert line == "stopped"
+
+
+@pytest.mark.parametrize("seconds", [0.8, 2.5, 5.0])
+def test_a_run_of_many_instances_ends_with_its_processes(tmp_path, seconds):
+    """Wherever it is by then: the server of processes is importing, or an instance is under way."""
+    out = tmp_path / "out"
+    process = started("bench", DATA / "instances.csv", "--out", out, "--only", "*large*", "--method", "CROWN")
+    time.sleep(seconds)
+    lines = stopped(process).splitlines()
+    assert lines[-1] == "stopped" or (lines[-1].startswith("stopped after ") and lines[-1].endswith("--resume"))
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_within_a_process_of_somebody_else(monkeypatch):
+    """A command that is called ends with the same line and code, and leaves the process alone."""
+    import recurjac_plugin.networks.onnx as m
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(m, "load_onnx", interrupted)
+    result = recurjac("verify", RELU, SMALL, code=130)
+    assert (result.stdout, result.stderr) == ("", "stopped\n")
