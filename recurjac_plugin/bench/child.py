@@ -102,7 +102,7 @@ class Child:
         if self._prepare_seconds is not None:
             record |= {"prepare_seconds": self._prepare_seconds, "run_seconds": ended - self._loaded}
             if self._cpu_killed is not None:
-                record["cpu_seconds"] = self._cpu_killed - self._cpu_loaded
+                record["cpu_seconds"] = max(0.0, self._cpu_killed - self._cpu_loaded)  # in ticks of the system
         record |= self._answer or self._failure()
         record["wall_seconds"] = ended - self._started
         record["host"] = record["host"] | {"threads": self.task.threads}

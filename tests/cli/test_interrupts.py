@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -16,6 +18,11 @@ from processes import environment
 
 LONG = ("lipschitz", CNN, "--vnnlib", SMALL, "--eps", "0.001,0.01,0.1", "--samples", "4000", "--steps", "100000")
 STARTS = "from recurjac_plugin.cli import main; main()"
+
+
+def slow(value):
+    """One more moment, for the long run of the tests."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def started(*arguments, code=None):
@@ -53,7 +60,9 @@ def group_of(pid):
         return None
 
 
-@pytest.mark.parametrize("moment", ["torch", "auto_LiRPA", "onnxruntime", "numpy.linalg", "scipy.optimize"])
+@pytest.mark.parametrize(
+    "moment", ["torch", "onnxruntime", *map(slow, ("auto_LiRPA", "numpy.linalg", "scipy.optimize"))]
+)
 def test_during_an_import(moment):
     """The signal comes when the program has just begun to import a library."""
     code = f"""
@@ -70,7 +79,7 @@ threading.Thread(target=watch, daemon=True).start()
     assert stopped(process) == "stopped\n"
 
 
-@pytest.mark.parametrize("seconds", [1.0, 3.0, 6.0])
+@pytest.mark.parametrize("seconds", [3.0, *map(slow, (1.0, 6.0))])
 def test_after_some_time(seconds):
     """Wherever the program is by then: importing, loading the network, or computing."""
     process = started(*LONG)
@@ -92,6 +101,27 @@ sampled.sampled_lipschitz = watched
     assert process.stdout.readline() == "now\n"
     time.sleep(0.5)
     assert stopped(process) == "stopped\n"
+
+
+def test_within_a_progress_bar():
+    """On a terminal, where the bar hides the cursor: it is there again, and the line stands alone."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recurjac_plugin.cli", *LONG],
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True, env=environment(TERM="xterm"),
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    while b"Samples" not in shown:
+        shown += os.read(leader, 4096)
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(OSError):  # the other end is closed
+        while part := os.read(leader, 4096):
+            shown += part
+    os.close(leader)
+    assert process.wait() == 130
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l") > -1
+    assert shown.decode().splitlines()[-1].endswith("stopped") and b"Traceback" not in shown
 
 
 @pytest.mark.parametrize(
@@ -122,7 +152,7 @@ m.load_onnx = load_onnx
     assert line == "stopped"
 
 
-@pytest.mark.parametrize("seconds", [0.8, 2.5, 5.0])
+@pytest.mark.parametrize("seconds", [2.5, *map(slow, (0.8, 5.0))])
 def test_a_run_of_many_instances_ends_with_its_processes(tmp_path, seconds):
     """Wherever it is by then: the server of processes is importing, or an instance is under way."""
     out = tmp_path / "out"
