@@ -25,7 +25,7 @@ def test_doctor():
         "extra": None,
         "problem": None,
     }
-    assert packages["torch"]["version"] == torch.__version__
+    assert torch.__version__.startswith(packages["torch"]["version"])  # metadata may leave out the +cu121
     assert found["devices"][0] == "cpu"
     shown = recurjac("doctor").stdout
     assert "auto_LiRPA" in shown
