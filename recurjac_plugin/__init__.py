@@ -45,6 +45,7 @@ from .errors import (
     UnsupportedError,
 )
 from .host.find import prepare_import
+from .jacobian.held.files import make_known
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from .verification.verdicts import Result, Verdict, verify
 
 prepare_import()
+make_known()
 
 _MODULES = {
     "Bounds": "jacobian.bounds",

@@ -11,6 +11,7 @@ ORDER = (
     "checker",
     "files",
     "plots",
+    "frames",
     "numerics",
     "activations",
     "graph",
