@@ -21,6 +21,7 @@ Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
                         LinearMap, Node, Refusal
+Types                   MethodName, OutputMethodName, GlobalMethodName, Order, Norm
 Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, FileError,
                         CertificateError, ContradictionError, __version__
 
@@ -50,9 +51,10 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import host
+    from .certificates.held.entry_signs import Monotonicity
     from .certificates.landscape import Landscape, landscape_scan
     from .certificates.robustness import certified_radius
-    from .certificates.signs import Monotonicity, monotonicity, monotonicity_report
+    from .certificates.signs import monotonicity, monotonicity_report
     from .certificates.stationary_points import stationary_free_radius
     from .graph.linear_maps import LinearMap
     from .graph.node import Node
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from .jacobian.bounds import Bounds
     from .jacobian.choice import chosen_methods
     from .jacobian.entries import jacobian_bounds
-    from .jacobian.methods import METHODS
+    from .jacobian.methods import METHODS, GlobalMethodName, MethodName, Norm, Order, OutputMethodName
     from .lipschitz.local import local_lipschitz
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
@@ -84,13 +86,18 @@ make_known()
 
 _MODULES = {
     "Bounds": "jacobian.bounds",
+    "GlobalMethodName": "jacobian.methods",
     "GradNorm": "plugin.jacobian_op",
     "JacobianOP": "plugin.jacobian_op",
     "Landscape": "certificates.landscape",
     "LinearMap": "graph.linear_maps",
     "METHODS": "jacobian.methods",
-    "Monotonicity": "certificates.signs",
+    "MethodName": "jacobian.methods",
+    "Monotonicity": "certificates.held.entry_signs",
     "Node": "graph.node",
+    "Norm": "jacobian.methods",
+    "Order": "jacobian.methods",
+    "OutputMethodName": "jacobian.methods",
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
@@ -158,6 +165,7 @@ __all__ = [
     "CertificateError",
     "ContradictionError",
     "FileError",
+    "GlobalMethodName",
     "GradNorm",
     "HostError",
     "InputError",
@@ -165,8 +173,12 @@ __all__ = [
     "Landscape",
     "LinearMap",
     "MethodError",
+    "MethodName",
     "Monotonicity",
     "Node",
+    "Norm",
+    "Order",
+    "OutputMethodName",
     "RecurJacError",
     "Refusal",
     "Result",

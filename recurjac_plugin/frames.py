@@ -49,6 +49,24 @@ def labels(names: Sequence[str] | None, count: int, argument: str) -> list[str]:
     return [str(name) for name in names]
 
 
+def entries(shape: tuple[int, ...], rows: Sequence[str] | None, inputs: Sequence[str] | None) -> dict[str, Any]:
+    """The columns region, row and input of a table with one line for each entry of an array (b, k, n).
+
+    Raises:
+        InputError: there are more or fewer names than rows or inputs.
+    """
+    import numpy as np
+
+    regions, count, columns = shape
+    row = np.arange(count) if rows is None else np.asarray(labels(rows, count, "rows"))
+    column = np.arange(columns) if inputs is None else np.asarray(labels(inputs, columns, "inputs"))
+    return {
+        "region": np.repeat(np.arange(regions), count * columns),
+        "row": np.tile(np.repeat(row, columns), regions),
+        "input": np.tile(column, regions * count),
+    }
+
+
 def interval(lower: float, upper: float, digits: int) -> str:
     """``[lower, upper]`` in so many digits, the lower end rounded down and the upper one up."""
     return f"[{_rounded(lower, digits, ROUND_FLOOR)}, {_rounded(upper, digits, ROUND_CEILING)}]"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import data_frame, html_table, interval, labels, latex_table
+from recurjac_plugin.frames import data_frame, entries, html_table, interval, labels, latex_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,22 +28,8 @@ def long_form(
         InputError: names that are more or fewer than what they name.
         RecurJacError: pandas is not installed.
     """
-    import numpy as np
-
-    regions, count, columns = lower.shape
-    named = [np.asarray(labels(rows, count, "rows")) if rows is not None else np.arange(count)]
-    named.append(np.asarray(labels(inputs, columns, "inputs")) if inputs is not None else np.arange(columns))
-    row, column = (each.ravel() for each in np.meshgrid(*named, indexing="ij"))
-    return data_frame(
-        {
-            "region": np.repeat(np.arange(regions), count * columns),
-            "row": np.tile(row, regions),
-            "input": np.tile(column, regions),
-            "lower": lower.ravel(),
-            "upper": upper.ravel(),
-            "sign": _signs(lower, upper).ravel(),
-        }
-    )
+    found = {"lower": lower.ravel(), "upper": upper.ravel(), "sign": _signs(lower, upper).ravel()}
+    return data_frame(entries(lower.shape, rows, inputs) | found)
 
 
 def for_papers(
