@@ -279,8 +279,12 @@ class Bounds:
         return (self.lower > 0).to(torch.int8) - (self.upper < 0).to(torch.int8)
 
     def to_numpy(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper bounds as arrays, without gradients, copied from the device they are on."""
-        return self.lower.detach().cpu().numpy(), self.upper.detach().cpu().numpy()
+        """Lower and upper bounds as arrays, without gradients, copied from the device they are on.
+
+        Numpy has no bfloat16; such bounds become float32, which has all of their numbers.
+        """
+        held = self.float() if self.dtype == torch.bfloat16 else self
+        return held.lower.detach().cpu().numpy(), held.upper.detach().cpu().numpy()
 
     def to_dataframe(self, *, rows: Sequence[str] | None = None, inputs: Sequence[str] | None = None) -> pd.DataFrame:
         """A table of pandas with one line for each entry: region, row, input, lower, upper, sign.

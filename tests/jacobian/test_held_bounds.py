@@ -145,6 +145,18 @@ def test_float_goes_on_to_hold(rigorous):
         bounds.to(torch.int64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_types_hold_too(dtype):
+    values = example(20, 20, 20).float()
+    narrow = values.to(dtype)
+    assert narrow.dtype == dtype
+    assert values.within(narrow)
+    assert narrow.within(values, slack=0.05)
+    assert narrow.to(torch.bfloat16 if dtype == torch.float16 else torch.float16).contains(narrow.midpoint.double())
+    for end, array in zip(narrow, narrow.to_numpy(), strict=True):
+        assert np.array_equal(end.float().numpy(), array.astype(np.float32))
+
+
 @pytest.mark.parametrize("convert", [lambda b: b, lambda b: b[:, 0], lambda b: b.float(), lambda b: b.double().cpu()])
 def test_gradients_reach_the_weights(convert):
     _, center, model = hosted("tanh")

@@ -50,6 +50,15 @@ def test_signs_in_long_form(signs):
         assert line.lowest == float(signs.lowest.flatten(2)[place])
 
 
+def test_signs_in_notebooks(signs):
+    shown = signs._repr_html_()
+    rows, inputs = min(8, signs.sign.shape[1]), min(8, signs.sign[0, 0].numel())
+    assert shown.count("<td") == rows * (inputs + 1)
+    corner = signs.sign.flatten(2)[0, :rows, :inputs]
+    assert shown.count(">increasing<") == int((corner > 0).sum())
+    assert shown.count(">decreasing<") == shown.count("color: #2166ac") == int((corner < 0).sum())
+
+
 def test_signs_are_drawn_as_a_map(signs, tmp_path):
     figure = signs.plot(path=tmp_path / "signs.png")
     assert (tmp_path / "signs.png").read_bytes().startswith(b"\x89PNG")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import data_frame, entries, labels
+from recurjac_plugin.frames import data_frame, entries, html_table, labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +139,17 @@ class Monotonicity:
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
+
+    def _repr_html_(self) -> str:
+        """The first rows and inputs of the first region, for notebooks."""
+        states, most = self._states(), 8
+        corner = states[:1, :most, :most]
+        signs = {"increasing": 1, "decreasing": -1}
+        rows = [
+            [(f"row {k}", 0), *((STATES[state], signs.get(STATES[state], 0)) for state in row)]
+            for k, row in enumerate(corner.reshape(-1, corner.shape[2]).tolist())
+        ]
+        return html_table(repr(self), ["", *(f"input {r}" for r in range(corner.shape[2]))], rows)
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.sign.shape))
