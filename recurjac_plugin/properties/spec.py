@@ -263,4 +263,4 @@ class Spec:
         shape = "" if self.input_shape is None else f", input_shape={list(self.input_shape)}"
         boxes = ", ".join(map(repr, self.boxes[:3])) + (", ..." if len(self.boxes) > 3 else "")
         head = f"VNN-LIB {self.version}, n_inputs={self.n_inputs}, n_outputs={self.n_outputs}{shape}"
-        return f"Spec({head}, {len(self.boxes)} box{'es' * (len(self.boxes) != 1)}: {boxes})"
+        return f"Spec({head}, {len(self.boxes)} boxes: {boxes})"

@@ -112,7 +112,6 @@ def test_results_say_their_verdict():
     refuted = rj.verify(network, spec)
     assert repr(refuted).startswith("Result(sat, Counterexample(64 inputs, outputs [")
     assert len(repr(refuted)) < 200
-    assert "1 box: " in repr(spec)
 
 
 def test_constants_are_plain_tensors(region):

@@ -45,7 +45,7 @@ def jacobian_command(
         typer.Option(
             "--plot",
             metavar="FILE",
-            help="Draw one output's bounds over the first image: .png, .pdf or .svg.",
+            help="Draw one output's bounds over the first region, an image or bars: .png, .pdf or .svg.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,7 @@ def jacobian_command(
         typer.Option(
             "--image-shape",
             metavar="[C,]H,W",
-            help="Shape of the image that --plot draws.  [default: the input's]",
+            help="Shape of the image that --plot draws.  [default: the input's, bars for vectors]",
             show_default=False,
         ),
     ] = None,
@@ -83,14 +83,14 @@ def jacobian_command(
         file_format, shape = _picture(plot, image_shape)
         network = load_network(model, device, dtype)
         if plot is not None:
-            shape = _image(shape, network)
+            _check_image(shape, network)
             _check_output(output, network)
         regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
         lower, upper, chosen = _bounds(network, regions, name, rigorous, streams)
         elapsed = time.perf_counter() - start
         title = f"{model.name}: Jacobian of output {output} by {listed(chosen)}"
-        picture = None if shape is None else _drawn(lower, upper, output, shape, title, file_format)
+        picture = None if plot is None else _drawn(lower, upper, output, shape, title, file_format)
         if out is not None:
             write(out, _archive(lower, upper, regions, p, radius))
         if plot is not None and picture is not None:
@@ -163,16 +163,13 @@ def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int
     return file_format, tuple(map(int, parts))
 
 
-def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
-    """The shape of the image to draw: the one given, which must hold as many numbers as the input, or the input's."""
+def _check_image(shape: tuple[int, ...] | None, network: Network) -> None:
+    """Refuse an image that has too many channels, or a shape that holds fewer or more numbers than the input."""
     own = network.module.input_shape
-    if shape is None and (len(own) not in (2, 3) or 1 in own[-2:]):  # a single line is no picture
-        options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
-    if len(shape or own) == 3 and (shape or own)[0] > MOST_CHANNELS:
+    if len(shape or own) == 3 and (shape is not None or 1 not in own[-2:]) and (shape or own)[0] > MOST_CHANNELS:
         options.refuse("--plot", f"draws images of up to {MOST_CHANNELS} channels, got {(shape or own)[0]}.")
     if shape is not None and math.prod(shape) != math.prod(own):
         options.refuse("--image-shape", f"is {shape}, but the network takes {own}: {math.prod(own)} numbers.")
-    return own if shape is None else shape
 
 
 def _check_output(output: int, network: Network) -> None:
@@ -181,7 +178,7 @@ def _check_output(output: int, network: Network) -> None:
 
 
 def _drawn(
-    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, file_format: str
+    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...] | None, title: str, file_format: str
 ) -> bytes:
     """The picture of one output over the first region."""
     from recurjac_plugin.jacobian.bounds import Bounds
