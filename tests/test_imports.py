@@ -11,7 +11,7 @@ ORDER = (
     "checker",
     "files",
     "plots",
-    "frames",
+    "written",
     "numerics",
     "activations",
     "graph",

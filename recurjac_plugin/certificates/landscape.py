@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import data_frame, entries
 from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
@@ -20,6 +19,7 @@ from recurjac_plugin.lipschitz.norms import constants_of_rows
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
+from recurjac_plugin.written.frames import data_frame, entries
 
 from .perturbed_points import Clip, point_rows, read_points
 from .stationary_points import certain_signs

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import data_frame, entries, html_table, labels
+from recurjac_plugin.written.frames import data_frame, entries, labels
+from recurjac_plugin.written.markup import html_table
 
 if TYPE_CHECKING:
     import numpy as np

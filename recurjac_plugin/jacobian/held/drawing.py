@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import labels
 from recurjac_plugin.plots import sign_map
+from recurjac_plugin.written.frames import labels
 
 from .pictures import heat_map, interval_bars
 

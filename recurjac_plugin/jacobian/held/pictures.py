@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import FALLING, RISING
 from recurjac_plugin.plots import new_figure, sign_map
+from recurjac_plugin.written.markup import FALLING, RISING
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.frames import data_frame, entries, interval
 from recurjac_plugin.host.problem import Problem, read_in_float64
 from recurjac_plugin.host.region import Inputs, cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
@@ -22,6 +21,8 @@ from recurjac_plugin.neurons.points import without_pieces
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.written.frames import data_frame, entries
+from recurjac_plugin.written.markup import interval
 
 from .boxes import Wanted, largest_over_boxes
 from .quantities import Norms
