@@ -242,6 +242,27 @@ MUTANTS: tuple[Mutant, ...] = (
         ("jacobian/test_bounds.py",),
     ),
     Mutant(
+        "jacobian/bounds.py",
+        "if lower.dtype != torch.promote_types(lower.dtype, self.dtype):",
+        "if not lower.numel():",
+        "bounds in a narrower number type are rounded to the nearest number, not outward",
+        ("jacobian/test_held_bounds.py",),
+    ),
+    Mutant(
+        "jacobian/bounds.py",
+        "tuple(methods[i] for i in regions)",
+        "methods[: len(regions)]",
+        "regions that an index chooses have the methods of the first ones",
+        ("jacobian/test_held_bounds.py",),
+    ),
+    Mutant(
+        "written/markup.py",
+        "{_rounded(upper, digits, ROUND_CEILING)}",
+        "{_rounded(upper, digits, ROUND_FLOOR)}",
+        "upper bounds are rounded down where they are written",
+        ("jacobian/test_held_bounds.py",),
+    ),
+    Mutant(
         "lipschitz/norms.py",
         "sign = torch.where(lower >= 0, below, -above)",
         "sign = torch.where(lower > 0, below, -above)",
