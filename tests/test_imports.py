@@ -31,6 +31,7 @@ ORDER = (
     "certificates",
     "networks",
     "verification",
+    "tables",
     "bench",
     "report",
     "audit",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.errors import FileError, InputError, UnsupportedError
-from recurjac_plugin.jacobian.methods import AUTO, parse
+from recurjac_plugin.errors import FileError, InputError
+from recurjac_plugin.tables.subject import ball, chosen, labels, listed
 
 from . import collector
 from .options import Dtype, refuse
+
+__all__ = ["ball", "chosen", "labels", "listed"]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,14 +53,9 @@ class Network:
 
     def region(self, box: Box) -> Any:
         """A property's box as a perturbed input of the host, shape (1, *input_shape), never smaller than the box."""
-        import torch
+        from recurjac_plugin.tables.on_property import region_of
 
-        from recurjac_plugin.host.region import perturbed_box
-
-        like = torch.zeros((), dtype=self.module.dtype)
-        ends = (torch.from_numpy(end).to(self.device) for end in box.rounded_outward(like.numpy().dtype))
-        lower, upper = (end.reshape(1, *self.module.input_shape) for end in ends)
-        return perturbed_box(lower, upper)
+        return region_of(box, self.module, self.device)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
@@ -244,13 +241,6 @@ def outputs_at(network: Network, points: torch.Tensor) -> torch.Tensor:
         return torch.cat([network.module(batch).flatten(1) for batch in batches])
 
 
-def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
-    """The ball ``{x : |x - center|_norm <= eps}`` as a perturbed input of the host; center: (b, *input_shape)."""
-    from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
-
-    return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))
-
-
 def load_regions(
     network: Network, vnnlib: Path | None, input_file: Path | None, norm: float, eps: float | None
 ) -> list[Any]:
@@ -264,34 +254,3 @@ def load_regions(
         return [network.region(box) for box in load_property(vnnlib, network).boxes]
     assert input_file is not None and eps is not None
     return [ball(x.unsqueeze(0), norm, eps) for x in load_inputs(input_file, network)]
-
-
-def chosen(
-    network: Network, name: str, regions: Iterable[Any], C: torch.Tensor | None = None, rigorous: bool = False
-) -> str:
-    """The methods that a name stands for over some regions: different ones with a comma between them.
-
-    A network that has no bounds keeps the name: it is refused where it is bounded.
-    """
-    from recurjac_plugin.jacobian.choice import chosen_methods
-
-    if parse(name).jacobian != AUTO:
-        return name
-    found: dict[str, None] = {}
-    try:
-        for x in regions:
-            found |= dict.fromkeys(chosen_methods(network.host, x, method=name, C=C, rigorous=rigorous))
-    except UnsupportedError:
-        return name
-    return listed(found)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Different names with commas between them, in their order."""
-    return ", ".join(dict.fromkeys(names))
-
-
-def labels(entries: Iterable[Mapping[str, Any]], asked: Iterable[str]) -> dict[str, str]:
-    """How tables and pictures call what was asked for: by the methods of its entries; `auto (...)` beside the same."""
-    used = {name: listed(entry["method"] for entry in entries if entry["asked"] == name) for name in asked}
-    return {name: f"{name} ({by})" if by != name and by in used else by for name, by in used.items()}

@@ -11,10 +11,11 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import check_format, landscape_curves, picture_format
+from recurjac_plugin.cli.plots import check_format, picture_format
 from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
+from recurjac_plugin.plots import encoded, landscape_curves
 
 if TYPE_CHECKING:
     import torch
@@ -189,8 +190,8 @@ def _tell(
     )
     if plot is not None:
         title = f"{Path(result['model']).name}" + (f", mean over {count} inputs" if count > 1 else "")
-        content = landscape_curves(steps, undetermined, constants, entries, norm, title, picture_format(plot))
-        write(plot, content)
+        figure = landscape_curves(steps, undetermined, constants, inputs=entries, norm=norm, title=title)
+        write(plot, encoded(figure, picture_format(plot)))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)

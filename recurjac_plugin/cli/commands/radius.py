@@ -11,10 +11,11 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import certified_fractions, check_format, picture_format
+from recurjac_plugin.cli.plots import check_format, picture_format
 from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import AUTO
+from recurjac_plugin.plots import certified_fractions, encoded
 
 if TYPE_CHECKING:
     import torch
@@ -172,7 +173,8 @@ def _tell(
     called = labels(entries, names)
     radii = {label: [entry["radius"] for entry in entries if entry["asked"] == name] for name, label in called.items()}
     if plot is not None:
-        write(plot, certified_fractions(radii, norm, Path(result["model"]).name, picture_format(plot)))
+        figure = certified_fractions(radii, norm=norm, title=Path(result["model"]).name)
+        write(plot, encoded(figure, picture_format(plot)))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)
