@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recurjac_plugin.errors import FileError, InputError
 from recurjac_plugin.tables.subject import ball, chosen, labels, listed
 
 from . import collector
-from .options import Dtype, refuse
+from .options import Dtype, is_python, refuse, shape_of
 
 __all__ = ["ball", "chosen", "labels", "listed"]
 
@@ -90,14 +90,60 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
-    """Read an ONNX network, with its weights on the device and of the number type that were asked for.
+class ShapeSources(NamedTuple):
+    """What the shape of a torch network's inputs is known by: the option `--input-shape`, or else a file of inputs."""
+
+    given: str | None
+    input_file: Path | None = None
+    vnnlib: Path | None = None
+
+    def read(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch dimension.
+
+        Raises:
+            FileError: a file is missing or malformed.
+        """
+        if self.given is not None:
+            return shape_of("--input-shape", self.given)
+        if self.input_file is not None:
+            array = load_array(self.input_file)
+            return array.shape if array.ndim == 1 else array.shape[1:]
+        if self.vnnlib is None:
+            refuse("--input-shape", "must be given, such as 3,32,32: nothing else says what the network takes.")
+        from recurjac_plugin.properties.vnnlib import load_vnnlib
+
+        return (load_vnnlib(self.vnnlib).n_inputs,)
+
+
+def load_network(path: Path, device_name: str, dtype: Dtype | None, sources: ShapeSources | None = None) -> Network:
+    """Read an ONNX network, or a torch one, with its weights on the device and of the number type that were asked for.
+
+    Args:
+        path: an ONNX file, or ``file.py:function``.
+        device_name: as `find_device` takes it.
+        dtype: None for the network's own.
+        sources: what the shape of a torch network's inputs is known by; None where only ONNX will do.
 
     Raises:
         FileError: the file is missing or malformed.
-        InputError: float32 was asked for a network of doubles.
+        InputError: float32 was asked for a network of doubles, or a torch network does not fit.
         UnsupportedError: it cannot be converted.
     """
+    if is_python(path):
+        if sources is None:
+            raise InputError(
+                f"`{path}` is a torch network, and verdicts are for ONNX files, on which onnxruntime replays "
+                "counterexamples; write one with `torch.onnx.export`."
+            )
+        with collector.paused():
+            from recurjac_plugin.networks.torch_file import load_torch
+            from recurjac_plugin.plugin.registration import register
+
+            device, shape = find_device(device_name), sources.read()
+            register()  # functions that auto_LiRPA lacks are written out, dropout in evaluation mode among them
+        return _placed(load_torch(str(path), shape), f"`{path}`", device, dtype)
+    if sources is not None and sources.given is not None:
+        refuse("--input-shape", "goes with a torch network; an ONNX file has a shape of its own.")
     with collector.paused():
         from recurjac_plugin.networks.onnx import load_onnx
 
@@ -176,6 +222,21 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     import numpy as np
     import torch
 
+    array = _shaped(load_array(path), path, network.module.input_shape)
+    inputs = torch.from_numpy(array.astype(np.float64)).to(network.device, network.module.dtype)
+    if not bool(inputs.isfinite().all()):
+        raise InputError(f"`{path}` contains NaN or infinite values; inputs must be finite.")
+    return inputs
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read one array of real numbers from a `.npy` file.
+
+    Raises:
+        FileError: the file is missing, is not a `.npy` file, or holds no numbers.
+    """
+    import numpy as np
+
     if not path.is_file():
         raise FileError(f"`{path}` does not exist: expected a NumPy array; check the path.")
     try:
@@ -187,11 +248,29 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
         raise FileError(f"`{path}` is an archive of arrays, expected one array; write it with `numpy.save`.")
     if array.dtype.kind not in "fiu":
         raise FileError(f"`{path}` holds {array.dtype}, expected real numbers.")
-    inputs = torch.from_numpy(_shaped(array, path, network.module.input_shape).astype(np.float64))
-    inputs = inputs.to(network.device, network.module.dtype)
-    if not bool(inputs.isfinite().all()):
-        raise InputError(f"`{path}` contains NaN or infinite values; inputs must be finite.")
-    return inputs
+    return array
+
+
+def load_matrix(path: Path, network: Network) -> torch.Tensor:
+    """Read a specification matrix C from a `.npy` file, shape (k, n_outputs), as (1, k, n_outputs).
+
+    Raises:
+        FileError: the file is missing, is not a `.npy` file, or holds no numbers.
+        InputError: another shape, no row, NaN or infinity.
+    """
+    import numpy as np
+    import torch
+
+    array, outputs = load_array(path), network.module.n_outputs
+    if array.ndim != 2 or array.shape[1] != outputs or not len(array):
+        raise InputError(
+            f"`{path}` has shape {array.shape}, but the network has {outputs} outputs; give a specification matrix of "
+            f"shape (k, {outputs})."
+        )
+    C = torch.from_numpy(array.astype(np.float64)).to(network.device, network.module.dtype)
+    if not bool(C.isfinite().all()):
+        raise InputError(f"`{path}` contains NaN or infinite values; a specification must be finite.")
+    return C.unsqueeze(0)
 
 
 def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:

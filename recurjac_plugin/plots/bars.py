@@ -43,7 +43,7 @@ def method_bars(
     if not columns:
         raise InputError("`columns` must have at least one quantity to draw.")
     methods = list(dict.fromkeys(method for values in columns.values() for method in values))
-    figure = new_figure(1.5 + 2.3 * len(columns), 1.5 + 0.32 * max(len(methods), 1))
+    figure = new_figure(1.8 + 1.75 * len(columns), 1.5 + 0.32 * max(len(methods), 1))
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for i, (axes, (label, values)) in enumerate(zip(panels, columns.items(), strict=True)):
         shown = [values.get(method) for method in methods]
@@ -134,7 +134,7 @@ def _value_bars(
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, 1.35 * max([*finite, 0.0]) or 1.0)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel(label, fontsize=9)
     tidy(axes, "x")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,9 @@ DEFAULT_METHODS = (*METHODS, f"{METHODS[1]}+CROWN", *HOST_METHODS)
 """What is compared where no methods are named."""
 
 SAMPLED = "sampled"
+
+COLUMNS = (*("method", "jacobian_width", "known_signs", "lipschitz", "output_width", "seconds", "auto", "unsupported"),)
+"""What is said of every method."""
 
 
 def compare(
@@ -102,10 +105,24 @@ def compare(
         return compared_on_property(model, spec, names, search)
     region = read_region(x)
     subject = GivenModel.of(model, region.center)
-    rows, wrong = compared(subject, [(x, C)], names, norm=norm, samples=samples, seed=seed)
-    if wrong:
-        raise ContradictionError(wrong[0])
-    return Table(title_of(rows), rows, drawn)
+    found = compared(subject, [(x, C)], names, norm=norm, samples=samples, seed=seed)
+    if found.wrong:
+        raise ContradictionError(found.wrong[0])
+    return Table(f"Methods compared; auto is {found.auto} here", found.rows, drawn)
+
+
+class Comparison(NamedTuple):
+    """Methods over some regions.
+
+    Attributes:
+        rows: of each method, that of `sampled` the last.
+        auto: what `auto` is.
+        wrong: sentences on what cannot be true.
+    """
+
+    rows: list[dict[str, Any]]
+    auto: str
+    wrong: list[str]
 
 
 def compared(
@@ -117,8 +134,8 @@ def compared(
     samples: int,
     seed: int,
     watcher: Watcher | None = None,
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of `compare` over some regions, that of `sampled` the last, and sentences on what cannot be true.
+) -> Comparison:
+    """The rows of `compare` over some regions.
 
     Args:
         subject: the network.
@@ -138,20 +155,15 @@ def compared(
         f"region show {constant:.9g}; one of them is wrong: please report the network and the region."
         for row in too_small(rows, constant, parts[0][0].dtype)
     ]
-    last: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"method": SAMPLED, "lipschitz": constant, "auto": False}
+    last: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": SAMPLED, "lipschitz": constant, "auto": False}
     if any(row["unsupported"] is None for row in rows):  # a host that reads the network
         last |= sampled_values(subject, parts, samples, seed)._asdict()
-    return [*rows, last], wrong
-
-
-_COLUMNS = (
-    *("method", "jacobian_width", "known_signs", "lipschitz", "output_width", "seconds", "auto", "unsupported"),
-)
+    return Comparison([*rows, last], auto, wrong)
 
 
 def _row(subject: Subject, parts: Sequence[Part], name: str, norm: float | None) -> dict[str, Any]:
     """The row of one method; where it cannot be used on the network, `unsupported` says why."""
-    row: dict[str, Any] = dict.fromkeys(_COLUMNS) | {"method": name}
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": name}
     try:
         bounds, row["seconds"] = timed(lambda: outputs_of(subject, parts, name))
         widths = [float((upper - lower).mean()) for lower, upper in bounds]
@@ -162,12 +174,6 @@ def _row(subject: Subject, parts: Sequence[Part], name: str, norm: float | None)
     except UnsupportedError as error:
         row["unsupported"] = str(error)
     return row
-
-
-def title_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What a table is called: which method `auto` is."""
-    auto = [row["method"] for row in rows if row["auto"]]
-    return f"Methods compared; auto is {auto[0]} here" if auto else "Methods compared"
 
 
 _PANELS = {

@@ -10,7 +10,7 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.plots import check_format, picture_format
-from recurjac_plugin.cli.problem import load_centers, load_network
+from recurjac_plugin.cli.problem import ShapeSources, load_centers, load_network
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS
 
@@ -38,6 +38,7 @@ def lipschitz_command(
     ],
     vnnlib: options.BallProperty = None,
     input_file: options.BallInputs = None,
+    input_shape: options.InputShape = None,
     norm: options.Norm = "inf",
     input_norm: options.InputNorm = None,
     output_norm: options.OutputNorm = None,
@@ -80,7 +81,7 @@ def lipschitz_command(
         names = options.lipschitz_methods("--methods", methods)
         check_writable(csv, plot)
         check_format(plot)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         centers = load_centers(network, vnnlib, input_file)
         from recurjac_plugin.tables.constants import COLUMNS, Balls, certified, sampled, searched
 
