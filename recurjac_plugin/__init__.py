@@ -18,6 +18,7 @@ Radii and signs         certified_radius, margin_rows, stationary_free_radius, l
                         monotonicity, monotonicity_report, Monotonicity
 Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_networks, load_vnnlib, Spec,
                         flat_inputs
+Tables and pictures     compare, lipschitz_curve, Table, plots
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
                         LinearMap, Node, Refusal
@@ -50,7 +51,7 @@ from .jacobian.held.files import make_known
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import host
+    from . import host, plots
     from .certificates.held.entry_signs import Monotonicity
     from .certificates.landscape import Landscape, landscape_scan
     from .certificates.robustness import certified_radius
@@ -79,6 +80,9 @@ if TYPE_CHECKING:
     from .properties.margins import margin_rows
     from .properties.spec import Spec
     from .properties.vnnlib import load_vnnlib
+    from .tables.comparison import compare
+    from .tables.curves import lipschitz_curve
+    from .tables.table import Table
     from .verification.verdicts import Result, Verdict, verify
 
 prepare_import()
@@ -101,15 +105,18 @@ _MODULES = {
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
+    "Table": "tables.table",
     "Tightened": "lipschitz.searched.exact",
     "Verdict": "verification.verdicts",
     "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
+    "compare": "tables.comparison",
     "flat_inputs": "modules.several_inputs",
     "global_lipschitz": "lipschitz.product",
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",
+    "lipschitz_curve": "tables.curves",
     "load_networks": "networks.several.declared",
     "load_onnx": "networks.onnx",
     "load_vnnlib": "properties.vnnlib",
@@ -139,6 +146,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         HostError: it needs auto_LiRPA, which is missing, of a version that is not supported, or does not import.
     """
+    if name == "plots":
+        return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
@@ -149,7 +158,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # `help` would import everything, auto_LiRPA too, and print each class with all that it inherits: thousands of
     # lines behind the table that the docstring has.
-    return [] if _asked_by_help() else sorted({*globals(), *_MODULES})
+    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, "plots"})
 
 
 def _asked_by_help() -> bool:
@@ -183,6 +192,7 @@ __all__ = [
     "Refusal",
     "Result",
     "Spec",
+    "Table",
     "Tightened",
     "UnsupportedError",
     "Verdict",
@@ -190,11 +200,13 @@ __all__ = [
     "__version__",
     "certified_radius",
     "chosen_methods",
+    "compare",
     "flat_inputs",
     "global_lipschitz",
     "host",
     "jacobian_bounds",
     "landscape_scan",
+    "lipschitz_curve",
     "load_networks",
     "load_onnx",
     "load_vnnlib",
@@ -203,6 +215,7 @@ __all__ = [
     "monotonicity",
     "monotonicity_report",
     "output_bounds",
+    "plots",
     "register",
     "register_activation",
     "register_operator",

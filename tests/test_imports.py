@@ -32,6 +32,7 @@ ORDER = (
     "certificates",
     "networks",
     "verification",
+    "tables",
     "bench",
     "report",
     "audit",

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from recurjac_plugin.errors import FileError
-from recurjac_plugin.files import write
+from recurjac_plugin.files import write, write_csv
 
 __all__ = ["check_writable", "write", "write_csv"]
 
@@ -33,16 +29,3 @@ def check_writable(*paths: Path | None) -> None:
             raise FileError(f"`{path}` cannot be written: its directory does not exist; create it first.")
         if not os.access(path.absolute().parent, os.W_OK):
             raise FileError(f"`{path}` cannot be written: its directory is read-only; choose another.")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV; None becomes an empty field, numbers read back exactly.
-
-    Raises:
-        FileError: the system refuses.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(["" if value is None else value for value in row] for row in rows)
-    write(path, text.getvalue().encode())

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from html import escape
 
-RISING, FALLING = "#b2182b", "#2166ac"
-"""The colours of a positive and of a negative sign, as in pictures."""
+from recurjac_plugin.plots.figures import FALLING, RISING
 
 _LATEX = str.maketrans({"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\~{}", "^": r"\^{}"})
 

@@ -256,6 +256,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("jacobian/test_held_bounds.py",),
     ),
     Mutant(
+        "plots/figures.py",
+        "return (lower > 0).astype(int) - (upper < 0).astype(int)",
+        "return (lower > 0).astype(int) - (lower < 0).astype(int)",
+        "pictures show a negative sign wherever the lower bound is negative",
+        ("jacobian/test_bounds.py",),
+    ),
+    Mutant(
+        "tables/comparison.py",
+        "name == auto}",
+        "name != auto}",
+        "a comparison names every method but the one that `auto` chooses",
+        ("tables/test_compare_methods.py",),
+    ),
+    Mutant(
         "written/markup.py",
         "{_rounded(upper, digits, ROUND_CEILING)}",
         "{_rounded(upper, digits, ROUND_FLOOR)}",

@@ -120,6 +120,13 @@ rj.monotonicity(model, BoundedTensor(x0, PerturbationLpNorm(norm=math.inf, eps=0
 bounds.plot()
 bounds.plot(0)
 
+# Tables and pictures
+table = rj.compare(model, x, methods=["RecurJac", "CROWN"], samples=4)
+assert_type(table, rj.Table)
+assert_type(rj.lipschitz_curve(model, x0, [0.1, 0.2], methods=["RecurJac"], samples=4, steps=2), rj.Table)
+table.plot()
+rj.plots.intervals(bounds.lower[0, 0], bounds.upper[0, 0])
+
 # In auto_LiRPA
 inner = BoundedModule(nn.Sequential(Gradient(net), rj.GradNorm()), x0)
 assert_type(rj.host.VERSION, str)

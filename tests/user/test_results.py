@@ -12,6 +12,7 @@ from oracle import Ball
 from places import DATA
 
 import recurjac_plugin as rj
+from recurjac_plugin.plots.figures import FALLING
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_signs_in_notebooks(signs):
     assert shown.count("<td") == rows * (inputs + 1)
     corner = signs.sign.flatten(2)[0, :rows, :inputs]
     assert shown.count(">increasing<") == int((corner > 0).sum())
-    assert shown.count(">decreasing<") == shown.count("color: #2166ac") == int((corner < 0).sum())
+    assert shown.count(">decreasing<") == shown.count(f"color: {FALLING}") == int((corner < 0).sum())
 
 
 def test_signs_are_drawn_as_a_map(signs, tmp_path):

@@ -86,7 +86,7 @@ def test_names_that_editors_complete_are_those_of_the_table():
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_says_what_it_takes_and_returns(name):
     function = inspect.unwrap(getattr(rj, name))
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, localns={each: getattr(rj, each) for each in rj.__all__})
     assert {*inspect.signature(function).parameters} <= hints.keys()
     assert "return" in hints
     assert hints["return"] is not Any

@@ -125,7 +125,7 @@ class Monotonicity:
         Raises:
             InputError: there is no such region, or more or fewer names than rows or inputs.
         """
-        from recurjac_plugin.jacobian.held.pictures import state_map
+        from .pictures import state_map
 
         states = self._states()
         if not -len(states) <= sample < len(states):

@@ -13,7 +13,7 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.plots import picture_format
-from recurjac_plugin.cli.problem import Network, listed, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, ShapeSources, listed, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.plots import MOST_CHANNELS, encoded
@@ -28,6 +28,7 @@ def jacobian_command(
     model: options.Model,
     vnnlib: options.RegionProperty = None,
     input_file: options.RegionInputs = None,
+    input_shape: options.InputShape = None,
     eps: options.RegionRadius = None,
     norm: options.Norm = "inf",
     method: options.JacobianMethod = AUTO,
@@ -81,7 +82,7 @@ def jacobian_command(
         check_writable(out, plot, certificate)
         checked = _checked_network(model, certificate, p)
         file_format, shape = _picture(plot, image_shape)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         if plot is not None:
             _check_image(shape, network)
             _check_output(output, network)
@@ -121,6 +122,8 @@ def _checked_network(model: Path, certificate: Path | None, norm: float) -> Any:
 
     if certificate is None:
         return None
+    if options.is_python(model):
+        options.refuse("--certificate", "is for ONNX files, which `recurjac check` reads again.")
     if norm != math.inf:
         options.refuse("--certificate", "is about boxes: it goes with `--vnnlib`, or with `--norm inf`.")
     return network_of(model)

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.plots import sign_map
+from recurjac_plugin.plots import heat_map, intervals, sign_map
 from recurjac_plugin.written.frames import labels
-
-from .pictures import heat_map, interval_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +52,7 @@ def drawn(
             )
         image = (-1, *shape[-2:])
         return sign_map(lower[row].reshape(image), upper[row].reshape(image), title)
-    inputs = labels(names[1], lower.shape[1], "inputs")
+    rows, inputs = labels(names[0], len(lower), "rows"), labels(names[1], lower.shape[1], "inputs")
     if row is None:
-        return heat_map(lower, upper, labels(names[0], len(lower), "rows"), inputs, title)
-    return interval_bars(lower[row], upper[row], inputs, title)
+        return heat_map(lower, upper, rows, inputs, title)
+    return intervals(lower[row], upper[row], inputs, title)
