@@ -332,7 +332,7 @@ def bounded(net: nn.Module, inputs: tuple[Tensor, ...], eps: float) -> tuple[Ten
     boxes = tuple(BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=eps)) for x in inputs)
     with torch.no_grad():
         found = rj.jacobian_bounds(model, boxes if len(boxes) > 1 else boxes[0], method="RecurJac")
-    parts = found if isinstance(found, tuple) and not hasattr(found, "lower") else (found,)
+    parts = (found,) if isinstance(found, rj.Bounds) else found
     lower, upper = (
         torch.cat([each[0].flatten(1) for each in side], 1) for side in zip(*((p.lower, p.upper) for p in parts))
     )

@@ -18,9 +18,11 @@ Radii and signs         certified_radius, margin_rows, stationary_free_radius, l
                         monotonicity, monotonicity_report, Monotonicity
 Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_networks, load_vnnlib, Spec,
                         flat_inputs
+Tables and pictures     compare, lipschitz_curve, Table, plots
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
                         LinearMap, Node, Refusal
+Types                   MethodName, OutputMethodName, GlobalMethodName, Order, Norm
 Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, ExtraError, FileError,
                         CertificateError, ContradictionError, __version__
 
@@ -46,13 +48,15 @@ from .errors import (
     UnsupportedError,
 )
 from .host.find import prepare_import
+from .jacobian.held.files import make_known
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import host
+    from . import host, plots
+    from .certificates.held.entry_signs import Monotonicity
     from .certificates.landscape import Landscape, landscape_scan
     from .certificates.robustness import certified_radius
-    from .certificates.signs import Monotonicity, monotonicity, monotonicity_report
+    from .certificates.signs import monotonicity, monotonicity_report
     from .certificates.stationary_points import stationary_free_radius
     from .graph.linear_maps import LinearMap
     from .graph.node import Node
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
     from .jacobian.bounds import Bounds
     from .jacobian.choice import chosen_methods
     from .jacobian.entries import jacobian_bounds
-    from .jacobian.methods import METHODS
+    from .jacobian.methods import METHODS, GlobalMethodName, MethodName, Norm, Order, OutputMethodName
     from .lipschitz.local import local_lipschitz
     from .lipschitz.mean_value import output_bounds
     from .lipschitz.product import global_lipschitz
@@ -77,31 +81,43 @@ if TYPE_CHECKING:
     from .properties.margins import margin_rows
     from .properties.spec import Spec
     from .properties.vnnlib import load_vnnlib
+    from .tables.comparison import compare
+    from .tables.curves import lipschitz_curve
+    from .tables.table import Table
     from .verification.verdicts import Result, Verdict, verify
 
 prepare_import()
+make_known()
 
 _MODULES = {
     "Bounds": "jacobian.bounds",
+    "GlobalMethodName": "jacobian.methods",
     "GradNorm": "plugin.jacobian_op",
     "JacobianOP": "plugin.jacobian_op",
     "Landscape": "certificates.landscape",
     "LinearMap": "graph.linear_maps",
     "METHODS": "jacobian.methods",
-    "Monotonicity": "certificates.signs",
+    "MethodName": "jacobian.methods",
+    "Monotonicity": "certificates.held.entry_signs",
     "Node": "graph.node",
+    "Norm": "jacobian.methods",
+    "Order": "jacobian.methods",
+    "OutputMethodName": "jacobian.methods",
     "Refusal": "graph.operators",
     "Result": "verification.verdicts",
     "Spec": "properties.spec",
+    "Table": "tables.table",
     "Tightened": "lipschitz.searched.exact",
     "Verdict": "verification.verdicts",
     "WeightedNorm": "lipschitz.weighted",
     "certified_radius": "certificates.robustness",
     "chosen_methods": "jacobian.choice",
+    "compare": "tables.comparison",
     "flat_inputs": "modules.several_inputs",
     "global_lipschitz": "lipschitz.product",
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",
+    "lipschitz_curve": "tables.curves",
     "load_networks": "networks.several.declared",
     "load_onnx": "networks.onnx",
     "load_vnnlib": "properties.vnnlib",
@@ -131,6 +147,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         HostError: it needs auto_LiRPA, which is missing, of a version that is not supported, or does not import.
     """
+    if name == "plots":
+        return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
@@ -141,7 +159,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # `help` would import everything, auto_LiRPA too, and print each class with all that it inherits: thousands of
     # lines behind the table that the docstring has.
-    return [] if _asked_by_help() else sorted({*globals(), *_MODULES})
+    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, "plots"})
 
 
 def _asked_by_help() -> bool:
@@ -158,6 +176,7 @@ __all__ = [
     "ContradictionError",
     "ExtraError",
     "FileError",
+    "GlobalMethodName",
     "GradNorm",
     "HostError",
     "InputError",
@@ -165,12 +184,17 @@ __all__ = [
     "Landscape",
     "LinearMap",
     "MethodError",
+    "MethodName",
     "Monotonicity",
     "Node",
+    "Norm",
+    "Order",
+    "OutputMethodName",
     "RecurJacError",
     "Refusal",
     "Result",
     "Spec",
+    "Table",
     "Tightened",
     "UnsupportedError",
     "Verdict",
@@ -178,11 +202,13 @@ __all__ = [
     "__version__",
     "certified_radius",
     "chosen_methods",
+    "compare",
     "flat_inputs",
     "global_lipschitz",
     "host",
     "jacobian_bounds",
     "landscape_scan",
+    "lipschitz_curve",
     "load_networks",
     "load_onnx",
     "load_vnnlib",
@@ -191,6 +217,7 @@ __all__ = [
     "monotonicity",
     "monotonicity_report",
     "output_bounds",
+    "plots",
     "register",
     "register_activation",
     "register_operator",

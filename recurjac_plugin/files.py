@@ -5,10 +5,13 @@ Problems may be gzip-compressed, results hold only numbers that JSON has.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import math
 import os
 import zlib
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -102,3 +105,16 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return value
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV; None becomes an empty field, numbers read back exactly.
+
+    Raises:
+        FileError: the system refuses.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(header)
+    table.writerows(["" if value is None else value for value in row] for row in rows)
+    write(path, text.getvalue().encode())

@@ -110,7 +110,7 @@ def test_modules_and_functions_are_short_and_have_names_of_their_own(path):
     assert len(text.splitlines()) <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            assert node.name != path.stem
+            assert node.name != path.stem or path.stem == "__init__"
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:] if ast.get_docstring(node) else node.body
             if body:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from torch import Tensor
 from .boxes import Directions, Disjuncts
 from .search import Cuts, Open
 
-BRANCHINGS = ("jacobian", "crown", "longest")
+Branching = Literal["jacobian", "crown", "longest"]
+BRANCHINGS: tuple[Branching, ...] = get_args(Branching)
 """What the sensitivity of a property is taken from: Jacobian bounds, CROWN's coefficients, or 1 for all coordinates."""
 
 _LARGEST = 1e100  # a sensitivity that counts as infinite: sums of them are finite

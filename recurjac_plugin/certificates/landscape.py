@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +13,22 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.methods import MethodName, Norm, Order, parse_jacobian_method
 from recurjac_plugin.jacobian.parts import regions_at_once
 from recurjac_plugin.lipschitz.norms import constants_of_rows
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import gamma, underflow
+from recurjac_plugin.written.frames import data_frame, entries
 
 from .perturbed_points import Clip, point_rows, read_points
 from .stationary_points import certain_signs
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Landscape:
     """What is known of the gradients on growing balls.
 
@@ -39,19 +43,41 @@ class Landscape:
     undetermined: Tensor
     constants: Tensor
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table of pandas with one line for each point, radius and row: point, radius, row, undetermined, constant.
+
+        Raises:
+            ExtraError: pandas is not installed.
+        """
+        places = entries(tuple(self.constants.shape), None, None)
+        radius, undetermined, constant = (
+            value.detach().flatten().cpu().numpy()
+            for value in (self.radii.unsqueeze(2).expand_as(self.constants), self.undetermined, self.constants)
+        )
+        measured = {"undetermined": undetermined, "constant": constant}
+        return data_frame({"point": places["region"], "radius": radius, "row": places["input"]} | measured)
+
+    def __repr__(self) -> str:
+        points, radii, rows = self.constants.shape
+        about = f"{points} point{'s' * (points != 1)}, {radii} radii, {rows} row{'s' * (rows != 1)}"
+        if self.constants.numel():
+            low, high = float(self.constants.min()), float(self.constants.max())
+            about += f", radii up to {float(self.radii.max()):.3g}, constants {low:.3g} to {high:.3g}"
+        return f"Landscape({about})"
+
 
 @through_float32
 @full_precision()
 def landscape_scan(
-    model: Any,
+    model: nn.Module,
     x0: Tensor,
     *,
-    norm: float,
+    norm: Norm,
     radius: float | Tensor,
     points: int = 16,
     C: Tensor | None = None,
-    method: str | None = None,
-    order: str = "backward",
+    method: MethodName | None = None,
+    order: Order = "backward",
     shift: int = 0,
     clip: Clip | None = None,
     memory_budget: int | None = None,

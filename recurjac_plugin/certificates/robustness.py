@@ -12,7 +12,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
-from recurjac_plugin.jacobian.methods import LINES, Method, parse, require_rigorous
+from recurjac_plugin.jacobian.methods import LINES, Method, Norm, Order, OutputMethodName, parse, require_rigorous
 from recurjac_plugin.lipschitz.mean_value import output_bounds
 from recurjac_plugin.neurons.searches.largest import effort_of
 from recurjac_plugin.numerics.precision import full_precision
@@ -28,14 +28,14 @@ from .searched.radii import further, require_searchable
 @through_float32
 @full_precision()
 def certified_radius(
-    model: Any,
+    model: nn.Module,
     x0: Tensor,
     *,
-    norm: float,
+    norm: Norm,
     C: Tensor,
-    method: str | None = None,
+    method: OutputMethodName | None = None,
     steps: int = 15,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     clip: Clip | None = None,
     initial: float = 0.01,

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -24,91 +23,53 @@ from recurjac_plugin.branch_and_bound.entry_signs import (
 )
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import read, read_in_float64, specification
-from recurjac_plugin.host.region import cut, read_region, through_float32, type_of
+from recurjac_plugin.host.region import Inputs, cut, read_region, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounds import Bounds
 from recurjac_plugin.jacobian.entries import in_shapes
 from recurjac_plugin.jacobian.entry_search import reduced_network, searched_entries
-from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.methods import MethodName, Order, parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.neurons.searches.largest import Effort, effort_of
 from recurjac_plugin.numerics.intervals import Interval, rounded_outward
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
+from .held.entry_signs import Monotonicity
 from .sampled_derivatives import SampledDerivatives, SampledRegion
 
 DEFAULT_SAMPLES = 64
 """Random points per region that may refute."""
 
 
-@dataclass(frozen=True, eq=False)
-class Monotonicity:
-    """What is known about the sign of every entry of a Jacobian over a region.
+@overload
+def monotonicity(  # type: ignore[overload-overlap]  # a tuple of one input is one input
+    model: nn.Module, x: Tensor | tuple[Tensor],
+    *, C: Tensor | None = None, method: MethodName | None = None, order: Order = "backward",
+    wanted: Tensor | None = None, timeout: float | None = None, max_boxes: int | None = None,
+    budget: float | None = None, seed: int = 0, batch_size: int = 256, memory_budget: int | None = None,
+    rigorous: bool = False, reference: nn.Module | None = None,
+) -> Tensor: ...  # fmt: skip
 
-    Attributes:
-        sign: int8, (b, k, *input_shape): +1 certified non-decreasing, -1 certified non-increasing, 0 neither.
-        refuted: bool, likewise: derivatives of both signs were met, so that the row is neither.
-        lowest, highest: the extreme derivatives met at points of the region, likewise; inf and -inf if none was tried.
-        points: the points these were met at, (m, *input_shape), all inside their regions.
-        lowest_at, highest_at: int64, which of the points, (b, k, *input_shape); -1 if none was tried.
-        boxes: int64, (b,): how many boxes of each region were bounded.
-    """
 
-    sign: Tensor
-    refuted: Tensor
-    lowest: Tensor
-    highest: Tensor
-    points: Tensor
-    lowest_at: Tensor
-    highest_at: Tensor
-    boxes: Tensor
-
-    @property
-    def unknown(self) -> Tensor:
-        """Entries that are neither certified nor refuted, bool, (b, k, *input_shape)."""
-        return (self.sign == 0) & ~self.refuted
-
-    def witnesses(self, sample: int, row: int, *coordinate: int) -> tuple[Tensor, Tensor]:
-        """Two points that refute an entry, each of shape input_shape: a falling one, then a rising one.
-
-        The derivatives there are `lowest` and `highest`; both are clear of 0 by more than rounding.
-
-        Args:
-            sample: the region.
-            row: output, or row of C.
-            coordinate: position in the input.
-
-        Raises:
-            InputError: there is no such entry, or it is not refuted.
-        """
-        place = (sample, row, *coordinate)
-        shape = tuple(self.refuted.shape)
-        if len(place) != len(shape) or not all(-n <= i < n for i, n in zip(place, shape)):
-            raise InputError(f"There is no entry {place} in signs of shape {shape}; give region, row and coordinate.")
-        if not bool(self.refuted[place]):
-            raise InputError(f"Entry {place} is not refuted: only refuted entries have witnesses.")
-        return self.points[self.lowest_at[place]], self.points[self.highest_at[place]]
-
-    def __repr__(self) -> str:
-        shape = ", ".join(map(str, self.sign.shape))
-        counts = {
-            "increasing": self.sign > 0,
-            "decreasing": self.sign < 0,
-            "refuted": self.refuted,
-            "unknown": self.unknown,
-        }
-        return f"Monotonicity([{shape}], {', '.join(f'{int(m.sum())} {name}' for name, m in counts.items())})"
+@overload
+def monotonicity(
+    model: nn.Module, x: tuple[Tensor, ...] | list[Tensor],
+    *, C: Tensor | None = None, method: MethodName | None = None, order: Order = "backward",
+    wanted: Tensor | None = None, timeout: float | None = None, max_boxes: int | None = None,
+    budget: float | None = None, seed: int = 0, batch_size: int = 256, memory_budget: int | None = None,
+    rigorous: bool = False, reference: nn.Module | None = None,
+) -> tuple[Tensor, ...]: ...  # fmt: skip
 
 
 def monotonicity(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
     C: Tensor | None = None,
-    method: str | None = None,
-    order: str = "backward",
+    method: MethodName | None = None,
+    order: Order = "backward",
     wanted: Tensor | None = None,
     timeout: float | None = None,
     max_boxes: int | None = None,
@@ -118,7 +79,7 @@ def monotonicity(
     memory_budget: int | None = None,
     rigorous: bool = False,
     reference: nn.Module | None = None,
-) -> Any:
+) -> Tensor | tuple[Tensor, ...]:
     r"""Certify in which inputs ``C f`` is monotone over the region of `x`.
 
     With the bounds L and U of `jacobian_bounds`, entry (b, k, r) is
@@ -198,12 +159,12 @@ def monotonicity(
 @full_precision()
 @torch.no_grad()
 def monotonicity_report(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
     C: Tensor | None = None,
-    method: str | None = None,
-    order: str = "backward",
+    method: MethodName | None = None,
+    order: Order = "backward",
     wanted: Tensor | None = None,
     timeout: float | None = None,
     max_boxes: int | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from recurjac_plugin.host.region import through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
-from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.methods import MethodName, Norm, Order, parse_jacobian_method
 from recurjac_plugin.neurons.searches.largest import effort_of
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.rounding import proof_slack
@@ -26,14 +25,14 @@ from .searched.radii import further, require_searchable
 @through_float32
 @full_precision()
 def stationary_free_radius(
-    model: Any,
+    model: nn.Module,
     x0: Tensor,
     *,
-    norm: float,
+    norm: Norm,
     C: Tensor | None = None,
-    method: str | None = None,
+    method: MethodName | None = None,
     per_output: bool = False,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     clip: Clip | None = None,
     initial: float = 0.01,

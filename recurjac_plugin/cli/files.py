@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from recurjac_plugin.errors import FileError
-from recurjac_plugin.files import write
+from recurjac_plugin.files import write, write_csv
 
 __all__ = ["check_writable", "make_folder", "write", "write_csv"]
 
@@ -45,16 +41,3 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"`{path}` cannot be made: {error.strerror}; give another place.") from error
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV; None becomes an empty field, numbers read back exactly.
-
-    Raises:
-        FileError: the system refuses.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(header)
-    table.writerows(["" if value is None else value for value in row] for row in rows)
-    write(path, text.getvalue().encode())

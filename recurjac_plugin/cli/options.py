@@ -47,7 +47,14 @@ def _either(names: Sequence[str]) -> str:
 
 _OUTPUT_ALONE = ("CROWN", *(name for name in HOST_METHODS if name != "CROWN"))  # the one that is asked for most, first
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX network (or .gz).", show_default=False)]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="ONNX network (or .gz), or `module.py:function`, a function that returns a torch module.",
+        show_default=False,
+    ),
+]
 Property = Annotated[
     Path, typer.Argument(metavar="PROP", help="VNN-LIB property, version 1.0 or 2.0 (or .gz).", show_default=False)
 ]
@@ -115,6 +122,14 @@ OutputNorm = Annotated[
     typer.Option(
         "--output-norm", metavar="Q", help="Norm of changes of the output: 1, 2 or inf.  [default: the input's]",
         show_default=False, autocompletion=completion.norms,
+    ),
+]  # fmt: skip
+
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape", metavar="N,N,...", show_default=False,
+        help="Shape of one input of a torch network.  [default: that of --input behind its first dimension]",
     ),
 ]  # fmt: skip
 
@@ -208,6 +223,19 @@ def region_choice(
     if vnnlib is not None and p != math.inf:
         refuse("--norm", "goes with `--input`; the boxes of a property are balls of l_inf.")
     return p, None if eps is None else radius("--eps", eps)
+
+
+def is_python(model: Path) -> bool:
+    """Whether a network is named as ``file.py:function``, or by a Python file alone."""
+    return str(model).rpartition(":")[0].endswith(".py") or model.suffix == ".py"
+
+
+def shape_of(option: str, text: str) -> tuple[int, ...]:
+    """A shape from whole numbers with commas."""
+    parts = _parts(option, text)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        refuse(option, f"must be whole numbers with commas such as 3,32,32, got {text!r}.")
+    return tuple(map(int, parts))
 
 
 def radii(option: str, text: str) -> tuple[float, ...]:

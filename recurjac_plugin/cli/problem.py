@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from recurjac_plugin.errors import FileError, InputError, UnsupportedError, counted
-from recurjac_plugin.jacobian.methods import AUTO, parse
+from recurjac_plugin.errors import FileError, InputError, counted
+from recurjac_plugin.tables.subject import ball, chosen, labels, listed
 
 from . import collector
-from .options import Dtype, refuse
+from .options import Dtype, is_python, refuse, shape_of
+
+__all__ = ["ball", "chosen", "labels", "listed"]
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,14 +53,9 @@ class Network:
 
     def region(self, box: Box) -> Any:
         """A property's box as a perturbed input of the host, shape (1, *input_shape), never smaller than the box."""
-        import torch
+        from recurjac_plugin.tables.on_property import region_of
 
-        from recurjac_plugin.host.region import perturbed_box
-
-        like = torch.zeros((), dtype=self.module.dtype)
-        ends = (torch.from_numpy(end).to(self.device) for end in box.rounded_outward(like.numpy().dtype))
-        lower, upper = (end.reshape(1, *self.module.input_shape) for end in ends)
-        return perturbed_box(lower, upper)
+        return region_of(box, self.module, self.device)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """What JSON results say about where they come from."""
@@ -93,14 +90,60 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def load_network(path: Path, device_name: str, dtype: Dtype | None) -> Network:
-    """Read an ONNX network, with its weights on the device and of the number type that were asked for.
+class ShapeSources(NamedTuple):
+    """What the shape of a torch network's inputs is known by: the option `--input-shape`, or else a file of inputs."""
+
+    given: str | None
+    input_file: Path | None = None
+    vnnlib: Path | None = None
+
+    def read(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch dimension.
+
+        Raises:
+            FileError: a file is missing or malformed.
+        """
+        if self.given is not None:
+            return shape_of("--input-shape", self.given)
+        if self.input_file is not None:
+            array = load_array(self.input_file)
+            return array.shape if array.ndim == 1 else array.shape[1:]
+        if self.vnnlib is None:
+            refuse("--input-shape", "must be given, such as 3,32,32: nothing else says what the network takes.")
+        from recurjac_plugin.properties.vnnlib import load_vnnlib
+
+        return (load_vnnlib(self.vnnlib).n_inputs,)
+
+
+def load_network(path: Path, device_name: str, dtype: Dtype | None, sources: ShapeSources | None = None) -> Network:
+    """Read an ONNX network, or a torch one, with its weights on the device and of the number type that were asked for.
+
+    Args:
+        path: an ONNX file, or ``file.py:function``.
+        device_name: as `find_device` takes it.
+        dtype: None for the network's own.
+        sources: what the shape of a torch network's inputs is known by; None where only ONNX will do.
 
     Raises:
         FileError: the file is missing or malformed.
-        InputError: float32 was asked for a network of doubles.
+        InputError: float32 was asked for a network of doubles, or a torch network does not fit.
         UnsupportedError: it cannot be converted.
     """
+    if is_python(path):
+        if sources is None:
+            raise InputError(
+                f"`{path}` is a torch network, and verdicts are for ONNX files, on which onnxruntime replays "
+                "counterexamples; write one with `torch.onnx.export`."
+            )
+        with collector.paused():
+            from recurjac_plugin.networks.torch_file import load_torch
+            from recurjac_plugin.plugin.registration import register
+
+            device, shape = find_device(device_name), sources.read()
+            register()  # functions that auto_LiRPA lacks are written out, dropout in evaluation mode among them
+        return _placed(load_torch(str(path), shape), f"`{path}`", device, dtype)
+    if sources is not None and sources.given is not None:
+        refuse("--input-shape", "goes with a torch network; an ONNX file has a shape of its own.")
     with collector.paused():
         from recurjac_plugin.networks.onnx import load_onnx
 
@@ -179,6 +222,21 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
     import numpy as np
     import torch
 
+    array = _shaped(load_array(path), path, network.module.input_shape)
+    inputs = torch.from_numpy(array.astype(np.float64)).to(network.device, network.module.dtype)
+    if not bool(inputs.isfinite().all()):
+        raise InputError(f"`{path}` contains NaN or infinite values; inputs must be finite.")
+    return inputs
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read one array of real numbers from a `.npy` file.
+
+    Raises:
+        FileError: the file is missing, is not a `.npy` file, or holds no numbers.
+    """
+    import numpy as np
+
     if not path.is_file():
         raise FileError(f"`{path}` does not exist: expected a NumPy array; check the path.")
     try:
@@ -190,11 +248,29 @@ def load_inputs(path: Path, network: Network) -> torch.Tensor:
         raise FileError(f"`{path}` is an archive of arrays, expected one array; write it with `numpy.save`.")
     if array.dtype.kind not in "fiu":
         raise FileError(f"`{path}` holds {array.dtype}, expected real numbers.")
-    inputs = torch.from_numpy(_shaped(array, path, network.module.input_shape).astype(np.float64))
-    inputs = inputs.to(network.device, network.module.dtype)
-    if not bool(inputs.isfinite().all()):
-        raise InputError(f"`{path}` contains NaN or infinite values; inputs must be finite.")
-    return inputs
+    return array
+
+
+def load_matrix(path: Path, network: Network) -> torch.Tensor:
+    """Read a specification matrix C from a `.npy` file, shape (k, n_outputs), as (1, k, n_outputs).
+
+    Raises:
+        FileError: the file is missing, is not a `.npy` file, or holds no numbers.
+        InputError: another shape, no row, NaN or infinity.
+    """
+    import numpy as np
+    import torch
+
+    array, outputs = load_array(path), network.module.n_outputs
+    if array.ndim != 2 or array.shape[1] != outputs or not len(array):
+        raise InputError(
+            f"`{path}` has shape {array.shape}, but the network has {outputs} outputs; give a specification matrix of "
+            f"shape (k, {outputs})."
+        )
+    C = torch.from_numpy(array.astype(np.float64)).to(network.device, network.module.dtype)
+    if not bool(C.isfinite().all()):
+        raise InputError(f"`{path}` contains NaN or infinite values; a specification must be finite.")
+    return C.unsqueeze(0)
 
 
 def _shaped(array: np.ndarray, path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -244,13 +320,6 @@ def outputs_at(network: Network, points: torch.Tensor) -> torch.Tensor:
         return torch.cat([network.module(batch).flatten(1) for batch in batches])
 
 
-def ball(center: torch.Tensor, norm: float, eps: float) -> Any:
-    """The ball ``{x : |x - center|_norm <= eps}`` as a perturbed input of the host; center: (b, *input_shape)."""
-    from recurjac_plugin.host.library import BoundedTensor, PerturbationLpNorm
-
-    return BoundedTensor(center, PerturbationLpNorm(norm=norm, eps=eps))
-
-
 def load_regions(
     network: Network, vnnlib: Path | None, input_file: Path | None, norm: float, eps: float | None
 ) -> list[Any]:
@@ -264,34 +333,3 @@ def load_regions(
         return [network.region(box) for box in load_property(vnnlib, network).boxes]
     assert input_file is not None and eps is not None
     return [ball(x.unsqueeze(0), norm, eps) for x in load_inputs(input_file, network)]
-
-
-def chosen(
-    network: Network, name: str, regions: Iterable[Any], C: torch.Tensor | None = None, rigorous: bool = False
-) -> str:
-    """The methods that a name stands for over some regions: different ones with a comma between them.
-
-    A network that has no bounds keeps the name: it is refused where it is bounded.
-    """
-    from recurjac_plugin.jacobian.choice import chosen_methods
-
-    if parse(name).jacobian != AUTO:
-        return name
-    found: dict[str, None] = {}
-    try:
-        for x in regions:
-            found |= dict.fromkeys(chosen_methods(network.host, x, method=name, C=C, rigorous=rigorous))
-    except UnsupportedError:
-        return name
-    return listed(found)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Different names with commas between them, in their order."""
-    return ", ".join(dict.fromkeys(names))
-
-
-def labels(entries: Iterable[Mapping[str, Any]], asked: Iterable[str]) -> dict[str, str]:
-    """How tables and pictures call what was asked for: by the methods of its entries; `auto (...)` beside the same."""
-    used = {name: listed(entry["method"] for entry in entries if entry["asked"] == name) for name in asked}
-    return {name: f"{name} ({by})" if by != name and by in used else by for name, by in used.items()}

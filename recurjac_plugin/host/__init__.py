@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import math
+
+    from torch import Tensor, nn
+
     from .library import (
         HOST_FAILURES as HOST_FAILURES,
     )
@@ -25,19 +29,10 @@ if TYPE_CHECKING:
         BoundActivation as BoundActivation,
     )
     from .library import (
-        BoundedModule as BoundedModule,
-    )
-    from .library import (
-        BoundedTensor as BoundedTensor,
-    )
-    from .library import (
         LinearBound as LinearBound,
     )
     from .library import (
         Patches as Patches,
-    )
-    from .library import (
-        PerturbationLpNorm as PerturbationLpNorm,
     )
     from .library import (
         bound_op_map as bound_op_map,
@@ -48,6 +43,44 @@ if TYPE_CHECKING:
     from .library import (
         import_host as import_host,
     )
+
+    # The host has no annotations. To type checkers its classes are these, so that what is bounded has a type.
+    class PerturbationLpNorm:
+        """An l_p ball, or a box."""
+
+        def __init__(
+            self,
+            eps: float | Tensor = 0,
+            norm: float = math.inf,
+            x_L: Tensor | None = None,
+            x_U: Tensor | None = None,
+        ) -> None: ...
+
+        norm: float
+        eps: float | Tensor
+        x_L: Tensor | None  # noqa: N815
+        x_U: Tensor | None  # noqa: N815
+
+    class BoundedTensor(Tensor):
+        """The centre of a region, with the region as its `ptb`."""
+
+        def __init__(self, x: Tensor, ptb: PerturbationLpNorm | None = None) -> None: ...
+
+        ptb: PerturbationLpNorm
+
+    class BoundedModule(nn.Module):
+        """A network that has bounds."""
+
+        def __init__(
+            self, model: nn.Module, global_input: Tensor | tuple[Tensor, ...], *args: Any, **options: Any
+        ) -> None: ...
+
+        def compute_bounds(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+            """Bounds of the outputs."""
+
+        def compute_jacobian_bounds(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+            """Bounds of the Jacobian."""
+
 
 _NAMES = (
     "HOST_FAILURES",

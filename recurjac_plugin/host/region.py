@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,9 @@ from recurjac_plugin.modules.half_types import HALF, half_type, in_float32
 from recurjac_plugin.numerics.region import Region
 
 from .library import BoundedTensor, PerturbationLpNorm
+
+Inputs = Tensor | tuple[Tensor, ...] | list[Tensor]
+"""What a model of the host is bounded on: a `BoundedTensor`, or one for each of several inputs."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,7 +47,8 @@ def perturbed(region: Region) -> Any:
     """
     radius = float(region.radius.max())
     if region.norm != math.inf or bool((region.radius == radius).all()):  # one number, which more operators accept
-        return BoundedTensor(region.center, PerturbationLpNorm(norm=region.norm, eps=radius))
+        with np.errstate(divide="ignore"):  # the host divides by 1 - 1/p
+            return BoundedTensor(region.center, PerturbationLpNorm(norm=region.norm, eps=radius))
     reach = region.reach.reshape(region.center.shape)
     return perturbed_box(region.center - reach, region.center + reach, region.center)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,8 @@ from .find import HOST_FAILURES
 def preserved(model: Any) -> Iterator[None]:
     """Put back what the host writes to the model and its nodes (bounds, intervals, perturbation marks, ...).
 
-    Within, weights that are trainable stay so, see `keep_gradients`.
+    Within, weights that are trainable stay so, see `keep_gradients`, and the host's division by ``1 - 1/p`` for p = 1,
+    which means what it gives, gives no warning.
     """
 
     def copied(state: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +36,8 @@ def preserved(model: Any) -> Iterator[None]:
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     keep_gradients(model, True)
     try:
-        yield
+        with np.errstate(divide="ignore"):
+            yield
     finally:
         for parameter, requires_grad in trainable:
             if parameter.requires_grad != requires_grad:

@@ -39,11 +39,8 @@ from recurjac_plugin.recursion.forward import ForwardOrder, shifted_forward_orde
 from recurjac_plugin.recursion.order import BothOrders, Order
 
 from .bounded import sum_with_room, sums_with_room, with_room
-from .methods import Method, Treatment, require_jacobian, require_rigorous
+from .methods import ORDERS, Method, Treatment, require_jacobian, require_rigorous
 from .planes import from_input_pays, where_planes_pay
-
-ORDERS = ("backward", "forward", "both")
-"""Names of the orders; `both` is the intersection."""
 
 
 @dataclass(frozen=True, eq=False)

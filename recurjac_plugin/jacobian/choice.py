@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurjac_plugin.host.region import read_arguments, through_float32
+from recurjac_plugin.host.region import Inputs, read_arguments, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.precision import full_precision
 
 from .analysis import analyse
-from .methods import AUTO, parse
+from .methods import AUTO, Order, OutputMethodName, parse
 from .parts import bounded_in_parts
 
 
@@ -20,12 +20,12 @@ from .parts import bounded_in_parts
 @full_precision()
 @torch.no_grad()
 def chosen_methods(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
-    method: str | None = None,
+    method: OutputMethodName | None = None,
     C: Tensor | None = None,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     memory_budget: int | None = None,
     rigorous: bool = False,

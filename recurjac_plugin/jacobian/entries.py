@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.graph.graph import Graph
 from recurjac_plugin.host.problem import read_in_float64
-from recurjac_plugin.host.region import cut, through_float32, type_of
+from recurjac_plugin.host.region import Inputs, cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.neurons.searches.largest import Effort, effort_of
 from recurjac_plugin.numerics.intervals import Interval, Intervals, rounded_outward
@@ -20,19 +20,37 @@ from recurjac_plugin.numerics.precision import full_precision
 from .analysis import analyse
 from .bounds import Bounds
 from .entry_search import reduced_network, searched_entries
-from .methods import parse_jacobian_method
+from .methods import MethodName, Order, parse_jacobian_method
 from .parts import bounded_in_parts
+
+
+@overload
+def jacobian_bounds(  # type: ignore[overload-overlap]  # a tuple of one input is one input
+    model: nn.Module, x: Tensor | tuple[Tensor],
+    *, method: MethodName | None = None, C: Tensor | None = None, order: Order = "backward", shift: int = 0,
+    gap: float | None = None, budget: float | None = None, intermediate_bounds: Intervals | None = None,
+    memory_budget: int | None = None, rigorous: bool = False, reference: nn.Module | None = None,
+) -> Bounds: ...  # fmt: skip
+
+
+@overload
+def jacobian_bounds(
+    model: nn.Module, x: tuple[Tensor, ...] | list[Tensor],
+    *, method: MethodName | None = None, C: Tensor | None = None, order: Order = "backward", shift: int = 0,
+    gap: float | None = None, budget: float | None = None, intermediate_bounds: Intervals | None = None,
+    memory_budget: int | None = None, rigorous: bool = False, reference: nn.Module | None = None,
+) -> tuple[Bounds, ...]: ...  # fmt: skip
 
 
 @through_float32
 @full_precision()
 def jacobian_bounds(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
-    method: str | None = None,
+    method: MethodName | None = None,
     C: Tensor | None = None,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     gap: float | None = None,
     budget: float | None = None,
@@ -40,7 +58,7 @@ def jacobian_bounds(
     memory_budget: int | None = None,
     rigorous: bool = False,
     reference: nn.Module | None = None,
-) -> Any:
+) -> Bounds | tuple[Bounds, ...]:
     r"""Bound the Jacobian of ``C f`` over the region of `x`.
 
     For every region b, row k and input coordinate r,

@@ -20,12 +20,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from recurjac_plugin.errors import MethodError, UnsupportedError
 
 if TYPE_CHECKING:
     from recurjac_plugin.passes.rules import Rule
+
+
+_Name = Literal[
+    "auto", "RecurJac", "RecurJac-Linear", "RecurJac-McCormick", "RecurJac-Optimized", "Fast-Lip",
+    "IBP+auto", "IBP+RecurJac", "IBP+RecurJac-Linear", "IBP+RecurJac-McCormick", "IBP+RecurJac-Optimized",
+    "IBP+Fast-Lip",
+    "CROWN-IBP+auto", "CROWN-IBP+RecurJac", "CROWN-IBP+RecurJac-Linear", "CROWN-IBP+RecurJac-McCormick",
+    "CROWN-IBP+RecurJac-Optimized", "CROWN-IBP+Fast-Lip",
+    "CROWN+auto", "CROWN+RecurJac", "CROWN+RecurJac-Linear", "CROWN+RecurJac-McCormick", "CROWN+RecurJac-Optimized",
+    "CROWN+Fast-Lip",
+    "alpha-CROWN+auto", "alpha-CROWN+RecurJac", "alpha-CROWN+RecurJac-Linear", "alpha-CROWN+RecurJac-McCormick",
+    "alpha-CROWN+RecurJac-Optimized", "alpha-CROWN+Fast-Lip",
+]  # fmt: skip
+_OutputName = Literal[
+    _Name,
+    "IBP", "CROWN-IBP", "CROWN", "alpha-CROWN",
+    "auto+CROWN", "RecurJac+CROWN", "RecurJac-Linear+CROWN", "RecurJac-McCormick+CROWN", "RecurJac-Optimized+CROWN",
+    "Fast-Lip+CROWN",
+    "IBP+auto+CROWN", "IBP+RecurJac+CROWN", "IBP+RecurJac-Linear+CROWN", "IBP+RecurJac-McCormick+CROWN",
+    "IBP+RecurJac-Optimized+CROWN", "IBP+Fast-Lip+CROWN",
+    "CROWN-IBP+auto+CROWN", "CROWN-IBP+RecurJac+CROWN", "CROWN-IBP+RecurJac-Linear+CROWN",
+    "CROWN-IBP+RecurJac-McCormick+CROWN", "CROWN-IBP+RecurJac-Optimized+CROWN", "CROWN-IBP+Fast-Lip+CROWN",
+    "CROWN+auto+CROWN", "CROWN+RecurJac+CROWN", "CROWN+RecurJac-Linear+CROWN", "CROWN+RecurJac-McCormick+CROWN",
+    "CROWN+RecurJac-Optimized+CROWN", "CROWN+Fast-Lip+CROWN",
+    "alpha-CROWN+auto+CROWN", "alpha-CROWN+RecurJac+CROWN", "alpha-CROWN+RecurJac-Linear+CROWN",
+    "alpha-CROWN+RecurJac-McCormick+CROWN", "alpha-CROWN+RecurJac-Optimized+CROWN", "alpha-CROWN+Fast-Lip+CROWN",
+]  # fmt: skip
+
+MethodName = _Name | str
+"""A method that bounds Jacobians, by its name. Any string is taken; editors complete those of the table."""
+
+OutputMethodName = _OutputName | str
+"""A method that bounds outputs, by its name: one that bounds Jacobians, with or without ``+CROWN``, or the host's."""
+
+GlobalMethodName = Literal["Operator-Norm"] | str
+"""A method that needs no region, by its name."""
+
+_Order = Literal["backward", "forward", "both"]
+ORDERS: tuple[str, ...] = get_args(_Order)
+"""In which orders the recursion goes."""
+
+Order = _Order | str
+"""From the output on, from the input on, or the intersection of both. Any string is taken, as of methods."""
+
+Norm = Literal[1, 2] | float
+"""The p of an l_p norm: 1, 2, ``math.inf``, or another number of at least 1 where a function takes it."""
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.host.region import through_float32, type_of
+from recurjac_plugin.host.region import Inputs, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import Analysis, analyse
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
-from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.jacobian.methods import MethodName, Norm, Order, parse_jacobian_method
 from recurjac_plugin.jacobian.parts import bounded_in_parts
 from recurjac_plugin.numerics.intervals import Intervals, rounded_up
 from recurjac_plugin.numerics.precision import full_precision
@@ -31,17 +31,17 @@ from .weighted import WeightedJacobian, WeightedNorm, norm_and_weights
 @through_float32
 @full_precision()
 def local_lipschitz(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
-    method: str | None = None,
+    method: MethodName | None = None,
     C: Tensor | None = None,
-    norm: float | WeightedNorm | None = None,
-    output_norm: float | WeightedNorm | None = None,
+    norm: Norm | WeightedNorm | None = None,
+    output_norm: Norm | WeightedNorm | None = None,
     per_output: bool = False,
     gap: float | None = None,
     budget: float | None = None,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     intermediate_bounds: Intervals | None = None,
     memory_budget: int | None = None,

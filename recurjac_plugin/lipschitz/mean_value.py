@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import Problem, read, read_in_float64, specification
-from recurjac_plugin.host.region import through_float32, type_of
+from recurjac_plugin.host.region import Inputs, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse_problem
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
-from recurjac_plugin.jacobian.methods import Method, parse, require_rigorous
+from recurjac_plugin.jacobian.methods import Method, Order, OutputMethodName, parse, require_rigorous
 from recurjac_plugin.numerics.intervals import Interval, intersection, rounded_outward
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
@@ -31,13 +31,13 @@ from .norms import row_constants
 @through_float32
 @full_precision()
 def output_bounds(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
-    method: str | None = None,
+    method: OutputMethodName | None = None,
     C: Tensor | None = None,
     steps: int = 1,
-    order: str = "backward",
+    order: Order = "backward",
     shift: int = 0,
     memory_budget: int | None = None,
     rigorous: bool = False,

@@ -26,7 +26,7 @@ from recurjac_plugin.host.library import BoundedModule, BoundedTensor, Perturbat
 from recurjac_plugin.host.problem import read, specification
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
-from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, OPERATOR_NORM, parse_global
+from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, OPERATOR_NORM, GlobalMethodName, Norm, parse_global
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.memory import memory_budget
 from recurjac_plugin.numerics.precision import full_precision
@@ -50,10 +50,10 @@ _FAR = (1e4, 1e8, 1e12)
 @through_float32
 @full_precision()
 def global_lipschitz(
-    model: Any,
+    model: nn.Module,
     *,
-    norm: float,
-    method: str | None = None,
+    norm: Norm,
+    method: GlobalMethodName | None = None,
     C: Tensor | None = None,
     per_output: bool = False,
     reference: nn.Module | None = None,

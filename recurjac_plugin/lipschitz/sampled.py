@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.problem import specification
-from recurjac_plugin.host.region import read_region, require_alike, through_float32
+from recurjac_plugin.host.region import Inputs, read_region, require_alike, through_float32
 from recurjac_plugin.host.state import preserved
+from recurjac_plugin.jacobian.methods import Norm
 from recurjac_plugin.numerics.precision import full_precision
 from recurjac_plugin.numerics.region import Region
 
@@ -40,12 +40,12 @@ Evaluation = Callable[[Tensor], Tensor]
 @through_float32
 @full_precision()
 def sampled_lipschitz(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
     C: Tensor | None = None,
-    norm: float | None = None,
-    output_norm: float | None = None,
+    norm: Norm | None = None,
+    output_norm: Norm | None = None,
     per_output: bool = False,
     points: int = 64,
     steps: int = 20,

@@ -37,6 +37,8 @@ def intersection(first: Interval, second: Interval) -> Interval:
     Raises:
         RecurJacError: the two contradict each other, so one of them is wrong.
     """
+    if not first[0].numel():  # of no regions, or no rows
+        return first
     lower, upper = torch.maximum(first[0], second[0]), torch.minimum(first[1], second[1])
     if bool((lower - upper > CONTRADICTION * torch.maximum(lower.abs(), upper.abs()).amax()).any()):
         raise RecurJacError(

@@ -13,6 +13,8 @@ import math
 import weakref
 from typing import Any
 
+import numpy as np
+
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.library import PerturbationLpNorm
 
@@ -38,7 +40,8 @@ def add_to_host() -> None:
                 f"`norm` must be a number of at least 1, or `float('inf')` for boxes, got {norm!r}; give the p of an "
                 "l_p ball."
             )
-        original(self, *args, **kwargs)
+        with np.errstate(divide="ignore"):  # by 1 - 1/p, for p = 1
+            original(self, *args, **kwargs)
 
     _before.append(original)
     PerturbationLpNorm.__init__ = init

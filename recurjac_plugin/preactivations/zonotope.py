@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ from recurjac_plugin.graph.linear_maps import LinearMap
 from recurjac_plugin.graph.steps import ActivationFactor, FactorStep, LinearStep
 from recurjac_plugin.graph.sweeps import Arrived, forward
 from recurjac_plugin.host.problem import read
-from recurjac_plugin.host.region import through_float32
+from recurjac_plugin.host.region import Inputs, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.memory import memory_budget as chosen_budget
@@ -46,7 +45,7 @@ from recurjac_plugin.numerics.region import Region
 @through_float32
 @full_precision()
 def zonotope_bounds(
-    model: Any, x: Any, *, memory_budget: int | None = None, reference: nn.Module | None = None
+    model: nn.Module, x: Inputs, *, memory_budget: int | None = None, reference: nn.Module | None = None
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Bounds of everything that activations read, for `intermediate_bounds` of the other functions.
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 
-TARGETS = ("all", "runner-up", "least-likely", "random")
+TargetName = Literal["all", "runner-up", "least-likely", "random"]
+TARGETS: tuple[TargetName, ...] = get_args(TargetName)
 """The names of choices of other classes; a class can be chosen by its number, too."""
 
 
-def margin_rows(outputs: Tensor, labels: Tensor | None = None, target: str | int = "all", seed: int = 0) -> Tensor:
+def margin_rows(
+    outputs: Tensor, labels: Tensor | None = None, target: TargetName | str | int = "all", seed: int = 0
+) -> Tensor:
     r"""The matrix C whose rows are the margins ``f_c - f_j`` of class c over other classes j.
 
     Args:

@@ -29,7 +29,7 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Counterexample:
     """An input that violates a property, with its output.
 
@@ -42,6 +42,10 @@ class Counterexample:
 
     x: np.ndarray
     y: np.ndarray
+
+    def __repr__(self) -> str:
+        outputs = ", ".join(f"{float(value):.4g}" for value in self.y[:6]) + (", ..." if len(self.y) > 6 else "")
+        return f"Counterexample({len(self.x)} inputs, outputs [{outputs}])"
 
     def __str__(self) -> str:
         """The assignment in VNN-COMP form, ``((X_0 v) ... (Y_0 v) ...)``; every number reads back exactly."""

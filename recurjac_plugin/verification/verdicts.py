@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from recurjac_plugin.branch_and_bound.branching import BRANCHINGS
+from recurjac_plugin.branch_and_bound.branching import BRANCHINGS, Branching
 from recurjac_plugin.errors import InputError, RecurJacError, RoomError, UnsupportedError, counted
 from recurjac_plugin.host.library import HOST_FAILURES, BoundedModule
 from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
-from recurjac_plugin.jacobian.methods import parse_verification_method, require_rigorous
+from recurjac_plugin.jacobian.methods import OutputMethodName, parse_verification_method, require_rigorous
 from recurjac_plugin.modules.several_inputs import flat_inputs
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.networks.several.product import Product, ProductSession
@@ -60,7 +60,7 @@ class Verdict(Enum):
     """Neither was shown before the time was over."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What `verify` found out.
 
@@ -81,6 +81,13 @@ class Result:
     seconds: float
     reason: str | None = None
 
+    def __repr__(self) -> str:
+        found = [] if self.counterexample is None else [repr(self.counterexample)]
+        bound = [f"lower bound {self.lower_bound:.4g}"] if math.isfinite(self.lower_bound) else []
+        effort = [f"{self.boxes} box{'es' * (self.boxes != 1)}", f"{self.seconds:.3g} s"]
+        why = [] if self.reason is None else [self.reason]
+        return f"Result({', '.join([self.verdict.value, *found, *bound, *effort, *why])})"
+
 
 @through_float32
 @full_precision()
@@ -88,8 +95,8 @@ def verify(
     model: nn.Module,
     spec: Spec,
     *,
-    method: str | None = None,
-    branching: str = "jacobian",
+    method: OutputMethodName | None = None,
+    branching: Branching | str = "jacobian",
     split: bool | None = None,
     session: Session | None = None,
     timeout: float | None = None,

@@ -84,7 +84,6 @@ BAD = [
     (f"jacobian {CNN} --input x.npy --eps 0.1 --plot missing/p.png", "its directory does not exist"),
     (f"jacobian {CNN} --input x.npy --eps 0.1 --plot p.png --output 10", "`--output` must be from 0 to 9"),
     (f"jacobian {CNN} --input x.npy --eps 0.1 --plot p.png --out .", "`.` is a directory"),
-    (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png", "`--plot` draws images, but the network takes (64,)"),
     (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 8,9", "`--image-shape` is (8, 9)"),
     (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 8x8", "`--image-shape` must be H,W"),
     (f"jacobian {RELU} --input x.npy --eps 0.1 --plot p.png --image-shape 16,2,2", "up to 4 channels, got 16"),

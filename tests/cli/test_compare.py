@@ -14,8 +14,7 @@ from places import DATA
 
 import recurjac_plugin as rj
 from recurjac_plugin import Verdict
-from recurjac_plugin.cli.commands import compare as compare_module
-from recurjac_plugin.verification import verdicts
+from recurjac_plugin.tables import on_property
 
 
 def test_compare_on_a_property_that_some_methods_prove(tmp_path):
@@ -84,13 +83,13 @@ def contradicted(*arguments):
 def test_compare_shouts_where_a_proof_stands_beside_a_counterexample(monkeypatch, tmp_path):
     """`y >= -1/2`, so that `unsat` is wrong for the property that y comes below -0.4."""
     path, prop = few_inputs(tmp_path, least=-0.4)
-    honest = verdicts.verify
+    honest = on_property.verify
 
     def verify(network, spec, *, method, **options):
         result = honest(network, spec, method=method, **options)
         return replace(result, verdict=Verdict.UNSAT, counterexample=None) if method == "CROWN" else result
 
-    monkeypatch.setattr(verdicts, "verify", verify)
+    monkeypatch.setattr(on_property, "verify", verify)
     found, told, shown = contradicted("compare", path, prop, "--methods", "RecurJac,CROWN")
     assert [row["verdict"] for row in found["methods"]] == ["sat", "unsat"]
     (wrong,) = found["contradictions"]
@@ -107,14 +106,14 @@ def test_compare_shouts_where_a_proof_stands_beside_a_counterexample(monkeypatch
 
 def test_compare_shouts_where_a_value_lies_outside_of_a_bound(monkeypatch, tmp_path):
     path, prop = few_inputs(tmp_path, least=-0.6)
-    honest = compare_module._bounds
+    honest = on_property.outputs_of
 
-    def bounds(network, spec, name):
+    def bounds(network, parts, name):
         return [
-            (lower + (name == "IBP"), upper - 0.9 * (name == "CROWN")) for lower, upper in honest(network, spec, name)
+            (lower + (name == "IBP"), upper - 0.9 * (name == "CROWN")) for lower, upper in honest(network, parts, name)
         ]
 
-    monkeypatch.setattr(compare_module, "_bounds", bounds)
+    monkeypatch.setattr(on_property, "outputs_of", bounds)
     found, told, _ = contradicted("compare", path, prop, "--methods", "RecurJac,CROWN,IBP")
     truth = {"CROWN": ("most", 0.1), "IBP": ("least", -0.5)}
     assert {each["method"] for each in found["contradictions"]} <= set(truth)
@@ -129,13 +128,13 @@ def test_compare_shouts_where_a_value_lies_outside_of_a_bound(monkeypatch, tmp_p
 
 
 def test_compare_shouts_where_points_show_a_larger_constant(monkeypatch):
-    honest = compare_module._width_and_constant
+    honest = on_property.jacobian_of
 
-    def halved(network, spec, name):
-        width, constant = honest(network, spec, name)
-        return width, constant / 20 if name == "RecurJac" else constant
+    def halved(network, parts, name):
+        found = honest(network, parts, name)
+        return found._replace(constant=found.constant / 20) if name == "RecurJac" else found
 
-    monkeypatch.setattr(compare_module, "_width_and_constant", halved)
+    monkeypatch.setattr(on_property, "jacobian_of", halved)
     found, told, _ = contradicted("compare", RELU, SMALL, "--methods", "RecurJac,Fast-Lip", "--timeout", 1)
     (wrong,) = found["contradictions"]
     assert (wrong["method"], wrong["value"]) == ("RecurJac", found["lipschitz_sampled"])
@@ -144,14 +143,14 @@ def test_compare_shouts_where_points_show_a_larger_constant(monkeypatch):
 
 
 def test_compare_goes_on_after_a_method_that_cannot_be_used(monkeypatch, tmp_path):
-    bounds = compare_module._bounds
+    bounds = on_property.outputs_of
 
-    def refuse_ibp(network, spec, name):
+    def refuse_ibp(network, parts, name):
         if name == "IBP":
             raise rj.UnsupportedError("The network", ["a part"], "Nothing to be done.")
-        return bounds(network, spec, name)
+        return bounds(network, parts, name)
 
-    monkeypatch.setattr(compare_module, "_bounds", refuse_ibp)
+    monkeypatch.setattr(on_property, "outputs_of", refuse_ibp)
     arguments = ("compare", RELU, SMALL, "--methods", "IBP,CROWN", "--plot", tmp_path / "p.png")
     refused, proved = answer(*arguments)["methods"]
     assert (refused["verdict"], refused["lower_bound"]) == (None, None)

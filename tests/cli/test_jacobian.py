@@ -82,6 +82,8 @@ def test_jacobian_picture(tmp_path, image):
         assert path.read_bytes().startswith(start)
     recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--plot", tmp_path / "flat.png", "--image-shape", "8,8")
     assert (tmp_path / "flat.png").read_bytes().startswith(b"\x89PNG")
+    recurjac("jacobian", TANH, "--input", image, "--eps", 0.01, "--plot", tmp_path / "bars.svg")
+    assert "positive: " in (tmp_path / "bars.svg").read_text(encoding="utf-8")
 
 
 def test_a_network_of_doubles_is_not_bounded_in_float32(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from places import DATA
 
 import recurjac_plugin as rj
 from recurjac_plugin import host, load_onnx
+from recurjac_plugin.tables import constants
 
 
 def test_lipschitz_table_csv_and_picture(tmp_path):
@@ -100,7 +100,7 @@ def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
     def refuse(model, *, norm, method):
         raise rj.UnsupportedError("The network", ["`/exp` (Exp): no"], "Nothing to be done.")
 
-    monkeypatch.setattr(sys.modules["recurjac_plugin.lipschitz.product"], "global_lipschitz", refuse)
+    monkeypatch.setattr(constants, "global_lipschitz", refuse)
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
     arguments = ("lipschitz", TANH, "--vnnlib", MID, "--eps", "0,0.01", "--methods", "Operator-Norm,Fast-Lip")
     result = recurjac(*arguments, "--csv", table, "--plot", picture)

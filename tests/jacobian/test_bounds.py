@@ -28,7 +28,7 @@ def test_unpacks_and_says_its_shape():
     lower, upper = bounds
     assert lower is bounds.lower
     assert upper is bounds.upper
-    assert repr(bounds) == "Bounds([2, 3, 4], torch.float32, cpu)"
+    assert repr(bounds).startswith("Bounds(2 regions x 3 rows x 4 inputs, ")
 
 
 def test_width_magnitude_and_sign():
@@ -119,23 +119,50 @@ def test_plot_of_zeros_has_a_scale():
 @pytest.mark.parametrize(
     ("shape", "options", "word"),
     [
-        ((35,), {}, "image_shape"),
+        ((35,), {"inputs": ["a", "b"]}, "`inputs` must be a list of 35 names"),
+        ((35,), {"rows": "abc"}, "`rows` must be a list of 3 names"),
         ((35,), {"image_shape": (5, 6)}, "35 elements"),
         ((35,), {"image_shape": (35,)}, "image_shape"),
         ((5, 7), {"row": 3}, "`row` must be from 0 to 2"),
         ((5, 7), {"sample": 2}, "`sample` must be from 0 to 1"),
         ((5, 5, 7), {}, "up to 4 channels"),
-        ((1, 1, 5, 7), {}, "image_shape"),
-        ((35, 1), {}, "image_shape"),
     ],
 )
-def test_plot_refuses_what_is_no_image(shape, options, word):
+def test_plot_refuses_what_does_not_fit(shape, options, word):
     with pytest.raises(rj.InputError, match=word):
         example(2, 3, *shape).plot(**options)
 
 
-def test_plot_refuses_what_has_no_colour():
-    bounds = rj.Bounds(torch.full((1, 1, 2, 2), -math.inf), torch.zeros(1, 1, 2, 2))
+@pytest.mark.parametrize("input_shape", [(35,), (35, 1), (1, 1, 5, 7)])
+def test_plot_of_what_is_no_image_is_a_heat_map_of_all_rows(input_shape):
+    bounds = example(2, 3, *input_shape)
+    figure = bounds.plot(sample=1, rows=["a", "b", "c"])
+    (shown,) = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert np.allclose(np.asarray(shown), bounds.midpoint[1].reshape(3, 35).numpy())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b", "c"]
+    assert figure.get_suptitle() == "Jacobian bounds of all rows, region 1"
+
+
+@pytest.mark.parametrize(("count", "row"), [(3, 2), (1, None)])
+def test_plot_of_a_row_over_a_vector_has_a_bar_for_every_input(count, row):
+    bounds = example(2, count, 5)
+    figure = bounds.plot(row, 1, inputs=list("abcde"))
+    (axes,) = figure.axes
+    lower, upper = (bound[1, row or 0].tolist() for bound in bounds)
+    drawn = {(round(bar.get_y() + bar.get_height() / 2), bar.get_x(), bar.get_width()) for bar in axes.patches}
+    for i, (low, high) in enumerate(zip(lower, upper)):
+        assert any(at == i and (x, x + w) == pytest.approx((low, high)) for at, x, w in drawn)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list("abcde")
+    sign = bounds.sign()[1, row or 0]
+    assert texts(figure)[1:] == [
+        f"{n}: {int((sign == s).sum())}" for n, s in (("positive", 1), ("negative", -1), ("unknown", 0))
+    ]
+    assert figure.get_suptitle() == f"Jacobian bounds of row {row or 0}, region 1"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (1, 1, 4), (1, 2, 4)])
+def test_plot_refuses_what_has_no_colour(shape):
+    bounds = rj.Bounds(torch.full(shape, -math.inf), torch.zeros(shape))
     with pytest.raises(rj.InputError, match="NaN or infinite"):
         bounds.plot()
 

@@ -19,8 +19,7 @@ from recurjac_plugin.graph.operators import OPERATORS
 from recurjac_plugin.graph.products import PRODUCTS, multiplies
 from recurjac_plugin.host import IS_03
 from recurjac_plugin.host.problem import read
-from recurjac_plugin.jacobian.analysis import ORDERS
-from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS
+from recurjac_plugin.jacobian.methods import ON_GIVEN_BOUNDS, ORDERS
 
 INF = math.inf
 FLOAT32 = {"celu", "cast"}  # inside, by casts: larger steps, and what its rounding makes of them

@@ -1,42 +1,51 @@
-"""`recurjac compare`: every method on one problem."""
+"""`recurjac compare`: every method on one property, or on balls."""
 
 from __future__ import annotations
 
-import copy
-import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import check_format, comparison, picture_format
-from recurjac_plugin.cli.problem import Network, chosen, listed, load_network, load_property
+from recurjac_plugin.cli.plots import check_format, picture_format
+from recurjac_plugin.cli.problem import Network, ShapeSources, load_matrix, load_network, load_property, load_regions
 from recurjac_plugin.cli.streams import Streams, duration, open_streams
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS
+from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from recurjac_plugin.properties.spec import Box, Spec
-    from recurjac_plugin.verification.agreement import Claim
-
-T = TypeVar("T")
-
+_SAMPLES = 64  # points of each ball
 _DEFAULT = options.listed((*METHODS, *(f"{name}+CROWN" for name in METHODS[1:2]), *HOST_METHODS))
 _HEADER = ("method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "verdict", "boxes", "verify_seconds")
-_REPEATED = 0.5  # seconds below which a computation is timed twice: the first call of a process is slow
 
 
 def compare_command(
     model: options.Model,
-    prop: options.Property,
+    prop: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[PROP]",
+            help="VNN-LIB property, version 1.0 or 2.0 (or .gz).",
+            show_default=False,
+        ),
+    ] = None,
+    input_file: options.RegionInputs = None,
+    eps: options.RegionRadius = None,
+    norm: options.Norm = "inf",
+    spec: Annotated[
+        Path | None,
+        typer.Option(
+            "--spec",
+            metavar="C.npy",
+            show_default=False,
+            help="With --input: the rows to bound, a matrix (k, outputs). A VNN-LIB file here stands for PROP.",
+        ),
+    ] = None,
+    input_shape: options.InputShape = None,
     methods: options.Methods = _DEFAULT,
     branching: options.Branching = options.Branchings.jacobian,
     timeout: Annotated[float, typer.Option("--timeout", metavar="S", help="Longest time for each verdict.")] = 10.0,
@@ -48,241 +57,161 @@ def compare_command(
     dtype: options.NumberType = None,
     seed: options.Seed = 0,
 ) -> None:
-    """Compare methods on one VNN-LIB property.
+    """Compare methods on one VNN-LIB property, or on balls around inputs.
 
-    The lower bound is the certified distance of the outputs from a violation, without cutting the boxes: above 0 the
-    property is proved. Its seconds include the pre-activation bounds. The Jacobian's width is the mean over its
-    elements, one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes
+    On a property, the lower bound is the certified distance of the outputs from a violation, without cutting the boxes:
+    above 0 the property is proved. Its seconds include the pre-activation bounds. The Jacobian's width is the mean over
+    its elements, one row per row of the property. The Lipschitz constant is the largest of those rows on the boxes
     (l_inf), which cannot be below what was sampled. The verdict is that of `recurjac verify` with the method: same
     search, same budget, other bounds; with the boxes it took and its seconds. One attack serves all methods that prove
     nothing; where some prove something, it is short.
+
+    With --input and --eps there is no verdict: the table has the mean widths of the bounds of the Jacobian and of the
+    outputs, or of the rows of --spec, how many signs are known, and the Lipschitz constant in the norm of the balls.
 
     All of this is held against each other and against values of the network. A proof beside a counterexample, or a
     bound beside a value outside of it, is told on stderr and with the results, and the exit code is 1.
     """
     with open_streams(json) as streams:
         names = options.methods("--methods", methods)
-        options.seconds("--attack-seconds", attack_seconds)
-        options.time_limit("--timeout", timeout)
         check_writable(csv, plot)
         check_format(plot)
-        network = load_network(model, device, dtype)
-        spec = load_property(prop, network)
-        if spec.mixed:
-            raise InputError(
-                f"`{prop}` has conditions on several inputs, or on inputs and outputs; use `recurjac verify`."
-            )
-        search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": 0.0}
-        names, auto = _named(network, spec, names)
-        entries = [_entry(network, spec, name, search) for name in streams.progress(names, "Methods")]
-        rows, claims = [row for row, _ in entries], [claim for _, claim in entries]
-        claims.append(_judge(rows, network, spec, model, attack_seconds, seed))
-        sampled = _sampled(network, spec, seed)
-        result = {
-            "command": "compare",
-            **network.describe(model),
-            "property": str(prop),
-            "boxes": len(spec.boxes),
-            "seed": seed,
-            "auto": auto,
-            "methods": rows,
-            "lipschitz_sampled": sampled,
-            "contradictions": _contradictions(network, spec, claims) + _below_sampled(rows, sampled, network),
-        }
-        _tell(streams, result, csv, plot)
+        prop, matrix = _sources(prop, spec, input_file, eps)
+        if prop is not None:
+            options.seconds("--attack-seconds", attack_seconds)
+            options.time_limit("--timeout", timeout)
+            network = load_network(model, device, dtype)
+            search = {"branching": branching.value, "timeout": timeout, "seed": seed, "attack_seconds": attack_seconds}
+            result = _on_property(network, model, prop, names, search, streams)
+            _tell(streams, result, csv, plot)
+        else:
+            region = options.region_choice(None, input_file, eps, norm)
+            network = load_network(model, device, dtype, ShapeSources(input_shape, input_file))
+            parts = _parts(network, input_file, region, matrix)
+            result = _on_balls(network, model, parts, names, {"norm": norm.lower(), "eps": eps, "seed": seed}, streams)
+            _tell_of_balls(streams, result, csv, plot)
     if result["contradictions"]:
         raise typer.Exit(1)
 
 
-def _named(network: Network, spec: Spec, names: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """The methods with `auto` replaced by what it is on the property's boxes, where it is one, and what it is."""
-    boxes = [(network.region(box), _rows(network, box)) for box in spec.boxes]
-
-    def on_boxes(name: str) -> str:
-        return listed(chosen(network, name, [x], C) for x, C in boxes)
-
-    found = {name: on_boxes(name) for name in names}
-    kept = (by if "," not in by else name for name, by in found.items())
-    return tuple(dict.fromkeys(kept)), on_boxes(AUTO)
-
-
-def _entry(network: Network, spec: Spec, name: str, search: dict[str, Any]) -> tuple[dict[str, Any], Claim]:
-    """The row of one method, and what it claims; where it cannot be used on the network, `unsupported` says why."""
-    from recurjac_plugin.errors import UnsupportedError
-    from recurjac_plugin.jacobian.methods import parse
-    from recurjac_plugin.verification.agreement import Claim
-    from recurjac_plugin.verification.verdicts import Verdict, verify
-
-    entry: dict[str, Any] = dict.fromkeys(_HEADER) | {"method": name, "unsupported": None}
-    claim = Claim(name, (), -math.inf, False, None)
-    try:
-        bounds, entry["seconds"] = _timed(lambda: _bounds(network, spec, name))
-        entry["lower_bound"] = min(map(_margin, spec.boxes, bounds))
-        claim = replace(claim, bounds=bounds)
-        result = verify(network.module, spec, method=name, **search)
-        claim = replace(
-            claim,
-            distance=result.lower_bound,
-            proved=result.verdict is Verdict.UNSAT,
-            counterexample=result.counterexample,
-        )
-        entry |= {"boxes": result.boxes, "verify_seconds": result.seconds}
-        entry["verdict"] = None if result.verdict is Verdict.UNKNOWN else result.verdict.value
-        if parse(name).bounds_jacobian:
-            entry["jacobian_width"], entry["lipschitz"] = _width_and_constant(network, spec, name)
-    except UnsupportedError as error:
-        entry["unsupported"] = str(error)
-    return entry, claim
+def _sources(
+    prop: Path | None, spec: Path | None, input_file: Path | None, eps: float | None
+) -> tuple[Path | None, Path | None]:
+    """The property, and the specification matrix: where `--spec` is no `.npy` file, it is the property."""
+    if spec is not None and spec.suffix != ".npy":
+        if prop is not None:
+            options.refuse("--spec", f"is a property, `{spec}`, but another one was given: `{prop}`.")
+        prop, spec = spec, None
+    if (prop is None) == (input_file is None):
+        options.refuse("PROP", "or `--input` with `--eps` must be given, and only one of them.")
+    if prop is not None and (spec is not None or eps is not None):
+        options.refuse("--spec" if spec is not None else "--eps", "goes with `--input`; a property has rows and boxes.")
+    return prop, spec
 
 
-def _bounds(network: Network, spec: Spec, name: str) -> list[tuple[Tensor, Tensor]]:
-    """Lower and upper bounds of the property's rows ``A f`` on every box, float64 (k,) each."""
-    import torch
+def _on_property(
+    network: Network, model: Path, prop: Path, names: tuple[str, ...], search: dict[str, Any], streams: Streams
+) -> dict[str, Any]:
+    """What JSON has of a property."""
+    from recurjac_plugin.tables.on_property import compared
 
-    from recurjac_plugin.lipschitz.mean_value import output_bounds
-
-    found = []
-    for box in spec.boxes:
-        with torch.no_grad():
-            lower, upper = output_bounds(network.host, network.region(box), method=name, C=_rows(network, box))
-        found.append((lower[0].double().cpu(), upper[0].double().cpu()))
-    return found
-
-
-def _margin(box: Box, bounds: tuple[Tensor, Tensor]) -> float:
-    """Certified distance of a box from a violation: the smallest, over disjuncts, of the best row's bound."""
-    import torch
-
-    from recurjac_plugin.branch_and_bound.goals import Rows
-
-    rows = Rows.of(box, torch.zeros((), dtype=torch.float64))
-    lower = bounds[0].unsqueeze(0) - rows.b
-    return float(rows.per_disjunct(torch.where(lower.isfinite(), lower, -math.inf), "amax").min())
+    spec = load_property(prop, network)
+    if spec.mixed:
+        raise InputError(f"`{prop}` has conditions on several inputs, or on inputs and outputs; use `recurjac verify`.")
+    found = compared(network, spec, names, search, network.device, streams)
+    return {
+        "command": "compare",
+        **network.describe(model),
+        "property": str(prop),
+        "boxes": len(spec.boxes),
+        "seed": search["seed"],
+        "auto": found.auto,
+        "methods": found.rows,
+        "lipschitz_sampled": found.sampled,
+        "contradictions": found.wrong,
+    }
 
 
-def _rows(network: Network, box: Box) -> Tensor:
-    """The property's rows on a box as a specification matrix, (1, k, n_outputs)."""
-    import torch
-
-    return torch.from_numpy(box.rows()[0]).to(network.device, network.module.dtype).unsqueeze(0)
-
-
-def _width_and_constant(network: Network, spec: Spec, name: str) -> tuple[float, float]:
-    """Mean width of the Jacobian's bounds, and the largest Lipschitz constant, of the property's rows."""
-    import torch
-
-    from recurjac_plugin.jacobian.entries import jacobian_bounds
-    from recurjac_plugin.lipschitz.local import local_lipschitz
-
-    widths, constants = [], []
-    for box in spec.boxes:
-        x, C = network.region(box), _rows(network, box)
-        with torch.no_grad():
-            lower, upper = jacobian_bounds(network.host, x, method=name, C=C)
-            constants.append(float(local_lipschitz(network.host, x, method=name, C=C)[0]))
-        widths.append(float((upper - lower).mean()))
-    return math.fsum(widths) / len(widths), max(constants)
+def _parts(
+    network: Network, input_file: Path | None, region: tuple[float, float | None], matrix: Path | None
+) -> list[tuple[Any, Tensor | None]]:
+    """The balls, one for each input, and the rows to bound on them."""
+    C = None if matrix is None else load_matrix(matrix, network)
+    return [(x, C) for x in load_regions(network, None, input_file, *region)]
 
 
-def _sampled(network: Network, spec: Spec, seed: int) -> float:
-    """The largest Lipschitz constant that points of the boxes show for the property's rows: no method can go below."""
-    from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
+def _on_balls(
+    network: Network,
+    model: Path,
+    parts: list[tuple[Any, Tensor | None]],
+    names: tuple[str, ...],
+    asked: dict[str, Any],
+    streams: Streams,
+) -> dict[str, Any]:
+    """What JSON has of balls."""
+    from recurjac_plugin.tables.comparison import compared
 
-    constants = []
-    for box in spec.boxes:
-        x, C = network.region(box), _rows(network, box)
-        constants.append(float(sampled_lipschitz(network.module, x, C=C, points=32, steps=10, seed=seed)[0]))
-    return max(constants)
-
-
-def _timed(run: Callable[[], T]) -> tuple[T, float]:
-    """The value of `run`, and its seconds; of two runs the shorter one where they are short."""
-    start = time.perf_counter()
-    result = run()
-    seconds = time.perf_counter() - start
-    if seconds < _REPEATED:
-        start = time.perf_counter()
-        result = run()
-        seconds = min(seconds, time.perf_counter() - start)
-    return result, seconds
-
-
-def _judge(
-    rows: list[dict[str, Any]], network: Network, spec: Spec, model: Path, attack_seconds: float, seed: int
-) -> Claim:
-    """Fill in the verdicts of the methods that prove nothing: one attack serves them all. Returns what it claims."""
-    from recurjac_plugin.networks.onnx import onnx_session
-    from recurjac_plugin.verification.agreement import Claim
-    from recurjac_plugin.verification.attacks.descent import find_counterexample
-
-    answered = any(row["verdict"] is not None for row in rows)
-    found = find_counterexample(
-        network.module,
-        spec,
-        onnx_session(model),
-        seconds=attack_seconds,
-        rounds=1 if answered else None,
-        seed=seed,
-    )
-    for row in rows:
-        if row["verdict"] is None and row["unsupported"] is None:
-            row["verdict"] = "unknown" if found is None else "sat"
-    return Claim("the attack", (), -math.inf, False, found)
+    found = compared(network, parts, names, norm=None, samples=_SAMPLES, seed=asked["seed"], watcher=streams)
+    return {
+        "command": "compare",
+        **network.describe(model),
+        "inputs": len(parts),
+        **asked,
+        "auto": found.auto,
+        "methods": found.rows[:-1],
+        "sampled": found.rows[-1],
+        "contradictions": [{"message": message} for message in found.wrong],
+    }
 
 
-def _contradictions(network: Network, spec: Spec, claims: list[Claim]) -> list[dict[str, Any]]:
-    """What of the claims cannot all be true, and what values of the network in float64 contradict."""
-    import torch
+def _tell_of_balls(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+    from recurjac_plugin.plots import encoded
+    from recurjac_plugin.tables.comparison import COLUMNS, drawn
 
-    from recurjac_plugin.cli.problem import Network, outputs_at
-    from recurjac_plugin.verification.agreement import contradictions
-
-    double = Network(copy.deepcopy(network.module).double(), network.device)
-
-    def outputs(x: np.ndarray) -> Tensor:
-        points = torch.from_numpy(x).to(network.device).reshape(-1, *network.module.input_shape)
-        return outputs_at(double, points)
-
-    like = torch.zeros((), dtype=network.module.dtype)
-    return [asdict(each) for each in contradictions(claims, spec, outputs, like, network.module.max_difference)]
-
-
-def _below_sampled(rows: list[dict[str, Any]], sampled: float, network: Network) -> list[dict[str, Any]]:
-    """Lipschitz constants that points of the boxes show to be too small."""
-    from recurjac_plugin.numerics.rounding import PROOF, eps
-
-    allowed = 1 + PROOF * eps(network.module.dtype)
-    wrong = [row for row in rows if row["lipschitz"] is not None and row["lipschitz"] * allowed < sampled]
-    against = {"against": "a value of the network", "box": None, "value": sampled, "point": None}
-    return [
-        {
-            **against,
-            "method": row["method"],
-            "bound": row["lipschitz"],
-            "message": f"`{row['method']}` says that the Lipschitz constant of the rows is at most "
-            f"{row['lipschitz']:.9g}, but points of the boxes show {sampled:.9g}; one of them is wrong: please report "
-            "the network and the property.",
-        }
-        for row in wrong
-    ]
-
-
-def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
-    rows = result["methods"]
-    title = f"{Path(result['model']).name}, {Path(result['property']).name}"
+    rows, norm = [*result["methods"], result["sampled"]], options.norm_name(options.norm_of(result["norm"]))
+    title = f"{Path(result['model']).name}, {norm} balls of radius {result['eps']:g}"
     if csv is not None:
-        write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
+        write_csv(csv, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
         streams.note(f"wrote {csv}")
     if plot is not None:
-        write(plot, comparison(rows, title, picture_format(plot)))
+        write(plot, encoded(drawn(rows, title), picture_format(plot)))
         streams.note(f"wrote {plot}")
-    for row in rows:
+    wrong = _tell_remarks(streams, result)
+    if streams.as_json:
+        streams.json(result)
+        return
+    shown = COLUMNS[:-2]
+    header = ("method", "Jacobian width", "known signs", f"Lipschitz ({norm})", "output width", "seconds")
+    table = [[duration(row[name]) if name == "seconds" else row[name] for name in shown] for row in rows]
+    streams.table(title, header, table, right=range(1, len(header)))
+    for line in wrong:
+        streams.line(line)
+
+
+def _tell_remarks(streams: Streams, result: dict[str, Any]) -> list[str]:
+    """Say what could not be used, what `auto` is, and what is wrong; returns the last."""
+    for row in result["methods"]:
         if row["unsupported"] is not None:
             streams.note(f"{row['method']}: {row['unsupported']}")
     streams.note(f"auto is {result['auto']} here")
     wrong = [f"CONTRADICTION: {each['message']}" for each in result["contradictions"]]
     for line in wrong:
         streams.note(line)
+    return wrong
+
+
+def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
+    from recurjac_plugin.plots import comparison, encoded
+
+    rows = result["methods"]
+    title = f"{Path(result['model']).name}, {Path(result['property']).name}"
+    if csv is not None:
+        write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
+        streams.note(f"wrote {csv}")
+    if plot is not None:
+        write(plot, encoded(comparison(rows, title), picture_format(plot)))
+        streams.note(f"wrote {plot}")
+    wrong = _tell_remarks(streams, result)
     if streams.as_json:
         streams.json(result)
         return

@@ -13,7 +13,7 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.plots import picture_format
-from recurjac_plugin.cli.problem import Network, listed, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, ShapeSources, listed, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
@@ -29,6 +29,7 @@ def jacobian_command(
     model: options.Model,
     vnnlib: options.RegionProperty = None,
     input_file: options.RegionInputs = None,
+    input_shape: options.InputShape = None,
     eps: options.RegionRadius = None,
     norm: options.Norm = "inf",
     method: options.JacobianMethod = AUTO,
@@ -46,7 +47,7 @@ def jacobian_command(
         typer.Option(
             "--plot",
             metavar="FILE",
-            help="Draw one output's bounds over the first image: .png, .pdf or .svg.",
+            help="Draw one output's bounds over the first region, an image or bars: .png, .pdf or .svg.",
             show_default=False,
         ),
     ] = None,
@@ -56,7 +57,7 @@ def jacobian_command(
         typer.Option(
             "--image-shape",
             metavar="[C,]H,W",
-            help="Shape of the image that --plot draws.  [default: the input's]",
+            help="Shape of the image that --plot draws.  [default: the input's, bars for vectors]",
             show_default=False,
         ),
     ] = None,
@@ -82,16 +83,16 @@ def jacobian_command(
         check_writable(out, plot, certificate)
         checked = _checked_network(model, certificate, p)
         file_format, shape = _picture(plot, image_shape)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         if plot is not None:
-            shape = _image(shape, network)
+            _check_image(shape, network)
             _check_output(output, network)
         regions = load_regions(network, vnnlib, input_file, p, radius)
         start = time.perf_counter()
         lower, upper, chosen = _bounds(network, regions, name, rigorous, streams)
         elapsed = time.perf_counter() - start
         title = f"{model.name}: Jacobian of output {output} by {listed(chosen)}"
-        picture = None if shape is None else _drawn(lower, upper, output, shape, title, file_format)
+        picture = None if plot is None else _drawn(lower, upper, output, shape, title, file_format)
         if out is not None:
             write(out, _archive(lower, upper, regions, p, radius))
         if plot is not None and picture is not None:
@@ -122,6 +123,8 @@ def _checked_network(model: Path, certificate: Path | None, norm: float) -> Any:
 
     if certificate is None:
         return None
+    if options.is_python(model):
+        options.refuse("--certificate", "is for ONNX files, which `recurjac check` reads again.")
     if norm != math.inf:
         options.refuse("--certificate", "is about boxes: it goes with `--vnnlib`, or with `--norm inf`.")
     return network_of(model)
@@ -164,16 +167,13 @@ def _picture(plot: Path | None, image_shape: str | None) -> tuple[str, tuple[int
     return file_format, tuple(map(int, parts))
 
 
-def _image(shape: tuple[int, ...] | None, network: Network) -> tuple[int, ...]:
-    """The shape of the image to draw: the one given, which must hold as many numbers as the input, or the input's."""
+def _check_image(shape: tuple[int, ...] | None, network: Network) -> None:
+    """Refuse an image that has too many channels, or a shape that holds fewer or more numbers than the input."""
     own = network.module.input_shape
-    if shape is None and (len(own) not in (2, 3) or 1 in own[-2:]):  # a single line is no picture
-        options.refuse("--plot", f"draws images, but the network takes {own}; give their shape as `--image-shape`.")
-    if len(shape or own) == 3 and (shape or own)[0] > MOST_CHANNELS:
+    if len(shape or own) == 3 and (shape is not None or 1 not in own[-2:]) and (shape or own)[0] > MOST_CHANNELS:
         options.refuse("--plot", f"draws images of up to {MOST_CHANNELS} channels, got {(shape or own)[0]}.")
     if shape is not None and math.prod(shape) != math.prod(own):
         options.refuse("--image-shape", f"is {shape}, but the network takes {own}: {math.prod(own)} numbers.")
-    return own if shape is None else shape
 
 
 def _check_output(output: int, network: Network) -> None:
@@ -182,7 +182,7 @@ def _check_output(output: int, network: Network) -> None:
 
 
 def _drawn(
-    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...], title: str, file_format: str
+    lower: torch.Tensor, upper: torch.Tensor, output: int, shape: tuple[int, ...] | None, title: str, file_format: str
 ) -> bytes:
     """The picture of one output over the first region."""
     from recurjac_plugin.jacobian.bounds import Bounds

@@ -11,10 +11,20 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import check_format, landscape_curves, picture_format
-from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.plots import check_format, picture_format
+from recurjac_plugin.cli.problem import (
+    Network,
+    ShapeSources,
+    ball,
+    chosen,
+    labels,
+    load_centers,
+    load_network,
+    outputs_at,
+)
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
+from recurjac_plugin.plots import encoded, landscape_curves
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +38,7 @@ def landscape_command(
     model: options.Model,
     vnnlib: options.CenterProperty = None,
     input_file: options.CenterInputs = None,
+    input_shape: options.InputShape = None,
     output: Annotated[
         int | None,
         typer.Option(
@@ -76,7 +87,7 @@ def landscape_command(
         names = tuple(map(options.jacobian_method, options.methods("--methods", methods)))
         check_writable(csv, plot)
         check_format(plot)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         centers = load_centers(network, vnnlib, input_file)
         C = _rows(network, centers, output)
         if span is not None and p != math.inf:
@@ -189,8 +200,8 @@ def _tell(
     )
     if plot is not None:
         title = f"{Path(result['model']).name}" + (f", mean over {count} inputs" if count > 1 else "")
-        content = landscape_curves(steps, undetermined, constants, entries, norm, title, picture_format(plot))
-        write(plot, content)
+        figure = landscape_curves(steps, undetermined, constants, inputs=entries, norm=norm, title=title)
+        write(plot, encoded(figure, picture_format(plot)))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)

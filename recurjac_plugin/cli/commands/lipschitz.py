@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import check_format, closing_gap, lipschitz_curves, picture_format
-from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network
+from recurjac_plugin.cli.plots import check_format, picture_format
+from recurjac_plugin.cli.problem import ShapeSources, load_centers, load_network
 from recurjac_plugin.cli.streams import Streams, open_streams
-from recurjac_plugin.errors import UnsupportedError
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS
 
 if TYPE_CHECKING:
-    import torch
-
     from recurjac_plugin.neurons.searches.largest import Progress
-
-_Ball = tuple[float, int]  # its radius, and the index of the input in its middle
-
-
-class _Norms(NamedTuple):
-    """Of the ball, and of what the constant compares: changes of the input and of the output."""
-
-    ball: float
-    input: float
-    output: float
-
-    @property
-    def text(self) -> str:
-        """How the constant's norms are written."""
-        names = [options.norm_name(norm) for norm in dict.fromkeys((self.input, self.output))]
-        return " to ".join(names)
+    from recurjac_plugin.tables.constants import Norms
 
 
-def _read_norms(ball_norm: str, input_norm: str | None, output_norm: str | None) -> _Norms:
+def _read_norms(ball_norm: str, input_norm: str | None, output_norm: str | None) -> Norms:
+    from recurjac_plugin.tables.constants import Norms
+
     of_ball = options.norm_of(ball_norm)
     of_input = of_ball if input_norm is None else options.norm_of(input_norm, "--input-norm")
     of_output = of_input if output_norm is None else options.norm_of(output_norm, "--output-norm")
-    return _Norms(of_ball, of_input, of_output)
+    return Norms(of_ball, of_input, of_output)
 
 
 _DEFAULT = options.listed((*METHODS, *GLOBAL_METHODS))
@@ -56,6 +38,7 @@ def lipschitz_command(
     ],
     vnnlib: options.BallProperty = None,
     input_file: options.BallInputs = None,
+    input_shape: options.InputShape = None,
     norm: options.Norm = "inf",
     input_norm: options.InputNorm = None,
     output_norm: options.OutputNorm = None,
@@ -98,14 +81,19 @@ def lipschitz_command(
         names = options.lipschitz_methods("--methods", methods)
         check_writable(csv, plot)
         check_format(plot)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         centers = load_centers(network, vnnlib, input_file)
-        constants = _constants(network, centers, norms, radii, names, rigorous, streams)
+        from recurjac_plugin.tables.constants import COLUMNS, Balls, certified, sampled, searched
+
+        balls = Balls(network, centers, norms, radii, streams)
+        constants = certified(balls, names, rigorous)
+        for name, reason in {e["asked"]: e["unsupported"] for e in constants if e["unsupported"] is not None}.items():
+            streams.note(f"{name}: {reason}")
         trace: list[Progress] = []
         if bab:
-            constants += _searched(network, centers, norms, radii, (gap, timeout), streams, trace)
+            constants += searched(balls, gap, timeout, trace)
         if samples:
-            constants += _sampled(network, centers, norms, radii, (samples, steps, seed), streams)
+            constants += sampled(balls, samples, steps, seed)
         result = {
             "command": "lipschitz",
             **network.describe(model),
@@ -117,150 +105,23 @@ def lipschitz_command(
             "seed": seed,
             "samples": samples,
             "steps": steps,
-            "constants": constants,
+            "constants": [{name: entry[name] for name in COLUMNS} for entry in constants],
         }
         _tell(streams, result, csv, plot, trace if bab and len(radii) * len(centers) == 1 else [])
 
 
-def _constants(
-    network: Network,
-    centers: torch.Tensor,
-    norms: _Norms,
-    radii: tuple[float, ...],
-    names: tuple[str, ...],
-    rigorous: bool,
-    streams: Streams,
-) -> list[dict[str, Any]]:
-    """Certified constants, one entry per method and ball."""
-    import torch
-
-    from recurjac_plugin.lipschitz.local import local_lipschitz
-
-    balls = _balls(radii, centers)
-    local = [(name, eps, i) for name in names if name not in GLOBAL_METHODS for eps, i in balls]
-    entries: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for name, eps, i in streams.progress(local, "Lipschitz constants"):
-        start = time.perf_counter()
-        with torch.no_grad():
-            x = ball(centers[i : i + 1], norms.ball, eps)
-            constant = local_lipschitz(
-                network.host, x, method=name, norm=norms.input, output_norm=norms.output, rigorous=rigorous
-            )
-        seconds = time.perf_counter() - start
-        by = chosen(network, name, [x], rigorous=rigorous)
-        entries[name].append(_entry(name, eps, i, float(constant[0]), seconds) | {"method": by})
-    for name in (name for name in names if name in GLOBAL_METHODS):
-        start = time.perf_counter()
-        everywhere = _everywhere(network, norms, name, streams)
-        seconds = time.perf_counter() - start
-        entries[name] = [_entry(name, eps, i, everywhere, seconds) for eps, i in balls]
-    return [entry for name in names for entry in entries[name]]
-
-
-def _balls(radii: tuple[float, ...], centers: torch.Tensor) -> list[_Ball]:
-    """Every radius around every input, the radii in increasing order."""
-    return [(eps, i) for eps in radii for i in range(len(centers))]
-
-
-def _everywhere(network: Network, norms: _Norms, name: str, streams: Streams) -> float | None:
-    """The constant on the whole space; None, and a remark, where the network has none."""
-    from recurjac_plugin.lipschitz.product import global_lipschitz
-
-    if norms.input != norms.output:
-        streams.note(f"{name}: it has constants in one norm on both sides only.")
-        return None
-    try:
-        return float(global_lipschitz(network.host, norm=norms.input, method=name)[0])
-    except UnsupportedError as error:
-        streams.note(f"{name}: {error}")
-        return None
-
-
-def _sampled(
-    network: Network,
-    centers: torch.Tensor,
-    norms: _Norms,
-    radii: tuple[float, ...],
-    effort: tuple[int, int, int],  # points, steps, seed
-    streams: Streams,
-) -> list[dict[str, Any]]:
-    """What sampling finds, one entry per ball: no certified constant can be below it."""
-    from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
-
-    entries = []
-    largest = [0.0] * len(centers)  # a smaller ball lies in a larger one: what was met in it counts there, too
-    points, steps, seed = effort
-    for eps, i in streams.progress(_balls(radii, centers), "Samples"):
-        start = time.perf_counter()
-        x = ball(centers[i : i + 1], norms.ball, eps)
-        constant = sampled_lipschitz(
-            network.module, x, norm=norms.input, output_norm=norms.output, points=points, steps=steps, seed=seed
-        )
-        largest[i] = max(largest[i], float(constant[0]))
-        entries.append(_entry("sampled", eps, i, largest[i], time.perf_counter() - start))
-    return entries
-
-
-def _searched(
-    network: Network,
-    centers: torch.Tensor,
-    norms: _Norms,
-    radii: tuple[float, ...],
-    effort: tuple[float, float],  # gap, seconds
-    streams: Streams,
-    trace: list[Progress],
-) -> list[dict[str, Any]]:
-    """What a search ends with, an upper and a lower bound per ball; how the last one came there is put into `trace`."""
-    from recurjac_plugin.lipschitz.searched.exact import tighten
-
-    upper, lower = [], []
-    for eps, i in _balls(radii, centers):
-        trace.clear()
-        with streams.status(f"radius {eps:g}") as say:
-
-            def seen(now: Progress, say: Callable[[str], None] = say) -> None:
-                trace.append(now)
-                say(f"{float(now.lower.max()):.6g} <= constant <= {float(now.upper.max()):.6g}, {now.parts} parts")
-
-            x = ball(centers[i : i + 1], norms.ball, eps)
-            found = tighten(
-                network.host, x, norm=norms.input, output_norm=norms.output, gap=effort[0], budget=effort[1], seen=seen
-            )
-        upper.append(_entry("searched", eps, i, float(found.upper[0]), found.seconds[0]))
-        lower.append(_entry("attained", eps, i, float(found.lower[0]), found.seconds[0]))
-    return upper + lower
-
-
-def _entry(method: str, eps: float, i: int, constant: float | None, seconds: float) -> dict[str, Any]:
-    return {"asked": method, "method": method, "eps": eps, "input": i, "constant": constant, "seconds": seconds}
-
-
 def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None, trace: list[Progress]) -> None:
+    from recurjac_plugin.tables.constants import largest_by_radius
+
     constants = result["constants"]
     if csv is not None:
         write_csv(csv, list(constants[0]), [list(entry.values()) for entry in constants])
         streams.note(f"wrote {csv}")
-    called = labels(constants, dict.fromkeys(entry["asked"] for entry in constants))
-    largest: dict[tuple[str, float], float | None] = {}
-    for entry in constants:
-        key, constant = (called[entry["asked"]], entry["eps"]), entry["constant"]
-        largest[key] = None if constant is None else max(largest.get(key) or 0.0, constant)
-    names = list(dict.fromkeys(name for name, _ in largest))
-    radii = sorted({eps for _, eps in largest})
+    radii, largest = largest_by_radius(constants)
     norms = _read_norms(result["norm"], result["input_norm"], result["output_norm"])
     norm = options.norm_name(norms.ball)
     if plot is not None:
-        drawn = {
-            name: [value for eps in radii if (value := largest[name, eps]) is not None]
-            for name in names
-            if largest[name, radii[0]] is not None
-        }
-        name, kind = Path(result["model"]).name, picture_format(plot)
-        if trace:
-            ends = [(now.seconds, float(now.lower.max()), float(now.upper.max())) for now in trace]
-            write(plot, closing_gap(ends, norms.text, f"{name}, radius {radii[0]:g}", kind))
-        else:
-            write(plot, lipschitz_curves(radii, drawn, (norm, norms.text), name, kind))
+        write(plot, _drawn(result, norms, trace, picture_format(plot)))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)
@@ -268,5 +129,25 @@ def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path
     title = f"Lipschitz constant in {norms.text}" + (
         f", largest of {result['inputs']} inputs" if result["inputs"] > 1 else ""
     )
-    rows = [(f"{eps:g}", *(largest[name, eps] for name in names)) for eps in radii]
-    streams.table(title, (f"radius ({norm})", *names), rows, right=range(len(names) + 1))
+    rows = [(f"{eps:g}", *(values[i] for values in largest.values())) for i, eps in enumerate(radii)]
+    streams.table(title, (f"radius ({norm})", *largest), rows, right=range(len(largest) + 1))
+
+
+def _drawn(result: dict[str, Any], norms: Norms, trace: list[Progress], file_format: str) -> bytes:
+    """The picture: how a search closed in, or constants against the radius."""
+    from recurjac_plugin.plots import closing_gap, encoded, lipschitz_curves
+    from recurjac_plugin.tables.constants import curves_of
+
+    name = Path(result["model"]).name
+    radii, curves = curves_of(result["constants"])
+    if trace:
+        lower, upper = (
+            [float(bound.max()) for bound in bounds] for bounds in zip(*((n.lower, n.upper) for n in trace))
+        )
+        figure = closing_gap(
+            [now.seconds for now in trace], lower, upper, norm=norms.text, title=f"{name}, radius {radii[0]:g}"
+        )
+    else:
+        written = (options.norm_name(norms.ball), norms.text)
+        figure = lipschitz_curves(radii, curves, everywhere=GLOBAL_METHODS, norms=written, title=name)
+    return encoded(figure, file_format)

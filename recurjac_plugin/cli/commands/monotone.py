@@ -14,7 +14,7 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.problem import Network, chosen, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, ShapeSources, chosen, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
@@ -39,6 +39,7 @@ def monotone_command(
     model: options.Model,
     vnnlib: options.RegionProperty = None,
     input_file: options.RegionInputs = None,
+    input_shape: options.InputShape = None,
     eps: options.RegionRadius = None,
     norm: options.Norm = "inf",
     feature: Annotated[
@@ -98,7 +99,7 @@ def monotone_command(
                 options.refuse(option, f"needs a box, and an l_{norm} ball is none; use `--norm inf`.")
         name = options.jacobian_method(method)
         check_writable(csv, out)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         if asked_about is not None:
             _check_feature(asked_about, network)
         regions = [_spanned(x, asked_about) for x in load_regions(network, vnnlib, input_file, p, radius)]

@@ -11,11 +11,21 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.plots import certified_fractions, check_format, picture_format
-from recurjac_plugin.cli.problem import Network, ball, chosen, labels, load_centers, load_network, outputs_at
+from recurjac_plugin.cli.plots import check_format, picture_format
+from recurjac_plugin.cli.problem import (
+    Network,
+    ShapeSources,
+    ball,
+    chosen,
+    labels,
+    load_centers,
+    load_network,
+    outputs_at,
+)
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
+from recurjac_plugin.plots import certified_fractions, encoded
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +37,7 @@ def radius_command(
     model: options.Model,
     vnnlib: options.CenterProperty = None,
     input_file: options.CenterInputs = None,
+    input_shape: options.InputShape = None,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -71,7 +82,7 @@ def radius_command(
         p, names, span = options.norm_of(norm), options.methods("--methods", methods), options.clip("--clip", clip)
         check_writable(csv, plot)
         check_format(plot)
-        network = load_network(model, device, dtype)
+        network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         points = load_centers(network, vnnlib, input_file)
         C = _rows(network, points, labels, target, seed)
         if span is not None and p != math.inf:
@@ -174,7 +185,8 @@ def _tell(
     called = labels(entries, names)
     radii = {label: [entry["radius"] for entry in entries if entry["asked"] == name] for name, label in called.items()}
     if plot is not None:
-        write(plot, certified_fractions(radii, norm, Path(result["model"]).name, picture_format(plot)))
+        figure = certified_fractions(radii, norm=norm, title=Path(result["model"]).name)
+        write(plot, encoded(figure, picture_format(plot)))
         streams.note(f"wrote {plot}")
     if streams.as_json:
         streams.json(result)

@@ -5,27 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.host.problem import Problem, read_in_float64
-from recurjac_plugin.host.region import cut, through_float32, type_of
+from recurjac_plugin.host.region import Inputs, cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entry_search import reduced_network
+from recurjac_plugin.jacobian.methods import Norm
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
 from recurjac_plugin.neurons.points import without_pieces
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
+from recurjac_plugin.written.frames import data_frame, entries
+from recurjac_plugin.written.markup import interval
 
 from .boxes import Wanted, largest_over_boxes
 from .quantities import Norms
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Tightened:
     """``lower <= constant <= upper``, both proven; equal but for rounding where the search came to its end.
 
@@ -49,17 +55,37 @@ class Tightened:
         both = self.upper / self.lower - 1
         return torch.where(self.upper == 0, 0.0, both)
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A table of pandas with one line for each constant: region, row (per output), lower, upper, gap.
+
+        Raises:
+            ExtraError: pandas is not installed.
+        """
+        rows = 1 if self.lower.dim() == 1 else self.lower.shape[1]
+        places = entries((len(self.lower), rows, 1), None, None)
+        columns = {name: places[name] for name in ("region", "row")[: self.lower.dim()]}
+        found = {"lower": self.lower, "upper": self.upper, "gap": self.gap}
+        return data_frame(columns | {name: value.flatten().cpu().numpy() for name, value in found.items()})
+
+    def __repr__(self) -> str:
+        count, work = self.lower.numel(), f"{sum(self.parts)} parts, {sum(self.seconds):.3g} s"
+        if not count:
+            return "Tightened(no constants)"
+        ends = interval(float(self.lower.min()), float(self.upper.max()), 6)
+        of = f"constant in {ends}" if count == 1 else f"{count} constants in {ends}"
+        return f"Tightened({of}, gap up to {float(self.gap.max()):.3g}, {work})"
+
 
 @through_float32
 @full_precision()
 @torch.no_grad()
 def tighten(
-    model: Any,
-    x: Any,
+    model: nn.Module,
+    x: Inputs,
     *,
     C: Tensor | None = None,
-    norm: float | None = None,
-    output_norm: float | None = None,
+    norm: Norm | None = None,
+    output_norm: Norm | None = None,
     per_output: bool = False,
     gap: float | None = None,
     budget: float | None = None,

@@ -1,0 +1,1 @@
+"""What certificates say, as people hold it."""

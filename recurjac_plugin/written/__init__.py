@@ -1,0 +1,1 @@
+"""Tables: for pandas, notebooks and papers."""

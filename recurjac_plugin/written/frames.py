@@ -1,0 +1,56 @@
+"""Tables of pandas, which is imported when one is made, and the names of what they have lines for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recurjac_plugin.errors import InputError
+from recurjac_plugin.extras import need
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def data_frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table of pandas.
+
+    Raises:
+        ExtraError: pandas is not installed.
+    """
+    need("pandas")
+    pandas = importlib.import_module("pandas")
+    frame: pd.DataFrame = pandas.DataFrame(columns)
+    return frame
+
+
+def labels(names: Sequence[str] | None, count: int, argument: str) -> list[str]:
+    """Names as they were given, one for each of so many rows or inputs; numbers from 0 where they were not.
+
+    Raises:
+        InputError: there are more or fewer of them.
+    """
+    if names is None:
+        return [str(i) for i in range(count)]
+    if isinstance(names, str) or len(names) != count:
+        raise InputError(f"`{argument}` must be a list of {count} names for these bounds, got {names!r}.")
+    return [str(name) for name in names]
+
+
+def entries(shape: tuple[int, ...], rows: Sequence[str] | None, inputs: Sequence[str] | None) -> dict[str, Any]:
+    """The columns region, row and input of a table with one line for each entry of an array (b, k, n).
+
+    Raises:
+        InputError: there are more or fewer names than rows or inputs.
+    """
+    import numpy as np
+
+    regions, count, columns = shape
+    row = np.arange(count) if rows is None else np.asarray(labels(rows, count, "rows"))
+    column = np.arange(columns) if inputs is None else np.asarray(labels(inputs, columns, "inputs"))
+    return {
+        "region": np.repeat(np.arange(regions), count * columns),
+        "row": np.tile(np.repeat(row, columns), regions),
+        "input": np.tile(column, regions * count),
+    }

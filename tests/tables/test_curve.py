@@ -1,0 +1,92 @@
+"""`lipschitz_curve`: its numbers are those of the single functions, ordered as they must be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cases import hosted
+from torch import nn
+
+import recurjac_plugin as rj
+from recurjac_plugin.host import BoundedTensor, PerturbationLpNorm
+from recurjac_plugin.tables import constants
+
+RADII = [0.1, 0.01]
+
+
+def by(table, name):
+    return {(row["eps"], row["input"]): row["constant"] for row in table if row["asked"] == name}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("kind", ["relu", "tanh"])
+def test_constants_are_those_of_the_functions(kind, norm, dtype):
+    _, center, model = hosted(kind, dtype=dtype)
+    names = ["RecurJac", "fast-lip", "operator-norm"]
+    table = rj.lipschitz_curve(model, center, RADII, methods=names, norm=norm, samples=16)
+    assert list(dict.fromkeys(row["asked"] for row in table)) == ["RecurJac", "Fast-Lip", "Operator-Norm", "sampled"]
+    everywhere = float(rj.global_lipschitz(model, norm=norm, method="Operator-Norm")[0])
+    for (eps, i), constant in by(table, "RecurJac").items():
+        x = BoundedTensor(center[i : i + 1], PerturbationLpNorm(norm=norm, eps=eps))
+        assert constant == pytest.approx(float(rj.local_lipschitz(model, x, method="RecurJac")[0]), rel=1e-5)
+        assert by(table, "sampled")[eps, i] <= constant * (1 + 1e-5)
+        assert by(table, "Operator-Norm")[eps, i] == everywhere
+    for i in range(len(center)):
+        assert by(table, "sampled")[0.01, i] <= by(table, "sampled")[0.1, i]
+    assert len(table.plot().axes[0].lines) == 4
+
+
+def test_a_search_lies_between():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    table = rj.lipschitz_curve(net, torch.zeros(1, 3), [0.2], methods=["RecurJac"], norm=2, budget=5.0)
+    one = {row["asked"]: row["constant"] for row in table}
+    assert one["sampled"] * (1 - 1e-5) <= one["searched"] <= one["RecurJac"] * (1 + 1e-5)
+    assert one["attained"] <= one["searched"]
+
+
+def test_norms_and_what_there_is_not():
+    _, center, model = hosted("tanh", dtype=torch.float64)
+    table = rj.lipschitz_curve(
+        model, center[:1], [0.01], methods=["RecurJac", "Operator-Norm"], output_norm=2, samples=0
+    )
+    mixed, none = table
+    x = BoundedTensor(center[:1], PerturbationLpNorm(norm=math.inf, eps=0.01))
+    assert mixed["constant"] == pytest.approx(
+        float(rj.local_lipschitz(model, x, method="RecurJac", output_norm=2)[0]), rel=1e-12
+    )
+    assert none["constant"] is None
+    assert "one norm on both sides" in none["unsupported"]
+    assert len(table.plot().axes[0].lines) == 1
+    assert "l_inf to l_2" in table.title
+
+
+def test_a_constant_below_what_points_show_is_refused(monkeypatch):
+    honest = constants.local_lipschitz
+    monkeypatch.setattr(constants, "local_lipschitz", lambda *a, **options: honest(*a, **options) / 20)
+    _, center, model = hosted("tanh", dtype=torch.float64)
+    with pytest.raises(rj.ContradictionError, match="points of the ball show"):
+        rj.lipschitz_curve(model, center, [0.01], methods=["RecurJac"])
+
+
+BAD = {
+    "no_radii": ({"radii": []}, "`radii`"),
+    "negative": ({"radii": [-1.0]}, "`radii`"),
+    "infinite": ({"radii": [math.inf]}, "`radii`"),
+    "words": ({"radii": ["a"]}, "`radii`"),
+    "norm": ({"norm": 3}, "`norm` must be"),
+    "output_norm": ({"output_norm": 0.5}, "`output_norm` must be"),
+    "host_alone": ({"methods": ["CROWN"]}, "no Jacobian bounds"),
+    "no_tensor": ({"x": 1.0}, "`x` must be a tensor"),
+    "module": ({"model": 1.0}, "torch module"),
+    "nan": ({"x": torch.full((1, 5), math.nan, dtype=torch.float64)}, "NaN"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), BAD.values(), ids=BAD)
+def test_bad_arguments(options, words):
+    _, center, model = hosted("tanh", dtype=torch.float64)
+    with pytest.raises(rj.RecurJacError, match=words):
+        rj.lipschitz_curve(**{"model": model, "x": center, "radii": [0.1], **options})
