@@ -23,6 +23,7 @@ def by(table, name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
+@torch.no_grad()
 def test_constants_are_those_of_the_functions(kind, norm, dtype):
     _, center, model = hosted(kind, dtype=dtype)
     names = ["RecurJac", "fast-lip", "operator-norm"]
@@ -47,6 +48,7 @@ def test_a_search_lies_between():
     assert one["attained"] <= one["searched"]
 
 
+@torch.no_grad()
 def test_norms_and_what_there_is_not():
     _, center, model = hosted("tanh", dtype=torch.float64)
     table = rj.lipschitz_curve(
