@@ -38,9 +38,10 @@ def test_example_says_how_to_run_it_and_ends_in_assertions(script):
 
 @pytest.mark.parametrize(
     "script",
-    # What `paper_networks.py` trains to the end the experiments of the paper train for a moment.
+    # What `paper_networks.py` trains to the end the experiments of the paper train for a moment; of the architectures
+    # two are run below.
     [
-        pytest.param(name, marks=pytest.mark.slow) if name == "paper_networks.py" else name
+        pytest.param(name, marks=pytest.mark.slow) if name in ("paper_networks.py", "architectures.py") else name
         for name in SCRIPTS
         if name not in ELSEWHERE
     ],

@@ -77,6 +77,7 @@ class Verification:
         self.shown, self._screened = math.inf, 0
         self._seeds = itertools.count(seed)
         self._rounds, self._attacked = 0, 0.0  # rounds and seconds of attacks
+        self._flat = False  # whether the network has no gradients
 
     @property
     def boxes(self) -> int:
@@ -97,13 +98,12 @@ class Verification:
     def sample(self) -> None:
         """Evaluate random points: what is violated nearly everywhere needs no bounds.
 
-        With a deadline also for a part of the time, where the network has no gradients: attacks in between follow them.
+        With a deadline also for a small part of the time, where the network has no gradients: bounds may take the rest.
         """
         self._attack(self.spec, rounds=1, steps=0)
         if self.deadline < math.inf and not self._over() and is_flat(self.network, self.spec.boxes[0]):
-            now = time.monotonic()
-            end = now + _SHARE * (self.deadline - now)
-            self.counterexample = search_blindly(self.spec, self.session, deadline=end, seed=next(self._seeds))
+            self._flat = True
+            self._search_blindly(_SHARE / 5)
 
     def compare(self) -> None:
         """Exclude what signs of the Jacobian show where two uses of one network are compared."""
@@ -161,7 +161,12 @@ class Verification:
                 self._step(search)
 
     def probe(self) -> None:
-        """One short attack where many coordinates vary: what it finds is not worth bounding any further."""
+        """One short attack where many coordinates vary: what it finds is not worth bounding any further.
+
+        Where the network has no gradients, which attacks in between follow, a part of the time without them.
+        """
+        if self._flat:
+            self._search_blindly(_SHARE)
         if any(search.fixing and not search.proved for search in self.searches):
             self._attack_open_part(rounds=1)
 
@@ -288,6 +293,14 @@ class Verification:
         )
         self._attacked += time.monotonic() - start
         self._over()
+
+    def _search_blindly(self, share: float) -> None:
+        """Attack what is not proved yet by evaluation alone, for a share of the time that is left."""
+        open_part = None if self._over() else self._open_part()
+        if open_part is not None:
+            now = time.monotonic()
+            end = now + share * (self.deadline - now)
+            self.counterexample = search_blindly(open_part, self.session, deadline=end, seed=next(self._seeds))
 
     def _attack_open_part(self, *, rounds: int | None = None, **options: Any) -> None:
         """Attack what is not proved yet; rounds of new starts go on where the last attack stopped."""

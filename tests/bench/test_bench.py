@@ -361,11 +361,11 @@ def check_killed_runs(tmp_path, kills, only):
     return text
 
 
-def test_killed_three_times_in_a_row(tmp_path):
+def test_killed_twice_in_a_row(tmp_path):
     seed = random.randrange(2**32)
     sys.stdout.write(f"random.Random({seed})\n")  # shown if the test fails
     delays = random.Random(seed)
-    text = check_killed_runs(tmp_path, [(n, delays.uniform(0, 0.4)) for n in (0, 1, 2)], QUICK)
+    text = check_killed_runs(tmp_path, [(n, delays.uniform(0, 0.4)) for n in (0, 2)], QUICK)
     assert "instances were finished before" in text
 
 

@@ -73,7 +73,8 @@ def test_disjuncts_of_opposite_directions_are_proved_without_a_cut(activation, d
         assert result.verdict in (verdict, Verdict.SAT if room > 0 else verdict)
         assert result.lower_bound <= -room + 1e-6
         assert (result.lower_bound > 0) == (room < 0)
-    together = verify(net, spec_of(box(*ENDS, polytope([[1, 0], [0, 1]], least.tolist()))), split=False)
+    both = spec_of(box(*ENDS, polytope([[1, 0], [0, 1]], least.tolist())))
+    together = verify(net, both, split=False, attack_seconds=0.5)
     assert together.verdict is not Verdict.SAT  # one conjunction: both corners at once
 
 

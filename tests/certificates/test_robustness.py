@@ -105,14 +105,14 @@ def test_drops_are_kept_where_they_hold_only():
     assert bool((bound[1] < alone[1]).all())  # from 0.05 on in finer steps
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 4])
 @pytest.mark.parametrize("method", ["RecurJac", "RecurJac-McCormick", "IBP+Fast-Lip"])
 @pytest.mark.parametrize("name", ["relu", "mixed"])
 def test_sums_that_are_carried_on_certify_no_less(name, method, steps, monkeypatch):
     """No radius is smaller than that of evenly spaced balls, probed in the same way."""
     _, points, model, C = classifier(name, 6)
     for clip in (None, (float(points.min()), float(points.max()))):
-        search = {"norm": INF, "C": C, "method": method, "steps": steps, "clip": clip, "tolerance": 1e-4}
+        search = {"norm": INF, "C": C, "method": method, "steps": steps, "clip": clip, "tolerance": 1e-3}
         carried = rj.certified_radius(model, points, **search)
         with monkeypatch.context() as patched:
             patched.setattr("recurjac_plugin.certificates.robustness.Drops", FromZero)

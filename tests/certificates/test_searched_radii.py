@@ -130,7 +130,7 @@ def test_an_entry_keeps_its_sign_in_every_row(norm, dtype):
     options = {"norm": norm, "tolerance": 0.02, "limit": 1.0}
     for per_output in (False, True):
         before = rj.stationary_free_radius(model, points, per_output=per_output, **options)
-        found = rj.stationary_free_radius(model, points, per_output=per_output, budget=1.0, **options)
+        found = rj.stationary_free_radius(model, points, per_output=per_output, budget=0.3, **options)
         assert found.shape == before.shape
         assert found.dtype == dtype
         assert bool((found >= before).all())

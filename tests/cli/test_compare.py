@@ -20,7 +20,7 @@ from recurjac_plugin.verification import verdicts
 
 def test_compare_on_a_property_that_some_methods_prove(tmp_path):
     table, picture = tmp_path / "t.csv", tmp_path / "p.png"
-    found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture, "--timeout", 5)
+    found = answer("compare", RELU, SMALL, "--csv", table, "--plot", picture, "--timeout", 1.5)
     assert found.keys() == WHERE | {
         "command",
         "property",

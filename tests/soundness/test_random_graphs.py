@@ -48,7 +48,7 @@ def require_work(report: Report) -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_bounds_hold():
-    require_work(hold(50, 5, 6))
+    require_work(hold(30, 5, 6))
 
 
 @pytest.mark.slow

@@ -100,6 +100,16 @@ def test_where_gradients_say_nothing_the_search_does_without_them_first(tmp_path
     assert not is_flat(rj.load_onnx(save(tmp_path / "n.onnx", model(nodes, (1, 3), (1, 2), weights))), box)
 
 
+@pytest.mark.parametrize("weights", [np.ones((3, 2)), np.array([[1.0, -1.0]] * 3)])
+def test_rectifiers_that_are_off_in_the_middle_and_outputs_that_cancel_are_not_flat(weights, tmp_path):
+    nodes = [node("MatMul", "x w", "h"), node("Relu", "h", "r"), node("MatMul", "r s", "y")]
+    stored = {"w": weights.astype(np.float32), "s": np.array([[1, -1], [1, -1]], dtype=np.float32)}
+    loaded = rj.load_onnx(save(tmp_path / "n.onnx", model(nodes, (1, 3), (1, 2), stored)))
+    for centre in (0.0, -0.3):
+        box = at_least(0.0, np.full(3, centre - 1.0), np.full(3, centre + 1.0)).boxes[0]
+        assert not is_flat(loaded, box)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_methods_without_outputs_of_their_own_are_refused(tmp_path):
     loaded = network(tmp_path, "Sign")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -59,9 +61,14 @@ def two_ports(path, seed, version=13, activation="Relu"):
     return path
 
 
+@functools.lru_cache(2)
+def session_of(content):
+    return onnxruntime.InferenceSession(content)
+
+
 def run(path, *inputs):
     """Outputs of onnxruntime, which knows nothing of this package."""
-    session = onnxruntime.InferenceSession(str(path))
+    session = session_of(path.read_bytes())
     return session.run(None, {given.name: x for given, x in zip(session.get_inputs(), inputs, strict=True)})
 
 

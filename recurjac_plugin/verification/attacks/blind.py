@@ -23,6 +23,7 @@ from recurjac_plugin.verification.counterexample import Counterexample, Session,
 
 _KEPT = 8  # points of a population
 _CHILDREN = 16  # points that are evaluated at once
+_PLACES = 8  # where gradients are looked for
 _PATIENCE = 40  # generations of a population without progress before it starts anew
 
 
@@ -72,17 +73,26 @@ class _Population:
 
 
 def is_flat(network: OnnxNetwork, box: Box) -> bool:
-    """Whether outputs have no gradient in the middle of a box, as where every way through a network jumps.
+    """Whether outputs have no gradient anywhere in a box, as where every way through a network jumps.
+
+    That is said of networks without a gradient in the middle and at some random points, of outputs with random weights:
+    at one point alone a rectifier may be off, or the gradients of two outputs cancel.
 
     Source: own.
     """
     parameter = next(network.parameters(), torch.zeros(()))
-    middle = torch.from_numpy(box.lower / 2 + box.upper / 2).to(parameter.device, network.dtype)
-    with torch.enable_grad():
-        x = middle.reshape(1, *network.input_shape).requires_grad_()
-        value = network(x).square().sum() + 0.0 * x.sum()
-        (gradient,) = torch.autograd.grad(value, x)
-    return not bool(gradient.any())
+    random = np.random.default_rng(0)
+    places = np.concatenate([np.full((1, len(box.lower)), 0.5), random.random((_PLACES - 1, len(box.lower)))])
+    weights = torch.from_numpy(random.random((_PLACES, network.n_outputs)) + 0.5).to(parameter.device, network.dtype)
+    for place, weight in zip(places, weights, strict=True):
+        point = torch.from_numpy(box.lower + (box.upper - box.lower) * place).to(parameter.device, network.dtype)
+        with torch.enable_grad():
+            x = point.reshape(1, *network.input_shape).requires_grad_()
+            value = (network(x).flatten() * weight).sum() + 0.0 * x.sum()
+            (gradient,) = torch.autograd.grad(value, x)
+        if bool(gradient.any()):
+            return False
+    return True
 
 
 def search_blindly(spec: Spec, session: Session, *, deadline: float, seed: int = 0) -> Counterexample | None:
