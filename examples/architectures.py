@@ -410,7 +410,7 @@ def main() -> None:
     """Bound, print a table, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(ARCHITECTURES)}; all by default")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the picture here")
+    parser.add_argument("--plot", type=Path, metavar="FILE", default=Path("architectures.png"), help="picture to write")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in ARCHITECTURES]:
         parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(ARCHITECTURES)}")
@@ -433,9 +433,8 @@ def main() -> None:
             flush=True,
         )
     rj.unregister()
-    if options.plot:
-        draw(results, options.plot)
-        print(f"wrote {options.plot}")
+    draw(results, options.plot)
+    print(f"wrote {options.plot}")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ asinh(z) = log(z + sqrt(z^2 + 1)) grows without end, but slowly. One call says w
 where that has peaks, valleys and kinks, how much it bends, and torch's own function. What auto_LiRPA needs to bound a
 network that calls ``torch.asinh`` (intervals, CROWN's lines), and what this package needs, follows from these.
 
-Run `python examples/custom_activation.py`.
+Run `python examples/custom_activation.py [--plot FILE]`; a few seconds.
 """
 
 from __future__ import annotations
 
 import torch
+from intervals import draw_intervals, picture_file, saved
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
+
+PICTURE = picture_file(__file__, "Jacobian bounds of a network with asinh.")
 
 
 class Asinh(nn.Module):
@@ -49,11 +53,20 @@ for method in ("IBP", "CROWN"):
     print(f"{method:18} outputs within {(upper - lower).max():.4f}")
     assert (outputs >= lower).all() and (outputs <= upper).all()
 
+proved = {}
 for method in ("RecurJac", "RecurJac-Linear", "RecurJac-McCormick"):
     with torch.no_grad():
-        lower, upper = rj.jacobian_bounds(model, x, method=method)
+        lower, upper = proved[method] = tuple(rj.jacobian_bounds(model, x, method=method))
         constant = rj.local_lipschitz(model, x, method=method).item()
     sampled = jacobians.abs().sum(2).max().item()
     print(f"{method:18} Lipschitz constant (l_inf) at most {constant:.4f}, at least {sampled:.4f}")
     assert (jacobians >= lower).all() and (jacobians <= upper).all()
     assert sampled <= constant < 1.2 * sampled
+
+# The derivatives of the first output by every input.
+figure = Figure(figsize=(8, 4), layout="constrained")
+axes = figure.add_subplot()
+first = {method: (low[0, 0], high[0, 0]) for method, (low, high) in proved.items()}
+draw_intervals(axes, [f"input {i}" for i in range(6)], first, (jacobians[:, 0].amin(0), jacobians[:, 0].amax(0)))
+axes.set(title="Derivatives of an output of a network with asinh", ylabel="derivative on the box")
+saved(figure, PICTURE)

@@ -4,7 +4,7 @@ A signal of 16 values on a circle is smoothed in the frequency domain, ``irfft(w
 torch's exporter has no operator for that: a `torch.autograd.Function` with a symbol makes it one. What the rule of this
 package returns, a `LinearMap` of torch's own function, is all that auto_LiRPA's class needs, too.
 
-Run `python examples/custom_operator.py`.
+Run `python examples/custom_operator.py [--plot FILE]`; a few seconds.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from intervals import draw_intervals, picture_file, saved
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.graph import Function
 from recurjac_plugin.host import Bound, BoundedModule, BoundedTensor, PerturbationLpNorm
 
 from auto_LiRPA import register_custom_op  # isort: skip
 
+PICTURE = picture_file(__file__, "Jacobian bounds of a network that smooths in the frequency domain.")
 POINTS = 16
 
 
@@ -30,7 +32,7 @@ def smoothed(x: Tensor) -> Tensor:
 
 
 # The derivative of a linear function is itself: pushed forward, or transposed and pulled back, by autograd.
-SMOOTHING = Function(smoothed, (POINTS,), (POINTS,))
+SMOOTHING = rj.linear_map(smoothed, (POINTS,), (POINTS,))
 
 
 class SmoothOp(torch.autograd.Function):
@@ -109,11 +111,22 @@ def reference(point: Tensor) -> Tensor:
 points = center + eps * (2 * torch.rand(2000, 6, dtype=torch.float64) - 1)
 jacobians = torch.func.vmap(torch.func.jacrev(reference))(points)  # shape: (points, outputs, inputs)
 
+proved = {}
 for method in ("Fast-Lip", "RecurJac", "RecurJac-Linear"):
     with torch.no_grad():
-        lower, upper = rj.jacobian_bounds(model, x, method=method)
+        lower, upper = proved[method] = tuple(rj.jacobian_bounds(model, x, method=method))
         constant = rj.local_lipschitz(model, x, method=method).item()
     sampled = jacobians.abs().sum(2).max().item()
     print(f"{method:15} Lipschitz constant (l_inf) at most {constant:.4f}, at least {sampled:.4f}")
     assert (jacobians >= lower).all() and (jacobians <= upper).all()
     assert sampled <= constant < 1.2 * sampled
+
+# The derivatives of the first output by every input.
+figure = Figure(figsize=(8, 4), layout="constrained")
+axes = figure.add_subplot()
+first = {method: (low[0, 0], high[0, 0]) for method, (low, high) in proved.items()}
+draw_intervals(axes, [f"input {i}" for i in range(6)], first, (jacobians[:, 0].amin(0), jacobians[:, 0].amax(0)))
+axes.set(
+    title="Derivatives of an output of a network that smooths in the frequency domain", ylabel="derivative on the box"
+)
+saved(figure, PICTURE)

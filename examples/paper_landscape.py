@@ -66,7 +66,9 @@ def check(net: nn.Module, images: Tensor, norm: float, found: dict[str, Tensor])
 def main() -> None:
     """Compute, print, draw, check."""
     parser = argparse.ArgumentParser(description="Radius without stationary points against depth.")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("paper_landscape.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="few networks and images, trained for a moment")
     options = parser.parse_args()
     depths = (2, 4) if options.quick else (2, 3, 4, 5, 6)
@@ -106,8 +108,7 @@ def main() -> None:
     axes[0][0].set_ylabel("radius without stationary points")
     medians = {name: [values.quantile(0.5) for values in curve] for name, curve in every[2.0].items()}
     assert all(a > b for a, b in zip(medians["RecurJac"], medians["Fast-Lip"], strict=True)), "and a larger median"
-    if options.plot:
-        save(drawn, options.plot)
+    save(drawn, options.plot)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,9 @@ def report(curves: dict[str, Tensor], radii: list[float], title: str) -> None:
 def main() -> None:
     """Compute, print, draw, check."""
     parser = argparse.ArgumentParser(description="Local Lipschitz constants against the radius.")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("paper_lipschitz.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="few radii and images, networks trained for a moment")
     parser.add_argument("--vnncomp", action="store_true", help="networks of $VNNCOMP_BENCHMARKS instead of digits")
     options = parser.parse_args()
@@ -132,8 +134,7 @@ def main() -> None:
             axes[row][0].set_ylabel(f"Lipschitz constant ({norm_name(norm)})")
             axes[0][column].set_title(subject.name)
             check(curves, norm, subject.images.dtype)
-    if options.plot:
-        save(drawn, options.plot)
+    save(drawn, options.plot)
 
 
 if __name__ == "__main__":

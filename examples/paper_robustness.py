@@ -107,7 +107,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=3, help="number of test images (default 3)")
     parser.add_argument("--steps", type=int, default=6, help="nested balls of the integral (default 6; paper: 30)")
     parser.add_argument("--out", type=Path, help="table to write: .csv or .md")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("paper_robustness.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="one network and image, two targets")
     options = parser.parse_args()
     if options.out and options.out.suffix not in (".csv", ".md"):
@@ -138,8 +140,7 @@ def main() -> None:
     if options.out:
         options.out.write_text("\n".join(lines(rows, options.out.suffix)) + "\n", encoding="utf-8")
         print(f"wrote {options.out}")
-    if options.plot:
-        draw(rows, options.plot)
+    draw(rows, options.plot)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,9 @@ def draw(curves: dict[str, list[float]], history: list[float], path: Path) -> No
 def main() -> None:
     """Train both, print, check, draw."""
     parser = argparse.ArgumentParser(description="Certified accuracy: plain training and training on RecurJac margins.")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("train_certified.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="few epochs, few images")
     options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order
@@ -124,8 +126,7 @@ def main() -> None:
     gain = curves["RecurJac margins"][at] - curves["plain"][at]
     assert gain > (0.0 if options.quick else 0.1), "more images are certified at the radius"
     assert curves["RecurJac margins"][0] > (0.7 if options.quick else 0.9), "and the network still classifies"
-    if options.plot:
-        draw(curves, history, options.plot)
+    draw(curves, history, options.plot)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,9 @@ def draw(nets: dict[str, nn.Sequential], histories: dict[str, list[float]], x: T
 def main() -> None:
     """Train both, print, check, draw."""
     parser = argparse.ArgumentParser(description="Regression certified monotone in one feature.")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("train_monotone.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="few steps")
     options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order
@@ -135,8 +137,7 @@ def main() -> None:
     assert not refuted(nets["monotone"], x)
     test = {name: explained(net, test_x, test_y) for name, net in nets.items()}
     assert test["monotone"] > max(0.25, test["plain"]), "and says more about patients it has not seen"
-    if options.plot:
-        draw(nets, histories, x, options.plot)
+    draw(nets, histories, x, options.plot)
 
 
 if __name__ == "__main__":

@@ -191,7 +191,9 @@ def draw(found: dict[str, dict[str, Run]], data: dict[str, Tensor], path: Path) 
 def main() -> None:
     """Train, print, check, draw."""
     parser = argparse.ArgumentParser(description="WGAN critics: clipping, gradient penalty, RecurJac.")
-    parser.add_argument("--plot", type=Path, help="picture to write: .png, .pdf or .svg")
+    parser.add_argument(
+        "--plot", type=Path, default=Path("train_wgan.png"), help="picture to write: .png, .pdf or .svg"
+    )
     parser.add_argument("--quick", action="store_true", help="one data set, few steps")
     options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order
@@ -212,8 +214,7 @@ def main() -> None:
         assert held < free, "closer to 1 than the penalty on the gradient at single points does"
         if not options.quick:
             assert runs["RecurJac"].after < runs["RecurJac"].before / 4, "and the generator learns"
-    if options.plot:
-        draw(found, {task.name: task.data for task in chosen}, options.plot)
+    draw(found, {task.name: task.data for task in chosen}, options.plot)
 
 
 if __name__ == "__main__":

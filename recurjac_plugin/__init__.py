@@ -21,7 +21,7 @@ Outputs and verdicts    output_bounds, verify, Result, Verdict, load_onnx, load_
 Tables and pictures     compare, lipschitz_curve, Table, plots
 In auto_LiRPA           register, unregister, JacobianOP, GradNorm, host
 Extensions              register_activation, unregister_activation, register_operator, unregister_operator,
-                        LinearMap, Node, Refusal
+                        linear_map, LinearMap, Node, Refusal
 Types                   MethodName, OutputMethodName, GlobalMethodName, Order, Norm
 Errors and version      RecurJacError, InputError, MethodError, UnsupportedError, HostError, ExtraError, FileError,
                         CertificateError, ContradictionError, __version__
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from .certificates.stationary_points import stationary_free_radius
     from .graph.linear_maps import LinearMap
     from .graph.node import Node
-    from .graph.operators import Refusal, register_operator, unregister_operator
+    from .graph.operators import Refusal, linear_map, register_operator, unregister_operator
     from .jacobian.bounds import Bounds
     from .jacobian.choice import chosen_methods
     from .jacobian.entries import jacobian_bounds
@@ -118,6 +118,7 @@ _MODULES = {
     "jacobian_bounds": "jacobian.entries",
     "landscape_scan": "certificates.landscape",
     "lipschitz_curve": "tables.curves",
+    "linear_map": "graph.operators",
     "load_networks": "networks.several.declared",
     "load_onnx": "networks.onnx",
     "load_vnnlib": "properties.vnnlib",
@@ -208,6 +209,7 @@ __all__ = [
     "host",
     "jacobian_bounds",
     "landscape_scan",
+    "linear_map",
     "lipschitz_curve",
     "load_networks",
     "load_onnx",

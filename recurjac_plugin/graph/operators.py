@@ -253,14 +253,29 @@ OPERATORS: dict[str, ToLinearMap] = {
 """The operator table: exact class name of the host's node -> its linear map in one input."""
 
 
+def linear_map(
+    function: Callable[[Tensor], Tensor], input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> LinearMap:
+    """The linear part of a torch function that is affine in each sample, ``f(x) = W x + c``, for a rule of your own.
+
+    Its derivative is pushed and pulled by autograd, ``|W|`` is computed when it is needed.
+
+    Args:
+        function: f, (n, *input_shape) -> (n, *output_shape). That it is affine is taken at your word.
+        input_shape: of one sample.
+        output_shape: of one sample.
+    """
+    return Function(function, tuple(input_shape), tuple(output_shape))
+
+
 def register_operator(class_name: str, rule: ToLinearMap) -> None:
     """Add a linear operator to the table.
 
     Args:
         class_name: exact name of the host's node class, e.g. ``"BoundCumSum"``.
         rule: ``(node, position) -> LinearMap``: the map from the perturbed input at that position, see
-            `recurjac_plugin.Node` and the maps of `recurjac_plugin.graph`, of which `Function` makes one of any torch
-            function that is affine in each sample. It raises `recurjac_plugin.Refusal` for what it does not cover.
+            `recurjac_plugin.Node`; `recurjac_plugin.linear_map` makes one of any torch function that is affine in each
+            sample. It raises `recurjac_plugin.Refusal` for what it does not cover.
 
     Raises:
         InputError: the class already has a rule.

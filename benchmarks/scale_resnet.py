@@ -6,7 +6,7 @@ images, all 3072 inputs are perturbed. `--bounds` chooses where the pre-activati
 at a time, because all at once do not fit. Printed are, for every radius, the undetermined neurons, the constants by the
 methods, the largest l_1 norm of a gradient found by sampling, and what each part took.
 
-Run `python examples/scale_resnet.py [--bounds KIND] [--eps E,E,...] [--width N] [--double] [--most N]`.
+Run `python benchmarks/scale_resnet.py [--bounds KIND] [--eps E,E,...] [--width N] [--double] [--most N]`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Time is CPU time, the shortest of some runs; memory is the peak of what torch ha
 it started with, as torch's profiler counts it: the same on every run, because it does not ask the system. Straight
 lines are fitted to the last points of each curve, in logarithms, and continued to 16 GB and to one hour.
 
-Run `python examples/scale.py [--plot FILE] [--quick]`. `scale_resnet.py` bounds a network with 11 million weights.
+Run `python benchmarks/scale.py [--plot FILE] [--quick]`. `scale_resnet.py` bounds a network with 11 million weights.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +32,6 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler announces itself
 
 import torch
 from matplotlib.axes import Axes
-from paper_networks import STYLES, panels, save
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -44,6 +44,9 @@ from recurjac_plugin.passes.affine import affine_pass
 from recurjac_plugin.passes.mccormick import relax_network
 from recurjac_plugin.recursion.backward import backward_order
 from recurjac_plugin.recursion.fast_lip import IntervalArithmetic
+
+sys.path.append(str(Path(__file__).parent.parent / "examples"))  # for the colours of all pictures
+from paper_networks import STYLES, panels, save
 
 MEGABYTE = 2**20
 CHUNK = 512 * MEGABYTE
