@@ -86,11 +86,11 @@ def bounds_of(lower: Any, upper: Any, dimensions: int) -> tuple[np.ndarray, np.n
     return low, high
 
 
-def names_of(argument: str, names: Sequence[str] | None, count: int) -> list[str]:
-    """So many names, numbers from 0 where none are given.
+def labels(names: Sequence[str] | None, count: int, argument: str) -> list[str]:
+    """Names as they were given, one for each of so many rows or inputs; numbers from 0 where they were not.
 
     Raises:
-        InputError: more or fewer of them.
+        InputError: there are more or fewer of them.
     """
     if names is None:
         return [str(i) for i in range(count)]

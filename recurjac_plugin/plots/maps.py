@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.extras import need
 
-from .figures import DIVERGING, FALLING, RISING, UNKNOWN, bounds_of, names_of, new_figure, sign_legend, signs_of
+from .figures import DIVERGING, FALLING, RISING, UNKNOWN, bounds_of, labels, new_figure, sign_legend, signs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ def sign_map(lower: Any, upper: Any, title: str | None = None) -> Figure:
     Raises:
         InputError: too many channels to draw, shapes that differ, or bounds that are not finite.
     """
+    need("matplotlib")
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
@@ -85,7 +87,7 @@ def heat_map(
         InputError: shapes that differ, bounds that are not finite or the other way round, or other numbers of names.
     """
     low, high = bounds_of(lower, upper, 2)
-    outputs, inputs = names_of("rows", rows, len(low)), names_of("columns", columns, low.shape[1])
+    outputs, inputs = labels(rows, len(low), "rows"), labels(columns, low.shape[1], "columns")
     middle, sign = low / 2 + high / 2, signs_of(low, high)
     written = len(inputs) <= _WRITTEN and len(outputs) <= _NAMED
     cell = 0.52 if written else 0.3

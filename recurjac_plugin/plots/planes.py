@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.extras import need
 
 from .figures import COLOURS, INK, array_of, new_figure
 
@@ -42,6 +43,7 @@ def boxes_2d(
     Raises:
         InputError: other shapes, another number of verdicts, or more than four other words.
     """
+    need("matplotlib")
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Patch, Rectangle
 

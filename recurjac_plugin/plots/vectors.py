@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .figures import FAINT, FALLING, INK, RISING, UNKNOWN, bounds_of, names_of, new_figure, sign_legend, signs_of, tidy
+from .figures import FAINT, FALLING, INK, RISING, UNKNOWN, bounds_of, labels, new_figure, sign_legend, signs_of, tidy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ def intervals(lower: Any, upper: Any, names: Sequence[str] | None = None, title:
         InputError: shapes that differ, bounds that are not finite or the other way round, or another number of names.
     """
     low, high = bounds_of(lower, upper, 1)
-    known = names_of("names", names, len(low))
+    known = labels(names, len(low), "names")
     sign = signs_of(low, high)
     if len(low) <= _NAMED:
         figure = new_figure(5.0, 1.4 + 0.24 * len(low))

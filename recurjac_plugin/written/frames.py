@@ -1,4 +1,4 @@
-"""Tables of pandas, which is imported when one is made, and the names of what they have lines for."""
+"""Tables of pandas, which is imported when one is made, and the columns that say what a line is about."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.errors import InputError
 from recurjac_plugin.extras import need
+from recurjac_plugin.plots.figures import labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,19 +23,6 @@ def data_frame(columns: Mapping[str, Any]) -> pd.DataFrame:
     pandas = importlib.import_module("pandas")
     frame: pd.DataFrame = pandas.DataFrame(columns)
     return frame
-
-
-def labels(names: Sequence[str] | None, count: int, argument: str) -> list[str]:
-    """Names as they were given, one for each of so many rows or inputs; numbers from 0 where they were not.
-
-    Raises:
-        InputError: there are more or fewer of them.
-    """
-    if names is None:
-        return [str(i) for i in range(count)]
-    if isinstance(names, str) or len(names) != count:
-        raise InputError(f"`{argument}` must be a list of {count} names for these bounds, got {names!r}.")
-    return [str(name) for name in names]
 
 
 def entries(shape: tuple[int, ...], rows: Sequence[str] | None, inputs: Sequence[str] | None) -> dict[str, Any]:

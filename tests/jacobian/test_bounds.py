@@ -119,8 +119,8 @@ def test_plot_of_zeros_has_a_scale():
 @pytest.mark.parametrize(
     ("shape", "options", "word"),
     [
-        ((35,), {"inputs": ["a", "b"]}, "`inputs` must be a list of 35 names"),
-        ((35,), {"rows": "abc"}, "`rows` must be a list of 3 names"),
+        ((35,), {"inputs": ["a", "b"]}, "`inputs` must be 35 names"),
+        ((35,), {"rows": "abc"}, "`rows` must be 3 names"),
         ((35,), {"image_shape": (5, 6)}, "35 elements"),
         ((35,), {"image_shape": (35,)}, "image_shape"),
         ((5, 7), {"row": 3}, "`row` must be from 0 to 2"),

@@ -137,8 +137,8 @@ def test_what_cannot_be_drawn_is_refused(draw, words):
 
 
 def test_without_matplotlib_there_is_a_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(rj.RecurJacError, match=r"recurjac-plugin\[plots\]"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(rj.ExtraError, match=r"recurjac-plugin\[plots\]"):
         plots.intervals(LOWER, UPPER)
 
 

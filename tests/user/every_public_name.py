@@ -136,7 +136,9 @@ rj.unregister()
 
 # Extensions
 def sinc(node: rj.Node, position: int) -> rj.LinearMap:
-    raise rj.Refusal("no such operator")
+    if position > 0:
+        raise rj.Refusal("no such operator")
+    return rj.linear_map(lambda values: 2 * values, (3,), (3,))
 
 
 rj.register_operator("BoundNone", sinc)
@@ -146,7 +148,7 @@ rj.unregister_activation("BoundAsinh")
 
 # Errors and version
 for kind in (
-    rj.InputError, rj.MethodError, rj.UnsupportedError, rj.HostError, rj.FileError, rj.CertificateError,
+    rj.InputError, rj.MethodError, rj.UnsupportedError, rj.HostError, rj.ExtraError, rj.FileError, rj.CertificateError,
     rj.ContradictionError,
 ):  # fmt: skip
     assert issubclass(kind, rj.RecurJacError)

@@ -71,7 +71,7 @@ def test_signs_are_drawn_as_a_map(signs, tmp_path):
     assert texts == [f"{name}: {count}" for name, count in signs.counts.items()]
     with pytest.raises(rj.InputError, match="`sample` must be from 0 to 0"):
         signs.plot(1)
-    with pytest.raises(rj.InputError, match="`rows` must be a list"):
+    with pytest.raises(rj.InputError, match="`rows` must be 3 names"):
         signs.plot(rows=["a"] * (signs.sign.shape[1] + 1))
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.written.frames import data_frame, entries, labels
+from recurjac_plugin.plots.figures import labels
+from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table
 
 if TYPE_CHECKING:

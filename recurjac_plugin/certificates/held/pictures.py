@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from recurjac_plugin.extras import need
 from recurjac_plugin.plots.figures import FALLING, RISING, UNKNOWN, new_figure
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def state_map(
     title: str,
 ) -> Figure:
     """What is known about every entry, as a map of rows by inputs: rising, falling, neither, or unknown."""
+    need("matplotlib")
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.plots import heat_map, intervals, sign_map
-from recurjac_plugin.written.frames import labels
+from recurjac_plugin.plots.figures import labels
 
 if TYPE_CHECKING:
     import numpy as np

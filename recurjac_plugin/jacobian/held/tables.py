@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.written.frames import data_frame, entries, labels
+from recurjac_plugin.plots.figures import labels
+from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table, interval, latex_table
 
 if TYPE_CHECKING:
