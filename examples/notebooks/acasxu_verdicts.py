@@ -147,7 +147,11 @@ for panel, (name, boxes) in zip(panels, slices.items()):
     panel.set_title(f"{title.format(name)}: {results[name].verdict.value}")
     panel.set(xlabel=f"input {ACROSS[0]}{names[0]}", ylabel=f"input {ACROSS[1]}{names[1]}")
 star = plt.Line2D([], [], color="black", marker="*", linestyle="", markersize=12, label="counterexample of verify")
-words = {"proved": "proved to hold", "violates": "proved to be violated", "open": "too small to be cut further"}
+words = {
+    "proved": "no violation, by the bounds",
+    "violates": "violated everywhere",
+    "open": "too small to be cut further",
+}
 patches = [Patch(color=COLORS[word], label=label) for word, label in words.items()]
 figure.legend(handles=[*patches, star], loc="outside lower center", ncols=4, frameon=False)
 # %% [markdown]
