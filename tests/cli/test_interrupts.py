@@ -25,13 +25,31 @@ def slow(value):
     return pytest.param(value, marks=pytest.mark.slow)
 
 
-def started(*arguments, code=None):
+PROCESSES = []
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """Processes hear the signal, also where the tests run in the background of a shell, which lets jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+    while PROCESSES:  # whatever a failed test has left
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(PROCESSES.pop().pid, signal.SIGKILL)
+
+
+def begun(how, arguments, **streams):
     """A command as the leader of a process group, as shells start it."""
+    command = [sys.executable, *how, *map(str, arguments)]
+    PROCESSES.append(subprocess.Popen(command, start_new_session=True, **streams))
+    return PROCESSES[-1]
+
+
+def started(*arguments, code=None):
+    """The same, its streams read as text."""
     how = ["-m", "recurjac_plugin.cli"] if code is None else ["-c", code]
-    return subprocess.Popen(
-        [sys.executable, *how, *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment(),
-    )  # fmt: skip
+    return begun(how, arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
 
 
 def stopped(process):
@@ -106,10 +124,8 @@ sampled.sampled_lipschitz = watched
 def test_within_a_progress_bar():
     """On a terminal, where the bar hides the cursor: it is there again, and the line stands alone."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "recurjac_plugin.cli", *LONG],
-        stdin=follower, stdout=follower, stderr=follower, start_new_session=True, env=environment(TERM="xterm"),
-    )  # fmt: skip
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), follower)
+    process = begun(["-m", "recurjac_plugin.cli"], LONG, **streams, env=environment(TERM="xterm"))
     os.close(follower)
     shown = b""
     while b"Samples" not in shown:
