@@ -27,7 +27,7 @@ def import_onnx2pytorch() -> ModuleType:
     """
     with _torchvision_deferred():
         need("onnx2pytorch")
-        return importlib.import_module("onnx2pytorch")
+        return sys.modules["onnx2pytorch"]
 
 
 class _Name:

@@ -21,6 +21,7 @@ from recurjac_plugin.branch_and_bound.exclusion_search import ExclusionSearch
 from recurjac_plugin.branch_and_bound.goals import Rows
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.plugin.model import bounded_model
+from recurjac_plugin.tables import on_property
 from recurjac_plugin.verification import verdicts
 from recurjac_plugin.verification.bounded.bounding import Bounding
 
@@ -218,7 +219,7 @@ def test_the_command_ends_with_exit_code_1(monkeypatch):
     def contradicted(*_, **__):
         raise ContradictionError("A bound and a value of the network contradict each other: please report it.")
 
-    monkeypatch.setattr(verdicts, "verify", contradicted)
+    monkeypatch.setattr(on_property, "verify", contradicted)
     told = recurjac("compare", RELU, SMALL, "--methods", "CROWN", code=1)
     assert told.stdout == ""
     assert told.stderr == "error: A bound and a value of the network contradict each other: please report it.\n"

@@ -200,10 +200,10 @@ def test_quiet_leaves_the_result_alone(tmp_path, image):
 
 
 def test_quiet_hides_no_contradiction(tmp_path, monkeypatch):
-    import recurjac_plugin.verification.agreement as agreement
+    import recurjac_plugin.tables.on_property as on_property
 
     found = Contradiction("A", "B", 0, None, None, (), "both cannot be right")
-    monkeypatch.setattr(agreement, "contradictions", lambda *_: [found])
+    monkeypatch.setattr(on_property, "contradictions", lambda *_: [found])
     result = recurjac("compare", RELU, SMALL, "--methods", "CROWN", "--attack-seconds", "0", "-q", code=1)
     assert "CONTRADICTION: both cannot be right" in result.stdout
 

@@ -103,7 +103,7 @@ def test_a_batch_gives_what_its_regions_give(order):
     region = Box(center - radius, center + radius)
     together = rj.jacobian_bounds(model, region.perturbed(), order=order)
     assert together.methods == (LINES, PLANES, LINES)
-    assert repr(together).endswith(f", {LINES}, {PLANES})")
+    assert f", {LINES}, {PLANES}, " in repr(together)
     by = {method: rj.jacobian_bounds(model, region.perturbed(), method=method, order=order) for method in METHODS}
     for i, method in enumerate(together.methods):
         alone = rj.jacobian_bounds(
