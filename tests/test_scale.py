@@ -16,12 +16,13 @@ def run(script, *arguments, cwd):
     return shown.stdout
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_measured(tmp_path):
     assert "wrote picture.png" in run("scale.py", "--quick", "--plot", "picture.png", cwd=tmp_path)
     assert os.listdir(tmp_path) == ["picture.png"]
 
 
-@pytest.mark.parametrize("kind", ["zonotopes", "CROWN-IBP", "CROWN"])
+@pytest.mark.parametrize("kind", [pytest.param("zonotopes", marks=pytest.mark.slow), "CROWN-IBP", "CROWN"])
 def test_narrow_resnet_is_bounded(kind, tmp_path):
     shown = run("scale_resnet.py", "--bounds", kind, "--width", "1", "--eps", "1e-5", "--most", "100", cwd=tmp_path)
     constants = re.findall(r"^  (\S+): local constant ([\d.e+]+),", shown, re.MULTILINE)
