@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from torch import Tensor
 
 _SAMPLES = 64  # points of each ball
@@ -165,17 +167,11 @@ def _on_balls(
 
 
 def _tell_of_balls(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
-    from recurjac_plugin.plots import encoded
     from recurjac_plugin.tables.comparison import COLUMNS, drawn
 
     rows, norm = [*result["methods"], result["sampled"]], options.norm_name(options.norm_of(result["norm"]))
     title = f"{Path(result['model']).name}, {norm} balls of radius {result['eps']:g}"
-    if csv is not None:
-        write_csv(csv, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
-        streams.note(f"wrote {csv}")
-    if plot is not None:
-        write(plot, encoded(drawn(rows, title), picture_format(plot)))
-        streams.note(f"wrote {plot}")
+    _write_files(streams, csv, plot, COLUMNS, rows, lambda: drawn(rows, title))
     wrong = _tell_remarks(streams, result)
     if streams.as_json:
         streams.json(result)
@@ -186,6 +182,25 @@ def _tell_of_balls(streams: Streams, result: dict[str, Any], csv: Path | None, p
     streams.table(title, header, table, right=range(1, len(header)))
     for line in wrong:
         streams.line(line)
+
+
+def _write_files(
+    streams: Streams,
+    csv: Path | None,
+    plot: Path | None,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    draw: Callable[[], Figure],
+) -> None:
+    """Write the rows as CSV, and their picture, where these are asked for."""
+    if csv is not None:
+        write_csv(csv, columns, [[row[name] for name in columns] for row in rows])
+        streams.note(f"wrote {csv}")
+    if plot is not None:
+        from recurjac_plugin.plots import encoded
+
+        write(plot, encoded(draw(), picture_format(plot)))
+        streams.note(f"wrote {plot}")
 
 
 def _tell_remarks(streams: Streams, result: dict[str, Any]) -> list[str]:
@@ -201,16 +216,11 @@ def _tell_remarks(streams: Streams, result: dict[str, Any]) -> list[str]:
 
 
 def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
-    from recurjac_plugin.plots import comparison, encoded
+    from recurjac_plugin.plots import comparison
 
     rows = result["methods"]
     title = f"{Path(result['model']).name}, {Path(result['property']).name}"
-    if csv is not None:
-        write_csv(csv, _HEADER, [[row[name] for name in _HEADER] for row in rows])
-        streams.note(f"wrote {csv}")
-    if plot is not None:
-        write(plot, encoded(comparison(rows, title), picture_format(plot)))
-        streams.note(f"wrote {plot}")
+    _write_files(streams, csv, plot, _HEADER, rows, lambda: comparison(rows, title))
     wrong = _tell_remarks(streams, result)
     if streams.as_json:
         streams.json(result)
