@@ -158,28 +158,55 @@ class _PreparedLoader(Loader):
         _load_library()
 
 
-class _Finder(MetaPathFinder):
-    """Finds the host where it is, and has `_PreparedLoader` load it."""
+class ImportHook(MetaPathFinder):
+    """Finds one module where it is, and has another loader load it.
+
+    Attributes:
+        name: of the module.
+    """
+
+    name: str
 
     def __init__(self) -> None:
         self._looking = False
 
+    @classmethod
+    def install(cls) -> None:
+        """Put it before the other finders, once."""
+        if not any(isinstance(finder, cls) for finder in sys.meta_path):
+            sys.meta_path.insert(0, cls())
+
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The host as the other finders find it; nothing else."""
-        if name != "auto_LiRPA" or self._looking:
+        """The module as the other finders find it; nothing else."""
+        if name != self.name or self._looking:
             return None
         self._looking = True
         try:
             spec = importlib.util.find_spec(name)
         finally:
             self._looking = False
-        if spec is not None and spec.loader is not None and spec.origin is not None:
-            stated = _VERSION.search(Path(spec.origin).read_text(encoding="utf-8"))
-            is_03 = stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST
-            spec.loader = _PreparedLoader(spec.loader, is_03)
+        if spec is not None and spec.loader is not None:
+            spec.loader = self.instead_of(spec.loader, spec.origin)
         return spec
+
+    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
+        """What loads the module in place of its own loader; origin: the file that it is in, if it is in one."""
+        raise NotImplementedError
+
+
+class _Finder(ImportHook):
+    """Has `_PreparedLoader` load the host."""
+
+    name = "auto_LiRPA"
+
+    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
+        """Prepared for the release that the file states."""
+        if origin is None:
+            return loader
+        stated = _VERSION.search(Path(origin).read_text(encoding="utf-8"))
+        return _PreparedLoader(loader, stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST)
 
 
 def load_operator_sets() -> None:
@@ -204,8 +231,8 @@ def prepare_import() -> None:
     """
     if sys.modules.get("auto_LiRPA") is not None:
         _load_library()
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    else:
+        _Finder.install()
 
 
 def _load_library() -> None:

@@ -6,12 +6,12 @@ Nothing here imports torch: the package does without until it is used.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
-from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from recurjac_plugin.host.find import ImportHook
 
 _BOUNDS = "recurjac_plugin.jacobian.bounds"  # tells torch about its class when it is imported
 
@@ -20,30 +20,18 @@ def make_known() -> None:
     """Have torch know the class of bounds: from now on, or as soon as somebody imports torch."""
     if sys.modules.get("torch") is not None:
         importlib.import_module(_BOUNDS)
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    else:
+        _Finder.install()
 
 
-class _Finder(MetaPathFinder):
-    """Finds torch where it is, and has `_KnowingLoader` load it."""
+class _Finder(ImportHook):
+    """Has `_KnowingLoader` load torch."""
 
-    def __init__(self) -> None:
-        self._looking = False
+    name = "torch"
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Torch as the other finders find it; nothing else."""
-        if name != "torch" or self._looking:
-            return None
-        self._looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = _KnowingLoader(spec.loader, self)
-        return spec
+    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
+        """Which needs this finder no more."""
+        return _KnowingLoader(loader, self)
 
 
 class _KnowingLoader(Loader):
