@@ -119,11 +119,12 @@ def recurjac(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Certified bounds of Jacobians, Lipschitz constants and outputs of ONNX networks.
+    """Certified bounds of Jacobians, Lipschitz constants and outputs of networks in ONNX files or torch modules.
 
-    Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 2 for bad input (with one line
-    that says what is wrong), 1 for an error of this program, or a certificate that is rejected, 130 after
-    Ctrl-C. Options may stand in a file, too: recurjac.toml in the working directory, see `--config` of the commands.
+    Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 1 for an error of this
+    program, a wrong verdict or a rejected certificate, 2 for bad input (with one line that says what is wrong), 130
+    after Ctrl-C. Options may stand in a file, too: recurjac.toml in the working directory, see `--config` of the
+    commands.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
