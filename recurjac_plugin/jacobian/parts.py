@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.host.region import cut
-from recurjac_plugin.numerics.memory import chunk_size, memory_budget
+from recurjac_plugin.numerics.memory import memory_budget
 
 _LEAST = 64
-_MOST = 64 * 2**20  # bytes of a part where memory abounds: more does not save time
+# Bytes of a part where memory abounds: more does not save time. On a card what starts its kernels is all that counts.
+_CPU, _CUDA = 96 * 2**20, 2**30
 
 
 def regions_at_once(
@@ -45,7 +46,8 @@ def regions_at_once(
     sizes = [math.prod(shape[1:]) for shape in shapes if shape] or [1]
     widest, columns = max(sizes), like[0].numel()
     each = 4 * max(rows, widest) * max(columns, widest) + sum(sizes) ** 2 // 4
-    return max(_LEAST, chunk_size(min(memory_budget(budget, like.device), _MOST), each, like))
+    most = _CUDA if like.device.type == "cuda" else _CPU
+    return max(_LEAST, min(memory_budget(budget, like.device), most) // (each * like.element_size()))
 
 
 def _is_constant(node: Any) -> bool:

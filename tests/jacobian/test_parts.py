@@ -22,7 +22,7 @@ COUNT = 11
 @pytest.fixture
 def three_at_once(monkeypatch):
     monkeypatch.setattr(parts, "_LEAST", 3)
-    monkeypatch.setattr(parts, "chunk_size", lambda *_: 1)
+    monkeypatch.setattr(parts, "_CPU", 1)
 
 
 def perturbations(x):
