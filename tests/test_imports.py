@@ -11,6 +11,7 @@ ORDER = (
     "extras",
     "checker",
     "files",
+    "kept",
     "plots",
     "written",
     "numerics",

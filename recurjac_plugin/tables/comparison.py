@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -10,21 +10,17 @@ from torch import Tensor
 from recurjac_plugin.errors import ContradictionError, InputError, UnsupportedError
 from recurjac_plugin.host.region import read_region
 from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS, parse
-from recurjac_plugin.plots import method_bars
 
 from .measured import Part, jacobian_of, named, outputs_of, sampled_constant, sampled_values, timed, too_small
+from .pictures import SAMPLED, Picture
 from .subject import GivenModel, Nobody, Subject, Watcher
 from .table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from recurjac_plugin.properties.spec import Spec
 
 DEFAULT_METHODS = (*METHODS, f"{METHODS[1]}+CROWN", *HOST_METHODS)
 """What is compared where no methods are named."""
-
-SAMPLED = "sampled"
 
 COLUMNS = (*("method", "jacobian_width", "known_signs", "lipschitz", "output_width", "seconds", "auto", "unsupported"),)
 """What is said of every method."""
@@ -108,7 +104,7 @@ def compare(
     found = compared(subject, [(x, C)], names, norm=norm, samples=samples, seed=seed)
     if found.wrong:
         raise ContradictionError(found.wrong[0])
-    return Table(f"Methods compared; auto is {found.auto} here", found.rows, drawn)
+    return Table(f"Methods compared; auto is {found.auto} here", found.rows, Picture("panels"))
 
 
 class Comparison(NamedTuple):
@@ -174,25 +170,6 @@ def _row(subject: Subject, parts: Sequence[Part], name: str, norm: float | None)
     except UnsupportedError as error:
         row["unsupported"] = str(error)
     return row
-
-
-_PANELS = {
-    "jacobian_width": "mean width of the\nJacobian's bounds",
-    "known_signs": "entries of\nknown sign",
-    "lipschitz": "Lipschitz\nconstant",
-    "output_width": "mean width of\nthe outputs' bounds",
-    "seconds": "seconds",
-}
-
-
-def drawn(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """The picture of a comparison: a panel for each quantity, a line for what sampling found."""
-    known = [row for row in rows if row["unsupported"] is None and row["method"] != SAMPLED]
-    columns = {label: {row["method"]: row[name] for row in known} for name, label in _PANELS.items()}
-    columns = {label: values for label, values in columns.items() if any(v is not None for v in values.values())}
-    (sampled,) = (row for row in rows if row["method"] == SAMPLED)
-    limits = {label: sampled[name] for name, label in _PANELS.items() if sampled[name] is not None}
-    return method_bars(columns or {"seconds": {}}, limits=limits, log=[_PANELS["seconds"]], title=title)
 
 
 def several(methods: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +13,12 @@ from recurjac_plugin.errors import ContradictionError, InputError
 from recurjac_plugin.host.region import read_region
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS, parse_global, parse_jacobian_method
 from recurjac_plugin.numerics.rounding import PROOF, eps
-from recurjac_plugin.plots import lipschitz_curves
 
 from .comparison import several
-from .constants import Balls, Norms, certified, curves_of, norm_name, sampled, searched
+from .constants import Balls, Norms, certified, norm_name, sampled, searched
+from .pictures import Picture
 from .subject import GivenModel, Nobody
 from .table import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DEFAULT_METHODS = (*METHODS, *GLOBAL_METHODS)
 """What is drawn where no methods are named."""
@@ -90,13 +87,7 @@ def lipschitz_curve(
         _require_above(entries, balls.centers.dtype)
     norms = balls.norms
     title = f"Lipschitz constant in {norms.text}" + (f", largest of {len(x)} inputs" if len(x) > 1 else "")
-
-    def drawn(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-        steps, curves = curves_of(rows)
-        named = (norm_name(norms.ball), norms.text)
-        return lipschitz_curves(steps, curves, everywhere=GLOBAL_METHODS, norms=named, title=title)
-
-    return Table(title, entries, drawn)
+    return Table(title, entries, Picture("curves", (norm_name(norms.ball), norms.text)))
 
 
 def _canonical(name: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.plots.figures import labels
 from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table
@@ -25,7 +26,7 @@ STATES = ("increasing", "decreasing", "refuted", "unknown")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Monotonicity:
+class Monotonicity(Kept):
     """What is known about the sign of every entry of a Jacobian over a region.
 
     Attributes:

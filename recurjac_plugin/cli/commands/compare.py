@@ -167,11 +167,12 @@ def _on_balls(
 
 
 def _tell_of_balls(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
-    from recurjac_plugin.tables.comparison import COLUMNS, drawn
+    from recurjac_plugin.tables.comparison import COLUMNS
+    from recurjac_plugin.tables.pictures import panels
 
     rows, norm = [*result["methods"], result["sampled"]], options.norm_name(options.norm_of(result["norm"]))
     title = f"{Path(result['model']).name}, {norm} balls of radius {result['eps']:g}"
-    _write_files(streams, csv, plot, COLUMNS, rows, lambda: drawn(rows, title))
+    _write_files(streams, csv, plot, COLUMNS, rows, lambda: panels(rows, title))
     wrong = _tell_remarks(streams, result)
     if streams.as_json:
         streams.json(result)
