@@ -44,9 +44,9 @@ def lipschitz_curve(
 
     One row for each method, radius and input, as ``recurjac lipschitz`` writes them: `asked` and `method`, the name
     that was given and what it chose, the radius `eps`, the number of the `input`, `constant`, `seconds`, and in
-    `unsupported` why a method has none here. The method `sampled` is what points show (`sampled_lipschitz`), the larger
-    one of a ball and of those in it. With `gap` or `budget` there are `searched` and `attained`, too: the bounds
-    between which `tighten` leaves the constant.
+    `unsupported` why a method has no constant there, such as on a radius at which ``1 / x`` meets 0. The method
+    `sampled` is what points show (`sampled_lipschitz`), the larger one of a ball and of those in it. With `gap` or
+    `budget` there are `searched` and `attained`, too: the bounds between which `tighten` leaves the constant.
 
     The picture has one curve for each method, the largest constant over the inputs.
 
@@ -72,7 +72,6 @@ def lipschitz_curve(
         ContradictionError: a constant is smaller than what a point shows: one of them is wrong.
         InputError: as in `local_lipschitz`; or no radii, negative ones, or ones that are not finite.
         MethodError: unknown method, or one that bounds outputs alone.
-        UnsupportedError: the network has parts without a rule.
 
     Source:
         Own.
