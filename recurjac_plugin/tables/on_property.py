@@ -21,9 +21,10 @@ from recurjac_plugin.verification.agreement import Claim, contradictions
 from recurjac_plugin.verification.attacks.descent import find_counterexample
 from recurjac_plugin.verification.verdicts import Verdict, verify
 
-from .measured import Part, jacobian_of, named, outputs_of, sampled_constant, timed, too_small
+from .measured import Part, jacobian_of, named, outputs_of, timed, too_small
+from .met import sampled_constant
 from .pictures import SAMPLED, Picture
-from .subject import GivenModel, Nobody, Subject, Watcher
+from .subject import GivenModel, Nobody, Subject, Watcher, listed
 from .table import Table
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def compared(
     """
     network = subject.module
     parts: list[Part] = [(region_of(box, network, device), rows_of(box, network, device)) for box in spec.boxes]
-    names, auto = named(subject, parts, names)
+    names, autos = named(subject, parts, names)
     watching = Nobody() if watcher is None else watcher
     alone = {**search, "attack_seconds": 0.0}
     entries = [_entry(subject, spec, parts, name, alone) for name in watching.progress(names, "Methods")]
@@ -128,7 +129,7 @@ def compared(
     claims.append(_judge(rows, network, spec, search))
     sampled = sampled_constant(subject, parts, None, search["seed"])
     wrong = _contradictions(network, spec, claims, device) + _below_sampled(rows, sampled, network.dtype)
-    return Comparison(rows, auto, sampled, wrong)
+    return Comparison(rows, listed(autos), sampled, wrong)
 
 
 def _entry(

@@ -9,6 +9,7 @@ from recurjac_plugin.jacobian.methods import GLOBAL_METHODS
 from recurjac_plugin.plots import comparison, lipschitz_curves, method_bars
 
 from .constants import curves_of
+from .measured import together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,8 @@ class Picture(NamedTuple):
 
 
 def panels(rows: Rows, title: str) -> Figure:
-    """The picture of a comparison: a panel for each quantity, a line for what sampling found."""
+    """The picture of a comparison: a panel for each quantity, a line for what sampling found; all inputs as one."""
+    rows = together(rows)
     known = [row for row in rows if row["unsupported"] is None and row["method"] != SAMPLED]
     columns = {label: {row["method"]: row[name] for row in known} for name, label in _PANELS.items()}
     columns = {label: values for label, values in columns.items() if any(v is not None for v in values.values())}

@@ -264,8 +264,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "tables/comparison.py",
-        "name == auto}",
-        "name != auto}",
+        "name in (AUTO, autos[i])",
+        "name not in (AUTO, autos[i])",
         "a comparison names every method but the one that `auto` chooses",
         ("tables/test_compare_methods.py",),
     ),
