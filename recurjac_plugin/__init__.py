@@ -32,9 +32,7 @@ A name is loaded with what it needs, torch and auto_LiRPA, when it is first used
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
 
 from .errors import (
     CertificateError,
@@ -47,11 +45,14 @@ from .errors import (
     RecurJacError,
     UnsupportedError,
 )
-from .host.find import prepare_import
-from .jacobian.held.files import make_known
+from .hooks.host_import import prepare_import
+from .hooks.torch_import import make_known
 from .version import __version__
 
+TYPE_CHECKING = False  # without `typing`: the package is there at once, and what a command needs for Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import host, plots
     from .certificates.held.entry_signs import Monotonicity
     from .certificates.landscape import Landscape, landscape_scan
@@ -148,6 +149,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         HostError: it needs auto_LiRPA, which is missing, of a version that is not supported, or does not import.
     """
+    import importlib
+
     if name == "plots":
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:

@@ -2,7 +2,7 @@
 
 ``torch.load(file, weights_only=True)`` calls only what it knows. All results are saved as a call of one function,
 `restored`, with the name of the class and the values of its fields, so that torch has to know this function alone
-(`jacobian.held.files` tells it) and nothing is imported before a file asks for it. Nothing here imports torch.
+(`hooks.torch_import` tells it) and nothing is imported before a file asks for it. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ ORDER = (
     "checker",
     "files",
     "kept",
+    "hooks",
     "plots",
     "written",
     "numerics",

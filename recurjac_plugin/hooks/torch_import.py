@@ -6,12 +6,14 @@ Nothing here imports torch: the package does without until it is used.
 from __future__ import annotations
 
 import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
-from recurjac_plugin.host.find import ImportHook
-from recurjac_plugin.kept import restored
+from .finder import ImportHook
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 def make_known() -> None:
@@ -24,6 +26,8 @@ def make_known() -> None:
 
 
 def _tell(torch: ModuleType) -> None:
+    from recurjac_plugin.kept import restored
+
     if hasattr(torch.serialization, "add_safe_globals"):  # torch 2.5
         torch.serialization.add_safe_globals([restored])
 
@@ -33,12 +37,12 @@ class _Finder(ImportHook):
 
     name = "torch"
 
-    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
+    def instead_of(self, loader: Loader, origin: str | None) -> _KnowingLoader:
         """Which needs this finder no more."""
         return _KnowingLoader(loader, self)
 
 
-class _KnowingLoader(Loader):
+class _KnowingLoader:
     """Runs torch's own loader, and tells torch about results.
 
     Args:
@@ -46,7 +50,7 @@ class _KnowingLoader(Loader):
         finder: what put this one in its place, and is needed no more once torch is there.
     """
 
-    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
+    def __init__(self, loader: Loader, finder: ImportHook) -> None:
         self.loader, self.finder = loader, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
