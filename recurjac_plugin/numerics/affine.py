@@ -64,12 +64,9 @@ def _check(function: Function, x: Tensor, y: Tensor, generator: torch.Generator,
     _require(alone - at_x[:1], room, "the value at a point depends on the other points of the batch")
     g = _random(tuple(at_x.shape), generator, at_x)
     product, expected = _pulled(function, x, g) * (x - y), g * (at_x - at_y)
+    sums = [each.reshape(len(x), -1).sum(1) for each in (product, expected)]
     room *= math.sqrt(max(at_x[0].numel(), 1)) * float(g.abs().max() if g.numel() else 0)
-    _require(
-        product.reshape(len(x), -1).sum(1) - expected.reshape(len(x), -1).sum(1),
-        room,
-        "autograd has another derivative of it",
-    )
+    _require(sums[0] - sums[1], room, "autograd has another derivative of it")
 
 
 def _require(difference: Tensor, room: float, what: str) -> None:

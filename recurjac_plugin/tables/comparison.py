@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import ContradictionError, InputError, UnsupportedError
 from recurjac_plugin.host.region import cut, read_region
@@ -31,8 +31,8 @@ COLUMNS = (
 
 
 def compare(
-    model: Any,
-    x: Any = None,
+    model: nn.Module,
+    x: Tensor | None = None,
     *,
     spec: Spec | None = None,
     methods: Iterable[str] | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import ContradictionError, InputError
 from recurjac_plugin.host.region import read_region
@@ -25,7 +25,7 @@ DEFAULT_METHODS = (*METHODS, *GLOBAL_METHODS)
 
 
 def lipschitz_curve(
-    model: Any,
+    model: nn.Module,
     x: Tensor,
     radii: Iterable[float],
     *,
