@@ -105,7 +105,7 @@ class Child:
                 record["cpu_seconds"] = max(0.0, self._cpu_killed - self._cpu_loaded)  # in ticks of the system
         record |= self._answer or self._failure()
         record["wall_seconds"] = ended - self._started
-        record["host"] = record["host"] | {"threads": self.task.threads}
+        record["host"] = record["host"] | {"threads": self.task.threads, "device": self.task.device}
         if record["result"] != "error" and record["run_seconds"] > self.task.timeout:
             late = None if record["result"] == "timeout" else record["result"]
             record |= {"result": "timeout", "late": late}

@@ -147,7 +147,7 @@ def test_records_of_processes(capfd):
     assert capfd.readouterr().out == ""
     for each in found:
         assert each["options"] == {"method": "CROWN"}
-        assert each["host"]["threads"] == 1
+        assert (each["host"]["threads"], each["host"]["device"]) == (1, "cpu")
         assert each["versions"]["recurjac_plugin"]
         assert each["wall_seconds"] > 0
 
@@ -230,6 +230,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
         (("i.csv", "--grace", "-1"), "--grace"),
         (("i.csv", "--jobs", "0"), "--jobs"),
         (("i.csv", "--method", "CROWNS"), "Unknown method"),
+        (("i.csv", "--device", "cuda:99"), "`--device` is 'cuda:99', but torch sees"),
         (("i.csv", "--expected", "i.csv"), "has no column"),
         (("i.csv", "--scheduler", "tcp://127.0.0.1:1", "--jobs", "2"), "--jobs"),
         (("i.csv", "--scheduler", "nowhere://"), "No Dask scheduler answers"),
