@@ -142,6 +142,9 @@ _MODULES = {
 }
 """Where the names are that are loaded on their first use."""
 
+_FOLDERS = ("host", "plots")
+"""Public modules, likewise."""
+
 
 def __getattr__(name: str) -> Any:
     """A public name, on its first use.
@@ -151,7 +154,7 @@ def __getattr__(name: str) -> Any:
     """
     import importlib
 
-    if name == "plots":
+    if name in _FOLDERS:
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -163,7 +166,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # `help` would import everything, auto_LiRPA too, and print each class with all that it inherits: thousands of
     # lines behind the table that the docstring has.
-    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, "plots"})
+    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, *_FOLDERS})
 
 
 def _asked_by_help() -> bool:

@@ -195,7 +195,7 @@ def _entry(
 
 
 def largest_by_radius(entries: Sequence[Mapping[str, Any]]) -> tuple[list[float], dict[str, list[float | None]]]:
-    """The radii, and by method the largest constant over the inputs for each of them; None where there is none."""
+    """The radii, and by method the largest constant over the inputs for each of them; None where one input has none."""
     called = labels(entries, dict.fromkeys(entry["asked"] for entry in entries))
     radii = sorted({entry["eps"] for entry in entries})
     found: dict[str, list[float | None]] = {}
@@ -203,8 +203,8 @@ def largest_by_radius(entries: Sequence[Mapping[str, Any]]) -> tuple[list[float]
         of_name = [entry for entry in entries if called[entry["asked"]] == name]
         found[name] = []
         for eps in radii:
-            known = [e["constant"] for e in of_name if e["eps"] == eps and e["constant"] is not None]
-            found[name].append(max(known, default=None))
+            values = [entry["constant"] for entry in of_name if entry["eps"] == eps]
+            found[name].append(None if None in values else max(values, default=None))
     return radii, found
 
 

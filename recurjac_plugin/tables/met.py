@@ -22,7 +22,7 @@ from .measured import Part
 from .subject import Subject
 
 _BATCH = 256  # points at once
-_ENDS = 128  # ends of entries, and of outputs, that are climbed to in each region
+_ENDS = 512  # ends of entries, and of outputs, that are climbed to in each region
 _ENDS_ONE_BY_ONE = 16  # of models that take one point at a time
 
 

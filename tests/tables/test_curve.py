@@ -92,6 +92,16 @@ def test_a_refused_radius_is_a_row_with_a_reason_and_the_others_go_on(dtype):
     assert len(table.plot().axes[0].lines) == 5
 
 
+def test_the_largest_of_some_inputs_is_not_that_of_all():
+    """One input of two is refused: the table of the largest has nothing there, the rows have what there is."""
+    centers = torch.tensor([[0.0, 0.0], [10.0, 10.0]])
+    table = rj.lipschitz_curve(Inverse(), centers, [1.0, 3.0], methods=["RecurJac"], samples=0)
+    assert [row["constant"] is None for row in table] == [False, False, True, False]
+    radii, largest = constants.largest_by_radius(table.rows)
+    assert radii == [1.0, 3.0]
+    assert largest == {"RecurJac": [table.rows[0]["constant"], None]}
+
+
 @pytest.mark.parametrize("function", [torch.floor, torch.erfinv], ids=["no_rule", "not_read_by_the_host"])
 def test_a_refused_network_has_a_table_of_reasons(function, monkeypatch):
     class Refused(nn.Module):
