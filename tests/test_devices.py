@@ -578,7 +578,8 @@ def test_cuda_searches(device, name, dtype):
     here, there = (quantity(Problem.of(build, dtype, where)) for where in ("cpu", device))
     for mine, other in zip(here, there, strict=True):
         assert (other.dtype, other.device.type) == (dtype, device)
-        assert torch.allclose(other.cpu(), mine, rtol=0.7)  # time ends both where it happens to
+        # Time ends both where it happens to, and radii are doubled until then.
+        assert torch.allclose(other.cpu(), mine, rtol=16 if "radius" in name else 0.3)
 
 
 @on_cuda

@@ -321,9 +321,10 @@ def _as_network(model: nn.Module, spec: Spec, input_shape: tuple[int, ...] | Non
             raise InputError(f"`input_shape` is {input_shape}, but the model's is {shape}; leave it out.")
     else:
         shape = (spec.n_inputs,) if input_shape is None else tuple(input_shape)
-        network = OnnxNetwork(model, shape, next(model.parameters(), torch.zeros(())).dtype)
+        parameter = next(model.parameters(), torch.zeros(()))
+        require_full_type("`model`", parameter.dtype)
+        network = OnnxNetwork(model, shape, parameter.dtype)
         network.max_difference = 0.0
-    require_full_type("`model`", network.dtype)
     n_inputs = math.prod(shape)
     if n_inputs != spec.n_inputs:
         raise InputError(
