@@ -113,31 +113,32 @@ def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
     assert [e["constant"] for e in answer(*arguments)["constants"][:2]] == [None, None]
 
 
-def _write_inverse(folder):
-    """``1 / (2 + x)`` as a torch network: its local constants end where the radius reaches 0."""
-    (folder / "net.py").write_text(
+@pytest.fixture
+def inverse(tmp_path):
+    """Asks for constants of ``1 / (2 + x)``, a torch network: the local ones end where the radius reaches 2."""
+    (tmp_path / "net.py").write_text(
         "import torch\n\n\nclass Inverse(torch.nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.layer = torch.nn.Linear(3, 3)\n"
         "        self.layer.weight.data, self.layer.bias.data = torch.eye(3), torch.full((3,), 2.0)\n\n"
         "    def forward(self, x):\n        return 1 / self.layer(x)\n\n\ndef inverse():\n    return Inverse()\n"
     )
-    np.save(folder / "x.npy", np.zeros(3))
-    return ("lipschitz", f"{folder / 'net.py'}:inverse", "--input", folder / "x.npy", "--methods", "RecurJac,Fast-Lip")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    yield "lipschitz", f"{tmp_path / 'net.py'}:inverse", "--input", tmp_path / "x.npy", "--methods", "RecurJac,Fast-Lip"
+    rj.unregister()  # what a command's process has to itself
 
 
-def test_a_radius_without_a_constant_is_a_dash_with_its_reason(tmp_path):
-    arguments = _write_inverse(tmp_path)
-    result = recurjac(*arguments, "--eps", "0.5,3", "--samples", "0")
+def test_a_radius_without_a_constant_is_a_dash_with_its_reason(inverse):
+    result = recurjac(*inverse, "--eps", "0.5,3", "--samples", "0")
     assert result.stdout.count("–") == 2
     for name in ("RecurJac", "Fast-Lip"):
         assert f"{name} on radius 3: The network has 1 unsupported part: " in result.stderr
-    entries = answer(*arguments, "--eps", "0.5,3", "--samples", "0")["constants"]
+    entries = answer(*inverse, "--eps", "0.5,3", "--samples", "0")["constants"]
     assert [entry["constant"] is None for entry in entries] == [False, True] * 2
     assert [entry["unsupported"] is None for entry in entries] == [True, False] * 2
 
 
-def test_nothing_but_refusals_is_refused(tmp_path):
-    shown = recurjac(*_write_inverse(tmp_path), "--eps", "3", code=2)
+def test_nothing_but_refusals_is_refused(inverse):
+    shown = recurjac(*inverse, "--eps", "3", code=2)
     assert shown.stderr.startswith("error: No method has a constant here. RecurJac: The network has 1 unsupported part")
 
 
