@@ -42,7 +42,7 @@ def bench_command(
     ] = None,
     max_timeout: Annotated[
         float | None,
-        typer.Option("--max-timeout", metavar="S", help="At most so many seconds per instance.", show_default=False),
+        typer.Option("--max-timeout", metavar="S", help="At most this many seconds per instance.", show_default=False),
     ] = None,
     grace: Annotated[
         float, typer.Option("--grace", metavar="S", help="Kill an instance so long after its timeout.")
@@ -67,7 +67,7 @@ def bench_command(
             help="Run on a Dask cluster, e.g. tcp://host:8786, an instance per thread of its workers.",
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, if there is one.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in DIR, if there is one.")] = False,
     expected: options.Expected = None,
     only: Annotated[
         list[str] | None,
