@@ -32,9 +32,7 @@ A name is loaded with what it needs, torch and auto_LiRPA, when it is first used
 
 from __future__ import annotations
 
-import importlib
 import sys
-from typing import TYPE_CHECKING, Any
 
 from .errors import (
     CertificateError,
@@ -47,11 +45,14 @@ from .errors import (
     RecurJacError,
     UnsupportedError,
 )
-from .host.find import prepare_import
-from .jacobian.held.files import make_known
+from .hooks.host_import import prepare_import
+from .hooks.torch_import import make_known
 from .version import __version__
 
+TYPE_CHECKING = False  # without `typing`: the package is there at once, and what a command needs for Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import host, plots
     from .certificates.held.entry_signs import Monotonicity
     from .certificates.landscape import Landscape, landscape_scan
@@ -141,6 +142,9 @@ _MODULES = {
 }
 """Where the names are that are loaded on their first use."""
 
+_FOLDERS = ("host", "plots")
+"""Public modules, likewise."""
+
 
 def __getattr__(name: str) -> Any:
     """A public name, on its first use.
@@ -148,7 +152,9 @@ def __getattr__(name: str) -> Any:
     Raises:
         HostError: it needs auto_LiRPA, which is missing, of a version that is not supported, or does not import.
     """
-    if name == "plots":
+    import importlib
+
+    if name in _FOLDERS:
         return importlib.import_module(f".{name}", __name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -160,7 +166,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     # `help` would import everything, auto_LiRPA too, and print each class with all that it inherits: thousands of
     # lines behind the table that the docstring has.
-    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, "plots"})
+    return [] if _asked_by_help() else sorted({*globals(), *_MODULES, *_FOLDERS})
 
 
 def _asked_by_help() -> bool:

@@ -5,7 +5,9 @@ A message says in one sentence what is wrong, where, what was expected, and what
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+TYPE_CHECKING = False  # without `typing`, see `recurjac_plugin`
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class RecurJacError(ValueError):

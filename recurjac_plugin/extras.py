@@ -6,6 +6,7 @@ The core needs torch and numpy. Everything else is imported where it is first us
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 
 from .errors import ExtraError
@@ -28,6 +29,8 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+_TOML = () if sys.version_info >= (3, 11) else ("tomli",)  # newer Python has it
+
 EXTRAS = {
     "host": Extra("auto_LiRPA", _same("appdirs", "graphviz", "packaging", "setuptools", "tqdm")),
     "onnx": Extra(
@@ -35,7 +38,7 @@ EXTRAS = {
         _same("onnx", "onnx2pytorch", "onnxruntime", "torchvision", "vnnlib"),
     ),
     "exact": Extra("Search over the sides of neurons", _same("scipy")),
-    "cli": Extra("The command `recurjac`", _same("typer", "rich")),
+    "cli": Extra("The command `recurjac`", _same("typer", "rich", *_TOML)),
     "plots": Extra("Drawing pictures and tables", _same("matplotlib", "pandas", "jinja2")),
     "cluster": Extra("Running on a Dask cluster", _same("distributed")),
 }

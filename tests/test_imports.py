@@ -11,6 +11,8 @@ ORDER = (
     "extras",
     "checker",
     "files",
+    "kept",
+    "hooks",
     "plots",
     "written",
     "numerics",

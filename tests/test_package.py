@@ -88,6 +88,12 @@ def test_version_is_read_from_one_place():
     assert ast.literal_eval(assigned.value) == recurjac_plugin.__version__
 
 
+@pytest.mark.parametrize("name", ["host", "plots"])
+def test_folders_are_there_without_having_been_imported(name):
+    shown = python("-c", f"import recurjac_plugin\nprint(recurjac_plugin.{name}.__name__)")
+    assert shown.stdout == f"recurjac_plugin.{name}\n", shown.stderr
+
+
 def test_public_names_exist():
     missing = [name for name in recurjac_plugin.__all__ if not hasattr(recurjac_plugin, name)]
     assert missing == []

@@ -15,6 +15,7 @@ from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import MethodName, Norm, Order, parse_jacobian_method
 from recurjac_plugin.jacobian.parts import regions_at_once
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.lipschitz.norms import constants_of_rows
 from recurjac_plugin.numerics.intervals import rounded_up
 from recurjac_plugin.numerics.precision import full_precision
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Landscape:
+class Landscape(Kept):
     """What is known of the gradients on growing balls.
 
     Attributes:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,13 +213,38 @@ class SampledDerivatives:
         for targets in self._targets(lower, upper, wanted):
             if time.monotonic() >= self.deadline:
                 return
-            region, side, row, column = targets
-            at = torch.where(side < 0, self.lowest_at[region, row, column], self.highest_at[region, row, column])
-            tried = at >= 0  # without a first point there is nowhere to start
-            if bool(tried.any()):
-                start = torch.cat(self._kept)[at[tried]]
-                region, side, row, column = (each[tried] for each in targets)
-                self.meet(self._climbed(within, start, region, side, row, column, generator), region)
+            self._climb_to(within, targets, generator)
+
+    def widen(self, within: SampledRegion, most: int, generator: torch.Generator) -> None:
+        """Look for lower and higher derivatives than were met: for at most so many ends of entries of every region.
+
+        Of more they are chosen at random.
+        """
+        if self._count == 0:
+            return
+        count, rows, columns = self.lowest.shape
+        order = torch.rand(count, 2 * rows * columns, generator=generator, dtype=torch.float64).argsort(dim=1)
+        chosen = order[:, :most].to(self.rows.device)
+        region = torch.arange(count, device=chosen.device).unsqueeze(1).expand_as(chosen).flatten()
+        for part, at in zip(chosen.flatten().split(self.batch_size), region.split(self.batch_size), strict=True):
+            if time.monotonic() >= self.deadline:
+                return
+            self._climb_to(within, (at, *_ends_at(part, rows, columns)), generator)
+
+    def _climb_to(self, within: SampledRegion, targets: tuple[Tensor, ...], generator: torch.Generator) -> None:
+        """Climb from where entries are most extreme so far; targets: region, side, row, column, all of shape (n,)."""
+        region, side, row, column = targets
+        at = torch.where(side < 0, self.lowest_at[region, row, column], self.highest_at[region, row, column])
+        tried = at >= 0  # without a first point there is nowhere to start
+        if bool(tried.any()):
+            start = torch.cat(self._kept)[at[tried]]
+            region, side, row, column = (each[tried] for each in targets)
+            weights = self.rows[region, row]
+
+            def entry(points: Tensor) -> tuple[Tensor, Tensor]:
+                return self._entry(points, weights, side, column)
+
+            self.meet(climbed(within, start, region, entry, generator, self.deadline), region)
 
     def _targets(self, lower: Tensor, upper: Tensor, wanted: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """Batches of (region, side, row, column), all of shape (n,)."""
@@ -228,39 +253,8 @@ class SampledDerivatives:
         gap = torch.where(need, gap.nan_to_num(1.0), math.inf).flatten(1)
         best = gap.sort(dim=1, stable=True).indices[:, :_TARGETS]
         region, position = need.flatten(1).gather(1, best).nonzero(as_tuple=True)
-        entry = best[region, position]
-        _, rows, columns = lower.shape
-        side = torch.where(entry < rows * columns, -1, 1)
-        row, column = entry % (rows * columns) // columns, entry % columns
-        return zip(*(each.split(self.batch_size) for each in (region, side, row, column)), strict=True)
-
-    def _climbed(
-        self,
-        within: SampledRegion,
-        points: Tensor,  # shape: (n, columns)
-        region: Tensor,  # shape: (n,)
-        side: Tensor,  # shape: (n,)
-        row: Tensor,  # shape: (n,)
-        column: Tensor,  # shape: (n,)
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Points where ``side`` times the chosen entry is at least as large as at the given ones."""
-        weights = self.rows[region, row]
-        reach = (within.upper - within.lower)[region] / 2
-        best, direction = self._entry(points, weights, side, column)
-        step = torch.ones_like(best).unsqueeze(1)
-        for _ in range(_STEPS):
-            if time.monotonic() >= self.deadline:
-                break
-            noise = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
-            move = torch.where(direction == 0, noise, direction).sign()
-            trial = within.project(points + step * reach * move, region, within.margins(len(points), generator))
-            value, slope = self._entry(trial, weights, side, column)
-            better = (value > best).unsqueeze(1)
-            best = torch.where(better.squeeze(1), value, best)
-            points, direction = torch.where(better, trial, points), torch.where(better, slope, direction)
-            step = torch.where(better, step, step / 2)
-        return points
+        places = region, *_ends_at(best[region, position], *lower.shape[1:])
+        return zip(*(each.split(self.batch_size) for each in places), strict=True)
 
     @torch.enable_grad()
     def _entry(self, points: Tensor, weights: Tensor, side: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,6 +268,47 @@ class SampledDerivatives:
             if value.requires_grad:
                 slope = torch.autograd.grad(value.sum(), x, allow_unused=True)[0]
         return value.detach(), torch.zeros_like(points) if slope is None else slope.flatten(1).nan_to_num(0.0)
+
+
+def climbed(
+    within: SampledRegion,
+    points: Tensor,  # shape: (n, columns)
+    region: Tensor,  # shape: (n,)
+    measure: Callable[[Tensor], tuple[Tensor, Tensor]],
+    generator: torch.Generator,
+    deadline: float = math.inf,
+) -> Tensor:
+    """Points where what is measured is at least as large as at the given ones, (n, columns).
+
+    Args:
+        within: where the points stay.
+        points: to start from.
+        region: of each point.
+        measure: value (n,) and gradient (n, columns) of what is climbed, at points (n, columns).
+        generator: of the steps where there is no gradient.
+        deadline: value of `time.monotonic` at which to stop.
+    """
+    reach = (within.upper - within.lower)[region] / 2
+    best, direction = measure(points)
+    step = torch.ones_like(best).unsqueeze(1)
+    for _ in range(_STEPS):
+        if time.monotonic() >= deadline:
+            break
+        noise = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)
+        move = torch.where(direction == 0, noise, direction).sign()
+        trial = within.project(points + step * reach * move, region, within.margins(len(points), generator))
+        value, slope = measure(trial)
+        better = (value > best).unsqueeze(1)
+        best = torch.where(better.squeeze(1), value, best)
+        points, direction = torch.where(better, trial, points), torch.where(better, slope, direction)
+        step = torch.where(better, step, step / 2)
+    return points
+
+
+def _ends_at(place: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Side, row and column of places among the lower ends of all entries, followed by the upper ones."""
+    side = torch.where(place < rows * columns, -1, 1)
+    return side, place % (rows * columns) // columns, place % columns
 
 
 @torch.enable_grad()

@@ -12,18 +12,22 @@ functions that need them, and ``collector`` lets the garbage collector wait mean
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
 
 from recurjac_plugin.errors import ExtraError
-from recurjac_plugin.extras import need
+
+from .terminal import interrupts
+
+TYPE_CHECKING = False  # without `typing`: until `listen` Ctrl-C is a traceback, so nothing is loaded that can wait
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> NoReturn:
     """Entry point of the console script; exit code 0, 2 for bad input, 1 for an error of our own, 130 for Ctrl-C."""
-    from .terminal import interrupts
-
     try:
         interrupts.listen()
+        from recurjac_plugin.extras import need
+
         need("typer", "rich")
         from . import collector
 
@@ -34,10 +38,9 @@ def main() -> NoReturn:
     except ExtraError as error:  # of these two: the commands tell of others themselves
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except BaseException as error:
+    except BaseException:
         if not interrupts.was_interrupted():
             raise
-        # What came of it may be another exception, such as the failure of an import.
-        told = isinstance(error, SystemExit) and error.code == interrupts.INTERRUPTED
-        interrupts.leave(None if told else "stopped")
+        # What came of it may be another exception: the failure of an import, or the exit that typer makes of it.
+        interrupts.leave()
     raise SystemExit(0)

@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from recurjac_plugin.cli.about.doctor import doctor_command
-from recurjac_plugin.cli.about.supports import supports_command
+from recurjac_plugin.cli.about.supports import Capabilities, supports_command
 from recurjac_plugin.cli.commands.bench import bench_command
 from recurjac_plugin.cli.commands.compare import compare_command
 from recurjac_plugin.cli.commands.jacobian import jacobian_command
@@ -147,5 +147,7 @@ _COMMANDS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
 
 for _command_name, _short_help, _command in _COMMANDS:
     # The standard's names of capabilities look like options, and are arguments of `supports`.
-    _settings = {"ignore_unknown_options": True} if _command is supports_command else None
-    app.command(_command_name, short_help=_short_help, context_settings=_settings)(with_common(_command))
+    _settings: dict[str, Any] = {}
+    if _command is supports_command:
+        _settings = {"cls": Capabilities, "context_settings": {"ignore_unknown_options": True}}
+    app.command(_command_name, short_help=_short_help, **_settings)(with_common(_command))

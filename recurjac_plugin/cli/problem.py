@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recurjac_plugin.errors import FileError, InputError, counted
-from recurjac_plugin.tables.subject import ball, chosen, labels, listed
+from recurjac_plugin.tables.subject import ball
 
 from . import collector
 from .options import Dtype, is_python, refuse, shape_of
-
-__all__ = ["ball", "chosen", "labels", "listed"]
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.numerics.affine import require_affine
 
 from .linear_maps import (
     Broadcast,
@@ -260,11 +261,20 @@ def linear_map(
 
     Its derivative is pushed and pulled by autograd, ``|W|`` is computed when it is needed.
 
+    Checked at random points of the sizes 0.01 to 10 000, in float64 where the function takes it, else in float32: that
+    f keeps to straight lines, beyond the points as well, that no sample of a batch changes another, and that autograd
+    has the derivative, each up to rounding. What bends between or beyond these points alone, by less than rounding, at
+    single points, or later, since it reads something that changes, is not seen: bounds of it would be wrong.
+
     Args:
-        function: f, (n, *input_shape) -> (n, *output_shape). That it is affine is taken at your word.
+        function: f, (n, *input_shape) -> (n, *output_shape), for any n.
         input_shape: of one sample.
         output_shape: of one sample.
+
+    Raises:
+        InputError: the function is not affine in each sample, or does not take or give these shapes.
     """
+    require_affine(function, tuple(input_shape), tuple(output_shape))
     return Function(function, tuple(input_shape), tuple(output_shape))
 
 

@@ -11,12 +11,11 @@ import importlib
 import importlib.util
 import logging
 import re
-import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -155,58 +154,15 @@ class _PreparedLoader(Loader):
         if self.is_03:
             fixes_03.patch_after_import(module)
         _PreparedLoader.ran = True
-        _load_library()
+        load_library()
 
 
-class ImportHook(MetaPathFinder):
-    """Finds one module where it is, and has another loader load it.
-
-    Attributes:
-        name: of the module.
-    """
-
-    name: str
-
-    def __init__(self) -> None:
-        self._looking = False
-
-    @classmethod
-    def install(cls) -> None:
-        """Put it before the other finders, once."""
-        if not any(isinstance(finder, cls) for finder in sys.meta_path):
-            sys.meta_path.insert(0, cls())
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """The module as the other finders find it; nothing else."""
-        if name != self.name or self._looking:
-            return None
-        self._looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._looking = False
-        if spec is not None and spec.loader is not None:
-            spec.loader = self.instead_of(spec.loader, spec.origin)
-        return spec
-
-    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
-        """What loads the module in place of its own loader; origin: the file that it is in, if it is in one."""
-        raise NotImplementedError
-
-
-class _Finder(ImportHook):
-    """Has `_PreparedLoader` load the host."""
-
-    name = "auto_LiRPA"
-
-    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
-        """Prepared for the release that the file states."""
-        if origin is None:
-            return loader
-        stated = _VERSION.search(Path(origin).read_text(encoding="utf-8"))
-        return _PreparedLoader(loader, stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST)
+def prepared(loader: Loader, origin: str | None) -> Loader:
+    """What loads the host in place of its own loader, prepared for the release that its file states."""
+    if origin is None:
+        return loader
+    stated = _VERSION.search(Path(origin).read_text(encoding="utf-8"))
+    return _PreparedLoader(loader, stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST)
 
 
 def load_operator_sets() -> None:
@@ -220,22 +176,11 @@ def load_operator_sets() -> None:
 
 
 def was_prepared() -> bool:
-    """Whether the host was imported as `prepare_import` has it, and not before."""
+    """Whether the host was imported as `hooks` have it, and not before."""
     return _PreparedLoader.ran
 
 
-def prepare_import() -> None:
-    """Have `library` loaded as soon as somebody imports auto_LiRPA, or now if that has happened.
-
-    Until then nothing heavy is imported. From then on models are compared with their modules (`same_function`).
-    """
-    if sys.modules.get("auto_LiRPA") is not None:
-        _load_library()
-    else:
-        _Finder.install()
-
-
-def _load_library() -> None:
+def load_library() -> None:
     """Import `library`; why it cannot be imported is said when it is needed."""
     with suppress(HostError):
         importlib.import_module("recurjac_plugin.host.library")

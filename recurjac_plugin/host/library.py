@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import HostError
 from recurjac_plugin.extras import install_line
+from recurjac_plugin.hooks.host_import import prepare_import
 
 from . import fixes_03, same_function
 from .find import HOST_FAILURES as HOST_FAILURES
-from .find import INSTALL_LINES, load_operator_sets, prepare_import, process_state_kept, require_host, was_prepared
+from .find import INSTALL_LINES, load_operator_sets, process_state_kept, require_host, was_prepared
 
 
 def import_host() -> ModuleType:

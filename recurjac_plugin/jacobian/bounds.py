@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.numerics.intervals import rounded_outward
 from recurjac_plugin.numerics.rounding import CONTRADICTION
 
@@ -27,7 +28,7 @@ _COUNTED = 2**20  # entries up to which `repr` counts signs: it must not wait fo
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Bounds:
+class Bounds(Kept):
     r"""``lower <= J(x) <= upper``, element by element, for every x in the region.
 
     Unpacks like the pair that it is, ``lower, upper = bounds``: ``list``, ``tuple``, ``zip`` and ``reversed`` see two
@@ -380,7 +381,3 @@ class Bounds:
 def _require_place(name: str, value: int, count: int) -> None:
     if not -count <= value < count:
         raise InputError(f"`{name}` must be from 0 to {count - 1} for these bounds, got {value!r}.")
-
-
-if hasattr(torch.serialization, "add_safe_globals"):
-    torch.serialization.add_safe_globals([Bounds])

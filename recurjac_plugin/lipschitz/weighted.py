@@ -22,6 +22,7 @@ from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT, ROWS
 from recurjac_plugin.jacobian.bounded import BoundedJacobian
 from recurjac_plugin.jacobian.methods import Treatment
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.numerics.intervals import Interval
 from recurjac_plugin.numerics.region import Region
 from recurjac_plugin.numerics.rounding import gamma
@@ -32,7 +33,7 @@ _PUSHED = 128  # columns of ``J S`` up to which each is bounded as one sum
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedNorm:
+class WeightedNorm(Kept):
     r"""A norm with weights: ``|v| = |weight * v|_p``, or ``|v| = sqrt(v^T weight v)`` for a positive definite matrix.
 
     Attributes:

@@ -79,6 +79,10 @@ GRAM = 2.0**16
 CONTRADICTION = 0.01
 """Two bounds of the same quantity contradict each other if they miss by more than this part of its size."""
 
+AFFINE = 64
+"""Units of rounding, times the square root of the number of inputs and the largest value, within which an affine
+function keeps to straight lines: sums of products round at every step, in any order."""
+
 SAME_FUNCTION = 8
 """Of outputs that two implementations of one function give. In most networks they are equal to the last digit; where
 they are further apart than this, both are computed once more in another precision."""

@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.errors import InputError
 
-from .figures import COLOURS, INK, new_figure, tidy
+from .figures import COLOURS, INK, VERDICTS, new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_VERDICTS = {
-    "unsat": (COLOURS[2], ""),
-    "sat": (COLOURS[1], "xxx"),
-    "unknown": ("#c8c8c8", ""),
-    "timeout": ("white", "////"),
-}
 
 
 def method_bars(
@@ -72,10 +65,10 @@ def comparison(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> F
     left, middle, right = figure.subplots(1, 3, sharey=True)
     names = [row["method"] for row in rows]
     constants = [row["lipschitz"] for row in rows]
-    _value_bars(middle, names, constants, COLOURS[0], "Lipschitz constant\nof the rows (l_inf)", False)
+    _value_bars(middle, names, constants, COLOURS[2], "Lipschitz constant\nof the rows (l_inf)", False)
     _value_bars(right, names, [row["seconds"] for row in rows], COLOURS[4], "seconds\nfor the lower bound", bool(rows))
     _distances(left, rows)
-    figure.legend(loc="outside upper right", ncols=len(_VERDICTS), frameon=False, fontsize=9)
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=9)
     if title is not None:
         figure.suptitle(title, x=0.02, ha="left")
     return figure
@@ -94,7 +87,7 @@ def _distances(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     for verdict in dict.fromkeys(row["verdict"] for row in rows):
         chosen = [row for row in rows if row["verdict"] == verdict]
         widths = [row["lower_bound"] if math.isfinite(row["lower_bound"]) else 0.0 for row in chosen]
-        colour, hatch = _VERDICTS[verdict]
+        colour, hatch = VERDICTS[verdict]
         edge: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.5}
         axes.barh([row["method"] for row in chosen], widths, color=colour, hatch=hatch, label=verdict, **edge)
     for row in rows:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
 
-from .figures import COLOURS, INK, legend_below, log_scale, new_figure, style_of, tidy
+from .figures import COLOURS, INK, LINES, legend_below, log_scale, new_figure, style_of, tidy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_LINES = ("-", "--", "-.", ":")
 
 
 def lipschitz_curves(
@@ -42,7 +40,7 @@ def lipschitz_curves(
     axes = figure.subplots()
     for i, (name, values) in enumerate(constants.items()):
         if name in below:
-            dashes = _LINES[1 + list(below).index(name) % 2]
+            dashes = LINES[1 + list(below).index(name) % 2]
             axes.plot(radii, values, color=INK, linestyle=dashes, linewidth=1.4, label=f"{name} (lower bound)")
         elif name in everywhere:
             axes.plot(radii, values, color=INK, linestyle=":", linewidth=1.4, label=name)
@@ -121,7 +119,7 @@ def certified_fractions(radii: Mapping[str, Sequence[float]], *, norm: str = "",
             [*(certified[:1] or [0.0]), *certified, *[0.0] * bool(ends)],
             label=name,
             color=COLOURS[i % len(COLOURS)],
-            linestyle=_LINES[i % len(_LINES)],
+            linestyle=LINES[i % len(LINES)],
         )
     axes.set_ylim(0, 1.03)
     axes.set_xlim(left=0)

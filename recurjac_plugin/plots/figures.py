@@ -27,6 +27,20 @@ INK, FAINT = "#222222", "#8a8a8a"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6f4e9c")
 """Of curves and bars, after Okabe and Ito: https://jfly.uni-koeln.de/color."""
 
+VERDICTS = {
+    "unsat": (COLOURS[0], ""),
+    "sat": (COLOURS[5], "..."),
+    "unknown": ("#d0d0d0", ""),
+    "timeout": ("#ffffff", "////"),
+    "error": ("#ffffff", "xxxx"),
+    "missing": ("#ffffff", ""),
+    "wrong": ("#c1121f", "++"),
+}
+"""Colour and hatch of the areas of a verdict, from dark to light; the one that is wrong is red."""
+
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+"""Dashes of curves without marks."""
+
 MARKS = "osD^vPX"
 """Of curves, which tell them apart where colours do not."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.extras import need
 
-from .figures import DIVERGING, FALLING, RISING, UNKNOWN, bounds_of, labels, new_figure, sign_legend, signs_of
+from .figures import COLOURS, DIVERGING, FALLING, RISING, UNKNOWN, bounds_of, labels, new_figure, sign_legend, signs_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ MOST_CHANNELS = 4
 
 _WRITTEN = 12  # columns whose numbers can be read in their cells
 _NAMED = 30  # names that can be read beside each other
+_LETTERS = 12  # of names that stand beside each other, for every inch of a figure
 
 
 def sign_map(lower: Any, upper: Any, title: str | None = None) -> Figure:
@@ -98,13 +100,45 @@ def heat_map(
     _hatch(axes, sign)
     if written:
         _write(axes, middle, (high - low) / 2)
-    _name(axes.set_xticks, inputs, 90 if sum(map(len, inputs)) > 8 * len(axes.get_xticks()) + 40 else 0)
-    _name(axes.set_yticks, outputs, 0)
+    _name(axes, inputs, outputs, figure.get_figwidth())
     axes.set_xlabel("input")
     axes.set_ylabel("output")
     figure.legend(handles=_legend(sign), loc="outside lower right", ncols=2, frameon=False)
     if title is not None:
         figure.suptitle(title)
+    return figure
+
+
+def state_map(
+    states: np.ndarray,  # shape: (k, n), numbers of names
+    names: Sequence[str],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+) -> Figure:
+    """What is known about the sign of every entry: rising, falling, neither, or unknown, in the order of `names`.
+
+    Args:
+        states: which of the names every entry has.
+        names: of the four states.
+        rows: names of the outputs.
+        columns: names of the inputs.
+        title: shown above.
+    """
+    figure = new_figure(min(max(0.35 * len(columns) + 1.8, 5.6), 12.0), min(max(0.35 * len(rows) + 1.8, 2.6), 8.0))
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    colours = (RISING, FALLING, COLOURS[4], UNKNOWN)
+    axes = figure.subplots()
+    axes.imshow(states, cmap=ListedColormap(colours), vmin=-0.5, vmax=3.5, aspect="auto")
+    _name(axes, columns, rows, figure.get_figwidth())
+    axes.set_xlabel("input")
+    axes.set_ylabel("output")
+    counts = [f"{name}: {int((states == i).sum())}" for i, name in enumerate(names)]
+    handles = [Patch(color=colour, label=text) for colour, text in zip(colours, counts, strict=True)]
+    figure.legend(handles=handles, loc="outside lower right", ncols=4, fontsize="small", frameon=False)
+    figure.suptitle(title)
     return figure
 
 
@@ -139,10 +173,15 @@ def _cells(values: np.ndarray) -> Any:
     return np.ndenumerate(values)
 
 
-def _name(put: Any, names: Sequence[str], rotation: int) -> None:
-    """Names along an axis: all that can be read, else a few of them, evenly spaced."""
-    step = -(-len(names) // _NAMED)
-    put(range(0, len(names), step), names[::step], fontsize=8, rotation=rotation)
+def _name(axes: Axes, columns: Sequence[str], rows: Sequence[str], width: float) -> None:
+    """Names along both axes of a figure so many inches wide: all that can be read, else a few; upright if long."""
+    for put, names in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
+        step = -(-len(names) // _NAMED)
+        shown = names[::step]
+        room = _LETTERS * width / len(shown)
+        close = any((len(one) + len(other)) / 2 + 1 > room for one, other in pairwise(shown))
+        long = put == axes.set_xticks and close
+        put(range(0, len(names), step), shown, fontsize=8, rotation=90 if long else 0)
 
 
 def _legend(sign: np.ndarray) -> list[Any]:

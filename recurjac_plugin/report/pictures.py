@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.plots import encoded, new_figure
+from recurjac_plugin.plots.figures import COLOURS, FAINT, INK, LINES, VERDICTS, tidy
 
 from .runs import Answer, Run
 from .statistics import KINDS, SHORTEST, Pair, categories, charged, common, counts
@@ -14,20 +15,6 @@ from .ticks import set_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_TEXT, _FAINT = "#222222", "#8a8a8a"
-# From dark to light in the order of `KINDS`; a wrong verdict is the only red thing anywhere.
-_STYLES = {
-    "unsat": ("#1f4e79", ""),
-    "sat": ("#6fa3d0", ""),
-    "unknown": ("#d0d0d0", ""),
-    "timeout": ("#ffffff", "////"),
-    "error": ("#ffffff", "xxxx"),
-    "missing": ("#ffffff", ""),
-    "wrong": ("#c1121f", "++"),
-}
-_LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
-_INKS = ("#1f4e79", "#b35c00", "#3b7d3b", "#7a4988", "#555555", "#a08300")
 
 
 def solved_bars(runs: Sequence[Run]) -> bytes:
@@ -44,12 +31,12 @@ def solved_bars(runs: Sequence[Run]) -> bytes:
         by_kind = counts(run, name)
         total, left = sum(by_kind.values()), 0.0
         for kind in (kind for kind in KINDS if by_kind[kind]):
-            colour, hatch = _STYLES[kind]
-            axes.barh(height, by_kind[kind] / total, left=left, height=0.8, color=colour, hatch=hatch, edgecolor=_TEXT,
+            colour, hatch = VERDICTS[kind]
+            axes.barh(height, by_kind[kind] / total, left=left, height=0.8, color=colour, hatch=hatch, edgecolor=INK,
                       linewidth=0.5)  # fmt: skip
             left += by_kind[kind] / total
             present.add(kind)
-        axes.text(1.01, height, f"{by_kind['unsat'] + by_kind['sat']} of {total}", va="center", fontsize=8, color=_TEXT)
+        axes.text(1.01, height, f"{by_kind['unsat'] + by_kind['sat']} of {total}", va="center", fontsize=8, color=INK)
     labels = [name if len(runs) == 1 else f"{name} · {run.name}" for name, run in rows]
     axes.set_yticks(heights, labels, fontsize=8)
     axes.set_ylim(max(heights) + 0.6, -0.6)
@@ -58,7 +45,7 @@ def solved_bars(runs: Sequence[Run]) -> bytes:
     axes.set_xlabel("part of the instances; solved beside the bars")
     axes.spines[["top", "right"]].set_visible(False)
     handles = [
-        Patch(facecolor=_STYLES[kind][0], hatch=_STYLES[kind][1], edgecolor=_TEXT, linewidth=0.5, label=kind)
+        Patch(facecolor=VERDICTS[kind][0], hatch=VERDICTS[kind][1], edgecolor=INK, linewidth=0.5, label=kind)
         for kind in KINDS
         if kind in present
     ]
@@ -73,21 +60,21 @@ def cactus(runs: Sequence[Run]) -> bytes:
     places = common(runs)
     figure = new_figure(8.0, 4.6)
     axes = figure.subplots()
-    ends: list[tuple[float, float, str, str]] = []
+    ends: list[tuple[float, str, str]] = []
     for i, run in enumerate(runs):
         times = sorted(max(run.answers[p].seconds, SHORTEST) for p in places if run.answers[p].solved)
-        ink = _INKS[i % len(_INKS)]
+        ink = COLOURS[i % len(COLOURS)]
         if times:
-            axes.step(range(1, len(times) + 1), times, where="pre", color=ink, linestyle=_LINES[i % len(_LINES)])
+            axes.step(range(1, len(times) + 1), times, where="pre", color=ink, linestyle=LINES[i % len(LINES)])
             axes.plot(len(times), times[-1], "o", color=ink, markersize=4)
         end = times[-1] if times else SHORTEST
-        ends.append((end, len(times), f"{run.name}: {len(times)}", ink))
+        ends.append((end, f"{run.name}: {len(times)}", ink))
     _log_seconds(axes, "y", [end for end, *_ in ends])
     axes.set_xlim(0, 1.02 * len(places))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(f"instances solved, of {len(places)}" + (" that all runs have" if len(runs) > 1 else ""))
     axes.set_ylabel("seconds for each")
-    _grid(axes)
+    tidy(axes)
     _label_ends(axes, ends)
     set_ticks(figure)
     return encoded(figure, "png")
@@ -133,9 +120,9 @@ def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Call
     figure = new_figure(5.6, 5.4)
     axes = figure.subplots()
     marks: dict[str, dict[str, Any]] = {
-        "unsat": {"marker": "o", "facecolors": _INKS[0], "edgecolors": "none", "alpha": 0.6},
-        "sat": {"marker": "^", "facecolors": "none", "edgecolors": _INKS[1]},
-        "solved by one alone": {"marker": "x", "color": _TEXT},
+        "unsat": {"marker": "o", "facecolors": COLOURS[0], "edgecolors": "none", "alpha": 0.6},
+        "sat": {"marker": "^", "facecolors": "none", "edgecolors": COLOURS[1]},
+        "solved by one alone": {"marker": "x", "color": INK},
     }
     for name, style in marks.items():
         chosen = [(x, y) for x, y, mark in points if mark == name]
@@ -144,14 +131,14 @@ def _scatter(points: Sequence[tuple[float, float, str]], pair: Pair, label: Call
     values = [value for x, y, _ in points for value in (x, y)] or [1.0]
     low, high = min(values) / 1.5, max(values) * 1.5
     for factor, dashes in ((1.0, "-"), (10.0, "--"), (0.1, "--")):
-        axes.plot([low, high], [low / factor, high / factor], color=_FAINT, linestyle=dashes, linewidth=0.8, zorder=0)
+        axes.plot([low, high], [low / factor, high / factor], color=FAINT, linestyle=dashes, linewidth=0.8, zorder=0)
     for which in ("x", "y"):
         _log_axis(axes, which, low, high)
     axes.set_xlabel(label(pair.first))
     axes.set_ylabel(label(pair.second))
     axes.set_aspect("equal")
-    _grid(axes)
-    corner: dict[str, Any] = {"fontsize": 8, "color": _TEXT, "transform": axes.transAxes}
+    tidy(axes)
+    corner: dict[str, Any] = {"fontsize": 8, "color": INK, "transform": axes.transAxes}
     axes.text(0.02, 0.97, f"{pair.first.name}: {better}", va="top", **corner)
     axes.text(0.98, 0.03, f"{pair.second.name}: {better}", ha="right", **corner)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9)
@@ -189,18 +176,12 @@ def _plain(value: float, _: int) -> str:
     return f"{value:g}" if value < 1e5 else f"{value:.0f}" if value < 1e6 else f"{value:.0e}"
 
 
-def _grid(axes: Axes) -> None:
-    """A light grid behind what is drawn, and no frame at the top and the right."""
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names at the right of the picture, moved apart where the lines end close together."""
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Names at the right of the picture, with dots of their lines' colours; apart where lines end close together."""
     low, high = (math.log10(value) for value in axes.get_ylim())
     least, at = 0.05 * (high - low), -math.inf
-    for end, _, text, ink in sorted(ends):
+    beside: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "annotation_clip": False}
+    for end, text, ink in sorted(ends):
         at = max(math.log10(end), at + least)
-        axes.annotate(text, (1.01, 10**at), xycoords=("axes fraction", "data"), fontsize=9, color=ink, va="center",
-                      annotation_clip=False)  # fmt: skip
+        axes.annotate("●", (1.01, 10**at), fontsize=7, color=ink, **beside)
+        axes.annotate(text, (1.03, 10**at), fontsize=9, color=INK, **beside)

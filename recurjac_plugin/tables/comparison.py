@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import ContradictionError, InputError, UnsupportedError
-from recurjac_plugin.host.region import read_region
-from recurjac_plugin.jacobian.methods import HOST_METHODS, METHODS, parse
-from recurjac_plugin.plots import method_bars
+from recurjac_plugin.host.region import cut, read_region
+from recurjac_plugin.jacobian.methods import AUTO, HOST_METHODS, METHODS, parse
 
-from .measured import Part, jacobian_of, named, outputs_of, sampled_constant, sampled_values, timed, too_small
-from .subject import GivenModel, Nobody, Subject, Watcher
+from .measured import Part, jacobian_of, named, outputs_of, timed, too_small
+from .met import sampled_constant, sampled_values
+from .pictures import SAMPLED, Picture
+from .subject import GivenModel, Nobody, Subject, Watcher, listed
 from .table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from recurjac_plugin.properties.spec import Spec
 
 DEFAULT_METHODS = (*METHODS, f"{METHODS[1]}+CROWN", *HOST_METHODS)
 """What is compared where no methods are named."""
 
-SAMPLED = "sampled"
-
-COLUMNS = (*("method", "jacobian_width", "known_signs", "lipschitz", "output_width", "seconds", "auto", "unsupported"),)
-"""What is said of every method."""
+COLUMNS = (
+    *("method", "input", "jacobian_width", "known_signs", "lipschitz", "output_width", "seconds", "auto"),
+    "unsupported",
+)
+"""What is said of every method and input."""
 
 
 def compare(
-    model: Any,
-    x: Any = None,
+    model: nn.Module,
+    x: Tensor | None = None,
     *,
     spec: Spec | None = None,
     methods: Iterable[str] | None = None,
@@ -46,16 +46,18 @@ def compare(
 ) -> Table:
     r"""Methods side by side over the same regions, or on a property: how tight they are, and how long they take.
 
-    One row for each method, and a last one, `sampled`, for what points of the regions show: no bounds can be narrower,
-    no constant smaller, and no more signs be known. The columns are
+    One row for each method and input, and last ones, `sampled`, for what points of the regions show, random ones and
+    such that climb: no bounds can be narrower, no constant smaller, and no more signs be known. The columns are
 
-    * `method`, and in `auto` whether it is what `method=None` chooses here;
+    * `method`, the number of the `input`, and in `auto` whether it is what `method=None` chooses there;
     * `jacobian_width`, the mean of ``U - L`` over all entries, `known_signs`, how many entries have ``L >= 0`` or
-      ``U <= 0``, and `lipschitz`, the largest constant of a region as in `local_lipschitz`; None for methods that bound
+      ``U <= 0``, and `lipschitz`, the constant as in `local_lipschitz`; None for methods that bound
       outputs alone;
     * `output_width`, the mean width of the bounds of ``C f``, as in `output_bounds`, and `seconds`, what these took,
       pre-activation bounds included, of two runs the shorter one where they are short;
     * `unsupported`: why a method cannot be used on the network, else None.
+
+    The picture has one bar for each method: mean widths, all signs, the largest constant, and the time of all inputs.
 
     With `spec` these are the columns of ``recurjac compare``: `lower_bound` of the distance from a violation,
     `verdict`, `boxes` and `verify_seconds` of `verify` come in place of `known_signs` and `output_width`, `sampled` is
@@ -64,7 +66,8 @@ def compare(
     Args:
         model: auto_LiRPA's `BoundedModule`, or a torch module; with `spec` what `load_onnx` returns. It is left as it
             was.
-        x: a `BoundedTensor` whose perturbation is an l_p ball or a box; None with `spec`.
+        x: a `BoundedTensor` whose perturbation is an l_p ball or a box, shape (b, *input_shape); None with `spec`. Its
+            inputs are bounded one by one.
         spec: what `load_vnnlib` returns, in place of `x`: its boxes are the regions, its rows are bounded.
         methods: names as in `output_bounds`; None for all that the package has and the host's. `auto` is shown as what
             it chooses.
@@ -73,7 +76,7 @@ def compare(
         timeout: with `spec`, longest time for each verdict.
         attack_seconds: with `spec`, longest time of the attack that serves all methods that prove nothing.
         branching: with `spec`, as in `verify`.
-        samples: random points of each region.
+        samples: random points of each region, from which others climb.
         seed: of everything random.
 
     Returns:
@@ -105,17 +108,24 @@ def compare(
         return compared_on_property(model, spec, names, search)
     region = read_region(x)
     subject = GivenModel.of(model, region.center)
-    found = compared(subject, [(x, C)], names, norm=norm, samples=samples, seed=seed)
+    found = compared(subject, _one_by_one(x, C), names, norm=norm, samples=samples, seed=seed)
     if found.wrong:
         raise ContradictionError(found.wrong[0])
-    return Table(f"Methods compared; auto is {found.auto} here", found.rows, drawn)
+    return Table(f"Methods compared; auto is {found.auto} here", found.rows, Picture("panels"))
+
+
+def _one_by_one(x: Any, C: Tensor | None) -> list[Part]:
+    """The inputs and their rows. What does not fit to them is left as it is, and refused where it is bounded."""
+    pieces = [slice(i, i + 1) for i in range(len(x))]
+    each = isinstance(C, Tensor) and len(C) == len(x)
+    return [(cut(x, piece), C[piece] if each and C is not None else C) for piece in pieces]
 
 
 class Comparison(NamedTuple):
     """Methods over some regions.
 
     Attributes:
-        rows: of each method, that of `sampled` the last.
+        rows: of each method and part, those of `sampled` the last.
         auto: what `auto` is.
         wrong: sentences on what cannot be true.
     """
@@ -139,60 +149,49 @@ def compared(
 
     Args:
         subject: the network.
-        parts: regions and their rows.
+        parts: inputs, one each, and their rows.
         names: canonical names of methods.
         norm: as in `compare`.
         samples: as in `compare`.
         seed: as in `compare`.
         watcher: is told how it gets on.
     """
-    names, auto = named(subject, parts, names)
+    names, autos = named(subject, parts, names)
     watching = Nobody() if watcher is None else watcher
-    rows = [_row(subject, parts, name, norm) | {"auto": name == auto} for name in watching.progress(names, "Methods")]
-    constant = sampled_constant(subject, parts, norm, seed)
-    wrong = [
-        f"`{row['method']}` says that the Lipschitz constant is at most {row['lipschitz']:.9g}, but points of the "
-        f"region show {constant:.9g}; one of them is wrong: please report the network and the region."
-        for row in too_small(rows, constant, parts[0][0].dtype)
-    ]
-    last: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": SAMPLED, "lipschitz": constant, "auto": False}
-    if any(row["unsupported"] is None for row in rows):  # a host that reads the network
-        last |= sampled_values(subject, parts, samples, seed)._asdict()
-    return Comparison([*rows, last], auto, wrong)
+    wanted = [(name, i) for name in names for i in range(len(parts))]
+    rows = []
+    for name, i in watching.progress(wanted, "Methods"):
+        row = {"method": name, "input": i} | _row(subject, parts[i], name, norm)
+        rows.append(row | {"auto": name in (AUTO, autos[i])})
+    reads = any(row["unsupported"] is None for row in rows)  # the host reads the network
+    wrong, last = [], []
+    for i, part in enumerate(parts):
+        met: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": SAMPLED, "input": i, "auto": False}
+        met["lipschitz"] = constant = sampled_constant(subject, [part], norm, seed)
+        if reads:
+            met |= sampled_values(subject, part, samples, seed)._asdict()
+        last.append(met)
+        below = too_small([row for row in rows if row["input"] == i], constant, part[0].dtype)
+        wrong += [
+            f"`{row['method']}` says that the Lipschitz constant is at most {row['lipschitz']:.9g}, but points of the "
+            f"region show {constant:.9g}; one of them is wrong: please report the network and the region."
+            for row in below
+        ]
+    return Comparison([*rows, *last], listed(autos), wrong)
 
 
-def _row(subject: Subject, parts: Sequence[Part], name: str, norm: float | None) -> dict[str, Any]:
-    """The row of one method; where it cannot be used on the network, `unsupported` says why."""
-    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"method": name}
+def _row(subject: Subject, part: Part, name: str, norm: float | None) -> dict[str, Any]:
+    """The row of one method on one input; where it cannot be used on the network, `unsupported` says why."""
+    row: dict[str, Any] = dict.fromkeys(COLUMNS[2:])
     try:
-        bounds, row["seconds"] = timed(lambda: outputs_of(subject, parts, name))
-        widths = [float((upper - lower).mean()) for lower, upper in bounds]
-        row["output_width"] = sum(widths) / len(widths)
+        ((lower, upper),), row["seconds"] = timed(lambda: outputs_of(subject, [part], name))
+        row["output_width"] = float((upper - lower).mean())
         if parse(name).bounds_jacobian:
-            found = jacobian_of(subject, parts, name, norm)
+            found = jacobian_of(subject, [part], name, norm)
             row |= {"jacobian_width": found.width, "known_signs": found.known, "lipschitz": found.constant}
     except UnsupportedError as error:
         row["unsupported"] = str(error)
     return row
-
-
-_PANELS = {
-    "jacobian_width": "mean width of the\nJacobian's bounds",
-    "known_signs": "entries of\nknown sign",
-    "lipschitz": "Lipschitz\nconstant",
-    "output_width": "mean width of\nthe outputs' bounds",
-    "seconds": "seconds",
-}
-
-
-def drawn(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """The picture of a comparison: a panel for each quantity, a line for what sampling found."""
-    known = [row for row in rows if row["unsupported"] is None and row["method"] != SAMPLED]
-    columns = {label: {row["method"]: row[name] for row in known} for name, label in _PANELS.items()}
-    columns = {label: values for label, values in columns.items() if any(v is not None for v in values.values())}
-    (sampled,) = (row for row in rows if row["method"] == SAMPLED)
-    limits = {label: sampled[name] for name, label in _PANELS.items() if sampled[name] is not None}
-    return method_bars(columns or {"seconds": {}}, limits=limits, log=[_PANELS["seconds"]], title=title)
 
 
 def several(methods: Iterable[str]) -> list[str]:

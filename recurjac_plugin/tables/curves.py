@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recurjac_plugin.errors import ContradictionError, InputError
 from recurjac_plugin.host.region import read_region
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS, parse_global, parse_jacobian_method
 from recurjac_plugin.numerics.rounding import PROOF, eps
-from recurjac_plugin.plots import lipschitz_curves
 
 from .comparison import several
-from .constants import Balls, Norms, certified, curves_of, norm_name, sampled, searched
+from .constants import Balls, Norms, certified, norm_name, sampled, searched
+from .pictures import Picture
 from .subject import GivenModel, Nobody
 from .table import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DEFAULT_METHODS = (*METHODS, *GLOBAL_METHODS)
 """What is drawn where no methods are named."""
 
 
 def lipschitz_curve(
-    model: Any,
+    model: nn.Module,
     x: Tensor,
     radii: Iterable[float],
     *,
@@ -47,9 +44,9 @@ def lipschitz_curve(
 
     One row for each method, radius and input, as ``recurjac lipschitz`` writes them: `asked` and `method`, the name
     that was given and what it chose, the radius `eps`, the number of the `input`, `constant`, `seconds`, and in
-    `unsupported` why a method has none here. The method `sampled` is what points show (`sampled_lipschitz`), the larger
-    one of a ball and of those in it. With `gap` or `budget` there are `searched` and `attained`, too: the bounds
-    between which `tighten` leaves the constant.
+    `unsupported` why a method has no constant there, such as on a radius at which ``1 / x`` meets 0. The method
+    `sampled` is what points show (`sampled_lipschitz`), the larger one of a ball and of those in it. With `gap` or
+    `budget` there are `searched` and `attained`, too: the bounds between which `tighten` leaves the constant.
 
     The picture has one curve for each method, the largest constant over the inputs.
 
@@ -75,7 +72,6 @@ def lipschitz_curve(
         ContradictionError: a constant is smaller than what a point shows: one of them is wrong.
         InputError: as in `local_lipschitz`; or no radii, negative ones, or ones that are not finite.
         MethodError: unknown method, or one that bounds outputs alone.
-        UnsupportedError: the network has parts without a rule.
 
     Source:
         Own.
@@ -90,13 +86,7 @@ def lipschitz_curve(
         _require_above(entries, balls.centers.dtype)
     norms = balls.norms
     title = f"Lipschitz constant in {norms.text}" + (f", largest of {len(x)} inputs" if len(x) > 1 else "")
-
-    def drawn(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-        steps, curves = curves_of(rows)
-        named = (norm_name(norms.ball), norms.text)
-        return lipschitz_curves(steps, curves, everywhere=GLOBAL_METHODS, norms=named, title=title)
-
-    return Table(title, entries, drawn)
+    return Table(title, entries, Picture("curves", (norm_name(norms.ball), norms.text)))
 
 
 def _canonical(name: str) -> str:

@@ -1,23 +1,20 @@
-"""What one method says over some regions, and what sampling says of the same: the numbers of a table's row."""
+"""What one method says over some regions: the numbers of a table's row, and rows of several inputs as one."""
 
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from recurjac_plugin.certificates.sampled_derivatives import SampledDerivatives, SampledRegion
-from recurjac_plugin.host.region import read_region
-from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.entries import jacobian_bounds
 from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.lipschitz.local import local_lipschitz
 from recurjac_plugin.lipschitz.mean_value import output_bounds
-from recurjac_plugin.lipschitz.sampled import sampled_lipschitz
 from recurjac_plugin.numerics.rounding import PROOF, eps
 
 from .subject import Subject, chosen, listed
@@ -28,7 +25,6 @@ Part = tuple[Any, Tensor | None]
 """Regions, as a `BoundedTensor`, and the rows C that are bounded on them; None for every output."""
 
 _REPEATED = 0.5  # seconds below which a computation is timed twice: the first call of a process is slow
-_BATCH = 256  # points at once
 
 
 class OfJacobian(NamedTuple):
@@ -47,23 +43,16 @@ class OfJacobian(NamedTuple):
     constant: float
 
 
-class Sampled(NamedTuple):
-    """What points of the regions show: no bounds can be narrower, and no more signs be known."""
-
-    jacobian_width: float
-    known_signs: int
-    output_width: float
-
-
-def named(subject: Subject, parts: Sequence[Part], names: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The methods with `auto` replaced by what it is on all parts, where it is one, and what it is."""
+def named(subject: Subject, parts: Sequence[Part], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The methods with `auto` replaced by what it is on all parts, where it is one, and what it is on each."""
+    autos = tuple(chosen(subject, AUTO, [x], C) for x, C in parts)
 
     def on_parts(name: str) -> str:
-        return listed(chosen(subject, name, [x], C) for x, C in parts)
+        return listed(autos) if name == AUTO else listed(chosen(subject, name, [x], C) for x, C in parts)
 
     found = {name: on_parts(name) for name in names}
     kept = (by if "," not in by else name for name, by in found.items())
-    return tuple(dict.fromkeys(kept)), on_parts(AUTO)
+    return tuple(dict.fromkeys(kept)), autos
 
 
 def outputs_of(subject: Subject, parts: Sequence[Part], name: str) -> list[tuple[Tensor, Tensor]]:
@@ -89,42 +78,6 @@ def jacobian_of(subject: Subject, parts: Sequence[Part], name: str, norm: float 
     return OfJacobian(math.fsum(widths) / len(widths), known, entries, max(constants))
 
 
-def sampled_constant(subject: Subject, parts: Sequence[Part], norm: float | None = None, seed: int = 0) -> float:
-    """The largest Lipschitz constant that points of the regions show for the rows: no method can go below."""
-    constants = [
-        float(sampled_lipschitz(subject.module, x, C=C, norm=norm, points=32, steps=10, seed=seed).max())
-        for x, C in parts
-    ]
-    return max(constants)
-
-
-def sampled_values(subject: Subject, parts: Sequence[Part], points: int, seed: int = 0) -> Sampled:
-    """Widths of what the Jacobian and the rows are at random points of every region, and entries of one sign there."""
-    widths, known, outputs = [], 0, []
-    model = subject.host
-    for x, C in parts:
-        region = read_region(x)
-        center = region.center.detach()
-        shape, flat = tuple(center.shape[1:]), center.flatten(1)
-        radius = region.radius.detach().expand(flat.shape)
-        place = SampledRegion(flat - radius, flat + radius, region.norm, region.radius[:, :1].detach())
-        with preserved(model):
-            size = _BATCH if takes_batches(model.forward, shape, center) else 1
-            value = torch.cat([model(one).flatten(1).detach() for one in center.split(size)])
-        rows = _rows(C, value)
-        generator = torch.Generator().manual_seed(seed)
-        met = SampledDerivatives(model, rows, shape, size, math.inf)
-        at, index = place.random(points, generator)
-        met.meet(at, index)
-        widths.append(float((met.highest - met.lowest).mean()))
-        known += int(((met.lowest >= 0) | (met.highest <= 0)).sum())
-        with preserved(model), torch.no_grad():
-            values = torch.cat([model(one.unflatten(1, shape)).flatten(1) for one in at.split(size)])
-        values = (rows[index] @ values.unsqueeze(2)).reshape(len(center), points, -1)
-        outputs.append(float((values.amax(1) - values.amin(1)).mean()))
-    return Sampled(math.fsum(widths) / len(widths), known, math.fsum(outputs) / len(outputs))
-
-
 def too_small(rows: Sequence[dict[str, Any]], sampled: float, dtype: torch.dtype) -> list[dict[str, Any]]:
     """The rows whose Lipschitz constants points of the regions show to be too small."""
     allowed = 1 + PROOF * eps(dtype)
@@ -143,8 +96,28 @@ def timed(run: Callable[[], T]) -> tuple[T, float]:
     return result, seconds
 
 
-def _rows(C: Tensor | None, value: Tensor) -> Tensor:
-    """The matrix of the rows, (b, k, n_out)."""
-    if C is None:
-        C = torch.eye(value.shape[1], dtype=value.dtype, device=value.device).unsqueeze(0)
-    return C.flatten(2).expand(len(value), *C.shape[1:2], value.shape[1])
+def together(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each method, of its rows on several inputs.
+
+    Widths are means, constants the largest, signs and seconds sums; a method that is refused on one input has none.
+    """
+    found = []
+    for name in dict.fromkeys(row["method"] for row in rows):
+        of_name = [row for row in rows if row["method"] == name]
+        row: dict[str, Any] = {"method": name}
+        for column, join in _JOINED.items():
+            values = [each[column] for each in of_name]
+            row[column] = None if None in values else join(values)
+        reasons = [each["unsupported"] for each in of_name if each["unsupported"] is not None]
+        row |= {"auto": all(each["auto"] for each in of_name), "unsupported": reasons[0] if reasons else None}
+        found.append(row)
+    return found
+
+
+_JOINED: dict[str, Callable[[list[Any]], Any]] = {
+    "jacobian_width": statistics.fmean,
+    "known_signs": sum,
+    "lipschitz": max,
+    "output_width": statistics.fmean,
+    "seconds": math.fsum,
+}

@@ -17,18 +17,17 @@ from recurjac_plugin.errors import ContradictionError, InputError, UnsupportedEr
 from recurjac_plugin.host.region import perturbed_box
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
-from recurjac_plugin.plots import comparison
 from recurjac_plugin.verification.agreement import Claim, contradictions
 from recurjac_plugin.verification.attacks.descent import find_counterexample
 from recurjac_plugin.verification.verdicts import Verdict, verify
 
-from .measured import Part, jacobian_of, named, outputs_of, sampled_constant, timed, too_small
-from .subject import GivenModel, Nobody, Subject, Watcher
+from .measured import Part, jacobian_of, named, outputs_of, timed, too_small
+from .met import sampled_constant
+from .pictures import SAMPLED, Picture
+from .subject import GivenModel, Nobody, Subject, Watcher, listed
 from .table import Table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from recurjac_plugin.properties.spec import Box, Spec
 
 COLUMNS = ("method", "lower_bound", "seconds", "jacobian_width", "lipschitz", "verdict", "boxes", "verify_seconds")
@@ -98,12 +97,8 @@ def compared_on_property(model: Any, spec: Spec, names: Sequence[str], search: M
     if found.wrong:
         raise ContradictionError(found.wrong[0]["message"])
     rows = [row | {"auto": row["method"] == found.auto} for row in found.rows]
-    rows.append(dict.fromkeys(rows[0]) | {"method": "sampled", "lipschitz": found.sampled, "auto": False})
-    return Table(f"{model.path.name}; auto is {found.auto} here", rows, _drawn)
-
-
-def _drawn(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    return comparison([row for row in rows if row["method"] != "sampled"], title)
+    rows.append(dict.fromkeys(rows[0]) | {"method": SAMPLED, "lipschitz": found.sampled, "auto": False})
+    return Table(f"{model.path.name}; auto is {found.auto} here", rows, Picture("property"))
 
 
 def compared(
@@ -126,7 +121,7 @@ def compared(
     """
     network = subject.module
     parts: list[Part] = [(region_of(box, network, device), rows_of(box, network, device)) for box in spec.boxes]
-    names, auto = named(subject, parts, names)
+    names, autos = named(subject, parts, names)
     watching = Nobody() if watcher is None else watcher
     alone = {**search, "attack_seconds": 0.0}
     entries = [_entry(subject, spec, parts, name, alone) for name in watching.progress(names, "Methods")]
@@ -134,7 +129,7 @@ def compared(
     claims.append(_judge(rows, network, spec, search))
     sampled = sampled_constant(subject, parts, None, search["seed"])
     wrong = _contradictions(network, spec, claims, device) + _below_sampled(rows, sampled, network.dtype)
-    return Comparison(rows, auto, sampled, wrong)
+    return Comparison(rows, listed(autos), sampled, wrong)
 
 
 def _entry(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.files import write_csv
+from recurjac_plugin.kept import Call, kept_as
 from recurjac_plugin.written.frames import data_frame
+
+from .pictures import Picture
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,12 +36,12 @@ class Table:
         self,
         title: str,
         rows: Sequence[Mapping[str, Any]],
-        draw: Callable[[Sequence[Mapping[str, Any]], str], Figure],
+        picture: Picture | tuple[Any, ...],
     ) -> None:
         self.title = title
         self.rows: tuple[dict[str, Any], ...] = tuple(map(dict, rows))
         self.columns: tuple[str, ...] = tuple(self.rows[0]) if self.rows else ()
-        self._draw = draw
+        self._picture = Picture(*picture)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -62,7 +65,7 @@ class Table:
         Raises:
             ExtraError: matplotlib is not installed.
         """
-        figure = self._draw(self.rows, self.title if title is None else title)
+        figure = self._picture.of(self.rows, self.title if title is None else title)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
@@ -77,6 +80,10 @@ class Table:
             FileError: the system refuses.
         """
         write_csv(Path(path), self.columns, [list(row.values()) for row in self.rows])
+
+    def __reduce__(self) -> Call:
+        values = {"title": self.title, "rows": list(self.rows), "picture": tuple(self._picture)}
+        return kept_as("Table", values)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.properties.spec import Box, Spec
 
 _BOXES = 16  # that a candidate is moved into at most
@@ -30,7 +31,7 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Counterexample:
+class Counterexample(Kept):
     """An input that violates a property, with its output.
 
     Attributes:

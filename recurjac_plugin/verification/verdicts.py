@@ -28,6 +28,7 @@ from recurjac_plugin.host.region import require_full_type, through_float32
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.host.state import preserved, takes_batches
 from recurjac_plugin.jacobian.methods import OutputMethodName, parse_verification_method, require_rigorous
+from recurjac_plugin.kept import Call, Kept, kept_as
 from recurjac_plugin.modules.several_inputs import flat_inputs
 from recurjac_plugin.networks.onnx import OnnxNetwork, onnx_session
 from recurjac_plugin.networks.several.product import Product, ProductSession
@@ -59,9 +60,12 @@ class Verdict(Enum):
     TIMEOUT = "timeout"
     """Neither was shown before the time was over."""
 
+    def __reduce_ex__(self, protocol: object) -> Call:
+        return kept_as("Verdict", {"value": self.value})
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(Kept):
     """What `verify` found out.
 
     Attributes:

@@ -97,6 +97,33 @@ threading.Thread(target=watch, daemon=True).start()
     assert stopped(process) == "stopped\n"
 
 
+def test_while_options_are_read():
+    """There typer makes an exit of it, without a word."""
+    code = f"""
+import os, signal
+from recurjac_plugin.cli import app
+app._Group.make_context = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+{STARTS}
+"""
+    process = started("doctor", code=code)
+    assert process.communicate(timeout=60) == ("", "stopped\n")
+    assert process.returncode == 130
+
+
+def test_nothing_is_loaded_before_the_program_listens():
+    """Until then Ctrl-C is a traceback of Python's: what is loaded there makes that time longer."""
+    code = """
+import sys
+before = set(sys.modules)
+import recurjac_plugin.cli
+print(*sorted(name for name in set(sys.modules) - before if not name.startswith("recurjac_plugin")))
+"""
+    process = started(code=code)
+    loaded, said = process.communicate(timeout=60)
+    assert said == ""
+    assert set(loaded.split()) <= {"__future__", "_signal"}
+
+
 @pytest.mark.parametrize("seconds", [3.0, *map(slow, (1.0, 6.0))])
 def test_after_some_time(seconds):
     """Wherever the program is by then: importing, loading the network, or computing."""

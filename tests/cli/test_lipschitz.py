@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from commands import CNN, MID, RELU, TANH, WHERE, answer, recurjac
@@ -22,7 +23,7 @@ def test_lipschitz_table_csv_and_picture(tmp_path):
     assert found.keys() == WHERE | {
         *("command", "rigorous", "norm", "input_norm", "output_norm", "inputs", "seed", "samples", "steps", "constants")
     }
-    assert found["constants"][0].keys() == {"asked", "method", "eps", "input", "constant", "seconds"}
+    assert found["constants"][0].keys() == {"asked", "method", "eps", "input", "constant", "seconds", "unsupported"}
     curves = {
         name: [entry["constant"] for entry in found["constants"] if entry["method"] == name]
         for name in (*rj.METHODS, "Operator-Norm", "sampled")
@@ -110,6 +111,35 @@ def test_operator_norm_is_a_dash_where_there_is_none(monkeypatch, tmp_path):
         assert [row["constant"] == "" for row in csv.DictReader(file)] == [True, True] + [False] * 4
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert [e["constant"] for e in answer(*arguments)["constants"][:2]] == [None, None]
+
+
+@pytest.fixture
+def inverse(tmp_path):
+    """Asks for constants of ``1 / (2 + x)``, a torch network: the local ones end where the radius reaches 2."""
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n\nclass Inverse(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.layer = torch.nn.Linear(3, 3)\n"
+        "        self.layer.weight.data, self.layer.bias.data = torch.eye(3), torch.full((3,), 2.0)\n\n"
+        "    def forward(self, x):\n        return 1 / self.layer(x)\n\n\ndef inverse():\n    return Inverse()\n"
+    )
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    yield "lipschitz", f"{tmp_path / 'net.py'}:inverse", "--input", tmp_path / "x.npy", "--methods", "RecurJac,Fast-Lip"
+    rj.unregister()  # what a command's process has to itself
+
+
+def test_a_radius_without_a_constant_is_a_dash_with_its_reason(inverse):
+    result = recurjac(*inverse, "--eps", "0.5,3", "--samples", "0")
+    assert result.stdout.count("–") == 2
+    for name in ("RecurJac", "Fast-Lip"):
+        assert f"{name} on radius 3: The network has 1 unsupported part: " in result.stderr
+    entries = answer(*inverse, "--eps", "0.5,3", "--samples", "0")["constants"]
+    assert [entry["constant"] is None for entry in entries] == [False, True] * 2
+    assert [entry["unsupported"] is None for entry in entries] == [True, False] * 2
+
+
+def test_nothing_but_refusals_is_refused(inverse):
+    shown = recurjac(*inverse, "--eps", "3", code=2)
+    assert shown.stderr.startswith("error: No method has a constant here. RecurJac: The network has 1 unsupported part")
 
 
 def test_pictures_in_every_format(tmp_path):

@@ -288,7 +288,7 @@ def test_torch_keeps_its_own_loader():
         "-c",
         "import recurjac_plugin, sys, torch\n"
         "print(type(torch.__spec__.loader).__module__, torch.__loader__ is torch.__spec__.loader)\n"
-        "print([type(each).__module__ for each in sys.meta_path if 'held' in type(each).__module__])",
+        "print([type(each).__module__ for each in sys.meta_path if 'torch_import' in type(each).__module__])",
     )
     assert shown.stdout.split("\n")[:2] == ["_frozen_importlib_external True", "[]"]
 

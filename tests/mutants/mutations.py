@@ -263,9 +263,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ("jacobian/test_bounds.py",),
     ),
     Mutant(
+        "hooks/torch_import.py",
+        "add_safe_globals([restored])",
+        "add_safe_globals([])",
+        "torch is not told what makes saved results anew",
+        ("user/test_kept_results.py",),
+    ),
+    Mutant(
         "tables/comparison.py",
-        "name == auto}",
-        "name != auto}",
+        "name in (AUTO, autos[i])",
+        "name not in (AUTO, autos[i])",
         "a comparison names every method but the one that `auto` chooses",
         ("tables/test_compare_methods.py",),
     ),

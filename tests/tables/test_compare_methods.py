@@ -14,6 +14,7 @@ from torch import nn
 import recurjac_plugin as rj
 from recurjac_plugin.host import BoundedModule, BoundedTensor, PerturbationLpNorm
 from recurjac_plugin.tables import comparison, on_property
+from recurjac_plugin.tables.measured import together
 
 METHODS = ["RecurJac", "RecurJac-Linear", "Fast-Lip", "CROWN", "IBP"]
 
@@ -35,8 +36,9 @@ def test_numbers_are_those_of_the_functions(kind, norm, dtype):
     model, center = small(kind, dtype)
     x, C = region(center, norm=norm), torch.randn(1, 2, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
     C = C if rj.jacobian_bounds(model, x).lower.shape[1] == 3 else None
-    rows = {row["method"]: row for row in rj.compare(model, x, methods=METHODS, C=C, norm=1.0)}
-    assert [*rows] == [*METHODS, "sampled"]
+    table = rj.compare(model, x, methods=METHODS, C=C, norm=1.0)
+    assert [(row["method"], row["input"]) for row in table] == [(n, i) for n in [*METHODS, "sampled"] for i in (0, 1)]
+    rows = {row["method"]: row for row in together(table.rows)}
     for name in METHODS[:3]:
         bounds = rj.jacobian_bounds(model, x, method=name, C=C)
         assert rows[name]["jacobian_width"] == pytest.approx(float(bounds.width.mean()), rel=1e-5)
@@ -54,21 +56,77 @@ def test_numbers_are_those_of_the_functions(kind, norm, dtype):
 @pytest.mark.parametrize("kind", ["relu", "tanh"])
 def test_what_points_show_limits_every_method(kind, norm):
     model, center = small(kind)
-    rows = {row["method"]: row for row in rj.compare(model, region(center, 0.2, norm), methods=METHODS, samples=200)}
-    sampled = rows.pop("sampled")
-    assert sampled["jacobian_width"] > 0
-    assert sampled["output_width"] > 0
-    for row in rows.values():
-        assert row["output_width"] >= sampled["output_width"]
+    table = rj.compare(model, region(center, 0.2, norm), methods=METHODS, samples=200)
+    met = {row["input"]: row for row in table if row["method"] == "sampled"}
+    assert len(met) == len(center) > 1
+    assert any(sampled["jacobian_width"] > 0 for sampled in met.values())
+    for row in table:
+        sampled = met[row["input"]]
+        assert sampled["output_width"] > 0
+        assert row["output_width"] >= sampled["output_width"] * (1 - 1e-12)
         if row["lipschitz"] is not None:
-            assert row["jacobian_width"] >= sampled["jacobian_width"]
+            assert row["jacobian_width"] >= sampled["jacobian_width"] * (1 - 1e-12)
             assert row["lipschitz"] >= sampled["lipschitz"] * (1 - 1e-12)
             assert row["known_signs"] <= sampled["known_signs"]
 
 
+@pytest.mark.parametrize("norm", [1.0, 2.0, float("inf")])
+@torch.no_grad()
+def test_every_input_of_a_batch_has_the_rows_that_it_has_alone(norm):
+    """Its own radius and its own rows C, too."""
+    model, center = small()
+    C = torch.randn(len(center), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    eps = torch.linspace(0.05, 0.1, len(center), dtype=torch.float64)
+    options = {"methods": ["auto", "RecurJac", "IBP"], "samples": 8}
+    of_shape = eps.reshape(-1, *[1] * (center.dim() - 1)) if norm == float("inf") else eps
+    table = rj.compare(model, region(center, of_shape, norm), C=C, **options)
+    for i in range(len(center)):
+        alone = rj.compare(model, region(center[i : i + 1], float(eps[i]), norm), C=C[i : i + 1], **options)
+        same = [row for row in table if row["input"] == i]
+        assert len(same) == len(alone) == 4
+        for row, expected in zip(same, alone, strict=True):
+            for name in set(row) - {"input", "seconds"}:
+                value = expected[name]
+                assert row[name] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_climb_to_the_ends_of_ranges(dtype):
+    """Of ``tanh(a x)`` both ranges are known: four random points are far from their ends, and the ascents there."""
+    net = nn.Sequential(nn.Linear(3, 2, bias=False, dtype=dtype), nn.Tanh())
+    net[0].weight.data = torch.tensor([[1.0, -1.0, 0.5], [0.3, 0.2, 0.9]], dtype=dtype)
+    W, radius = net[0].weight.detach(), 0.5
+    reach = radius * W.abs().sum(1)
+    exact = {
+        "jacobian_width": float((W.abs() * torch.tanh(reach).square().unsqueeze(1)).mean()),
+        "output_width": float((2 * torch.tanh(reach)).mean()),
+    }
+    sampled = rj.compare(net, region(torch.zeros(1, 3, dtype=dtype), radius), methods=["RecurJac"], samples=4).rows[-1]
+    for name, width in exact.items():
+        assert 0.95 * width <= sampled[name] <= width * (1 + 1e-5), name
+
+
+def test_points_look_for_the_sign_that_is_missing():
+    """Of ``x^3 / 3 - x / 100``, whose derivative is negative below 0.1 alone, on the cube from 0 to 1."""
+
+    class Cubic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4, bias=False)
+            self.layer.weight.data = torch.eye(4)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y * y * y / 3 - y / 100
+
+    center = torch.full((1, 4), 0.5)
+    sampled = rj.compare(Cubic(), region(center, 0.5), methods=["RecurJac"], samples=3).rows[-1]
+    assert sampled["known_signs"] == 12  # the entries off the diagonal, which are 0
+
+
 def test_at_a_point_both_sides_meet():
     model, center = small()
-    exact, sampled = rj.compare(model, region(center, 0.0), methods=["RecurJac"])
+    exact, sampled = rj.compare(model, region(center[:1], 0.0), methods=["RecurJac"])
     assert exact["lipschitz"] == pytest.approx(sampled["lipschitz"], rel=1e-9)
     assert exact["jacobian_width"] == pytest.approx(0.0, abs=1e-12)
     assert sampled["jacobian_width"] == pytest.approx(0.0, abs=1e-12)
@@ -87,7 +145,8 @@ def test_auto_is_named_and_a_plain_module_will_do():
 
 def test_default_methods_are_all():
     model, center = small("relu")
-    assert [row["method"] for row in rj.compare(model, region(center))] == [*comparison.DEFAULT_METHODS, "sampled"]
+    table = rj.compare(model, region(center[:1]))
+    assert [row["method"] for row in table] == [*comparison.DEFAULT_METHODS, "sampled"]
 
 
 def test_what_cannot_be_used_is_told_in_a_column(monkeypatch):
@@ -101,7 +160,7 @@ def test_what_cannot_be_used_is_told_in_a_column(monkeypatch):
     monkeypatch.setattr(comparison, "outputs_of", refuse)
     model, center = small()
     table = rj.compare(model, region(center), methods=["IBP", "RecurJac"])
-    assert [row["unsupported"] is None for row in table] == [False, True, True]
+    assert [row["unsupported"] is None for row in table] == [False] * 2 + [True] * 4
     assert "a part" in table.rows[0]["unsupported"]
     assert table.plot().axes
 
@@ -146,7 +205,7 @@ def test_on_a_property_a_contradiction_is_refused(monkeypatch):
 
 def test_the_table_is_shown_written_and_given_to_pandas(tmp_path):
     model, center = small()
-    table = rj.compare(model, region(center), methods=["RecurJac", "CROWN"])
+    table = rj.compare(model, region(center[:1]), methods=["RecurJac", "CROWN"])
     assert len(table) == 3
     frame = table.frame
     assert list(frame.columns) == list(table.columns)
@@ -159,7 +218,7 @@ def test_the_table_is_shown_written_and_given_to_pandas(tmp_path):
     assert written[1]["lipschitz"] == ""
     lines = repr(table).splitlines()
     assert lines[0] == table.title
-    assert lines[1].split()[:2] == ["method", "jacobian_width"]
+    assert lines[1].split()[:3] == ["method", "input", "jacobian_width"]
     assert "unsupported" not in repr(table)
     html = table._repr_html_()
     assert html.count("<tr>") == 4

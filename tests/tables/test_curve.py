@@ -65,6 +65,60 @@ def test_norms_and_what_there_is_not():
     assert "l_inf to l_2" in table.title
 
 
+class Inverse(nn.Module):
+    """``1 / (2 + x)``, which has no derivative at ``x = -2``."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.layer.weight.data, self.layer.bias.data = torch.eye(2), torch.full((2,), 2.0)
+
+    def forward(self, x):
+        return 1 / self.layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_refused_radius_is_a_row_with_a_reason_and_the_others_go_on(dtype):
+    center = torch.zeros(1, 2, dtype=dtype)
+    options = {"methods": ["RecurJac", "Fast-Lip"], "budget": 0.2, "samples": 4}
+    table = rj.lipschitz_curve(Inverse().to(dtype), center, [1.0, 3.0], **options)
+    for name in ("RecurJac", "Fast-Lip", "searched", "attained"):
+        near, far = (row for row in table if row["asked"] == name)
+        assert near["constant"] == pytest.approx(1.0, rel=1e-2)  # 1 / (2 - 1)^2
+        assert near["unsupported"] is None
+        assert far["constant"] is None
+        assert "must be on one side of 0" in far["unsupported"]
+    assert all(row["constant"] > 0 for row in table if row["asked"] == "sampled")
+    assert len(table.plot().axes[0].lines) == 5
+
+
+def test_the_largest_of_some_inputs_is_not_that_of_all():
+    """One input of two is refused: the table of the largest has nothing there, the rows have what there is."""
+    centers = torch.tensor([[0.0, 0.0], [10.0, 10.0]])
+    table = rj.lipschitz_curve(Inverse(), centers, [1.0, 3.0], methods=["RecurJac"], samples=0)
+    assert [row["constant"] is None for row in table] == [False, False, True, False]
+    radii, largest = constants.largest_by_radius(table.rows)
+    assert radii == [1.0, 3.0]
+    assert largest == {"RecurJac": [table.rows[0]["constant"], None]}
+
+
+@pytest.mark.parametrize("function", [torch.floor, torch.erfinv], ids=["no_rule", "not_read_by_the_host"])
+def test_a_refused_network_has_a_table_of_reasons(function, monkeypatch):
+    class Refused(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    read, built = [], constants._unread
+    monkeypatch.setattr(constants, "_unread", lambda subject: read.append(subject) or built(subject))
+    table = rj.lipschitz_curve(Refused(), torch.zeros(2, 2), [0.1, 0.2], methods=["RecurJac", "Operator-Norm"])
+    certified = [row for row in table if row["asked"] != "sampled"]
+    assert len(certified) == 8
+    assert len(read) == 1
+    assert all(row["constant"] is None and "unsupported part" in row["unsupported"] for row in certified)
+    assert {row["asked"] for row in table} == {"RecurJac", "Operator-Norm", "sampled"}
+    assert table.plot().axes
+
+
 def test_a_constant_below_what_points_show_is_refused(monkeypatch):
     honest = constants.local_lipschitz
     monkeypatch.setattr(constants, "local_lipschitz", lambda *a, **options: honest(*a, **options) / 20)

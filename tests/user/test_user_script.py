@@ -20,6 +20,20 @@ from recurjac_plugin.jacobian.methods import AUTO, GLOBAL_METHODS, HOST_METHODS,
 SCRIPT = DATA.parents[1] / "tests" / "user" / "every_public_name.py"
 ARGUMENTS = (DATA / "digits_relu.onnx", DATA / "digits_relu_small.vnnlib")
 
+HOSTS_OWN = """
+import math
+
+import torch
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # type: ignore[import-untyped]
+from torch import nn
+
+import recurjac_plugin as rj
+
+net = nn.Linear(3, 2)
+model = BoundedModule(net, torch.zeros(1, 3))
+x = BoundedTensor(torch.zeros(1, 3), PerturbationLpNorm(norm=math.inf, eps=0.1))
+"""
+
 FUNCTIONS = [name for name in rj.__all__ if inspect.isroutine(getattr(rj, name))]
 
 
@@ -58,6 +72,24 @@ def test_mypy_sees_what_is_wrong(tmp_path):
     wrong.write_text("\n".join([begin, *lines]), encoding="utf-8")
     shown = python("-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache", wrong)
     assert shown.stdout.count("error:") == len(lines), shown.stdout + shown.stderr
+
+
+def test_mypy_takes_the_classes_of_auto_lirpa_and_no_numbers(tmp_path):
+    """They have no annotations, and pass; what is no tensor or no module is refused beside them."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    takes = [name for name in FUNCTIONS if "x" in inspect.signature(getattr(rj, name)).parameters]
+    assert {"jacobian_bounds", "compare", "lipschitz_curve", "tighten"} <= {*takes}
+    assert [name for name in takes if "Any" in str(inspect.signature(getattr(rj, name)).parameters.values())] == []
+    more = {"lipschitz_curve": ", radii=[0.1]"}
+    right = [f"rj.{name}(model, x{more.get(name, '')})" for name in takes]
+    wrong = [f"rj.{name}(net, 0.5{more.get(name, '')})" for name in takes]
+    wrong += [f"rj.{name}(0.5, x{more.get(name, '')})" for name in takes]
+    script = tmp_path / "script.py"
+    script.write_text("\n".join([HOSTS_OWN, *right, *wrong]), encoding="utf-8")
+    shown = python("-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache", script)
+    first = HOSTS_OWN.count("\n") + len(right) + 2
+    found = {int(line) for line in re.findall(r"script\.py:(\d+): error:", shown.stdout)}
+    assert found == {*range(first, first + len(wrong))}, shown.stdout + shown.stderr
 
 
 @pytest.mark.skipif(shutil.which("pyright") is None, reason="pyright is not installed")

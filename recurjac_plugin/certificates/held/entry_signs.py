@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.plots.figures import labels
+from recurjac_plugin.plots.maps import state_map
 from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table
 
@@ -25,7 +27,7 @@ STATES = ("increasing", "decreasing", "refuted", "unknown")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Monotonicity:
+class Monotonicity(Kept):
     """What is known about the sign of every entry of a Jacobian over a region.
 
     Attributes:
@@ -126,8 +128,6 @@ class Monotonicity:
         Raises:
             InputError: there is no such region, or more or fewer names than rows or inputs.
         """
-        from .pictures import state_map
-
         states = self._states()
         if not -len(states) <= sample < len(states):
             raise InputError(f"`sample` must be from 0 to {len(states) - 1} for these signs, got {sample!r}.")

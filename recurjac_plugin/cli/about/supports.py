@@ -6,12 +6,14 @@ Source: VNN-LIB standard 2.1, chapters "Theories and Logics" and "Command-line I
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from recurjac_plugin.cli.standard import ELEMENT_TYPES
 from recurjac_plugin.cli.streams import open_streams
+from recurjac_plugin.cli.terminal import completion
 
 
 def _opset_versions() -> Iterable[str]:
@@ -42,6 +44,17 @@ ANSWERS: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
 """Capability -> what the answer means, and its lines."""
 
 
+class Capabilities(typer.core.TyperCommand):
+    """Offers capabilities where shells ask for options: they look like these."""
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Capabilities, then options."""
+        options = super().shell_complete(ctx, "--")
+        Offer = type(options[0])  # click's own, or that of the copy in typer
+        offers = [*map(Offer, ANSWERS), *options]
+        return [offer for offer in offers if offer.value.startswith(incomplete)]
+
+
 def supports_command(
     capability: Annotated[
         str,
@@ -49,6 +62,7 @@ def supports_command(
             metavar="--CAPABILITY",
             help="One of " + ", ".join(f"{name} ({meaning})" for name, (meaning, _) in ANSWERS.items()) + ".",
             show_default=False,
+            autocompletion=completion.one_of(ANSWERS),
         ),
     ],
 ) -> None:

@@ -152,31 +152,35 @@ def _on_balls(
 ) -> dict[str, Any]:
     """What JSON has of balls."""
     from recurjac_plugin.tables.comparison import compared
+    from recurjac_plugin.tables.measured import together
 
     found = compared(network, parts, names, norm=None, samples=_SAMPLES, seed=asked["seed"], watcher=streams)
+    *rows, sampled = together(found.rows)
     return {
         "command": "compare",
         **network.describe(model),
         "inputs": len(parts),
         **asked,
         "auto": found.auto,
-        "methods": found.rows[:-1],
-        "sampled": found.rows[-1],
+        "methods": rows,
+        "sampled": sampled,
         "contradictions": [{"message": message} for message in found.wrong],
     }
 
 
 def _tell_of_balls(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None) -> None:
-    from recurjac_plugin.tables.comparison import COLUMNS, drawn
+    from recurjac_plugin.tables.comparison import COLUMNS
+    from recurjac_plugin.tables.pictures import panels
 
     rows, norm = [*result["methods"], result["sampled"]], options.norm_name(options.norm_of(result["norm"]))
     title = f"{Path(result['model']).name}, {norm} balls of radius {result['eps']:g}"
-    _write_files(streams, csv, plot, COLUMNS, rows, lambda: drawn(rows, title))
+    columns = [name for name in COLUMNS if name != "input"]  # all inputs as one
+    _write_files(streams, csv, plot, columns, rows, lambda: panels(rows, title))
     wrong = _tell_remarks(streams, result)
     if streams.as_json:
         streams.json(result)
         return
-    shown = COLUMNS[:-2]
+    shown = columns[:-2]
     header = ("method", "Jacobian width", "known signs", f"Lipschitz ({norm})", "output width", "seconds")
     table = [[duration(row[name]) if name == "seconds" else row[name] for name in shown] for row in rows]
     streams.table(title, header, table, right=range(1, len(header)))

@@ -13,11 +13,12 @@ import typer
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write
 from recurjac_plugin.cli.plots import picture_format
-from recurjac_plugin.cli.problem import Network, ShapeSources, listed, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, ShapeSources, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.plots import MOST_CHANNELS, encoded
+from recurjac_plugin.tables.subject import listed
 
 if TYPE_CHECKING:
     import torch

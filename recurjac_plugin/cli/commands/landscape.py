@@ -15,9 +15,6 @@ from recurjac_plugin.cli.plots import check_format, picture_format
 from recurjac_plugin.cli.problem import (
     Network,
     ShapeSources,
-    ball,
-    chosen,
-    labels,
     load_centers,
     load_network,
     outputs_at,
@@ -25,6 +22,7 @@ from recurjac_plugin.cli.problem import (
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.jacobian.methods import METHODS
 from recurjac_plugin.plots import encoded, landscape_curves
+from recurjac_plugin.tables.subject import ball, chosen, labels
 
 if TYPE_CHECKING:
     import torch

@@ -12,6 +12,7 @@ from recurjac_plugin.cli.files import check_writable, write, write_csv
 from recurjac_plugin.cli.plots import check_format, picture_format
 from recurjac_plugin.cli.problem import ShapeSources, load_centers, load_network
 from recurjac_plugin.cli.streams import Streams, open_streams
+from recurjac_plugin.errors import InputError
 from recurjac_plugin.jacobian.methods import GLOBAL_METHODS, METHODS
 
 if TYPE_CHECKING:
@@ -83,15 +84,14 @@ def lipschitz_command(
         check_format(plot)
         network = load_network(model, device, dtype, ShapeSources(input_shape, input_file, vnnlib))
         centers = load_centers(network, vnnlib, input_file)
-        from recurjac_plugin.tables.constants import COLUMNS, Balls, certified, sampled, searched
+        from recurjac_plugin.tables.constants import Balls, certified, sampled, searched
 
         balls = Balls(network, centers, norms, radii, streams)
         constants = certified(balls, names, rigorous)
-        for name, reason in {e["asked"]: e["unsupported"] for e in constants if e["unsupported"] is not None}.items():
-            streams.note(f"{name}: {reason}")
         trace: list[Progress] = []
         if bab:
             constants += searched(balls, gap, timeout, trace)
+        _tell_refusals(streams, constants)
         if samples:
             constants += sampled(balls, samples, steps, seed)
         result = {
@@ -105,9 +105,24 @@ def lipschitz_command(
             "seed": seed,
             "samples": samples,
             "steps": steps,
-            "constants": [{name: entry[name] for name in COLUMNS} for entry in constants],
+            "constants": constants,
         }
         _tell(streams, result, csv, plot, trace if bab and len(radii) * len(centers) == 1 else [])
+
+
+def _tell_refusals(streams: Streams, constants: list[dict[str, Any]]) -> None:
+    """Say which methods have no constants where, and why.
+
+    Raises:
+        InputError: there is none at all.
+    """
+    from recurjac_plugin.tables.constants import refusals
+
+    said = refusals(constants)
+    if not any(entry["constant"] is not None for entry in constants):
+        raise InputError(f"No method has a constant here. {said[0]}")
+    for sentence in said:
+        streams.note(sentence)
 
 
 def _tell(streams: Streams, result: dict[str, Any], csv: Path | None, plot: Path | None, trace: list[Progress]) -> None:

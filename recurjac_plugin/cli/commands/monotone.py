@@ -14,10 +14,11 @@ import typer
 
 from recurjac_plugin.cli import options
 from recurjac_plugin.cli.files import check_writable, write, write_csv
-from recurjac_plugin.cli.problem import Network, ShapeSources, chosen, load_network, load_regions
+from recurjac_plugin.cli.problem import Network, ShapeSources, load_network, load_regions
 from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
+from recurjac_plugin.tables.subject import chosen
 
 if TYPE_CHECKING:
     from recurjac_plugin.certificates.signs import Monotonicity

@@ -15,9 +15,6 @@ from recurjac_plugin.cli.plots import check_format, picture_format
 from recurjac_plugin.cli.problem import (
     Network,
     ShapeSources,
-    ball,
-    chosen,
-    labels,
     load_centers,
     load_network,
     outputs_at,
@@ -26,6 +23,7 @@ from recurjac_plugin.cli.streams import Streams, open_streams
 from recurjac_plugin.errors import counted
 from recurjac_plugin.jacobian.methods import AUTO
 from recurjac_plugin.plots import certified_fractions, encoded
+from recurjac_plugin.tables.subject import ball, chosen, labels
 
 if TYPE_CHECKING:
     import torch

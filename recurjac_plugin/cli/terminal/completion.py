@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from recurjac_plugin.audit.names import OPERATORS
 from recurjac_plugin.jacobian.methods import AUTO, GLOBAL_METHODS, HOST_METHODS, METHODS
 
 Completion = Callable[[str], list[str]]
@@ -41,11 +42,4 @@ devices = one_of(("cpu", "cuda"))
 jacobian_methods = one_of((*METHODS, AUTO, *PREFIXED))
 output_methods = one_of(OUTPUT_METHODS)
 lists_of_methods = list_of((*OUTPUT_METHODS, *GLOBAL_METHODS))
-
-
-def operators(incomplete: str) -> list[str]:
-    """Operators that `recurjac doctor --audit` has, activations among them."""
-    from recurjac_plugin.audit.table import chosen
-
-    names = dict.fromkeys(specimen.operator for specimen in chosen([]))
-    return one_of(names)(incomplete)
+operators = one_of(OPERATORS)

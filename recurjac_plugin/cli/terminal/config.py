@@ -19,6 +19,7 @@ from typing import Any
 import typer
 
 from recurjac_plugin.errors import FileError
+from recurjac_plugin.extras import need
 
 OWN, SHARED = Path("recurjac.toml"), Path("pyproject.toml")
 
@@ -120,6 +121,7 @@ def _parsed(file: Path, content: bytes) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
+        need("tomli")
         import tomli as tomllib
     try:
         return tomllib.loads(content.decode())

@@ -7,15 +7,21 @@ signal, too, and ends the process where the exception does not.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
 import sys
-import threading
 import time
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False  # nothing is loaded here that `listen` does not need at once
+if TYPE_CHECKING:
+    import signal
+    import socket
+    from types import FrameType
+    from typing import NoReturn
+else:
+    try:
+        import _signal as signal  # `signal` itself loads enum, functools and collections first
+    except ImportError:
+        import signal
 
 INTERRUPTED = 130
 
@@ -26,6 +32,7 @@ _TIDY = "\r\x1b[K\x1b[?25h"  # erases the line, `^C` and a progress bar with it,
 
 _interrupted = False
 _raised = False
+_told = False
 
 
 class Interrupted(BaseException):
@@ -36,10 +43,13 @@ def listen() -> None:
     """Be ready for Ctrl-C, in a process that runs nothing but the program."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return  # whoever started this process wants it to ignore the signal
+    signal.signal(signal.SIGINT, _handler)
+    import socket
+    import threading
+
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, _handler)
     threading.Thread(target=_watch, args=(reader, writer), daemon=True).start()
 
 
@@ -49,20 +59,24 @@ def was_interrupted() -> bool:
 
 
 def say(message: str) -> None:
-    """A line on stderr, on a terminal in the place of what the command showed last."""
+    """A line on stderr about the end, on a terminal in the place of what the command showed last."""
+    global _told
+    _told = True
     tidy = _TIDY if os.isatty(2) and os.environ.get("TERM") != "dumb" else ""
     sys.stderr.write(f"{tidy}{message}\n")
     sys.stderr.flush()
 
 
-def leave(message: str | None = "stopped") -> NoReturn:
-    """End the process at once, after one line on stderr; None where it has been said."""
-    with contextlib.suppress(OSError, ValueError):
+def leave() -> NoReturn:
+    """End the process at once, after one line on stderr where there was none."""
+    try:
         sys.stdout.flush()
-    with contextlib.suppress(OSError, ValueError):
-        if message is not None:
-            say(message)
-    os._exit(INTERRUPTED)  # libraries that are loaded in part do not survive an orderly end
+    finally:
+        try:
+            if not _told:
+                say("stopped")
+        finally:  # whatever the streams are by now
+            os._exit(INTERRUPTED)  # libraries that are loaded in part do not survive an orderly end
 
 
 def _handler(number: int, frame: FrameType | None) -> None:
@@ -84,7 +98,9 @@ def _watch(reader: socket.socket, writer: socket.socket) -> None:
         time.sleep(0.05)
     if _raised:
         reader.settimeout(_LOST)
-        with contextlib.suppress(TimeoutError):
+        try:
             while signal.SIGINT not in reader.recv(64):  # a second time: somebody is in a hurry
                 pass
+        finally:  # or the time is over
+            leave()
     leave()

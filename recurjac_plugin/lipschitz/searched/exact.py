@@ -16,6 +16,7 @@ from recurjac_plugin.host.region import Inputs, cut, through_float32, type_of
 from recurjac_plugin.host.same_function import declare
 from recurjac_plugin.jacobian.entry_search import reduced_network
 from recurjac_plugin.jacobian.methods import Norm
+from recurjac_plugin.kept import Kept
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, dual_of
 from recurjac_plugin.neurons.points import without_pieces
 from recurjac_plugin.neurons.searches.largest import Effort, Found, Progress, effort_of, largest_value
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tightened:
+class Tightened(Kept):
     """``lower <= constant <= upper``, both proven; equal but for rounding where the search came to its end.
 
     Attributes:

@@ -1,27 +1,35 @@
-"""Bounds in files of torch: ``torch.load(file, weights_only=True)`` takes only classes that it knows.
+"""Results in files of torch: ``torch.load(file, weights_only=True)`` calls only what it knows, and is told here.
 
 Nothing here imports torch: the package does without until it is used.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
-from recurjac_plugin.host.find import ImportHook
+from .finder import ImportHook
 
-_BOUNDS = "recurjac_plugin.jacobian.bounds"  # tells torch about its class when it is imported
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 
 def make_known() -> None:
-    """Have torch know the class of bounds: from now on, or as soon as somebody imports torch."""
-    if sys.modules.get("torch") is not None:
-        importlib.import_module(_BOUNDS)
+    """Have torch know `restored`, which makes all results anew: from now on, or as soon as somebody imports torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        _tell(torch)
     else:
         _Finder.install()
+
+
+def _tell(torch: ModuleType) -> None:
+    from recurjac_plugin.kept import restored
+
+    if hasattr(torch.serialization, "add_safe_globals"):  # torch 2.5
+        torch.serialization.add_safe_globals([restored])
 
 
 class _Finder(ImportHook):
@@ -29,20 +37,20 @@ class _Finder(ImportHook):
 
     name = "torch"
 
-    def instead_of(self, loader: Loader, origin: str | None) -> Loader:
+    def instead_of(self, loader: Loader, origin: str | None) -> _KnowingLoader:
         """Which needs this finder no more."""
         return _KnowingLoader(loader, self)
 
 
-class _KnowingLoader(Loader):
-    """Runs torch's own loader, and tells torch about bounds.
+class _KnowingLoader:
+    """Runs torch's own loader, and tells torch about results.
 
     Args:
         loader: torch's.
         finder: what put this one in its place, and is needed no more once torch is there.
     """
 
-    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
+    def __init__(self, loader: Loader, finder: ImportHook) -> None:
         self.loader, self.finder = loader, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -50,9 +58,9 @@ class _KnowingLoader(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Import torch, then bounds."""
+        """Import torch, then tell it."""
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self.finder]
-        importlib.import_module(_BOUNDS)
+        _tell(module)
