@@ -43,7 +43,7 @@ def test_the_script_runs_without_a_warning():
 
 
 def test_the_script_is_typed_strictly_and_mypy_sees_what_is_wrong(tmp_path):
-    """What the script asserts about types is looked at, and so are the arguments: in one run, most of which is torch."""
+    """What the script asserts about types is looked at, and the arguments are. One run: most of it is torch."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     wrong = tmp_path / "wrong.py"
     lines = ["constant: str = rj.local_lipschitz(model, x)", "rj.jacobian_bounds(model, x, shift='1')", "bounds.wdith"]
