@@ -119,11 +119,12 @@ def recurjac(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Certified bounds of Jacobians, Lipschitz constants and outputs of ONNX networks.
+    """Certified bounds of Jacobians, Lipschitz constants and outputs of networks in ONNX files or torch modules.
 
-    Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 2 for bad input (with one line
-    that says what is wrong), 1 for an error of this program, or a certificate that is rejected, 130 after
-    Ctrl-C. Options may stand in a file, too: recurjac.toml in the working directory, see `--config` of the commands.
+    Results go to stdout, logs and progress to stderr. The exit code is 0 for any result, 1 for an error of this
+    program, a wrong verdict or a rejected certificate, 2 for bad input (with one line that says what is wrong), 130
+    after Ctrl-C. Options may stand in a file, too: recurjac.toml in the working directory, see `--config` of the
+    commands.
     """
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -132,13 +133,13 @@ def recurjac(
 _COMMANDS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("jacobian", "Bounds of the Jacobian.", jacobian_command),
     ("lipschitz", "Lipschitz constants against the radius.", lipschitz_command),
-    ("monotone", "In which inputs each output is monotone.", monotone_command),
+    ("monotone", "Which outputs are monotone in which inputs.", monotone_command),
     ("radius", "Radii on which a classification is certified.", radius_command),
     ("landscape", "Radii without a stationary point, and the gradients within.", landscape_command),
     ("verify", "The verdict on a VNN-LIB property or query.", verify_command),
-    ("check", "Accept or reject the certificate of a verdict.", check_command),
+    ("check", "Accept or reject a certificate.", check_command),
     ("supports", "What properties and networks `verify` takes.", supports_command),
-    ("compare", "Every method on one VNN-LIB property.", compare_command),
+    ("compare", "Methods side by side, on a property or on balls.", compare_command),
     ("bench", "A verdict on every instance of benchmark sets.", bench_command),
     ("report", "A page about the results of `bench`.", report_command),
     ("doctor", "What is installed, and what is missing.", doctor_command),

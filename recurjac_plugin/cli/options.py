@@ -97,7 +97,7 @@ Branching = Annotated[
 ]
 Split = Annotated[
     bool | None,
-    typer.Option("--split/--no-split", help="Cut boxes.  [default: where it gets on]", show_default=False),
+    typer.Option("--split/--no-split", help="Cut boxes.  [default: where that makes progress]", show_default=False),
 ]
 Rigorous = Annotated[
     bool,
@@ -174,7 +174,7 @@ Budget = Annotated[
     float | None,
     typer.Option(
         "--budget", metavar="S", show_default=False,
-        help="Search over the sides of neurons beyond that, for so many seconds per input and method.",
+        help="Search on over the sides of neurons, for this many seconds per input and method.",
     ),
 ]  # fmt: skip
 MaxProbes = Annotated[int, typer.Option("--max-probes", metavar="N", help="Most radii to try per input and method.")]

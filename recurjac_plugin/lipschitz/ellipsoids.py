@@ -120,7 +120,8 @@ def jacobian_grams(gains: Gains, most: Sequence[int] = (LONG,)) -> Grams | None:
     work = _work(gains)
     within = (work <= torch.tensor(most, device=work.device)).nonzero().squeeze(1)
     within = within[work[within].argsort(stable=True)]  # lists of about the same length together
-    found = [each for at in within.split(_at_once(gains)) for each in _found(gains, at)]
+    chunks = within.split(_at_once(gains)) if len(within) else ()  # of none torch makes one that is empty
+    found = [each for at in chunks for each in _found(gains, at)]
     if not found:
         return None
     at = torch.cat([regions for regions, _ in found])

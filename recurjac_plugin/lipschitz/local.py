@@ -50,7 +50,8 @@ def local_lipschitz(
 ) -> Tensor:
     r"""Upper bound of the Lipschitz constant of ``C f`` over the region of `x`, between any two of the norms 1, 2, inf.
 
-    With p the norm of the input, q that of the output and p* the dual of p (1/p + 1/p* = 1), for x, x' in the region
+    With ``g = C f``, J its Jacobian, p the norm of the input, q that of the output and p* the dual of p
+    (1/p + 1/p* = 1), for x, x' in the region
 
     .. math:: \lVert g(x) - g(x') \rVert_q \le \sup_z \lVert J(z) \rVert_{p \to q} \, \lVert x - x' \rVert_p,
         \qquad |g_k(x) - g_k(x')| \le \sup_z \lVert J_{k\cdot}(z) \rVert_{p^*} \, \lVert x - x' \rVert_p .
@@ -68,8 +69,8 @@ def local_lipschitz(
             `WeightedNorm`. None for the norm of the region, inf for boxes.
         output_norm: q, 1, 2 or inf; or a `WeightedNorm`. None for the p of the input.
         per_output: one constant per row instead of one for the vector output.
-        gap: to search until the constant is known so closely, see `tighten`; without a method, order or bounds of the
-            caller's own. Returned is the smaller one of what the search and what one pass says, with `rigorous=True`
+        gap: to search until the constant is known that closely, see `tighten`; without a method, order or bounds of the
+            caller's own. Returned is the smaller one of the bounds of the search and of one pass, with `rigorous=True`
             that of the search.
         budget: seconds that the search may take for each region, see `tighten`.
         order: as in `jacobian_bounds`.

@@ -53,7 +53,7 @@ _REASONS = {
 
 
 def register() -> None:
-    """Add the method names to the host's `BoundedModule`, and to its operators those it lacks. Again changes nothing.
+    """Add the method names to the host's `BoundedModule`, and the operators that it lacks. A second call does nothing.
 
     Afterwards ``model.compute_bounds(x=(x,), method="RecurJac")`` returns output bounds of shape (b, k), and
     ``model.compute_jacobian_bounds(x, method="RecurJac")`` Jacobian bounds of shape (b, n_out, *input_shape), one pair

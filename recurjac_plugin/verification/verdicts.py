@@ -129,7 +129,7 @@ def verify(
         branching: what boxes are cut by: ``"jacobian"`` (the largest ``max |J_r| radius_r``), ``"crown"`` (CROWN's
             coefficients in place of J) or ``"longest"`` (the longest side).
         split: whether boxes are cut at all. None for those with at most 20 coordinates that are not fixed, and for
-            others as long as that gets on, or, with a `timeout`, for the time that is left after the attack.
+            others as long as that makes progress, or, with a `timeout`, for the time that is left after the attack.
         session: what counterexamples are checked on. None takes onnxruntime, as VNN-COMP replays them, for a network
             from `load_onnx`, and the model itself for any other.
         timeout: seconds after which to give up, within a bound of this package as well. With one, a network that cannot

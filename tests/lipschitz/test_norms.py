@@ -14,6 +14,7 @@ from torch import nn
 import recurjac_plugin as rj
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse_jacobian_method
+from recurjac_plugin.lipschitz import norms
 from recurjac_plugin.lipschitz.ellipsoids import jacobian_grams
 from recurjac_plugin.lipschitz.matrix_norms import NORMS, norm_below
 from recurjac_plugin.lipschitz.norms import column_constants, sum_of_magnitudes, vector_constant
@@ -182,6 +183,33 @@ def test_ellipsoids_hold_for_all_derivatives_in_their_ranges():
             assert float(torch.linalg.eigvalsh(gram[0] - J @ J.T).min()) >= -1e-9
         for gram in grams.inner:
             assert float(torch.linalg.eigvalsh(gram[0] - J.T @ J).min()) >= -1e-9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", [2.0, math.inf])
+def test_networks_too_large_for_ellipsoids_have_constants_without(norm, monkeypatch):
+    """In no region is the product of all lists of neurons worth it, and in some."""
+    net = plain(6, 12, 10, 3, activation=nn.Tanh)
+    center = torch.randn(3, 6, dtype=torch.float64)
+    model, region = bounded_model(net, center), Ball(center, 0.3)
+    gains = analyse(model, region.perturbed(), parse_jacobian_method("RecurJac-Linear"), None).gains
+    assert jacobian_grams(gains, (0,)) is None
+    some = jacobian_grams(gains, (0, 10**12, 0))
+    assert torch.equal(some.outer[0][1], jacobian_grams(gains).outer[0][1])
+    with_them = constant(model, region, norm=norm)
+    for limit in ("LONG", "SHORT"):
+        monkeypatch.setattr(norms, limit, 0)
+    without = constant(model, region, norm=norm)
+    assert bool((with_them <= without).all())
+    assert bool((largest(truth(net, region).flatten(3), norm, norm) <= with_them * (1 + 1e-9)).all())
+
+
+def test_a_network_of_the_size_of_those_people_have():
+    net = plain(100, *[200] * 6, 3, activation=nn.Sigmoid, dtype=torch.float32)
+    center = torch.rand(1, 100)
+    found = constant(bounded_model(net, center), Ball(center, 0.001), norm=2.0)
+    (J,) = jacobians(net.double(), center[None].double()).flatten(3)[0]
+    assert 1.0 <= float(found / torch.linalg.matrix_norm(J, 2)) < 1.1
 
 
 def test_large_regions_are_not_worse_than_the_product_of_norms():

@@ -72,7 +72,7 @@ def compare_command(
     outputs, or of the rows of --spec, how many signs are known, and the Lipschitz constant in the norm of the balls.
 
     All of this is held against each other and against values of the network. A proof beside a counterexample, or a
-    bound beside a value outside of it, is told on stderr and with the results, and the exit code is 1.
+    bound beside a value outside of it, is reported on stderr and with the results, and the exit code is 1.
     """
     with open_streams(json) as streams:
         names = options.methods("--methods", methods)

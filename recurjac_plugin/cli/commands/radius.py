@@ -43,14 +43,14 @@ def radius_command(
         typer.Option(
             "--labels",
             metavar="C,C,...",
-            help="Classes of the inputs.  [default: those the network says]",
+            help="Classes of the inputs.  [default: what the network says]",
             show_default=False,
         ),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
-            "--target", metavar="T", help="Class to be told from: all, runner-up, least-likely, random, or its number."
+            "--target", metavar="T", help="The other class: all, runner-up, least-likely, random, or its number."
         ),
     ] = "all",
     norm: options.Norm = "inf",
@@ -72,7 +72,7 @@ def radius_command(
     rigorous: options.Rigorous = False,
     seed: options.Seed = 0,
 ) -> None:
-    """Find the largest ball on which the network is certified to say the same class.
+    """Find the largest ball on which the class that the network gives is certified not to change.
 
     A radius is 0 where nothing was certified, among others where the network does not say the given class at all. With
     --budget it grows on, for networks of ReLUs, maxima and other functions with two linear pieces.

@@ -82,8 +82,8 @@ def verify_command(
     """Prove or refute a VNN-LIB property.
 
     The first line is `unsat` (no input violates it), `sat` (followed by a counterexample, checked with onnxruntime),
-    `unknown` or `timeout`. Boxes in which few inputs vary are cut into smaller ones until there is an answer; larger
-    ones are bounded once and attacked, and `unknown` is a frequent answer.
+    `unknown` or `timeout`. Boxes in which at most 20 inputs vary are cut into smaller ones until there is an answer.
+    With more inputs the search also branches on the signs of neurons and attacks; it may end in `unknown`.
 
     With `--timeout` a network that has no bounds, or that only onnxruntime reads, is attacked until the time is over:
     it ends in `sat`, or in `unknown` with the reason on stderr.
