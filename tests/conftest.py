@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,13 @@ import recurjac_plugin
 # The tests are many small products: threads only get in each other's way, and under load they spin.
 torch.set_num_threads(1)
 share_tables()
+gc.disable()  # while thousands of tests are collected, none of which is garbage
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # nobody looks at them again
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ import re
 
 import pytest
 from places import ROOT
-from processes import environment, python
+from processes import environment
+from scripts import run_code, run_script
 
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
@@ -19,7 +20,7 @@ ELSEWHERE = [TRAINING, *EXPERIMENTS, *TRAINED]  # have tests of their own
 
 
 def start(script, *arguments, cwd, **variables):
-    return python(EXAMPLES / script, *arguments, cwd=cwd, env=environment(**variables))
+    return run_script(EXAMPLES / script, *arguments, cwd=cwd, env=environment(**variables))
 
 
 def run(script, *arguments, cwd):
@@ -124,7 +125,7 @@ def test_training_makes_the_shipped_files_again(tmp_path):
 
 def test_benchmarks_are_found():
     """`make bench` runs them; here they are only collected."""
-    collected = ("--collect-only", "--benchmark-disable", "-q", "-p", "no:cacheprovider")
-    shown = python("-m", "pytest", ROOT / "benchmarks", *collected, cwd=ROOT)
+    code = f"import pytest, sys; sys.exit(pytest.main([{str(ROOT / 'benchmarks')!r}, *sys.argv[1:]]))"
+    shown = run_code(code, "--collect-only", "--benchmark-disable", "-q", "-p", "no:cacheprovider", cwd=ROOT)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "test_against_crown" in shown.stdout

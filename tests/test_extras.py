@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from places import DATA, ROOT
-from processes import python
+from scripts import run_code
 
 from recurjac_plugin.extras import EXTRAS, install_line, need
 
@@ -31,7 +31,7 @@ COMMAND = "sys.argv[1:] = {arguments!r}\nfrom recurjac_plugin.cli import main\nm
 
 def without(names, code):
     """What a process does that has none of these modules."""
-    return python("-c", HIDE.format(names=list(names)) + "\n" + code)
+    return run_code(HIDE.format(names=list(names)) + "\n" + code)
 
 
 def test_the_core_works_with_nothing_else():
@@ -142,9 +142,8 @@ def test_help_of_commands_needs_no_other_extra():
 
 def test_a_package_that_does_not_import_is_told_from_one_that_is_missing(tmp_path, monkeypatch):
     (tmp_path / "onnx.py").write_text("import nothing_of_this_name", encoding="utf-8")
-    shown = python(
-        "-c",
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + LIBRARY.format(call=f"rj.load_onnx({NETWORK!r})"),
+    shown = run_code(
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + LIBRARY.format(call=f"rj.load_onnx({NETWORK!r})")
     )
     assert "needs `onnx`, which does not import (No module named 'nothing_of_this_name')" in shown.stdout
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import gpu
 import pytest
 import torch
+from scripts import run_script
 from torch import nn
 
 DOCS = Path(__file__).parent.parent / "docs" / "scale.md"
@@ -20,9 +20,7 @@ SMALL = gpu.Problem("tanh 3-6-2, 4 boxes", gpu.mlp(nn.Tanh, 3, 6, 2), (3,), 0.05
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_card_it_says_so_and_runs_nothing(tmp_path):
     out = tmp_path / "gpu.md"
-    found = subprocess.run(
-        [sys.executable, gpu.__file__, "--out", str(out)], capture_output=True, text=True, check=False
-    )
+    found = run_script(gpu.__file__, "--out", out)
     assert found.returncode == 2
     assert found.stderr.startswith("torch sees no CUDA device here, so nothing was run;")
     assert not out.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commands import recurjac
 from places import DATA, ROOT
-from processes import python
+from scripts import run_script
 
 import recurjac_plugin
 
@@ -50,7 +50,7 @@ def test_snippets_run(page, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     script = tmp_path / "snippets.py"
     script.write_text(snippets(page), encoding="utf-8")
-    shown = python("-W", "ignore", script, cwd=tmp_path)
+    shown = run_script(script, cwd=tmp_path, on_warning="ignore")
     assert shown.returncode == 0, shown.stderr
 
 

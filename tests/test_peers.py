@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scripts import run_script
 from torch import nn
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "peers"
@@ -23,9 +22,8 @@ import tables  # noqa: E402
 
 @pytest.mark.parametrize("name", ["lipbab", "exlipbab", "pasado"])
 def test_without_a_checkout_one_sentence(name, tmp_path):
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--checkout", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent.parent)}
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    found = run_script(FOLDER / f"{name}.py", "--checkout", tmp_path)
+    assert found.returncode == 0, found.stderr
     assert found.stdout.startswith("Skipped: no checkout of ") and found.stdout.count("\n") == 1
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.activations.lines import Relaxation
+from recurjac_plugin.numerics.descent import Descent
 from recurjac_plugin.numerics.memory import chunk_size
 from recurjac_plugin.numerics.region import Region, concretized
 
@@ -236,7 +237,7 @@ class _Search:
         if not self.shares or not effort.steps:
             return best
         shares = [*self.shares.values()]
-        optimiser = torch.optim.Adam([{"params": [share], "lr": rate} for share, rate in zip(shares, self._rates())])
+        descent = Descent(shares, self._rates())
         with torch.enable_grad():
             for _ in range(effort.steps):
                 if effort.over:
@@ -248,9 +249,7 @@ class _Search:
                 best = best.better(UpperBound(*(each.detach() for each in found)))
                 for share, gradient in zip(shares, torch.autograd.grad(total, shares, allow_unused=True), strict=True):
                     share.grad = None if gradient is None else gradient.nan_to_num(nan=0.0)
-                optimiser.step()
-                for group in optimiser.param_groups:
-                    group["lr"] *= _DECAY
+                descent.step(_DECAY)
                 with torch.no_grad():
                     for share in shares:
                         share.clamp_(0, 1)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.gains.crown import linear_upper_bound
+from recurjac_plugin.numerics.descent import Descent
 from recurjac_plugin.numerics.rounding import gamma
 
 from .parts import Parts, largest_on
@@ -265,13 +266,9 @@ def _searched(
 ) -> Choices:
     """The best choices that gradient steps meet."""
     variables = choices.mapped(lambda value: value.detach().clone().requires_grad_(True))
-    groups = [
-        {"params": [*variables.near.values()], "lr": _SLOPE_STEP},
-        {"params": [*variables.kept.values()], "lr": _MULTIPLIER_STEP},
-        {"params": [variables.cuts], "lr": _CUT_STEP},
-    ]
-    optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
+    moved = [*variables.near.values(), *variables.kept.values(), variables.cuts]
+    rates = [_SLOPE_STEP] * len(variables.near) + [_MULTIPLIER_STEP] * len(variables.kept) + [_CUT_STEP]
+    descent = Descent(moved, rates, betas=(0.9, 0.99))
     best, value = choices, torch.full_like(parts.box[0][:, 0], -math.inf)
     for step in range(steps + 1):
         lower = lower_bounds(reduced, parts, sums, cuts, variables).lower
@@ -280,10 +277,10 @@ def _searched(
         best = variables.mapped(Tensor.detach).where(better, best)
         if step == steps or bool((value > enough).all()):
             return best
-        optimiser.zero_grad()
+        for each in moved:
+            each.grad = None
         (-lower.sum()).backward()
-        optimiser.step()
-        schedule.step()
+        descent.step(_DECAY)
         _project(variables, parts, sums is None)
     return best
 
