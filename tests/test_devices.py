@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import math
 import os
 from collections import Counter
@@ -20,8 +21,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from bench_runs import QUICK
 from cases import on_host
+from commands import recurjac
 from oracle import Ball, attacked, jacobians
+from places import DATA
 from second_device import Elsewhere, outside
 from torch import Tensor, nn
 
@@ -53,6 +57,22 @@ def rectified() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
+def smooth() -> nn.Module:
+    """No neuron has a side."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3))
+
+
+class Wide(nn.Sequential):
+    """More inputs than are worth cutting."""
+
+    input_shape = (40,)
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 2))
+
+
 class Lipschitz(nn.Module):
     """Row sums of a Jacobian."""
 
@@ -78,8 +98,9 @@ class Problem:
         cls, build: Callable[[], nn.Module], dtype: torch.dtype, device: str = "cpu", elsewhere: str | None = None
     ) -> Problem:
         """Everything on one device, or the model elsewhere. Tests share them: making a model is slow on the host."""
-        x0 = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1)).to(device, dtype)
         net = build().to(device, dtype)
+        shape = getattr(net, "input_shape", (1, 4, 4))
+        x0 = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
         model = on_host(net, x0)
         return cls(net, model if elsewhere is None else model.to(elsewhere), x0)
 
@@ -116,8 +137,8 @@ def verified(p: Problem) -> tuple[Tensor, ...]:
     return (torch.tensor(result.lower_bound).to(p.x0),)
 
 
-def monotone(p: Problem) -> tuple[Tensor, ...]:
-    found = rj.monotonicity_report(p.model, p.ball(), max_boxes=9)
+def monotone(p: Problem, **options: Any) -> tuple[Tensor, ...]:
+    found = rj.monotonicity_report(p.model, p.ball(), max_boxes=9, **options)
     return found.lowest, found.highest
 
 
@@ -128,6 +149,21 @@ def host_method(p: Problem, method: str) -> tuple[Tensor, ...]:
         return p.model.compute_bounds(x=(p.ball(),), method=method)
     finally:
         torch.set_default_dtype(before)
+
+
+def verified_by_neurons(p: Problem) -> tuple[Tensor, ...]:
+    row = Polytope(np.array([[1.0, -1.0]]), np.array([-0.4]), np.array([False]))
+    ends, closed = np.full(40, 0.5), np.zeros(40, dtype=bool)
+    spec = rj.Spec((Box(-ends, ends, (row,), closed, closed),), n_inputs=40, n_outputs=2)
+    result = rj.verify(p.net, spec, attack_seconds=0.1, seed=0)
+    assert result.verdict is rj.Verdict.UNSAT
+    assert result.boxes > 5
+    return (torch.tensor(result.lower_bound).to(p.x0),)
+
+
+def tightened(p: Problem) -> tuple[Tensor, ...]:
+    found = rj.tighten(p.model, p.ball(0.3), **SEARCHED)
+    return found.lower, found.upper
 
 
 METHODS = ("RecurJac", "RecurJac-Linear", "Fast-Lip", "IBP+RecurJac", "CROWN-IBP+RecurJac")
@@ -175,6 +211,30 @@ QUANTITIES: dict[str, tuple[Callable[[], nn.Module], Quantity]] = {
         network,
         lambda p: tuple(p.model.compute_jacobian_bounds(p.ball(), method="RecurJac")),
     ),
+}
+# These search until they know or time is over.
+SEARCHED: dict[str, Any] = {"gap": 0.01, "budget": 0.2}
+SEARCHES: dict[str, tuple[Callable[[], nn.Module], Quantity]] = {
+    "jacobian_bounds searched": (rectified, partial(bounds, **SEARCHED)),
+    "local_lipschitz searched": (rectified, lambda p: (rj.local_lipschitz(p.model, p.ball(), **SEARCHED),)),
+    "local_lipschitz l_2 searched in boxes": (
+        smooth,
+        lambda p: (rj.local_lipschitz(p.model, p.ball(norm=2.0), **SEARCHED),),
+    ),
+    "tighten": (rectified, tightened),
+    **{
+        f"certified_radius l_{n:g} searched": (
+            rectified,
+            lambda p, n=n: (rj.certified_radius(p.model, p.x0, norm=n, C=one_row(p), budget=0.2, max_probes=2),),
+        )
+        for n in (2.0, math.inf)
+    },
+    "stationary_free_radius searched": (
+        rectified,
+        lambda p: (rj.stationary_free_radius(p.model, p.x0, norm=math.inf, C=one_row(p), budget=0.2, max_probes=2),),
+    ),
+    "monotonicity_report searched": (rectified, partial(monotone, budget=0.2)),
+    "verify by sides of neurons": (Wide, verified_by_neurons),
 }
 EVERY = pytest.mark.parametrize("name", QUANTITIES)
 NO_INPUT = {"verify", *(name for name in QUANTITIES if name.startswith("global_lipschitz"))}
@@ -337,17 +397,18 @@ def test_full_precision_whatever_was_chosen(way):
 
 # A second device
 
-# Random points are drawn on the processor, so that a seed means the same everywhere, and radii are searched there.
+# Random points are drawn on the processor, so that a seed means the same everywhere, radii are searched there, and
+# linear programs are solved there.
 MOVES_POINTS = {
     "certified_radius", "stationary_free_radius", "landscape_scan", "monotonicity_report", "verify",
-    "sampled_lipschitz",
+    "sampled_lipschitz", *SEARCHES,
 }  # fmt: skip
 
 
 @pytest.mark.usefixtures("registered")
-@EVERY
+@pytest.mark.parametrize("name", [*QUANTITIES, *SEARCHES])
 def test_everything_is_computed_where_the_model_is(name, monkeypatch):
-    build, quantity = QUANTITIES[name]
+    build, quantity = {**QUANTITIES, **SEARCHES}[name]
     there, net, x0 = Elsewhere(), build().double(), Problem.of(build, torch.float64).x0.clone()
     problem = Problem(there.put(net), there.put(on_host(net, x0)), there.put(x0))
     build_model = outside(bounding.bounded_model)
@@ -505,7 +566,33 @@ def test_cuda_gives_what_the_processor_gives(device, name, dtype):
     tolerance = 0.05 if name in MOVES_POINTS else 1e-3 if dtype == torch.float32 else 1e-8
     for here, there in zip(computed(name, dtype), computed(name, dtype, device), strict=True):
         assert (there.dtype, there.device.type) == (dtype, device)
-        assert torch.allclose(there.cpu(), here, rtol=tolerance, atol=tolerance * float(here.abs().max()))
+        here, there = here.detach(), there.detach().cpu()
+        assert torch.allclose(there, here, rtol=tolerance, atol=tolerance * float(here.abs().max()))
+
+
+@on_cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", SEARCHES)
+def test_cuda_searches(device, name, dtype):
+    build, quantity = SEARCHES[name]
+    here, there = (quantity(Problem.of(build, dtype, where)) for where in ("cpu", device))
+    for mine, other in zip(here, there, strict=True):
+        assert (other.dtype, other.device.type) == (dtype, device)
+        # Time ends both where it happens to, and radii are doubled until then.
+        assert torch.allclose(other.cpu(), mine, rtol=16 if "radius" in name else 0.3)
+
+
+@on_cuda
+def test_cuda_in_processes_of_bench(device, tmp_path):
+    out = tmp_path / "out"
+    recurjac("bench", DATA / "instances.csv", "--out", out, *QUICK, "--device", device, "--timeout", "30")
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert {(record["onnx"], record["vnnlib"], record["result"]) for record in records} == {
+        (f"digits_{name}.onnx", f"digits_{name}_{size}.vnnlib", result)
+        for name in ("relu", "cnn")
+        for size, result in (("small", "unsat"), ("large", "sat"))
+    }
+    assert {record["host"]["device"] for record in records} == {device}
 
 
 @on_cuda
@@ -517,11 +604,11 @@ def test_cuda_computes_in_full_precision(device, monkeypatch):
     x0 = torch.randn(1, 8, 8, 8)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     found = []
-    for where, dtype in ((device, torch.float32), ("cpu", torch.float64)):
-        x = x0.to(where, dtype)
-        bounds_there = rj.jacobian_bounds(on_host(net.to(where, dtype), x), ball_around(x))
-        found.append(bounds_there.lower.double().cpu())
-    assert float((found[0] - found[1]).abs().max()) < 1e-4 * float(found[1].abs().max())
+    for where in (device, "cpu"):  # both with the same room for rounding, which is larger than what differs
+        x = x0.to(where)
+        bounds_there = rj.jacobian_bounds(on_host(net.to(where), x), ball_around(x))
+        found.append(bounds_there.lower.detach().cpu())
+    assert float((found[0] - found[1]).abs().max()) < 2e-5 * float(found[1].abs().max())
 
 
 @on_cuda

@@ -53,7 +53,7 @@ class Child:
         self._log = Path(log)
         try:
             with _starting, _threads_for_imports(task.threads):
-                context = _context()
+                context = _context(task.device)
                 self._connection, theirs = context.Pipe(duplex=False)
                 with theirs:
                     self._process = _started(context, (solve, task, theirs, log))
@@ -105,7 +105,7 @@ class Child:
                 record["cpu_seconds"] = max(0.0, self._cpu_killed - self._cpu_loaded)  # in ticks of the system
         record |= self._answer or self._failure()
         record["wall_seconds"] = ended - self._started
-        record["host"] = record["host"] | {"threads": self.task.threads}
+        record["host"] = record["host"] | {"threads": self.task.threads, "device": self.task.device}
         if record["result"] != "error" and record["run_seconds"] > self.task.timeout:
             late = None if record["result"] == "timeout" else record["result"]
             record |= {"result": "timeout", "late": late}
@@ -158,8 +158,9 @@ def _how_ended(code: int | None) -> str:
     return f"Its process ended with exit code {code} and without a verdict"
 
 
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+def _context(device: str) -> Any:
+    """How processes are started: forked from a server, but for those that use CUDA, which does not survive a fork."""
+    if device != "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     from multiprocessing import forkserver, resource_tracker  # Windows has neither
 

@@ -24,6 +24,7 @@ class Task:
         threads: how many threads to compute with.
         grace: seconds that may pass beyond the timeout before the process is killed.
         loading: seconds that loading may take before the process is killed.
+        device: where to compute: ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Task:
     threads: int = 1
     grace: float = 10.0
     loading: float = 120.0
+    device: str = "cpu"
 
 
 def solve_task(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def solve_task(task: Task, loaded: Callable[[float], None]) -> dict[str, Any]:
     try:
         spec, refusal = load_vnnlib(task.vnnlib), None
         try:
-            network = load_onnx(task.onnx)
+            network = load_onnx(task.onnx).to(task.device)
         except (FileError, UnsupportedError) as error:
             refusal = error
         prepared = time.perf_counter()

@@ -174,9 +174,7 @@ def _placed(module: OnnxNetwork, name: str, device: torch.device, dtype: Dtype |
 
     if dtype is Dtype.float32 and module.dtype == torch.float64:
         raise InputError(f"{name} has float64 weights: bounds in float32 would be those of another network.")
-    if dtype is Dtype.float64:
-        module.dtype = torch.float64
-    return Network(module.to(device=device, dtype=module.dtype), device)
+    return Network(module.to(device, torch.float64 if dtype is Dtype.float64 else module.dtype), device)
 
 
 def load_property(path: Path, network: Network) -> Spec:

@@ -52,7 +52,7 @@ class Entries:
     @cached_property
     def groups(self) -> Tensor:
         """Each term is a group."""
-        return torch.arange(len(self.row))
+        return torch.arange(len(self.row), device=self.row.device)
 
     def above(self, parts: Parts, terms: Tensor, signs: Tensor, scored: bool) -> Above:
         """Upper bounds on parts: of one pushed column, and of the entry."""

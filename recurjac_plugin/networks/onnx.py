@@ -51,7 +51,6 @@ class OnnxNetwork(nn.Module):
     Attributes:
         input_shape: shape of one input, without the batch dimension.
         n_outputs: number of outputs, flattened.
-        dtype: floating-point type of inputs, weights and outputs.
         max_difference: largest absolute difference between its outputs and onnxruntime's on the inputs of `load_onnx`,
             as far as those are numbers. `verify` adds inputs of the property's boxes.
         takes_batches: whether inputs with b > 1 may be given; where False the graph fixes b = 1.
@@ -63,12 +62,18 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.input_shape = input_shape
-        self.dtype = dtype
+        self.register_buffer("_like", torch.zeros((), dtype=dtype), persistent=False)  # there may be no weights
         self.n_outputs = 0
         self.max_difference = float("nan")
         self.takes_batches = False
         self.path: Path | None = None
         self.ports: tuple[tuple[Port, ...], tuple[Port, ...]] = ((), ())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of inputs, weights and outputs: after ``network.double()`` another one."""
+        like: Tensor = self.get_buffer("_like")
+        return like.dtype
 
     def forward(
         self,

@@ -73,6 +73,10 @@ class Parts:
             undecided[name] = kink & (neurons.dl < neurons.du) if neurons.divisible else torch.zeros_like(kink)
         return undecided
 
+    def all_undecided(self, reduced: Reduced) -> Tensor:
+        """The same with all layers side by side, bool (n, neurons)."""
+        return torch.cat([self.box[0][:, :0] > 0, *self.undecided(reduced).values()], 1)
+
     def within(self, other: Parts) -> Parts:
         """What of every part lies in another one, a batch of one."""
         lower = {name: torch.maximum(low, other.lower[name]) for name, low in self.lower.items()}

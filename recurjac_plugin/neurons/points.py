@@ -191,7 +191,7 @@ class BestPoints:
         random = torch.Generator().manual_seed(0)
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=random, dtype=low.dtype)
+            return torch.rand(*shape, generator=random, dtype=low.dtype).to(low)
 
         t = low + (high - low) * uniform(_START, columns)
         t[::2] = torch.where(uniform(len(t[::2]), columns) < 0.5, low, high)

@@ -77,7 +77,7 @@ class Programs:
         self.count, self.columns = sum(sizes), gains.columns
 
         def joined(values: list[torch.Tensor]) -> Numbers:
-            return np.concatenate([value[0].numpy() for value in values]) if values else np.zeros(0)
+            return np.concatenate([numbers(value[0]) for value in values]) if values else np.zeros(0)
 
         self.center, self.error = joined([each.center for each in neurons]), joined([each.error for each in neurons])
         self.lower, self.upper = joined([each.lower for each in neurons]), joined([each.upper for each in neurons])
@@ -89,8 +89,8 @@ class Programs:
         self.room = 2 * steepest * self.error + gamma(128) * np.maximum(steepest, 1) * size + underflow(128)
         self.most = steepest * size * 2 + self.room  # of b
         later = [
-            np.hstack([gains.block(layer, INPUT)[0].numpy()]
-                      + [gains.block(layer, m)[0].numpy() if i < j else np.zeros((sizes[j], sizes[i]))
+            np.hstack([numbers(gains.block(layer, INPUT)[0])]
+                      + [numbers(gains.block(layer, m)[0]) if i < j else np.zeros((sizes[j], sizes[i]))
                          for i, m in enumerate(self.layers)])
             for j, layer in enumerate(self.layers)
         ]  # fmt: skip
@@ -101,8 +101,8 @@ class Programs:
         if cuts is not None:
             widths = (self.columns, *sizes)
             on = [cuts.on_activations.get(end) for end in (INPUT, *self.layers)]
-            terms = [np.zeros((len(cuts), width)) if a is None else a.numpy() for a, width in zip(on, widths)]
-            self.cuts = np.hstack(terms), (cuts.error - cuts.center).numpy()
+            terms = [np.zeros((len(cuts), width)) if a is None else numbers(a) for a, width in zip(on, widths)]
+            self.cuts = np.hstack(terms), numbers(cuts.error - cuts.center)
 
     def solve(
         self,
@@ -201,8 +201,13 @@ class Programs:
         return float(bound + gamma(4 * (len(c) + len(b) + len(e)) + 64) * size + underflow(len(c) + len(b)))
 
 
+def numbers(values: torch.Tensor) -> Numbers:
+    """What a program is made of: programs are solved on the processor, wherever the network lies."""
+    return values.cpu().numpy()
+
+
 def joined_intervals(parts: Parts, layers: tuple[str, ...]) -> tuple[Numbers, Numbers]:
     """The intervals of all neurons of parts, layer after layer: (n, count) each."""
     ends = ([end[layer] for layer in layers] for end in (parts.lower, parts.upper))
-    lower, upper = (torch.cat(each, 1).numpy() if each else np.zeros((len(parts), 0)) for each in ends)
+    lower, upper = (numbers(torch.cat(each, 1)) if each else np.zeros((len(parts), 0)) for each in ends)
     return lower, upper

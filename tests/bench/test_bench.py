@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import json
 import os
@@ -147,9 +148,19 @@ def test_records_of_processes(capfd):
     assert capfd.readouterr().out == ""
     for each in found:
         assert each["options"] == {"method": "CROWN"}
-        assert each["host"]["threads"] == 1
+        assert (each["host"]["threads"], each["host"]["device"]) == (1, "cpu")
         assert each["versions"]["recurjac_plugin"]
         assert each["wall_seconds"] > 0
+
+
+def test_a_process_that_may_use_cuda_is_not_forked():
+    asked = [dataclasses.replace(task, device=device) for task, device in zip(tasks(2, timeout=60), ("cpu", "cuda"))]
+    asked = [dataclasses.replace(task, loading=60.0) for task in asked]
+    found = {record["host"]["device"]: record for record in run_local(asked, jobs=2, solve=bench_children.forked)}
+    assert {device: (record["result"], record["boxes"]) for device, record in found.items()} == {
+        "cpu": ("unsat", 1),
+        "cuda": ("unsat", 0),
+    }
 
 
 def test_a_process_for_each_instance_and_none_left():
@@ -230,6 +241,7 @@ def test_bad_instances_cost_nothing_but_themselves(lists, tmp_path):
         (("i.csv", "--grace", "-1"), "--grace"),
         (("i.csv", "--jobs", "0"), "--jobs"),
         (("i.csv", "--method", "CROWNS"), "Unknown method"),
+        (("i.csv", "--device", "cuda:99"), "`--device` is 'cuda:99', but torch sees"),
         (("i.csv", "--expected", "i.csv"), "has no column"),
         (("i.csv", "--scheduler", "tcp://127.0.0.1:1", "--jobs", "2"), "--jobs"),
         (("i.csv", "--scheduler", "nowhere://"), "No Dask scheduler answers"),

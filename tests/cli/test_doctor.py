@@ -62,6 +62,16 @@ def test_doctor_takes_a_missing_extra_for_no_fault_and_an_old_version_for_one(mo
     assert json.loads(recurjac("doctor", "--json", code=1).stdout)["ok"] is False
 
 
+def test_doctor_takes_what_does_not_import_for_a_fault():
+    broken = "import sys; sys.modules['vnnlib'] = None; from recurjac_plugin.cli import main; main()"
+    shown = process("doctor", "--json", code=broken)
+    assert (shown.returncode, shown.stderr) == (1, "")
+    (row,) = [row for row in json.loads(shown.stdout)["packages"] if row["name"] == "vnnlib"]
+    assert row["version"] == importlib.metadata.version("vnnlib")
+    assert row["problem"].startswith("does not import (import of vnnlib halted; ")
+    assert row["problem"].endswith("); install it anew with `pip install 'recurjac-plugin[onnx]'`.")
+
+
 def test_other_commands_without_a_host_say_what_to_install():
     hide = "import sys; sys.modules['auto_LiRPA'] = None; from recurjac_plugin.cli import main; main()"
     shown = process("verify", RELU, SMALL, code=hide)

@@ -50,7 +50,6 @@ def test_bounds_hold(name, tmp_path):
     network = load_onnx(save(tmp_path / "n.onnx", form(name)))
     for dtype in (torch.float32, torch.float64):
         network = network.to(dtype)
-        network.dtype = dtype
         centre = torch.randn(1, *network.input_shape, dtype=dtype)
         bounds = _bounds(network, Ball(centre, 0.05))
         exact = network.double()

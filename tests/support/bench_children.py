@@ -37,3 +37,9 @@ def process_id(task, loaded):
     loaded(0.0)
     time.sleep(0.2)
     return VERDICT | {"boxes": os.getpid()}
+
+
+def forked(task, loaded):
+    """1 in a process that was forked from the server, which has imported much."""
+    loaded(0.0)
+    return VERDICT | {"boxes": int("recurjac_plugin.bench.preload" in sys.modules)}

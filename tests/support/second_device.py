@@ -35,6 +35,7 @@ _WAITS = {
     "aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select",
     "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave", "aten::bincount",
 }  # fmt: skip
+_MOVES = {"aten::copy_", "aten::fill_"}  # take what they write from any device
 _TAKES_DEVICE = {"to", "as_tensor", "tensor", "cpu", "cuda"}
 
 
@@ -184,7 +185,7 @@ class _Dispatched(TorchDispatchMode):
         some = any(marks)
         if some:
             # Numbers without dimensions are operands on any device; everything else must lie on one.
-            if any(value.dim() and not mark for value, mark in zip(given, marks)) and name != "aten::copy_":
+            if any(value.dim() and not mark for value, mark in zip(given, marks)) and name not in _MOVES:
                 _count(there.mixed, name, hosts_too=True)
             masks = name in ("aten::index", "aten::index_put", "aten::index_put_") and any(
                 value.dtype in (torch.bool, torch.uint8) for value in given[1:]

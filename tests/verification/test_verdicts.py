@@ -72,6 +72,18 @@ def test_shipped_properties(name, size, expected):
         assert np.array_equal(session(x[None])[0], y)
 
 
+def test_a_loaded_network_in_another_type():
+    spec = load_vnnlib(DATA / "digits_tanh_small.vnnlib")
+    single, double = load_onnx(DATA / "digits_tanh.onnx"), load_onnx(DATA / "digits_tanh.onnx").double()
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    found = [verify(net, spec, attack_seconds=0.1) for net in (single, double)]
+    assert [each.verdict for each in found] == [Verdict.UNSAT] * 2
+    assert found[0].lower_bound == pytest.approx(found[1].lower_bound, rel=1e-4)
+    with pytest.warns(UserWarning, match=r"^The model holds numbers of torch.float16"):
+        assert verify(single.half(), spec, attack_seconds=0.1).verdict is Verdict.UNSAT
+    assert single.dtype == torch.float16
+
+
 def test_branching_on_neurons_proves_what_bounds_leave_open():
     """The same every time where nobody is in a hurry, and not where it is not wanted."""
     net, spec = load_onnx(DATA / "digits_relu.onnx"), load_vnnlib(DATA / "digits_relu_mid.vnnlib")

@@ -88,7 +88,7 @@ class GradientProbe(Probe):
         other, base = -sign[row, column], -best[row, column]
         goal = -base * (1 - 2.0**-40)  # below 0, not only at most 0
         entries = Entries(ball.reduced, row, column, other, base, ball.memory_budget)
-        rows = torch.arange(len(done))
+        rows = torch.arange(len(done), device=done.device)
 
         def decided(progress: Progress) -> bool:
             """Whether every row that is searched has an entry with a sign, or none that may have one."""
@@ -98,8 +98,8 @@ class GradientProbe(Probe):
         effort = Effort(effort.gap, effort.deadline, goal, effort.most)
         found = largest_value(ball.reduced, entries, effort, decided)
         above = found.upper + base + gamma(4) * (found.upper.abs() + base.abs())
-        kept = torch.zeros_like(done).index_put((row[above < 0],), torch.tensor(True))
-        share = torch.arange(1, _ON_THE_WAY + 1, dtype=base.dtype) / _ON_THE_WAY
+        kept = torch.zeros_like(done).index_fill(0, row[above < 0], True)
+        share = torch.arange(1, _ON_THE_WAY + 1, dtype=base.dtype, device=base.device) / _ON_THE_WAY
         met = found.points[found.lower > goal].unsqueeze(1)
         self._look_at(ball, sign, (ball.point + share[:, None] * (met - ball.point)).flatten(0, 1))
         return kept
@@ -119,10 +119,10 @@ def _places(ball: Ball) -> Tensor:
     few = 2.0**30 / (3 * reduced.gains.rows * max(reduced.evaluation, reduced.gains.columns))
     count, random = max(8, min(_PLACES, int(few))), torch.Generator().manual_seed(0)
     low, high = reduced.box
-    share = torch.rand(count, low.shape[1], dtype=low.dtype, generator=random)
+    share = torch.rand(count, low.shape[1], dtype=low.dtype, generator=random).to(low)
     share[::2] = share[::2].round()
     t = inside(reduced, low + (high - low) * share)
-    return ball.point + torch.rand(count, 1, dtype=low.dtype, generator=random) * (t - ball.point)
+    return ball.point + torch.rand(count, 1, dtype=low.dtype, generator=random).to(low) * (t - ball.point)
 
 
 @torch.enable_grad()

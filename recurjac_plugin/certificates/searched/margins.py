@@ -52,7 +52,7 @@ class MarginProbe(Probe):
         # Row errors have all that bounds may be off by; what is left are the sums that the value at the centre is in.
         terms = self.rows[0].double().abs() @ ball.outputs[0].abs()
         above = gamma(ball.outputs.shape[1] + reduced.gains.columns + 64) * 2 * terms + reduced.row_error[0]
-        sets = {k: torch.tensor([k]) for k in range(reduced.gains.rows)}
+        sets = dict(enumerate(torch.arange(reduced.gains.rows, device=above.device).split(1)))
         searches = Several(reduced, sets, above, ball.memory_budget)
         allowed, steps = _WORK * len(sets) * GROWTH**level, 0
         while not searches.proved:
@@ -72,7 +72,7 @@ def _starts(ball: Ball) -> Tensor:
     few = 2.0**30 / (3 * (_DESCENTS + _MOVES) * max(reduced.evaluation, 1.0) * min(reduced.gains.rows, 8))
     low, high = reduced.box
     count = max(1, min(_STARTS, int(few)))
-    share = torch.rand(count, low.shape[1], dtype=low.dtype, generator=torch.Generator().manual_seed(0))
+    share = torch.rand(count, low.shape[1], dtype=low.dtype, generator=torch.Generator().manual_seed(0)).to(low)
     share[1::2] = share[1::2].round()
     return torch.cat((ball.point, low + (high - low) * share))
 
@@ -93,7 +93,8 @@ def nearest_violation(
     reduced = ball.reduced
     if not len(starts):
         return math.inf
-    everywhere, row = ball.point.expand(reduced.gains.rows, -1), torch.arange(reduced.gains.rows)
+    row = torch.arange(reduced.gains.rows, device=ball.point.device)
+    everywhere = ball.point.expand(len(row), -1)
     at_point, slope = _own(ball, everywhere, row)
     # rows whose zeros are nearest, were they linear
     size = torch.linalg.vector_norm(slope, ord=dual_of(ball.norm), dim=1)

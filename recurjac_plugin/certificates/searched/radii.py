@@ -27,7 +27,7 @@ from torch import Tensor
 
 from recurjac_plugin.certificates.perturbed_points import PerturbedPoints
 from recurjac_plugin.certificates.radius_search import RadiusSearch, representable
-from recurjac_plugin.errors import InputError, RecurJacError
+from recurjac_plugin.errors import RecurJacError
 from recurjac_plugin.host.problem import read_in_float64
 from recurjac_plugin.jacobian.entry_search import reduced_network
 from recurjac_plugin.neurons.points import refuse_without_pieces
@@ -176,7 +176,7 @@ def further(
     """
     found = radii.clone()
     for i in active.nonzero().squeeze(1).tolist():
-        deadline, one = time.perf_counter() + seconds, torch.tensor([i])
+        deadline, one = time.perf_counter() + seconds, torch.tensor([i], device=rows.device)
         found[i] = searched_radius(probe(points.take(one), rows[one]), float(radii[i]), search, dtype, deadline)
     return found
 
@@ -185,14 +185,8 @@ def require_searchable(model: Any, points: PerturbedPoints) -> None:
     """Refuse what no search over the sides of neurons can be made of, before time is spent on it.
 
     Raises:
-        InputError: the points are not on the CPU.
         UnsupportedError: there are neurons without two linear pieces.
     """
-    if points.center.device.type != "cpu":
-        raise InputError(
-            f"With `budget` the model and `x0` must be on the CPU, got {points.center.device}: move them there, or "
-            "leave `budget` out."
-        )
-    one = points.take(torch.zeros(1, dtype=torch.long))
+    one = points.take(points.center.new_zeros(1, dtype=torch.long))
     graph = read_in_float64(model, one.region(torch.zeros(1))).graph
     refuse_without_pieces([step.name for step in graph.factors if not two_sides(step)], "Leave out `budget`.")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import platform
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from recurjac_plugin.extras import EXTRAS, install_line
+from recurjac_plugin.networks.converter import import_onnx2pytorch
 
+# A package for another torch, numpy or system fails in any of these ways.
+_WHILE_IMPORTED = (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError)
 CORE = ("torch", "numpy", "filelock")
 
 
@@ -50,10 +54,10 @@ class Package:
 def packages() -> list[Package]:
     """Everything, what is always needed first."""
     found = [Package("python", platform.python_version(), "everything")]
-    found += [_package(name, "everything", None) for name in CORE]
+    found += [_package(name, name, "everything", None) for name in CORE]
     found.append(_host())
     for extra, about in EXTRAS.items():
-        found += [_package(name, about.purpose, extra) for name in about.packages.values()]
+        found += [_package(module, name, about.purpose, extra) for module, name in about.packages.items()]
     return found
 
 
@@ -77,7 +81,8 @@ def devices() -> list[str]:
     return ["cpu", *names]
 
 
-def _package(name: str, needed_for: str, extra: str | None) -> Package:
+def _package(module: str, name: str, needed_for: str, extra: str | None) -> Package:
+    """A package, by importing it: an installed one may lack what it needs itself."""
     wanted, fits = _requirement(name)
     install = f"`pip install '{wanted}'`" if extra is None else f"`{install_line(extra)}`"
     try:
@@ -87,7 +92,21 @@ def _package(name: str, needed_for: str, extra: str | None) -> Package:
     if not fits(version):
         problem = f"{version} does not fit; replace it with `pip install '{wanted}'`."
         return Package(name, version, needed_for, extra, problem)
+    try:
+        _import(module)
+    except _WHILE_IMPORTED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        problem = f"does not import ({reason}); install it anew with {install}."
+        return Package(name, version, needed_for, extra, problem)
     return Package(name, version, needed_for, extra)
+
+
+def _import(module: str) -> None:
+    """Import a module as the package does."""
+    if module == "onnx2pytorch":
+        import_onnx2pytorch()
+    elif module != "torchvision":  # of which nothing is used but for a few operators on images
+        importlib.import_module(module)
 
 
 def _requirement(name: str) -> tuple[str, Any]:
@@ -105,7 +124,7 @@ def _requirement(name: str) -> tuple[str, Any]:
 
 
 def _host() -> Package:
-    """auto_LiRPA, by importing it: an installed one may lack what it needs itself."""
+    """auto_LiRPA, by importing it, which this package helps with."""
     from recurjac_plugin.errors import HostError
     from recurjac_plugin.host.find import find_host
 

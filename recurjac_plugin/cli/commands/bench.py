@@ -59,6 +59,7 @@ def bench_command(
             help="Threads per instance.  [default: cores / jobs; 1 on a cluster]",
         ),
     ] = None,
+    device: options.Device = "cpu",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +86,7 @@ def bench_command(
     from recurjac_plugin.bench.instances import read_expected, read_instances
     from recurjac_plugin.bench.records import cores
     from recurjac_plugin.bench.run_folder import opened
+    from recurjac_plugin.cli.problem import find_device
     from recurjac_plugin.host.find import require_host
     from recurjac_plugin.jacobian.methods import parse
 
@@ -96,6 +98,8 @@ def bench_command(
         options.seconds("--grace", grace)
         if scheduler is not None and jobs != 1:
             options.refuse("--jobs", "goes without `--scheduler`, whose workers say how many run at the same time.")
+        if scheduler is None and device != "cpu":  # a cluster's workers have devices of their own
+            find_device(device)
         require_host()
         asked = {
             "method": parse(method).name,
@@ -109,9 +113,8 @@ def bench_command(
         threads = threads or (1 if scheduler else max(1, cores() // jobs))
         identities = [instance.identity for instance in instances]
         with opened(out, options=asked, instances=identities, resume=resume) as folder:
-            stopped = _run(
-                streams, folder, instances, answers, _Runner(asked, threads, grace, load_timeout, jobs, scheduler)
-            )
+            runner = _Runner(asked, threads, device, grace, load_timeout, jobs, scheduler)
+            stopped = _run(streams, folder, instances, answers, runner)
         wrong = _tell(streams, folder, identities, answers, asked)
     if stopped or wrong:
         raise typer.Exit(_INTERRUPTED if stopped else _WRONG)
@@ -124,6 +127,7 @@ class _Runner:
     Attributes:
         options: keyword arguments of `recurjac_plugin.verify`.
         threads: of each instance.
+        device: where each is computed.
         grace: seconds from the end of its timeout until an instance is killed.
         load_timeout: seconds that loading may take.
         jobs: how many instances are solved at the same time.
@@ -132,6 +136,7 @@ class _Runner:
 
     options: dict[str, Any]
     threads: int
+    device: str
     grace: float
     load_timeout: float
     jobs: int
@@ -153,7 +158,7 @@ class _Runner:
 
         onnx, vnnlib = (str(Path(instance.folder) / name) for name in (instance.onnx, instance.vnnlib))
         limits = (self.threads, self.grace, self.load_timeout)
-        return Task(instance.number, onnx, vnnlib, instance.timeout, self.options, *limits)
+        return Task(instance.number, onnx, vnnlib, instance.timeout, self.options, *limits, self.device)
 
 
 def _run(

@@ -158,7 +158,7 @@ class _Search:
         excess = (self.bound / limit.clamp(min=torch.finfo(torch.float64).tiny)).amax(1)
         first = excess.topk(min(self.size, len(excess))).indices
         low, high, bound = self._halves(first)
-        rest = torch.ones(len(excess), dtype=torch.bool)
+        rest = first.new_ones(len(excess), dtype=torch.bool)
         rest[first] = False
         self._take(rest)
         if len(low):
@@ -236,7 +236,7 @@ class _Search:
 def _meets(region: Region, low: Tensor, high: Tensor) -> Tensor:
     """Which boxes, by their distances from the centre, may have a point in common with the region: bool (n,)."""
     if region.norm == math.inf:
-        return torch.ones(len(low), dtype=torch.bool)
+        return low.new_ones(len(low), dtype=torch.bool)
     nearest = torch.maximum(low, -high).clamp(min=0)
     distance = torch.linalg.vector_norm(nearest, ord=region.norm, dim=1) * (1 - gamma(2 * low.shape[1] + 64))
     return distance <= region.radius[:, 0]

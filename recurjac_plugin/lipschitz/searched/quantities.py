@@ -80,7 +80,8 @@ class Norms:
         """The group of each term."""
         gains = self.reduced.gains
         terms = (gains.columns if self.transposed else gains.rows) if self.each else 1
-        return torch.arange(terms) if self.grouped else torch.zeros(terms, dtype=torch.long)
+        number = torch.arange(terms, device=self.reduced.center.device)
+        return number if self.grouped else torch.zeros_like(number)
 
     @property
     def entries(self) -> int:

@@ -58,13 +58,12 @@ def chosen_neurons(
     """
     score = scores(reduced, parts, bounds)
     # Where no score is positive any neuron will do that is undecided.
-    undecided = torch.cat([*parts.undecided(reduced).values()], 1)
-    score = torch.where(undecided, score, -1.0)
+    score = torch.where(parts.all_undecided(reduced), score, -1.0)
     top = score.topk(min(tried, score.shape[1]), 1)
     count = top.indices.shape[1]
     if count == 1:
         return top.indices[:, 0]
-    place = torch.arange(len(parts)).repeat_interleave(count)
+    place = torch.arange(len(parts), device=score.device).repeat_interleave(count)
     both = sides(reduced, parts.take(place), top.indices.flatten())
     twice = place.repeat(2)
     known = bounds.take(twice)

@@ -26,7 +26,7 @@ from recurjac_plugin.gains.pull import ROWS
 from recurjac_plugin.neurons.contraction import Contraction, smaller_boxes
 from recurjac_plugin.neurons.optimised import WITH_GRADIENT, Choices, LowerBounds, Sums, optimised_bounds, sums_of
 from recurjac_plugin.neurons.parts import Parts
-from recurjac_plugin.neurons.programs import Programs, joined_intervals
+from recurjac_plugin.neurons.programs import Programs, joined_intervals, numbers
 from recurjac_plugin.neurons.reduced import Reduced
 
 from .branching import TRIED, chosen_neurons, sides
@@ -158,7 +158,7 @@ class Emptiness:
             self._keep(parts, bounds)
             return
         neuron = chosen_neurons(self.reduced, parts, bounds, None, self.cuts)
-        both = torch.arange(len(parts)).repeat(2)
+        both = torch.arange(len(parts), device=neuron.device).repeat(2)
         halves, known = sides(self.reduced, parts, neuron), bounds.take(both)
         found = self._bounded(halves, known.choices, _STEPS)
         self.work += 2 * len(parts) * TRIED * self.reduced.evaluation
@@ -169,14 +169,14 @@ class Emptiness:
 
         These know the box around a ball only. But what is left of a ball is convex: good multipliers leave no gap.
         """
-        undecided = [*parts.undecided(self.reduced).values()]
-        count = torch.cat(undecided, 1).sum(1) if undecided else torch.zeros(len(parts))
+        undecided = parts.all_undecided(self.reduced).any(1)
         lower, upper = joined_intervals(parts, self.reduced.layers)
+        low, high = (numbers(end) for end in parts.box)
         answers = {
-            i: self._programs.solve(lower[i], upper[i], (parts.box[0][i].numpy(), parts.box[1][i].numpy()))
-            for i in (count == 0).nonzero().squeeze(1).tolist()
+            i: self._programs.solve(lower[i], upper[i], (low[i], high[i]))
+            for i in (~undecided).nonzero().squeeze(1).tolist()
         }
-        left = torch.tensor([i for i, answer in answers.items() if not answer.empty], dtype=torch.long)
+        left = undecided.new_tensor([i for i, answer in answers.items() if not answer.empty], dtype=torch.long)
         if len(left) and any(region.norm != math.inf for region in self.reduced.regions):
             found = self._bounded(parts.take(left), bounds.choices.take(left), _LAST_STEPS)
             left = left[~(found.lower > 0)]
@@ -184,7 +184,7 @@ class Emptiness:
         points = [point for i in left.tolist() if (point := answers[i].point) is not None]
         if points:
             self.nearest = torch.stack([torch.from_numpy(point).to(parts.box[0]) for point in points])
-        some = (count > 0).nonzero().squeeze(1)
+        some = undecided.nonzero().squeeze(1)
         return parts.take(some), bounds.take(some)
 
     @cached_property

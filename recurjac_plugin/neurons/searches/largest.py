@@ -28,7 +28,7 @@ from torch import Tensor
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.neurons.parts import Parts
 from recurjac_plugin.neurons.points import BestPoints, refuse_without_pieces, without_pieces
-from recurjac_plugin.neurons.programs import Programs, joined_intervals
+from recurjac_plugin.neurons.programs import Programs, joined_intervals, numbers
 from recurjac_plugin.neurons.reduced import Reduced
 from recurjac_plugin.neurons.tightening import tightened
 
@@ -214,9 +214,9 @@ class _Search:
         self.closed = like.new_full((groups,), -torch.inf)  # bounds of items that nothing is left to cut in
         self.count, self.rate = 0, 0.1
         self.best.climb(effort.deadline)
-        terms = torch.arange(len(quantity.groups))
+        terms = torch.arange(len(quantity.groups), device=like.device)
         whole = Parts.whole(reduced).take(torch.zeros_like(terms))
-        signs = torch.zeros(len(terms), quantity.entries, dtype=torch.int8)
+        signs = like.new_zeros(len(terms), quantity.entries, dtype=torch.int8)
         none = like.new_zeros(len(terms))
         blank = _Items(whole, terms, signs, none + torch.inf, none > 1, none, (none, none, none))
         self.items = self._bounded(blank)
@@ -255,7 +255,7 @@ class _Search:
             group = self.quantity.groups[self.items.terms]
             excess = excess - 2 * torch.zeros_like(self.closed).scatter_reduce(0, group, excess, "amax")[group]
         first = excess.topk(min(_POPPED, len(self.items))).indices
-        rest = torch.ones(len(self.items), dtype=torch.bool)
+        rest = first.new_ones(len(self.items), dtype=torch.bool)
         rest[first] = False
         popped, waiting = self._not_empty(self.items.take(first))
         kept = [self.items.take(rest), *waiting]
@@ -280,28 +280,28 @@ class _Search:
     def _not_empty(self, items: _Items) -> tuple[_Items, list[_Items]]:
         """Items in which something may lie, and those that there was no time for; points that are found are tried."""
         lower, upper = joined_intervals(items.parts, self.reduced.layers)
-        low, high = (end.numpy() for end in items.parts.box)
-        undecided = sum(each.sum(1) for each in items.parts.undecided(self.reduced).values())
+        low, high = (numbers(end) for end in items.parts.box)
+        decided = ~items.parts.all_undecided(self.reduced).any(1)
         wait = next(cuts for rate, cuts in _RATES if self.rate >= rate)
-        asked = ~items.witnessed & ((items.cuts >= wait) | (torch.as_tensor(undecided) == 0))
+        asked = ~items.witnessed & ((items.cuts >= wait) | decided)
         items = replace(items, cuts=torch.where(asked, 0, items.cuts))
-        keep, points, index = torch.ones(len(items), dtype=torch.bool), [], 0
+        at_once, keep, points, index = asked.tolist(), [True] * len(items), list[Tensor](), 0
         for index in range(len(items)):
             if time.perf_counter() >= self.effort.deadline:
                 index -= 1
                 break
-            if not bool(asked[index]):
+            if not at_once[index]:
                 continue
             answer = self.programs.solve(lower[index], upper[index], (low[index], high[index]))
             keep[index] = not answer.empty
             self.rate += (float(answer.empty) - self.rate) / _REMEMBERED
             if answer.point is not None:
-                points.append(torch.from_numpy(answer.point))
+                points.append(torch.from_numpy(answer.point).to(self.closed))
         if points:
             self.best.tried(torch.stack(points))
-        done = torch.arange(len(items)) <= index
+        done = torch.arange(len(items), device=items.terms.device) <= index
         late = [] if bool(done.all()) else [items.take(~done)]
-        return items.take(keep & done), late
+        return items.take(done & torch.tensor(keep, device=done.device)), late
 
     def _halves(self, items: _Items) -> _Items:
         """Both halves of every item, cut where it pays most; those with nothing left to cut are closed."""
@@ -330,9 +330,8 @@ class _Search:
 
     def _candidates(self, items: _Items) -> list[tuple[Tensor, Tensor]]:
         """For every item where it may be cut, as (valid, position among neurons, entries and inputs), (n,) each."""
-        undecided = items.parts.undecided(self.reduced)
         neurons, entries, inputs = items.scores
-        open_neurons = torch.cat([neurons[:, :0] > 0, *(undecided[layer] for layer in self.reduced.layers)], 1)
+        open_neurons = items.parts.all_undecided(self.reduced)
         ranked = [(neurons.masked_fill(~open_neurons, -1.0), _NEURONS, 0)]
         small = open_neurons.any(1, keepdim=True) & (entries < _WORTH_A_SIGN * items.upper.unsqueeze(1))
         chosen = entries.masked_fill(small | (items.signs != 0) | (entries == 0), -1.0)
@@ -347,21 +346,23 @@ class _Search:
             for value, where in zip(top.values.unbind(1), top.indices.unbind(1)):
                 if bool((value >= 0).any()):
                     found.append((value >= 0, where + offset))
-        return found or [(torch.zeros(len(items), dtype=torch.bool), torch.zeros(len(items), dtype=torch.long))]
+        none = torch.zeros_like(items.terms)
+        return found or [(none > 0, none)]
 
     def _cut(self, items: _Items, where: Tensor) -> tuple[_Items, _Items]:
         """Both halves of every item, (n,) each, at a neuron, the sign of an entry, or an input."""
         count, entries = items.scores[0].shape[1], items.scores[1].shape[1]
         at = where.unsqueeze(1)
+        number = torch.arange(sum(each.shape[1] for each in items.scores), device=where.device)
         start, ends = 0, [dict(items.parts.lower), dict(items.parts.upper)]
         for layer in self.reduced.layers:
             size = ends[0][layer].shape[1]
-            hit = torch.arange(start, start + size) == at
+            hit = number[start : start + size] == at
             ends[0][layer] = torch.where(hit, ends[0][layer].clamp(min=0.0), ends[0][layer])
             ends[1][layer] = torch.where(hit, ends[1][layer].clamp(max=0.0), ends[1][layer])
             start += size
-        sign = (torch.arange(count, count + entries) == at).to(torch.int8)
-        hit = torch.arange(count + entries, count + entries + items.scores[2].shape[1]) == at
+        sign = (number[count : count + entries] == at).to(torch.int8)
+        hit = number[count + entries :] == at
         low, high = items.parts.box
         middle = torch.where(hit, (low + high) / 2, 0.0) if hit.shape[1] == low.shape[1] else low
         up = torch.where(hit, middle, low) if hit.shape[1] == low.shape[1] else low
