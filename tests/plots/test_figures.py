@@ -120,7 +120,8 @@ def test_hatches_lie_over_the_unknown_cells_alone_as_one_path(known):
 
 def test_tensors_of_any_number_type_are_drawn():
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
-        plots.heat_map(torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype, requires_grad=True))
+        figure = plots.heat_map(torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype, requires_grad=True))
+        assert (figure.axes[0].images[0].get_array() == 0.5).all()
 
 
 def test_signs_can_be_told_apart_in_grey():
