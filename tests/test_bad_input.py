@@ -137,6 +137,19 @@ def test_bad_weights(call, value):
 
 
 @entry
+def test_output_without_elements(call):
+    class Nothing(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)[:, :0]
+
+    net, x = Nothing(5, 2), torch.zeros(2, 5)
+    for function, model in ((call, on_host(net, x)), (lambda net, x, **_: rj.sampled_lipschitz(net, x), net)):
+        with pytest.raises(rj.InputError) as error:
+            function(model, ball(x, eps=0.1))
+        assert_one_sentence(error, "(2, 0), no element")
+
+
+@entry
 def test_output_that_does_not_depend_on_the_input(call):
     class Constant(nn.Module):
         def __init__(self):

@@ -205,17 +205,21 @@ class Activation:
         if domain is None:
             return widened
         cut = widened[0].clamp(min=domain.start), widened[1].clamp(min=domain.start)
-        outside = ~(domain.contains(*given) & domain.contains(*cut))
-        if bool(outside.any()):
-            low, high = (float(bound.detach()[outside][0]) for bound in given)
-            raise UnsupportedError(
-                "The network",
-                [
-                    f"`{name}` ({self.name}): its pre-activation bounds, e.g. [{low:g}, {high:g}], must be "
-                    f"{domain.condition}, where its derivative is finite"
-                ],
-                "Use a smaller region, or tighter pre-activation bounds (CROWN instead of IBP).",
-            )
+        rounding = f", with room for the rounding of {cut[0].dtype}"
+        exact = "Compute in float64 (`model.double()`), or with `rigorous=True`, or use a smaller region."
+        tighter = "Use a smaller region, or tighter pre-activation bounds (CROWN instead of IBP)."
+        for bounds, shown, room, remedy in ((given, given, "", tighter), (cut, widened, rounding, exact)):
+            outside = ~domain.contains(*bounds)
+            if bool(outside.any()):
+                low, high = (float(bound.detach()[outside][0]) for bound in shown)
+                raise UnsupportedError(
+                    "The network",
+                    [
+                        f"`{name}` ({self.name}): its pre-activation bounds{room}, e.g. [{low:g}, {high:g}], must be "
+                        f"{domain.condition}, where its derivative is finite"
+                    ],
+                    remedy,
+                )
         return cut
 
 

@@ -21,6 +21,8 @@ from typing import Any
 from recurjac_plugin.errors import FileError, InputError, RecurJacError, counted
 from recurjac_plugin.files import finite, write
 
+from .summary import RESULTS
+
 PLAN, RECORDS, TABLE = "run.json", "results.jsonl", "results.csv"
 _TABLE_SECONDS = 1.0  # results.csv is at most this old while the run goes on
 
@@ -171,7 +173,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise FileError(f"`{path}` holds no results of `recurjac bench`: `{PLAN}` is missing.") from error
     except (OSError, ValueError) as error:
         raise FileError(f"`{file}` cannot be read ({error}); start again with another --out.") from error
-    if not isinstance(plan, dict) or not isinstance(plan.get("options"), dict) or "instances" not in plan:
+    if not isinstance(plan, dict) or not isinstance(plan.get("options"), dict) or not plan.get("instances"):
         raise FileError(f"`{file}` is not what `recurjac bench` writes; start again with another --out.")
     return plan
 
@@ -214,4 +216,16 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         record = json.loads(text)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("number"), int) else None
+    return record if isinstance(record, dict) and _is_record(record) else None
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether what is written and shown of a record is of its kind; older ones lack some of it."""
+    cpu = record.get("cpu_seconds")
+    seconds = [record.get("prepare_seconds", 0.0), record.get("run_seconds", 0.0), 0.0 if cpu is None else cpu]
+    return (
+        isinstance(record.get("number"), int)
+        and record.get("result", "error") in RESULTS
+        and all(isinstance(number, (int, float)) for number in seconds)
+        and all(isinstance(record.get(name, {}), dict) for name in ("versions", "host"))
+    )

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
+from recurjac_plugin.errors import FileError
 from recurjac_plugin.files import finite
 
 from . import collector
@@ -40,11 +41,12 @@ class Streams:
 
     def line(self, text: str) -> None:
         """A result as text."""
-        print(text, file=self._results)
+        with _writing(self._results):
+            print(text, file=self._results)
 
     def json(self, values: dict[str, Any]) -> None:
         """The result as one JSON object; numbers that are not finite become null."""
-        print(json.dumps(finite(values), allow_nan=False), file=self._results)
+        self.line(json.dumps(finite(values), allow_nan=False))
 
     def table(
         self,
@@ -65,7 +67,8 @@ class Streams:
             prose: positions of the columns that may go on in a next line, between words.
             keys: how many columns on the left say what a row is about.
         """
-        print_table(table_of(title, header, rows, right, prose, keys), self._results, _width(self._results))
+        with _writing(self._results):
+            print_table(table_of(title, header, rows, right, prose, keys), self._results, _width(self._results))
 
     def note(self, text: str) -> None:
         """A remark for whoever watches; nothing when the command is quiet."""
@@ -100,12 +103,28 @@ class Streams:
 def open_streams(as_json: bool) -> Iterator[Streams]:
     """The streams of a command while it runs. Whatever libraries print on stdout in the meantime goes to stderr."""
     collector.resume()
-    results = sys.stdout
     with contextlib.ExitStack() as stack:
+        results: TextIO | None = sys.stdout
+        if results is None:  # closed by whoever started the process
+            results = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
         chatter = stack.enter_context(open(os.devnull, "w", encoding="utf-8")) if _quiet else sys.stderr
         stack.enter_context(contextlib.redirect_stdout(chatter))
         yield Streams(as_json, results, _quiet)
-    results.flush()
+        with _writing(results):
+            results.flush()
+
+
+@contextlib.contextmanager
+def _writing(results: TextIO) -> Iterator[None]:
+    """Refuse in one sentence what the system does not let us write; a reader that has left is left alone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # or Python would try once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), results.fileno())
+        raise FileError(f"The results cannot be written to stdout: {error.strerror}.") from error
 
 
 def animated(quiet: bool) -> bool:

@@ -182,6 +182,8 @@ def _output(model: Any, x: Sequence[Any]) -> Tensor:
             f"The model's output has shape {tuple(output.shape)}, expected (b, n_out) with b = {batch}, as its input: "
             "keep the batch first."
         )
+    if not output.numel():
+        raise InputError(f"The model's output has shape {tuple(output.shape)}, no element: there is nothing to bound.")
     return output
 
 

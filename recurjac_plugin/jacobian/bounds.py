@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -46,7 +47,7 @@ class Bounds(Kept):
         axes: which of the axes of region and row are there, before those of the input; an index may take them away.
 
     Raises:
-        InputError: the two tensors have different shapes.
+        InputError: the two are no tensors, or differ in shape, number type or device.
     """
 
     lower: Tensor
@@ -56,10 +57,11 @@ class Bounds(Kept):
     axes: tuple[str, ...] = AXES
 
     def __post_init__(self) -> None:
-        if self.lower.shape != self.upper.shape:
-            raise InputError(
-                f"`lower` and `upper` must have one shape, got {tuple(self.lower.shape)} and {tuple(self.upper.shape)}."
-            )
+        ends = (self.lower, self.upper)
+        kinds = [(tuple(e.shape), e.dtype, e.device) if isinstance(e, Tensor) else type(e).__name__ for e in ends]
+        if kinds[0] != kinds[1] or isinstance(kinds[0], str):
+            came = " and ".join(kind if isinstance(kind, str) else "{} of {} on {}".format(*kind) for kind in kinds)
+            raise InputError(f"`lower` and `upper` must be tensors of one shape, number type and device, got {came}.")
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.lower, self.upper))
@@ -213,8 +215,10 @@ class Bounds(Kept):
         return Bounds(torch.minimum(lower, upper), torch.maximum(lower, upper), rigorous, methods, self.axes)
 
     def equal(self, other: Bounds) -> bool:
-        """Whether both tensors have the same shape and numbers."""
-        return torch.equal(self.lower, other.lower) and torch.equal(self.upper, other.upper)
+        """Whether both tensors have the same shape and numbers; False for what is no bounds."""
+        return (
+            isinstance(other, Bounds) and torch.equal(self.lower, other.lower) and torch.equal(self.upper, other.upper)
+        )
 
     def allclose(self, other: Bounds, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
         """Whether both tensors are as close as `torch.allclose` wants it.
@@ -244,11 +248,13 @@ class Bounds(Kept):
         In a narrower type the lower bounds are rounded down and the upper ones up, so that they go on to hold.
 
         Raises:
-            InputError: the type is not one of floating-point numbers.
+            InputError: the type is not one of floating-point numbers, or one of 8 bits.
         """
         lower, upper = (end.to(*args, **options) for end in self)
         if not lower.is_floating_point():
             raise InputError(f"Bounds must have a floating-point type, got {lower.dtype}.")
+        if lower.dtype != self.dtype and torch.finfo(lower.dtype).bits < 16:
+            raise InputError(f"Bounds must have a type of at least 16 bits, got {lower.dtype}.")
         if lower.dtype != torch.promote_types(lower.dtype, self.dtype):
             lower, upper = rounded_outward((self.lower.to(lower.device), self.upper.to(lower.device)), lower.dtype)
         return replace(self, lower=lower, upper=upper)
@@ -379,5 +385,9 @@ class Bounds(Kept):
 
 
 def _require_place(name: str, value: int, count: int) -> None:
-    if not -count <= value < count:
+    try:
+        inside = not isinstance(value, bool) and -count <= operator.index(value) < count
+    except TypeError:  # no whole number
+        inside = False
+    if not inside:
         raise InputError(f"`{name}` must be from 0 to {count - 1} for these bounds, got {value!r}.")

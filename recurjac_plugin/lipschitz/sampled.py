@@ -146,6 +146,8 @@ def _evaluation(model: nn.Module, center: Tensor) -> Evaluation:
 
     try:
         expected = _outputs(model, center)
+    except InputError:
+        raise
     except HOST_FAILURES as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -154,6 +156,8 @@ def _evaluation(model: nn.Module, center: Tensor) -> Evaluation:
         ) from error
     if expected.dim() < 2 or len(expected) != size:
         raise InputError(f"The model's output has shape {tuple(expected.shape)}, expected ({size}, n_out).")
+    if not expected.numel():
+        raise InputError(f"The model's output has shape {tuple(expected.shape)}, no element: there is no slope.")
     if not bool(expected.isfinite().all()):
         raise InputError("The model's output contains NaN or infinite values; there is no slope to measure.")
     try:
@@ -167,7 +171,7 @@ def _evaluation(model: nn.Module, center: Tensor) -> Evaluation:
 
 
 def _outputs(model: nn.Module, x: Tensor) -> Tensor:
-    y = model(x)
+    y = model(x.clone())  # which it may change
     if not isinstance(y, Tensor):
         raise InputError(f"The model gives {type(y).__name__}, expected one tensor of shape (b, n_out).")
     return y

@@ -79,8 +79,8 @@ class OnnxNetwork(nn.Module):
         self,
         x: Tensor,  # shape: (b, *input_shape)
     ) -> Tensor:  # shape: (b, n_outputs)
-        """The network's outputs, flattened."""
-        y = self.network(x)
+        """The network's outputs, flattened; whatever a user's module does with its input, x stays as it is."""
+        y = self.network(x if torch.jit.is_tracing() else x.clone())
         return y if y.dim() == 2 else y.flatten(1)
 
     def extra_repr(self) -> str:

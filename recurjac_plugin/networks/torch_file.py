@@ -66,7 +66,7 @@ def _function(file: Path, name: str) -> Callable[[], Any]:
     except (Exception, SystemExit) as error:  # code of the user's own may raise anything
         raise FileError(f"`{file}` cannot be imported: {_told(error)}; run it with Python to see where.") from error
     function = getattr(module, name, None)
-    if not callable(function):
+    if not callable(function) or isinstance(function, nn.Module):
         instead = "" if function is None else f" ({name} is {type(function).__name__})"
         raise FileError(f"`{file}` has no function `{name}`{instead}; name one that returns the network.")
     found: Callable[[], Any] = function
@@ -84,6 +84,8 @@ def _called(function: Callable[[], Any], text: str) -> Any:
 def _described(network: nn.Module, text: str, shape: tuple[int, ...]) -> OnnxNetwork:
     """The network with what commands ask of it: shapes, number type, and whether it takes batches."""
     numbers = (*network.parameters(), *network.buffers())
+    if any(each.is_meta for each in numbers):
+        raise InputError(f"`{text}` returns a network whose weights have no values: they are on the device `meta`.")
     types = {each.dtype for each in numbers if each.is_floating_point()}
     if len(types) > 1 or not types <= {torch.float32, torch.float64}:
         listed = ", ".join(sorted(map(str, types)))

@@ -48,6 +48,13 @@ def intersection(first: Interval, second: Interval) -> Interval:
     return torch.minimum(lower, upper), torch.maximum(lower, upper)
 
 
+def ordered(bounds: Interval) -> Interval:
+    """Bounds that have crossed by rounding where they meet, with their ends exchanged there; NaN stays."""
+    lower, upper = bounds
+    crossed = lower > upper
+    return torch.where(crossed, upper, lower), torch.where(crossed, lower, upper)
+
+
 def rounded_up(value: Tensor, dtype: torch.dtype) -> Tensor:
     """The least numbers of a type that are no less than the given ones, of float64."""
     near = value.to(dtype)

@@ -73,7 +73,7 @@ def array_of(name: str, values: Any, dimensions: int) -> np.ndarray:
     """
     import numpy as np
 
-    tensor = values.detach().cpu() if hasattr(values, "detach") else values
+    tensor = values.detach().cpu().double() if hasattr(values, "detach") else values  # numpy has no bfloat16
     found = np.asarray(tensor, dtype=np.float64)
     if found.ndim != dimensions or found.size == 0:
         raise InputError(f"`{name}` must have {dimensions} dimension(s) and elements to be drawn, got {found.shape}.")

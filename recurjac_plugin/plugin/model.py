@@ -27,7 +27,7 @@ def bounded_model(network: nn.Module, example: Tensor) -> Any:
         UnsupportedError: the host cannot trace the network, has no class for an operator, or computes something else.
     """
     try:
-        model = BoundedModule(network, example, device=example.device, custom_ops=missing())
+        model = BoundedModule(network, example.clone(), device=example.device, custom_ops=missing())
     except HOST_FAILURES as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnsupportedError(

@@ -31,7 +31,7 @@ from torch import Tensor
 from recurjac_plugin.gains.gains import Gains
 from recurjac_plugin.gains.pull import INPUT
 from recurjac_plugin.gains.windows import find_windows
-from recurjac_plugin.numerics.intervals import Interval, intersection, require_numbers
+from recurjac_plugin.numerics.intervals import Interval, intersection, ordered, require_numbers
 from recurjac_plugin.passes.affine import AffinePass
 from recurjac_plugin.passes.columns import Within
 from recurjac_plugin.passes.mccormick import NetworkRelaxation
@@ -77,7 +77,7 @@ class BackwardOrder:
             found = other.bounds(source, windows)
             lower, upper = (torch.where(its.isnan(), mine, its) for mine, its in zip(tightest, found))
             tightest = intersection(tightest, (lower, upper))
-        return tightest
+        return ordered(tightest)
 
     def jacobian(self) -> Interval:
         """Lower and upper bounds of the Jacobian, the tightest of all passes' from the input: (b, k, columns) each.

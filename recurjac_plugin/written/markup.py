@@ -9,7 +9,10 @@ from html import escape
 
 from recurjac_plugin.plots.figures import FALLING, RISING
 
-_LATEX = str.maketrans({"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\~{}", "^": r"\^{}"})
+_NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name in _NAMED.items()})
+
+_INFINITY, _NO_NUMBER = r"\infty", r"\mathrm{nan}"
 
 
 def interval(lower: float, upper: float, digits: int) -> str:
@@ -19,6 +22,8 @@ def interval(lower: float, upper: float, digits: int) -> str:
 
 def _rounded(value: float, digits: int, rounding: str) -> str:
     number = Decimal(value)
+    if not number:
+        return "0"  # of either sign
     if not number.is_finite():
         return str(value)
     return format(Context(prec=digits, rounding=rounding).plus(number), "g")
@@ -49,7 +54,8 @@ def _latex_row(cells: Iterable[str]) -> str:
 
 
 def _formula(text: str) -> str:
-    return f"${re.sub(r'e([+-]?)0*([0-9]+)', _power, text)}$"
+    text = re.sub(r"e([+-]?)0*([0-9]+)", _power, text)
+    return f"${text.replace('inf', _INFINITY).replace('nan', _NO_NUMBER)}$"
 
 
 def _power(exponent: re.Match[str]) -> str:

@@ -44,6 +44,15 @@ def test_a_domain_is_an_open_interval(domain, condition):
             row.within_domain("/4", *outside, {})
 
 
+def test_what_rounding_alone_takes_out_of_a_domain_is_said():
+    row = custom_activation("BoundSome", torch.ones_like, (), domain=(0.0, math.inf))
+    given = torch.tensor([0.3]), torch.tensor([1e6])
+    with pytest.raises(rj.UnsupportedError) as error:
+        row.within_domain("/4", given, (given[0] - 0.5, given[1] + 0.5), {})
+    assert "with room for the rounding of torch.float32, e.g. [-0.2, 1e+06], must be above 0" in str(error.value)
+    assert "Compute in float64" in str(error.value)
+
+
 WRONG = {
     "a forgotten peak": ({"derivative": asinh, "critical_points": ()}, r"every peak.*on \[-10000, 10000\].*at -?\d"),
     "forgotten kinks": (

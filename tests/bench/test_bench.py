@@ -24,7 +24,7 @@ from places import DATA
 import recurjac_plugin.bench.child as child_module
 from recurjac_plugin.bench.instances import key, read_expected, read_instances
 from recurjac_plugin.bench.local import run_local
-from recurjac_plugin.bench.run_folder import read_records
+from recurjac_plugin.bench.run_folder import read_plan, read_records
 from recurjac_plugin.bench.solve import Task
 from recurjac_plugin.errors import FileError, InputError
 
@@ -280,6 +280,12 @@ def test_a_torn_line_is_cut_off_and_its_instance_run_again(tmp_path, cut):
 
 @pytest.mark.parametrize(
     ("content", "words"), [("no json\n", "line 1 is no record"), ("[1]\n", "no record"), ("{}\n", "no record"),
+                           ('{"number": 0, "result": "maybe"}\n', "no record"),
+                           ('{"number": 0, "result": []}\n', "no record"),
+                           ('{"number": 0, "run_seconds": "1"}\n', "no record"),
+                           ('{"number": 0, "cpu_seconds": []}\n', "no record"),
+                           ('{"number": 0, "versions": null}\n', "no record"),
+                           ('{"number": 0, "host": "x"}\n', "no record"),
                            ('{"number": 0}\n{"number": 0}\n', "line 2 is a second record")]
 )  # fmt: skip
 def test_damage_that_no_kill_does_is_refused(tmp_path, content, words):
@@ -289,6 +295,13 @@ def test_damage_that_no_kill_does_is_refused(tmp_path, content, words):
     with pytest.raises(FileError, match=words), open_folder(tmp_path):
         pass
     assert (tmp_path / "results.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("plan", ["[]", "null", '{"options": {}}', '{"options": {}, "instances": []}'])
+def test_plans_without_instances_are_refused(tmp_path, plan):
+    (tmp_path / "run.json").write_text(plan)
+    with pytest.raises(FileError, match="is not what `recurjac bench` writes"):
+        read_plan(tmp_path)
 
 
 def test_folders_that_are_not_for_us(tmp_path):

@@ -76,3 +76,19 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     write(path, b"new")
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == ["f.txt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no full device")
+@pytest.mark.parametrize("arguments", [("verify", RELU, SMALL), ("verify", RELU, SMALL, "--json"), ("doctor",)])
+def test_results_that_cannot_be_written_are_one_sentence(arguments):
+    code = "import sys; sys.stdout = open('/dev/full', 'w'); from recurjac_plugin.cli import main; main()"
+    done = process(*arguments, code=code)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "error: The results cannot be written to stdout: No space left on device."
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_error():
+    code = "import sys; sys.stdout = None; from recurjac_plugin.cli import main; main()"
+    done = process("verify", RELU, SMALL, "--quiet", code=code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

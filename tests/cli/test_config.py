@@ -58,6 +58,19 @@ def test_a_project_of_somebody_else_says_nothing(folder):
     assert recurjac("verify", RELU, SMALL).stdout == "unsat\n"
 
 
+@pytest.mark.parametrize("text", ["tool = 'recurjac'\n", "[[tool]]\nrecurjac = 1\n"])
+def test_a_tool_that_is_no_table_says_nothing(folder, text):
+    (folder / "pyproject.toml").write_text(text)
+    assert recurjac("verify", RELU, SMALL).stdout == "unsat\n"
+
+
+@pytest.mark.parametrize("text", ["[tool]\nrecurjac = 5\n", "[[tool.recurjac]]\nmethod = 'CROWN'\n"])
+def test_options_of_the_project_must_be_a_table(folder, text):
+    (folder / "pyproject.toml").write_text(text)
+    (line,) = recurjac("verify", RELU, SMALL, code=2).stderr.splitlines()
+    assert "`tool.recurjac` must be a table" in line
+
+
 def test_flags_and_the_common_options(folder):
     (folder / "recurjac.toml").write_text("quiet = true\n[verify]\njson = true\nsplit = false\nmethod = 'CROWN'\n")
     shown = recurjac("verify", RELU, SMALL)

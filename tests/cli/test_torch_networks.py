@@ -37,6 +37,11 @@ def raises():
 
 def half():
     return nn.Linear(4, 2).half()
+
+def without_values():
+    return nn.Linear(4, 2, device="meta")
+
+made = nn.Linear(4, 2)
 """
 
 
@@ -149,6 +154,8 @@ WRONG = [
     (f"compare net.py:constant {BALL}", "returns int, expected a torch module"),
     (f"compare net.py:raises {BALL}", "raises RuntimeError (no weights)"),
     (f"compare net.py:half {BALL}", "torch.float16, expected torch.float32 or torch.float64"),
+    (f"compare net.py:without_values {BALL}", "weights have no values"),
+    (f"compare net.py:made {BALL}", "has no function `made` (made is Linear)"),
     (f"compare broken.py:make {BALL}", "`broken.py` cannot be imported: ModuleNotFoundError"),
     (f"compare none.py:make {BALL}", "`none.py` does not exist: expected a Python file"),
     (f"compare net.py {BALL}", "write `net.py:FUNCTION`"),

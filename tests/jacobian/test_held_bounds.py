@@ -54,6 +54,7 @@ def test_a_jacobian_is_in_its_bounds():
 
 
 INDICES = [
+    (range(2), ("region", "row"), ["RecurJac", "RecurJac-Linear"]),
     (0, ("row",), ["RecurJac"]),
     (-1, ("row",), ["Fast-Lip"]),
     (np.int64(1), ("row",), ["RecurJac-Linear"]),
@@ -114,9 +115,25 @@ def test_midpoint_and_radius():
     assert float(rj.Bounds(huge, huge).midpoint) == 1.5e308
 
 
-def test_lower_and_upper_have_one_shape():
-    with pytest.raises(rj.InputError, match=r"one shape, got \(1, 2, 3\) and \(1, 2, 4\)"):
-        rj.Bounds(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+@pytest.mark.parametrize(
+    "ends",
+    [
+        (torch.zeros(1, 2), torch.zeros(2, 1)),
+        (torch.zeros(2), torch.zeros(2).double()),
+        (torch.zeros(2), torch.zeros(2, device="meta")),
+        (torch.zeros(2), np.zeros(2)),
+        ([0.0], [1.0]),
+    ],
+    ids=["shapes", "types", "devices", "numpy", "lists"],
+)
+def test_lower_and_upper_are_of_one_kind(ends):
+    with pytest.raises(rj.InputError, match="tensors of one shape, number type and device, got"):
+        rj.Bounds(*ends)
+
+
+def test_types_that_cannot_round_outward_are_refused():
+    with pytest.raises(rj.InputError, match="at least 16 bits"):
+        example(1, 2, 3).to(torch.float8_e4m3fn)
 
 
 @pytest.mark.parametrize("rigorous", [False, True])
@@ -221,6 +238,7 @@ def test_equal_and_close():
     assert not bounds.equal(moved)
     assert bounds.allclose(moved)
     assert not bounds.allclose(moved, rtol=0, atol=1e-12)
+    assert not bounds.equal(5)
     assert not bounds.equal(bounds[:1])
 
 
@@ -337,8 +355,16 @@ def test_latex_holds_what_it_says():
                 abs(lower), abs(upper), 1
             )
     tiny = rj.Bounds(torch.full((1, 1, 1), 1.23456e-12).double(), torch.full((1, 1, 1), math.inf).double())
-    assert r"$[1.23\cdot 10^{-12}, inf]$" in tiny.to_latex()
-    for options, word in (({"sample": 2}, "`sample`"), ({"digits": 0}, "`digits`"), ({"rows": ["a"]}, "`rows`")):
+    assert r"$[1.23\cdot 10^{-12}, \infty]$" in tiny.to_latex()
+    ends = (torch.tensor([[[-math.inf, -0.0]]]), torch.tensor([[[math.nan, 0.0]]]))
+    assert rj.Bounds(*ends).to_latex().splitlines()[3] == r"0 & $[-\infty, \mathrm{nan}]$ & $[0, 0]$ \\"
+    assert r" & \textless{}0 & a\textbar{}b & \textasciitilde{} & \textbackslash{}" in bounds.to_latex(
+        inputs=["<0", "a|b", "~", "\\"]
+    )
+    for sample in (2, -3, 0.5, True, None, "0"):
+        with pytest.raises(rj.InputError, match="`sample` must be from 0 to 1"):
+            bounds.to_latex(sample)
+    for options, word in (({"digits": 0}, "`digits`"), ({"rows": ["a"]}, "`rows`")):
         with pytest.raises(rj.InputError, match=word):
             bounds.to_latex(**options)
     with pytest.raises(rj.InputError, match="up to 1000 entries"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import recurjac_plugin as rj
-from recurjac_plugin.numerics.intervals import intersection
+from recurjac_plugin.numerics.intervals import intersection, ordered
 
 
 def interval(*ends):
@@ -31,3 +33,8 @@ def test_of_nothing_there_is_nothing(shape):
     """As of the parts that a search has left when there are none: no largest number is asked for."""
     empty = torch.zeros(shape), torch.zeros(shape)
     assert all(end.shape == shape for end in intersection(empty, empty))
+
+
+def test_ends_are_exchanged_where_they_have_crossed():
+    lower, upper = ordered((torch.tensor([0.0, 2.0, math.nan]), torch.tensor([1.0, 1.0, 1.0])))
+    assert lower[:2].tolist() == [0.0, 1.0] and upper.tolist() == [1.0, 2.0, 1.0] and bool(lower[2].isnan())

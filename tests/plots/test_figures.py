@@ -98,9 +98,30 @@ def test_heat_map_has_middles_and_hatches_what_is_unknown():
     figure = plots.heat_map(*grid())
     axes = figure.axes[0]
     assert axes.images[0].get_array().tolist() == [[-1.5, 0.0], [0.5, 0.5]]
-    (hatched,) = axes.collections
-    assert len(hatched.get_paths()) == 2
+    (hatched,) = axes.patches
+    assert hatched.get_hatch()
+    assert hatched.get_path().contains_points([(x, y) for y in (0, 1) for x in (0, 1)]).sum() == 2
     assert [text.get_text() for text in figure.legends[0].texts] == ["sign known: 2", "unknown: 2"]
+
+
+@pytest.mark.parametrize("known", [0.0, 0.5, 0.9, 1.0])
+def test_hatches_lie_over_the_unknown_cells_alone_as_one_path(known):
+    random = np.random.default_rng(0)
+    sign = (random.random((7, 40)) < known) * random.choice([-1, 1], (7, 40))
+    figure = plots.heat_map(np.where(sign > 0, 1.0, -2.0), np.where(sign < 0, -1.0, 2.0))
+    paths = [patch.get_path() for patch in figure.axes[0].patches]
+    assert len(paths) == (sign == 0).any()
+    for path in paths:
+        within = path.contains_points([(x, y) for y in range(7) for x in range(40)]).reshape(7, 40)
+        assert np.array_equal(within, sign == 0)
+        beside = (sign[:, 1:] == 0) & (sign[:, :-1] == 0)
+        assert (path.codes == path.MOVETO).sum() == (sign == 0).sum() - beside.sum()
+
+
+def test_tensors_of_any_number_type_are_drawn():
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        figure = plots.heat_map(torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype, requires_grad=True))
+        assert (figure.axes[0].images[0].get_array() == 0.5).all()
 
 
 def test_signs_can_be_told_apart_in_grey():
@@ -113,6 +134,7 @@ def test_signs_can_be_told_apart_in_grey():
 BAD = {
     "shapes": (lambda: plots.intervals(LOWER, UPPER[:2]), "same shape"),
     "dimensions": (lambda: plots.intervals(*grid()), "1 dimension"),
+    "no_arrays": (lambda: plots.sign_map(5, 6), "3 dimension"),
     "empty": (lambda: plots.intervals([], []), "elements"),
     "nan": (lambda: plots.heat_map([[np.nan]], [[1.0]]), "NaN"),
     "infinite": (lambda: plots.intervals([0.0], [np.inf]), "infinite"),

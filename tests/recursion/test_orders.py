@@ -8,8 +8,10 @@ import pytest
 import torch
 from cases import BY_NAME, hosted
 from oracle import Ball, assert_encloses, truth
+from torch import nn
 
 import recurjac_plugin as rj
+from recurjac_plugin.host import BoundedModule
 from recurjac_plugin.jacobian.analysis import analyse
 from recurjac_plugin.jacobian.methods import parse
 from recurjac_plugin.recursion.backward import backward_order
@@ -84,3 +86,21 @@ def test_every_order_keeps_the_contract(name, rule, maker):
     above, below = order.upper_of_sum(weights), -order.upper_of_sum(-weights)
     assert above.shape == lower.shape[:2]
     assert_encloses(below, above, (weights * values).sum(3))
+
+
+@every_order
+@pytest.mark.parametrize("rule", rj.METHODS)
+def test_ends_that_meet_do_not_cross_by_rounding(rule, options):
+    """Small balls in float32, on which derivatives and gradients are known to their last digits."""
+    torch.manual_seed(16)
+    first, second, last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+    net, center = nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), last), torch.zeros(60, 3)
+    with torch.no_grad():
+        first.bias.mul_(1e-3)
+        second.bias -= second(torch.tanh(first(center[:1])))[0]  # near 0 derivatives of tanh change least
+    ball = Ball(center, 10 ** -torch.linspace(4, 8, 60))
+    with torch.no_grad():
+        model = BoundedModule(net, center)
+        lower, upper = rj.jacobian_bounds(model, ball.perturbed(), method=rule, **options)
+    assert bool((lower <= upper).all())
+    assert bool((lower < upper).any())

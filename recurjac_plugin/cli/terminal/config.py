@@ -102,7 +102,10 @@ def _read(file: Path | None) -> tuple[str, dict[str, Any]]:
         return str(file), {}
     values = _parsed(file, content)
     if shared:
-        values = values.get("tool", {}).get("recurjac", {})
+        tools = values.get("tool")
+        values = tools.get("recurjac", {}) if isinstance(tools, dict) else {}
+        if not isinstance(values, dict):
+            raise FileError(f"`{file}`: `tool.recurjac` must be a table; write the options below `[tool.recurjac]`.")
     return str(file), values
 
 

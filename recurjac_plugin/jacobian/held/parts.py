@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def _kind(part: Any) -> str:
         return "slice"
     if part is None or part is Ellipsis or isinstance(part, bool):
         return "other"
-    if isinstance(part, (list, tuple)) or hasattr(part, "shape"):
+    if isinstance(part, Sequence) or hasattr(part, "shape"):
         found = torch.as_tensor(part)
         return {0: "number" if found.dtype != torch.bool else "other", 1: "list"}.get(found.dim(), "other")
     return "number"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.plots.figures import labels
+from recurjac_plugin.plots.figures import labels, signs_of
 from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table, interval, latex_table
 
@@ -30,7 +30,7 @@ def long_form(
         InputError: names that are more or fewer than what they name.
         ExtraError: pandas is not installed.
     """
-    found = {"lower": lower.ravel(), "upper": upper.ravel(), "sign": _signs(lower, upper).ravel()}
+    found = {"lower": lower.ravel(), "upper": upper.ravel(), "sign": signs_of(lower, upper).ravel().astype("int8")}
     return data_frame(entries(lower.shape, rows, inputs) | found)
 
 
@@ -70,7 +70,7 @@ def for_notebooks(
     caption: str,
 ) -> str:
     """The first rows and inputs of one region, coloured by their signs."""
-    sign, more, shown = _signs(lower, upper), lower.shape[1] > _CORNER, min(lower.shape[1], _CORNER)
+    sign, more, shown = signs_of(lower, upper), lower.shape[1] > _CORNER, min(lower.shape[1], _CORNER)
     table = [
         [
             (f"row {k}", 0),
@@ -88,9 +88,3 @@ def for_notebooks(
 def corner(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many rows and inputs of (b, k, n) `for_notebooks` looks at."""
     return min(shape[1], _CORNER + 1), min(shape[2], _CORNER + 1)
-
-
-def _signs(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    import numpy as np
-
-    return (lower > 0).astype(np.int8) - (upper < 0).astype(np.int8)
