@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-from recurjac_plugin.numerics.affine import require_affine
+from recurjac_plugin.modules.affine import require_affine
 
 from .linear_maps import (
     Broadcast,

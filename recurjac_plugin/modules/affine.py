@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from recurjac_plugin.errors import InputError
-
-from .rounding import AFFINE, eps
+from recurjac_plugin.numerics.rounding import AFFINE, eps
 
 _SIZES = (1e-2, 1.0, 1e2, 1e4)  # of points: what bends is straight on either side of its bend
 _PAIRS = 4  # of points of each size
