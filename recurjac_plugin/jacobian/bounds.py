@@ -363,8 +363,11 @@ class Bounds(Kept):
             The figure, made without pyplot: nothing has to be closed.
 
         Raises:
+            FileError: the picture cannot be written, see `path`.
             InputError: there is no such row or sample, `image_shape` or names do not fit, or bounds are not finite.
         """
+        from recurjac_plugin.plots.figures import save
+
         from .held.drawing import drawn
 
         input_shape = tuple(self.shape[len(self.axes) :])
@@ -374,7 +377,7 @@ class Bounds(Kept):
             _require_place("row", row, whole.shape[1])
         figure = drawn(whole[sample].to_numpy(), input_shape, (row, sample), image_shape, title, (rows, inputs))
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save(figure, path)
         return figure
 
     def _whole(self) -> Bounds:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recurjac_plugin.errors import InputError
+from recurjac_plugin.errors import FileError, InputError
 from recurjac_plugin.extras import need
+from recurjac_plugin.files import write
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,10 +62,24 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def encoded(figure: Figure, file_format: str) -> bytes:
-    """The content of a picture file; `file_format` is png, pdf or svg."""
+    """The content of a picture file in one of matplotlib's formats, such as png, pdf or svg."""
     content = io.BytesIO()
     figure.savefig(content, format=file_format, dpi=150)
     return content.getvalue()
+
+
+def save(figure: Figure, path: str | PathLike[str]) -> None:
+    """Write a picture whole or not at all.
+
+    Raises:
+        FileError: the path does not end in a format that matplotlib draws, or cannot be written to.
+    """
+    file = Path(path)
+    known = sorted(figure.canvas.get_supported_filetypes())
+    file_format = file.suffix.removeprefix(".").lower()
+    if file_format not in known:
+        raise FileError(f"`{path}` must end in the format of the picture, .{', .'.join(known)}; give such a name.")
+    write(file, encoded(figure, file_format))
 
 
 def array_of(name: str, values: Any, dimensions: int) -> np.ndarray:

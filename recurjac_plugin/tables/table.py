@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recurjac_plugin.files import write_csv
 from recurjac_plugin.kept import Call, kept_as
+from recurjac_plugin.plots.figures import save
 from recurjac_plugin.written.frames import data_frame
 
 from .pictures import Picture
@@ -64,10 +65,11 @@ class Table:
 
         Raises:
             ExtraError: matplotlib is not installed.
+            FileError: the picture cannot be written, see `path`.
         """
         figure = self._picture.of(self.rows, self.title if title is None else title)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save(figure, path)
         return figure
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import sys
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 
 import recurjac_plugin as rj
 from recurjac_plugin import plots
+from recurjac_plugin.errors import FileError
 from recurjac_plugin.plots import figures
+from recurjac_plugin.plots.figures import new_figure, save
 
 LOWER = np.array([-2.0, -0.5, 0.25, 0.0])
 UPPER = np.array([-1.0, 0.5, 0.75, 1.0])
@@ -167,3 +170,27 @@ def test_without_matplotlib_there_is_a_sentence(monkeypatch):
 def test_the_package_has_it_on_first_use():
     assert rj.plots is plots
     assert set(plots.__all__) <= set(dir(plots))
+
+
+@pytest.mark.parametrize("ending", ["png", "PDF", "svg"])
+def test_pictures_are_saved_in_the_format_of_their_name(ending, tmp_path):
+    path = tmp_path / f"a.{ending}"
+    save(new_figure(1, 1), path)
+    begin = {"png": b"\x89PNG", "PDF": b"%PDF", "svg": b"<?xml"}[ending]
+    assert path.read_bytes().startswith(begin)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a.foo", "must end in the format of the picture, "),
+        ("a", "must end in the format of the picture, "),
+        ("missing/a.png", "cannot be written: No such file or directory."),
+        ("folder.png", "cannot be written: Is a directory."),
+    ],
+)
+def test_pictures_that_cannot_be_saved_are_refused_in_a_sentence(name, words, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(FileError, match=re.escape(words)):
+        save(new_figure(1, 1), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recurjac_plugin.errors import InputError
 from recurjac_plugin.kept import Kept
-from recurjac_plugin.plots.figures import labels
+from recurjac_plugin.plots.figures import labels, save
 from recurjac_plugin.plots.maps import state_map
 from recurjac_plugin.written.frames import data_frame, entries
 from recurjac_plugin.written.markup import html_table
@@ -126,6 +126,7 @@ class Monotonicity(Kept):
             The figure, made without pyplot: nothing has to be closed.
 
         Raises:
+            FileError: the picture cannot be written, see `path`.
             InputError: there is no such region, or more or fewer names than rows or inputs.
         """
         states = self._states()
@@ -139,7 +140,7 @@ class Monotonicity(Kept):
             f"Monotonicity over region {sample}" if title is None else title,
         )
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save(figure, path)
         return figure
 
     def _repr_html_(self) -> str:
