@@ -106,7 +106,7 @@ def draw(nets: dict[str, nn.Sequential], histories: dict[str, list[float]], x: T
     for name, history in histories.items():
         axes[0][2].plot(history, color=colors[name], label=name)
     axes[0][2].axhline(0, color="black", linestyle=":", linewidth=1)
-    axes[0][2].set(title="certified least derivative", xlabel="step", yscale="symlog")
+    axes[0][2].set(title="certified least derivative", xlabel="step")
     for panel in axes[0]:
         panel.grid(alpha=0.3)
     axes[0][0].plot([], [], color=colors["plain"], label="plain")
