@@ -46,7 +46,6 @@ def loaded(case, tmp_path, dtype=torch.float32):
     path = tmp_path / "net.onnx"
     path.write_bytes(model(name, specimen).SerializeToString())
     network = rj.load_onnx(path).to(dtype)
-    network.dtype = dtype
     return network
 
 
@@ -148,7 +147,6 @@ def test_a_module_that_is_another_function_than_its_layer_is_seen(tmp_path):
 @pytest.mark.parametrize("name", ["relu", "tanh", "cnn"])
 def test_verdicts_are_those_of_the_hosts_graph_and_need_no_model_of_it(name, dtype, monkeypatch):
     network = rj.load_onnx(DATA / f"digits_{name}.onnx").to(dtype)
-    network.dtype = dtype
     spec = rj.load_vnnlib(DATA / f"digits_{name}_small.vnnlib")
     with monkeypatch.context() as patch:
         patch.setattr(bounding, "composed_graph", lambda network: None)
