@@ -144,11 +144,11 @@ class _PreparedLoader(Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader  # nobody needs this one any more
         with ExitStack() as stack:
-            stack.enter_context(process_state_kept())
-            load_operator_sets()
-            if self.is_03:
-                from . import fixes_03  # with torch
+            from . import exporter, fixes_03  # with torch
 
+            stack.enter_context(process_state_kept())
+            exporter.load_operator_sets()
+            if self.is_03:
                 stack.enter_context(fixes_03.names_missing_on_import())
             self.loader.exec_module(module)
         if self.is_03:
@@ -163,16 +163,6 @@ def prepared(loader: Loader, origin: str | None) -> Loader:
         return loader
     stated = _VERSION.search(Path(origin).read_text(encoding="utf-8"))
     return _PreparedLoader(loader, stated is not None and (int(stated[2]), int(stated[3])) == _OLDEST)
-
-
-def load_operator_sets() -> None:
-    """Load operator set 12 of torch's ONNX exporter, through which the host reads networks.
-
-    Newer torch loads the sets only when something like torchvision asks for them; what the host can read must not
-    depend on that.
-    """
-    importlib.import_module("torch.onnx.symbolic_opset11")
-    importlib.import_module("torch.onnx.symbolic_opset12")
 
 
 def was_prepared() -> bool:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy
 import torch
 
-# The TorchScript exporter's settings; torch 2.9 moved them.
-_EXPORTER_GLOBALS = ("torch.onnx._internal.torchscript_exporter._globals", "torch.onnx._globals")
+from . import exporter
 
 
 @contextmanager
@@ -95,19 +94,9 @@ def _attribute(module_name: str, name: str, value: Any) -> Iterator[None]:
         delattr(module, name)
 
 
-@functools.cache
-def _exporter_globals() -> Any:
-    for name in _EXPORTER_GLOBALS:
-        try:
-            return importlib.import_module(name).GLOBALS
-        except ModuleNotFoundError:
-            continue
-    raise ImportError(f"torch {torch.__version__} has none of {', '.join(_EXPORTER_GLOBALS)}.")
-
-
 def _set_opset_version(version: int) -> None:
     """Choose the ONNX operator set of the graphs that torch lowers for the host."""
-    _exporter_globals().export_onnx_opset_version = version
+    exporter.settings().export_onnx_opset_version = version
 
 
 def _node_attribute(node: Any, name: str) -> Any:

@@ -15,9 +15,9 @@ from recurjac_plugin.errors import HostError
 from recurjac_plugin.extras import install_line
 from recurjac_plugin.hooks.host_import import prepare_import
 
-from . import fixes_03, same_function
+from . import exporter, fixes_03, same_function
 from .find import HOST_FAILURES as HOST_FAILURES
-from .find import INSTALL_LINES, load_operator_sets, process_state_kept, require_host, was_prepared
+from .find import INSTALL_LINES, process_state_kept, require_host, was_prepared
 
 
 def import_host() -> ModuleType:
@@ -32,7 +32,7 @@ def import_host() -> ModuleType:
     package = require_host()
     prepare_import()
     with process_state_kept():
-        load_operator_sets()
+        exporter.load_operator_sets()
         try:
             module = importlib.import_module("auto_LiRPA")
         except ImportError as error:
@@ -72,9 +72,10 @@ else:
     OneHotC = importlib.import_module("auto_LiRPA.utils").OneHotC
     EyeC = importlib.import_module("auto_LiRPA.utils").eyeC
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
-    parse_module = importlib.import_module("auto_LiRPA.parse_graph").parse_module
+    parse_module = exporter.by_default_settings(importlib.import_module("auto_LiRPA.parse_graph").parse_module)
 
 VERSION: str = _host.__version__
 IS_03: bool = require_host().is_03
 
+_host.BoundedModule.__init__ = exporter.by_default_settings(_host.BoundedModule.__init__)
 same_function.watch(_host.BoundedModule)

@@ -218,6 +218,9 @@ def _tell(
         f"Stationary-free radius ({norm})", ("input", "output", *columns), rows, right=range(len(columns) + 2)
     )
     mean = f", mean of {count} inputs" if count > 1 else ""
-    for title, values in ((f"Undetermined entries of {entries}", undetermined), (f"Lipschitz constant ({norm})", constants)):
+    for title, values in (
+        (f"Undetermined entries of {entries}", undetermined),
+        (f"Lipschitz constant ({norm})", constants),
+    ):
         lines = [(f"{eps:.4g}", *(values[name][i] for name in columns)) for i, eps in enumerate(steps)]
         streams.table(title + mean, (f"radius ({norm})", *columns), lines, right=range(len(columns) + 1))
