@@ -144,7 +144,9 @@ class _PreparedLoader(Loader):
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader  # nobody needs this one any more
         with ExitStack() as stack:
-            from . import exporter, fixes_03  # with torch
+            from recurjac_plugin.modules import exporter
+
+            from . import fixes_03  # both with torch
 
             stack.enter_context(process_state_kept())
             exporter.load_operator_sets()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy
 import torch
 
-from . import exporter
+from recurjac_plugin.modules import exporter
 
 
 @contextmanager

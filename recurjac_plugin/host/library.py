@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from recurjac_plugin.errors import HostError
 from recurjac_plugin.extras import install_line
 from recurjac_plugin.hooks.host_import import prepare_import
+from recurjac_plugin.modules import exporter
 
-from . import exporter, fixes_03, same_function
+from . import fixes_03, same_function
 from .find import HOST_FAILURES as HOST_FAILURES
 from .find import INSTALL_LINES, process_state_kept, require_host, was_prepared
 

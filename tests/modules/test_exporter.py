@@ -11,7 +11,8 @@ from oracle import Ball, assert_encloses, truth
 from torch import nn
 
 import recurjac_plugin as rj
-from recurjac_plugin.host import IS_03, exporter
+from recurjac_plugin.host import IS_03
+from recurjac_plugin.modules import exporter
 
 FORMS = {
     **({} if IS_03 else {"clamp": lambda x: x.clamp(-0.25, 0.5)}),
