@@ -5,7 +5,7 @@ gradient penalty (Gulrajani et al., 2017) looks at the gradient at single points
 of the constant in the l_2 ball around those points, ``(max(0, L - 1))^2`` with L from `local_lipschitz`, differentiated
 by the weights. Two data sets: a ring of eight Gaussians in the plane, and scikit-learn's digits.
 
-Run `python examples/train_wgan.py [--plot FILE] [--quick]`; two minutes.
+Run `python examples/train_wgan.py [--plot FILE] [--quick]`; four minutes.
 """
 
 from __future__ import annotations
