@@ -73,10 +73,10 @@ else:
     OneHotC = importlib.import_module("auto_LiRPA.utils").OneHotC
     EyeC = importlib.import_module("auto_LiRPA.utils").eyeC
     bound_op_map = importlib.import_module("auto_LiRPA.bound_op_map").bound_op_map
-    parse_module = exporter.by_default_settings(importlib.import_module("auto_LiRPA.parse_graph").parse_module)
+    parse_module = exporter.by_known_sets(importlib.import_module("auto_LiRPA.parse_graph").parse_module)
 
 VERSION: str = _host.__version__
 IS_03: bool = require_host().is_03
 
-_host.BoundedModule.__init__ = exporter.by_default_settings(_host.BoundedModule.__init__)
+_host.BoundedModule.__init__ = exporter.by_known_sets(_host.BoundedModule.__init__)
 same_function.watch(_host.BoundedModule)

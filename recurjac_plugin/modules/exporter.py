@@ -1,7 +1,7 @@
 """Torch's exporter, through which the host reads networks: the same way whatever else the process does with it.
 
-``torch.onnx.export(..., opset_version=9)`` leaves its operator set behind as a global setting, in which a clamp is
-written without the bounds that the host looks for.
+``torch.onnx.export(..., opset_version=9)`` leaves its operator set behind as a global setting, and all sets loaded. In
+some of them operators are written in a way that the host overlooks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ Reads = TypeVar("Reads", bound=Callable[..., Any])
 
 # The TorchScript exporter's settings; torch 2.9 moved them.
 _SETTINGS = ("torch.onnx._internal.torchscript_exporter._globals", "torch.onnx._globals")
+
+
+_SETS = 12, 19  # before the first a clamp has its bounds elsewhere; from set 20 on GELU has an approximation of its own
 
 
 @functools.cache
@@ -41,14 +44,14 @@ def load_operator_sets() -> None:
     importlib.import_module("torch.onnx.symbolic_opset12")
 
 
-def by_default_settings(read: Reads) -> Reads:
-    """A function of the host's that reads networks, by the operator set that torch begins with."""
+def by_known_sets(read: Reads) -> Reads:
+    """A function of the host's that reads networks, by an operator set that it can read."""
 
     @functools.wraps(read)
     def reading(*args: Any, **kwargs: Any) -> Any:
         shared = settings()
         before = shared.export_onnx_opset_version
-        shared.export_onnx_opset_version = type(shared)().export_onnx_opset_version
+        shared.export_onnx_opset_version = min(max(before, _SETS[0]), _SETS[1])
         try:
             return read(*args, **kwargs)
         finally:

@@ -20,6 +20,7 @@ FORMS = {
     "sum": lambda x: x.tanh().sum(1, keepdim=True),
     "split": lambda x: x.split(2, 1)[1].tanh(),
     "softmax": lambda x: x.softmax(1),
+    "gelu": lambda x: nn.functional.gelu(x, approximate="tanh"),
 }
 
 
@@ -34,7 +35,7 @@ class Form(nn.Module):
         return self.form(self.layer(x))
 
 
-@pytest.fixture(params=[9, 12, 13, 17])
+@pytest.fixture(params=[9, 12, 13, 17, 20])
 def exported(request, tmp_path):
     """An export in that operator set, which torch remembers."""
     shared = exporter.settings()
