@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +21,10 @@ Reads = TypeVar("Reads", bound=Callable[..., Any])
 _SETTINGS = ("torch.onnx._internal.torchscript_exporter._globals", "torch.onnx._globals")
 
 
-_SETS = 12, 19  # before the first a clamp has its bounds elsewhere; from set 20 on GELU has an approximation of its own
+# Before the first a clamp has its bounds elsewhere; behind the last GELU has an approximation of its own.
+_FIRST, _LAST = 12, 19
+# Loaded by an export, on torch 2.9 and newer; in a process without one the host reads by set 12 whatever is set.
+_NEWER = "torch.onnx._internal.torchscript_exporter.symbolic_opset13"
 
 
 @functools.cache
@@ -51,7 +55,7 @@ def by_known_sets(read: Reads) -> Reads:
     def reading(*args: Any, **kwargs: Any) -> Any:
         shared = settings()
         before = shared.export_onnx_opset_version
-        shared.export_onnx_opset_version = min(max(before, _SETS[0]), _SETS[1])
+        shared.export_onnx_opset_version = _FIRST if _NEWER in sys.modules else min(max(before, _FIRST), _LAST)
         try:
             return read(*args, **kwargs)
         finally:

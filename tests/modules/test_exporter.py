@@ -15,7 +15,7 @@ from recurjac_plugin.host import IS_03
 from recurjac_plugin.modules import exporter
 
 FORMS = {
-    **({} if IS_03 else {"clamp": lambda x: x.clamp(-0.25, 0.5)}),
+    **({} if IS_03 else {"clamp": lambda x: x.clamp(-0.25, 0.5), "unflatten": lambda x: x.unflatten(1, (2, 2)).tanh()}),
     "squeezed": lambda x: x.unsqueeze(2).squeeze(2).tanh(),
     "sum": lambda x: x.tanh().sum(1, keepdim=True),
     "split": lambda x: x.split(2, 1)[1].tanh(),
