@@ -51,3 +51,28 @@ class ImportHook:
     def instead_of(self, loader: Loader, origin: str | None) -> Any:
         """What loads the module in place of its own loader; origin: the file that it is in, if it is in one."""
         raise NotImplementedError
+
+
+class LoaderInPlace:
+    """A loader in place of a module's own, which is put back as soon as the module is imported.
+
+    Args:
+        loader: the module's own.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """What the own loader creates."""
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Import the module, as `run` does it."""
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader  # nobody needs this one any more
+        self.run(module)
+
+    def run(self, module: ModuleType) -> None:
+        """Have the own loader run the module, with what is needed around it."""
+        raise NotImplementedError

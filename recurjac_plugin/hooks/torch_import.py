@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import sys
 
-from .finder import ImportHook
+from .finder import ImportHook, LoaderInPlace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from importlib.abc import Loader
-    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 
@@ -42,7 +41,7 @@ class _Finder(ImportHook):
         return _KnowingLoader(loader, self)
 
 
-class _KnowingLoader:
+class _KnowingLoader(LoaderInPlace):
     """Runs torch's own loader, and tells torch about results.
 
     Args:
@@ -51,16 +50,11 @@ class _KnowingLoader:
     """
 
     def __init__(self, loader: Loader, finder: ImportHook) -> None:
-        self.loader, self.finder = loader, finder
+        super().__init__(loader)
+        self.finder = finder
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """What torch's own loader creates."""
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
+    def run(self, module: ModuleType) -> None:
         """Import torch, then tell it."""
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self.finder]
         _tell(module)

@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 from recurjac_plugin.errors import HostError
+from recurjac_plugin.hooks.finder import LoaderInPlace
 
 INSTALL_LINES = (
     "pip install --no-deps auto_LiRPA==0.3",
@@ -122,7 +122,7 @@ def process_state_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-class _PreparedLoader(Loader):
+class _PreparedLoader(LoaderInPlace):
     """Runs the host's own loader with what the host needs around it.
 
     Args:
@@ -133,16 +133,11 @@ class _PreparedLoader(Loader):
     ran = False
 
     def __init__(self, loader: Loader, is_03: bool) -> None:
-        self.loader, self.is_03 = loader, is_03
+        super().__init__(loader)
+        self.is_03 = is_03
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """What the host's own loader creates."""
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
+    def run(self, module: ModuleType) -> None:
         """Import the host and leave the process as it was; 0.3 with the names that newer releases dropped."""
-        assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self.loader  # nobody needs this one any more
         with ExitStack() as stack:
             from recurjac_plugin.modules import exporter
 
@@ -159,7 +154,7 @@ class _PreparedLoader(Loader):
         load_library()
 
 
-def prepared(loader: Loader, origin: str | None) -> Loader:
+def prepared(loader: Loader, origin: str | None) -> Loader | LoaderInPlace:
     """What loads the host in place of its own loader, prepared for the release that its file states."""
     if origin is None:
         return loader
